@@ -1,0 +1,61 @@
+# Two commands do everything: `make quickstart` and `make test`. Both install into .venv first, once.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.PHONY: help install quickstart test lint types imports tests bench clean
+
+help:
+	@echo "make quickstart   install, then train on bundled digits, judge the samples, open nothing else"
+	@echo "make test         install, then ruff, mypy, import-linter and pytest"
+	@echo "make bench        install, then the speed measurements of tests/benchmarks"
+	@echo "make clean        remove .venv and caches; runs/ and shards/ stay"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@$(MAKE) --no-print-directory torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without a GPU, the CPU build of torch: the default one brings gigabytes of CUDA libraries. Tried in turn: the
+# indexes that pip is set up for, then the CPU index that uv knows, then whatever pip finds.
+.PHONY: torch
+torch:
+	@pip="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; \
+	if nvidia-smi >/dev/null 2>&1; then \
+		echo "GPU found: installing torch $(TORCH)"; $$pip torch==$(TORCH); \
+	else \
+		echo "no GPU found: installing the CPU build of torch $(TORCH)"; \
+		$$pip torch==$(TORCH)+cpu 2>/dev/null || \
+		{ $$pip 'uv>=0.9,<1' && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu torch==$(TORCH); } || \
+		$$pip torch==$(TORCH); \
+	fi
+
+quickstart: install
+	@$(BIN)/causalfusion quickstart $(ARGS)
+
+test: lint types imports tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+tests: install
+	$(BIN)/pytest
+
+bench: install
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,0 +1,92 @@
+"""Model configuration: every size and option of a CausalFusion transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+PatchOrder = Literal["random", "raster", "blockwise", "dilated"]
+PositionEmbedding = Literal["sinusoidal", "learnable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalFusionConfig:
+    """Sizes of one CausalFusion transformer (paper: Tables 9 and 10).
+
+    Raises:
+        ValueError: a size is out of range, or two sizes do not divide as they must.
+    """
+
+    # Read by pydantic when a platform config embeds this class; plain data, so torch stays the only dependency.
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    input_size: int = 32
+    """Height and width of the latent, in latent pixels (32 for 256×256 images with an f8 VAE)."""
+    in_channels: int = 4
+    """Channels of the latent (4: SD VAE; 16: MAR VAE; 1: gray pixels)."""
+    patch_size: int = 2
+    """Side of one square patch, in latent pixels; one patch is one token."""
+    hidden_size: int = 1024
+    """Width D of the transformer."""
+    depth: int = 24
+    """Number of transformer blocks."""
+    num_heads: int = 16
+    """Attention heads; must divide `hidden_size`."""
+    mlp_ratio: float = 4.0
+    """Hidden width of a block's MLP over D."""
+    num_classes: int = 1000
+    """Classes; one more row of the class table is the null class of classifier-free guidance."""
+    class_tokens: int = 4
+    """Class tokens with parameters of their own (Table 8)."""
+    class_token_repeat: int = 1
+    """Times that the class tokens are repeated (Table 8: 1×64 and 4×16)."""
+    position_embedding: PositionEmbedding = "sinusoidal"
+    """2-D position embedding: frozen sinusoids (Table 9) or learned ones initialised to them (Table 10)."""
+    qk_norm: bool = True
+    """Head-wise layer normalisation of queries and keys (Section 4, Table 1)."""
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_classes", "class_tokens", "class_token_repeat"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
+        if self.input_size % self.patch_size:
+            raise ValueError(f"input_size {self.input_size} is not a multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if self.hidden_size % 4:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of 4 (2-D sinusoids need it)")
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of the latent."""
+        return self.input_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the image tokens of one sample."""
+        return self.grid_size**2
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers in one patch: patch_size² · in_channels."""
+        return self.patch_size**2 * self.in_channels
+
+    @property
+    def num_class_tokens(self) -> int:
+        """Class tokens in the sequence, repeats included."""
+        return self.class_tokens * self.class_token_repeat
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def null_class(self) -> int:
+        """Label of the unconditional branch: the last row of the class table."""
+        return self.num_classes

@@ -1,0 +1,46 @@
+"""`causalfusion data`: make latent shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(help="Make and check latent shards.", no_args_is_help=True)
+
+
+@data_app.callback()
+def group() -> None:
+    """Make and check latent shards."""
+
+
+@data_app.command("digits")
+def digits(
+    out: Annotated[Path, typer.Argument(help="Folder to write shards into; its old shards are replaced.")],
+) -> None:
+    """Write the bundled handwritten digits as latent shards (pixels as latents)."""
+    from ..config.errors import UserError
+    from ..data.digits import write_digits
+    from ..data.manifest import MANIFEST_FILE
+
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file())):
+        leftovers = list(out.glob("*.parquet")) if out.is_dir() else []
+        if not leftovers:
+            raise UserError(
+                f"{out} exists and is not a folder of shards\n  name a new or empty folder, such as shards/digits"
+            )
+    manifest = write_digits(out)
+    print(
+        f"{manifest.rows} latents of {'×'.join(map(str, manifest.shape))} in {len(manifest.shards)} shards, "
+        f"{len(manifest.class_names)} classes\n{out / MANIFEST_FILE}  digest {manifest.digest[:16]}"
+    )
+
+
+@data_app.command("verify")
+def verify(folder: Annotated[Path, typer.Argument(help="Folder of latent shards.")]) -> None:
+    """Check every shard against the manifest: size, SHA-256, schema, rows, label range."""
+    from ..data.validate import open_shards
+
+    manifest = open_shards(folder)
+    print(f"{folder}: {len(manifest.shards)} shards and {manifest.rows} rows are as their manifest says")

@@ -1,0 +1,43 @@
+"""The `causalfusion` command: one file a verb, registered here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from ..config.errors import UserError
+from .config import config_app
+from .data import data_app
+from .models import models
+from .quickstart import quickstart
+from .submit import submit
+from .sweep import sweep
+from .train import train
+from .ui import ui
+
+app = typer.Typer(
+    name="causalfusion",
+    help="CausalFusion experiments on Ray, DeepSpeed and MLflow.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(quickstart)
+app.command()(train)
+app.command()(sweep)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
+app.command()(ui)
+app.command()(models)
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line; a fault that the user can mend is one message on stderr and status 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {error}")
+        sys.exit(2)

@@ -1,0 +1,63 @@
+"""`causalfusion train`: run or continue one experiment."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from .config import Overrides
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line, last.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="One process without Ray: for debugging, single GPUs.")]
+
+
+def train(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment; see: causalfusion config list.")],
+    overrides: Overrides = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an experiment, judge its samples, record it in MLflow. The same name=… continues the same run."""
+    from ..config.compose import compose_experiment
+
+    run_and_show(compose_experiment(experiment, overrides or []), local=local, as_json=as_json)
+
+
+def run_and_show(composed: object, *, local: bool, as_json: bool) -> None:
+    """Run a composed experiment with everything that a person sees of it."""
+    from rich.console import Console
+
+    from ..config.compose import Composed
+    from ..launch.train import run_training
+    from ..report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
+
+    assert isinstance(composed, Composed)
+    console = Console(highlight=False)
+    experiment = composed.experiment
+    console.print(preflight_line(), soft_wrap=True)
+    console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True)
+    with TrainingDisplay(console) as display:
+        outcome = run_training(composed, local=local, show=display.show)
+    if outcome.already_finished:
+        console.print(
+            f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"
+            f"  to train again: name=ANOTHER, or remove {as_path(experiment.run_dir)}"
+        )
+    console.print(closing_panel(outcome.summary, dashboard_command(composed)))
+    if as_json:
+        print(json.dumps(outcome.summary))
+
+
+def dashboard_command(composed: object) -> str:
+    """Return the command that opens the dashboard of an experiment's runs."""
+    from ..config.compose import Composed, home
+    from ..report.terminal import as_path
+
+    assert isinstance(composed, Composed)
+    experiment = composed.experiment
+    if not experiment.tracking_uri.startswith("sqlite"):
+        return f"open {experiment.tracking_uri}"
+    standard = experiment.runs == home() / "runs" and experiment.tracking.uri is None
+    return "causalfusion ui" if standard else f"causalfusion ui --runs {as_path(experiment.runs)}"

@@ -1,0 +1,36 @@
+"""`causalfusion ui`: the MLflow dashboard of local runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def ui(
+    runs: Annotated[Path, typer.Option(help="Folder of runs, with its mlflow.db.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000,
+) -> None:
+    """Open the MLflow dashboard on localhost; Ctrl-C ends it."""
+    import subprocess
+    import sys
+
+    from ..config.compose import home
+    from ..config.errors import UserError
+    from ..launch.session import port_is_free
+
+    folder = home() / runs
+    database = folder / "mlflow.db"
+    if not database.is_file():
+        raise UserError(
+            f"there is no mlflow.db in {folder}: nothing has run there yet\n"
+            f"  run something first: causalfusion quickstart; or name the folder: causalfusion ui --runs FOLDER"
+        )
+    if not port_is_free(port):
+        raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
+    print(f"MLflow dashboard: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--default-artifact-root", (folder / "mlartifacts").as_uri(), "--workers", "1"]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)

@@ -1,0 +1,85 @@
+"""The order of rows: a pure function of (manifest, seed, position), the same for any number of readers.
+
+The stream is endless: epoch 0's rows, then epoch 1's, and so on, each row exactly once per epoch. A position is
+the number of rows before it (images seen), so global batch k is rows kB … (k+1)B − 1 whatever the worker count,
+and a batch may straddle two epochs: no tail is dropped.
+
+Within an epoch the row groups of all shards are shuffled, cut into windows, and rows are permuted in a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from causalfusion import draws
+
+from .manifest import Manifest
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One Parquet row group, the smallest thing that is read."""
+
+    file: str
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Row groups that are read and permuted together: one reading task."""
+
+    epoch: int
+    index: int
+    groups: tuple[RowGroup, ...]
+    start: int = 0
+    """First row taken, in the permuted order."""
+    stop: int = 0
+    """One past the last row taken, in the permuted order."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in the window's row groups, taken or not."""
+        return sum(group.rows for group in self.groups)
+
+
+def epoch_windows(manifest: Manifest, seed: int, epoch: int, window_rows: int) -> list[Window]:
+    """Return the windows of one epoch, in order; each holds at least `window_rows` rows, but for the last."""
+    groups = [
+        RowGroup(shard.file, index, rows)
+        for shard in manifest.shards
+        for index, rows in enumerate(shard.row_groups)
+    ]
+    order = torch.randperm(len(groups), generator=draws.stream(seed, "row groups", epoch))
+    windows: list[Window] = []
+    pending: list[RowGroup] = []
+    for position in order.tolist():
+        pending.append(groups[position])
+        rows = sum(group.rows for group in pending)
+        if rows >= window_rows:
+            windows.append(Window(epoch, len(windows), tuple(pending), stop=rows))
+            pending = []
+    if pending:
+        rows = sum(group.rows for group in pending)
+        windows.append(Window(epoch, len(windows), tuple(pending), stop=rows))
+    return windows
+
+
+def windows_between(manifest: Manifest, seed: int, window_rows: int, start: int, stop: int) -> Iterator[Window]:
+    """Yield the windows that cover rows start … stop − 1 of the stream, the first and last cut to fit."""
+    position = start - start % manifest.rows
+    while position < stop:
+        for window in epoch_windows(manifest, seed, position // manifest.rows, window_rows):
+            first, last = max(start - position, 0), min(stop - position, window.rows)
+            if first < last:
+                yield Window(window.epoch, window.index, window.groups, first, last)
+            position += window.rows
+
+
+def row_order(window: Window, seed: int) -> torch.Tensor:
+    """Return the rows to take from the window's row groups read one after another: (stop − start,), int64."""
+    generator = draws.stream(seed, "rows", window.epoch, window.index)
+    return torch.randperm(window.rows, generator=generator)[window.start : window.stop]

@@ -1,0 +1,199 @@
+"""Sweep keys of an experiment with Ray Tune: every trial is a run of its own, nested under one MLflow run."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.compose import Composed, with_overrides
+from ..config.errors import UserError
+from ..config.schema import Experiment
+from ..report.tables import markdown_table
+from ..tracking.mlflow import MlflowTracker
+from .run_folder import check_same_config, open_run, read_state
+from .session import check_resources, ray_session
+from .train import check_inputs, run_training
+
+# A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
+# the CPU that its workers wait for.
+_TRIAL_CPUS = 0.01
+_COLUMNS = ("class_accuracy", "fd_digits_cnn", "images_per_second", "total_seconds")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search space."""
+
+    name: str
+    """What differs, such as ar_decay-0.9; the name of its run and folder."""
+    values: dict[str, Any]
+    """Dotted key → value."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    """One row a trial, the best first: its values, then what was measured (or its error)."""
+    failed: int
+    mlflow_run_id: str
+
+
+def trials_of(experiment: Experiment) -> list[Trial]:
+    """Return every combination of the sweep's grid.
+
+    Raises:
+        UserError: the experiment has no sweep section, or a combination is not a valid experiment.
+    """
+    if experiment.sweep is None:
+        raise UserError(
+            f"experiment {experiment.name!r} has no sweep section\n"
+            f"  try the shipped one: causalfusion sweep sweeps/gamma; or add one, such as\n"
+            f"  'sweep.grid={{objective.ar_decay: [1.0, 0.9]}}'"
+        )
+    grid = experiment.sweep.grid
+    trials = []
+    for values in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        parts = [f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in chosen.items()]
+        trial = Trial(re.sub(r"[^A-Za-z0-9._-]+", "_", ".".join(parts)), chosen)
+        trial_experiment(experiment, trial)
+        trials.append(trial)
+    if len({trial.name for trial in trials}) != len(trials):
+        raise UserError(f"sweep.grid has a combination twice: {', '.join(trial.name for trial in trials)}")
+    return trials
+
+
+def trial_experiment(experiment: Experiment, trial: Trial) -> Experiment:
+    """Return the experiment of one trial: the sweep's own with the trial's values, in a folder below the sweep's.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    place = {"name": trial.name, "runs": str(experiment.run_dir), "tracking.uri": experiment.tracking_uri}
+    changed = with_overrides(experiment, {**trial.values, **place}, f"{experiment.name}/{trial.name}")
+    return changed.model_copy(update={"sweep": None})
+
+
+def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
+    """Run all trials that have not finished yet, as many at once as fit; the same call continues a sweep.
+
+    Args:
+        composed: an experiment with a sweep section.
+        say: called with a line when a trial ends.
+
+    Raises:
+        UserError: something given is wrong; nothing was started.
+    """
+    experiment = composed.experiment
+    trials = trials_of(experiment)
+    assert experiment.sweep is not None
+    state = read_state(experiment.run_dir)
+    if state is not None:
+        check_same_config(state, experiment)
+    manifest = check_inputs(experiment)
+    with ray_session():
+        concurrent = _concurrent_trials(experiment)
+        state = open_run(composed, manifest, state)
+        tracker = MlflowTracker(experiment.tracking_uri, state.mlflow_run_id)
+        say(f"{len(trials)} trials, {concurrent} at a time")
+        try:
+            results = _fit(composed, trials, state.mlflow_run_id, concurrent, say)
+        except BaseException:
+            tracker.finish("FAILED")
+            raise
+    result = _tabulate(experiment, results, state.mlflow_run_id)
+    path = experiment.run_dir / "results.md"
+    path.write_text(markdown_table(result.columns, result.rows))
+    tracker.artifact(path)
+    tracker.finish("FAILED" if result.failed else "FINISHED")
+    state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
+    return result
+
+
+def _concurrent_trials(experiment: Experiment) -> int:
+    import ray
+
+    train, data = experiment.train, experiment.data
+    check_resources(train.num_workers, train.cpus_per_worker, train.gpus_per_worker, data.cpus_per_task)
+    have = ray.cluster_resources()
+    fits = [have["CPU"] / (train.num_workers * train.cpus_per_worker + data.cpus_per_task + _TRIAL_CPUS)]
+    if train.gpus_per_worker:
+        fits.append(have["GPU"] / (train.num_workers * train.gpus_per_worker))
+    return max(1, int(min(fits)))
+
+
+def _fit(
+    composed: Composed, trials: list[Trial], parent: str, concurrent: int, say: Callable[[str], None]
+) -> list[tuple[Trial, dict[str, Any] | None, str | None]]:
+    import time
+
+    from ray import tune
+
+    experiment = composed.experiment
+    by_name = {trial.name: trial for trial in trials}
+
+    def run_trial(config: dict[str, Any]) -> None:
+        trial = by_name[config["trial"]]
+        nested = Composed(trial_experiment(experiment, trial), composed.unresolved)
+        summary = run_training(nested, parent=parent).summary
+        tune.report({**summary, "trial": trial.name})
+
+    class Announce(tune.Callback):  # type: ignore[misc]
+        ended = 0
+
+        def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
+            self.ended += 1
+            summary, metric = trial.last_result, experiment.sweep.metric if experiment.sweep else ""
+            say(f"trial {self.ended}/{len(by_name)}  {summary['trial']}  {metric} {summary.get(metric)}")
+
+        def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
+            self.ended += 1
+            say(f"trial {self.ended}/{len(by_name)}  {trial.config['trial']}  failed")
+
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, {"CPU": _TRIAL_CPUS}),
+        param_space={"trial": tune.grid_search(list(by_name))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
+        run_config=tune.RunConfig(
+            # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
+            name=f"launch-{time.time_ns()}",
+            storage_path=str(experiment.run_dir / "tune"),
+            callbacks=[Announce()],
+            verbose=0,
+        ),
+    )
+    grid = tuner.fit()
+    if len(grid) != len(trials):
+        raise RuntimeError(f"Ray Tune returned {len(grid)} results for {len(trials)} trials")
+    results = []
+    for result in grid:
+        trial = by_name[result.config["trial"]]
+        error = None if result.error is None else str(result.error).strip().splitlines()[-1]
+        results.append((trial, None if error else result.metrics, error))
+    return results
+
+
+def _tabulate(
+    experiment: Experiment, results: list[tuple[Trial, dict[str, Any] | None, str | None]], run_id: str
+) -> SweepResult:
+    assert experiment.sweep is not None
+    metric, sign = experiment.sweep.metric, -1 if experiment.sweep.mode == "max" else 1
+    measured = [metric, *(column for column in _COLUMNS if column != metric)]
+
+    def rank(entry: tuple[Trial, dict[str, Any] | None, str | None]) -> tuple[bool, float]:
+        summary = entry[1]
+        value = None if summary is None else summary.get(metric)
+        return value is None, 0.0 if value is None else sign * float(value)
+
+    rows = []
+    for trial, summary, error in sorted(results, key=rank):
+        cells = [error, *[None] * (len(measured) - 1)] if summary is None else [summary.get(c) for c in measured]
+        rows.append([*trial.values.values(), *cells])
+    failed = sum(error is not None for _, _, error in results)
+    return SweepResult([*experiment.sweep.grid, *measured], rows, failed, run_id)

@@ -1,0 +1,108 @@
+"""One training process: inside a Ray Train worker, or on its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..assemble import Job, Surroundings, TrainingTimes, train_and_sample
+from ..config.schema import Experiment
+from ..data.manifest import Manifest
+from ..data.read import Batch, local_batches
+from ..data.stream import StreamSpec, start_feeder, worker_batches
+from ..train.progress import ProgressSink
+
+
+def stream_spec(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> StreamSpec:
+    """Return what Ray Data is to stream for an experiment."""
+    data = experiment.data
+    return StreamSpec(
+        folder=data.path,
+        manifest=manifest,
+        seed=experiment.seed,
+        window_rows=data.window_rows,
+        batch_size=experiment.train.global_batch_size,
+        start=start,
+        stop=stop,
+        cpus_per_task=data.cpus_per_task,
+        concurrency=data.concurrency,
+        prefetch_batches=data.prefetch_batches,
+    )
+
+
+def ray_worker(job: Job, board: Any) -> None:
+    """Train inside a Ray Train worker.
+
+    Args:
+        job: what to train.
+        board: the Board actor that takes in progress and times.
+    """
+    import ray.train
+    import ray.train.collective
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+
+    def batches(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> Iterator[Batch]:
+        spec = stream_spec(experiment, manifest, start, stop)
+        # The first worker owns the feeder; it ends with it, also when the worker is lost.
+        feeder = ray.train.collective.broadcast_from_rank_zero(start_feeder(spec, world) if rank == 0 else None)
+        return worker_batches(feeder, spec, rank, world)
+
+    def saved(folder: Path, images_seen: int) -> None:
+        # Ray is told where the checkpoint is. The workers have written it to its place already.
+        with tempfile.TemporaryDirectory() as pointer:
+            (Path(pointer) / "pointer.json").write_text(json.dumps({"checkpoint": str(folder)}))
+            checkpoint = ray.train.Checkpoint.from_directory(pointer) if rank == 0 else None
+            ray.train.report({"images_seen": images_seen}, checkpoint=checkpoint)
+
+    times = train_and_sample(
+        job,
+        Surroundings(
+            device=ray.train.torch.get_device(),
+            batches=batches,
+            progress=lambda progress: board.show.remote(progress),
+            saved=saved,
+        ),
+    )
+    if rank == 0:
+        ray.get(board.finish.remote(dataclasses.asdict(times)))
+
+
+def local_worker(job: Job, progress: ProgressSink) -> TrainingTimes:
+    """Run the same training in this process, without Ray: for debugging and single-GPU machines."""
+
+    def batches(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> Iterator[Batch]:
+        return local_batches(
+            experiment.data.path,
+            manifest,
+            seed=experiment.seed,
+            window_rows=experiment.data.window_rows,
+            batch_size=experiment.train.global_batch_size,
+            start=start,
+            stop=stop,
+        )
+
+    device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
+    # DeepSpeed reads its place from the environment, as launchers set it.
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"file://{folder}/store",
+            rank=0,
+            world_size=1,
+        )
+        try:
+            return train_and_sample(job, Surroundings(device, batches, progress, lambda *_: None))
+        finally:
+            torch.distributed.destroy_process_group()

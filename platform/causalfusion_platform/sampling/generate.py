@@ -1,0 +1,60 @@
+"""Generate samples, shared out over ranks or all in one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, sample
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples to generate; sample i of a request is the same whoever generates it."""
+
+    labels: Tensor
+    """(B,) int64"""
+    sampling: SamplingConfig
+    diffusion: DiffusionConfig
+    seed: int
+    bf16: bool
+    """Whether matrix products are in bf16."""
+
+
+def labels_in_turn(count: int, num_classes: int) -> Tensor:
+    """Return labels 0, 1, …, num_classes − 1, 0, 1, …: (count,)."""
+    return torch.arange(count) % num_classes
+
+
+def generate(model: CausalFusion, request: Request, indices: list[int], *, batch_size: int = 256) -> Tensor:
+    """Generate the samples of `request` numbered `indices`: (len(indices), channels, height, width), on the CPU."""
+    size = model.config
+    parts = [torch.empty(0, size.in_channels, size.input_size, size.input_size)]
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=request.bf16):
+            latents = sample(
+                model,
+                request.labels[part],
+                request.sampling,
+                request.diffusion,
+                seed=request.seed,
+                indices=part,
+            )
+        parts.append(latents.cpu())
+    return torch.cat(parts)
+
+
+def generate_together(model: CausalFusion, request: Request) -> Tensor:
+    """Generate all samples of `request` with every rank doing its share; all ranks get them all."""
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    count = len(request.labels)
+    mine = generate(model, request, list(range(rank, count, world)))
+    parts: list[Tensor] = [torch.empty(0)] * world
+    torch.distributed.all_gather_object(parts, mine)
+    everything = torch.empty(count, *mine.shape[1:])
+    for other, part in enumerate(parts):
+        everything[other::world] = part
+    return everything

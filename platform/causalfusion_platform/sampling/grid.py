@@ -1,0 +1,47 @@
+"""Labelled sample grids: one row per class, the class's name at its left."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GAP = 2
+_INK = 30
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Map images in [−1, 1] to uint8, rounding to nearest: (B, channels, height, width)."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def sample_grid(
+    images: Tensor, labels: Tensor, class_names: list[str], *, columns: int = 10, cell: int = 48
+) -> Image.Image:
+    """Draw samples as a grid: a row per class that occurs, up to `columns` samples each.
+
+    Args:
+        images: (B, channels, height, width) in [−1, 1]; 1 or 3 channels (more: the first three).
+        labels: (B,) classes.
+        class_names: name of each class.
+        columns: samples per row.
+        cell: side of one drawn sample, in pixels; small images are enlarged without smoothing.
+    """
+    pixels = to_pixels(images)
+    pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] < 3 else pixels[:, :3]
+    arrays = rearrange(pixels, "b c h w -> b h w c").numpy()
+    classes = sorted(set(labels.tolist()))
+    font = ImageFont.load_default(size=max(cell // 3, 10))
+    margin = max(int(font.getlength(class_names[c])) for c in classes) + 4 * _GAP
+    pitch = cell + _GAP
+    canvas = Image.new("RGB", (margin + columns * pitch, len(classes) * pitch + _GAP), (255, 255, 255))
+    pen = ImageDraw.Draw(canvas)
+    for row, label in enumerate(classes):
+        top = _GAP + row * pitch
+        pen.text((2 * _GAP, top + cell / 2), class_names[label], fill=(_INK,) * 3, font=font, anchor="lm")
+        for column, index in enumerate(np.flatnonzero(labels.numpy() == label)[:columns]):
+            tile = Image.fromarray(arrays[index]).resize((cell, cell), Image.Resampling.NEAREST)
+            canvas.paste(tile, (margin + column * pitch, top))
+    return canvas

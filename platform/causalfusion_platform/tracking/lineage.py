@@ -1,0 +1,43 @@
+"""Where a run comes from: code, data and library versions."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from ..data.manifest import Manifest
+
+_PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "diffusers", "pyarrow", "causalfusion-platform")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that results depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def git_sha() -> str:
+    """Return the commit of the source checkout that runs, `-dirty` if it has changes, or `unknown`."""
+    folder = Path(__file__).parent
+    try:
+        sha = _git(folder, "rev-parse", "HEAD")
+        return f"{sha}-dirty" if _git(folder, "status", "--porcelain", "-uno") else sha
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def lineage_tags(manifest: Manifest) -> dict[str, str]:
+    """Return tags that say what a run was made from."""
+    versions = {f"version.{name}": value for name, value in package_versions().items()}
+    return {
+        "git.sha": git_sha(),
+        "data.digest": manifest.digest,
+        "data.source": manifest.source,
+        "data.autoencoder": manifest.autoencoder,
+        **versions,
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

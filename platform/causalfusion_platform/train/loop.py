@@ -1,0 +1,139 @@
+"""The training loop: next batch, loss, backward, step. Everything periodic is a hook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from causalfusion import Objective, draw
+
+from ..config.schema import Experiment
+from ..data.read import Batch
+from .ema import Ema
+from .engine import learning_rate_at
+
+
+@dataclass
+class TrainState:
+    """How far the run is; with the seed it determines every draw and row to come."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    images_seen: int = 0
+    """Images trained on; also the position in the stream of rows."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did. Tensors stay on the device: reading them would make it wait."""
+
+    loss: Tensor
+    """Weighted loss of this rank's rows."""
+    mse: Tensor
+    """Unweighted ε-MSE of this rank's rows."""
+    grad_norm: Tensor | float
+    """Gradient norm before clipping, over all ranks."""
+    learning_rate: float
+    num_ar_steps: int
+    """S of this step, shared by all ranks."""
+    images: int
+    """Images of this step over all ranks."""
+    seconds: float
+    """Wall time, waiting for data included."""
+    data_seconds: float
+    """Time spent waiting for the batch."""
+
+
+class Hook(Protocol):
+    """Something that is done periodically, in every rank."""
+
+    every_images: int
+    """Cadence, in images seen."""
+    at_end: bool
+    """Whether it also runs when training ends (once, if both fall together)."""
+
+    def observe(self, result: StepResult) -> None:
+        """See every step; must not wait for the device."""
+
+    def run(self, loop: TrainLoop) -> None:
+        """Do the periodic work."""
+
+
+class TrainLoop:
+    """Train from `state` to the experiment's end."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        engine: Any,
+        objective: Objective,
+        ema: Ema,
+        state: TrainState,
+        device: torch.device,
+    ) -> None:
+        self.experiment = experiment
+        self.engine = engine
+        self.objective = objective
+        self.ema = ema
+        self.state = state
+        self.device = device
+
+    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Make one optimizer step; return the weighted loss and the ε-MSE of this rank's rows."""
+        experiment = self.experiment
+        drawn = draw(
+            experiment.model,
+            experiment.objective,
+            experiment.diffusion,
+            seed=experiment.seed,
+            step=self.state.step,
+            samples=batch.samples,
+        )
+        latents = batch.latents.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        loss = self.objective(self.engine, latents, labels, drawn)
+        rate = learning_rate_at(experiment, self.state.images_seen + experiment.train.global_batch_size)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        self.engine.backward(loss.weighted)
+        self.engine.step()
+        self.last_rate, self.last_ar_steps = rate, len(drawn.sizes)
+        return loss.weighted.detach(), loss.mse
+
+    def run(self, batches: Iterator[Batch], hooks: Sequence[Hook]) -> TrainState:
+        """Train until the experiment's images are seen, running the hooks at their cadences."""
+        train = self.experiment.train
+        while self.state.step < train.steps:
+            before, started = self.state.images_seen, time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - started
+            loss, mse = self.train_step(batch)
+            self.state.step += 1
+            self.state.images_seen += train.global_batch_size
+            self.ema.update(self.state.step)
+            result = StepResult(
+                loss=loss,
+                mse=mse,
+                grad_norm=self.engine.get_global_grad_norm() or 0.0,
+                learning_rate=self.last_rate,
+                num_ar_steps=self.last_ar_steps,
+                images=train.global_batch_size,
+                seconds=time.perf_counter() - started,
+                data_seconds=waited,
+            )
+            done = self.state.step >= train.steps
+            for hook in hooks:
+                hook.observe(result)
+                if (done and hook.at_end) or crossed(before, self.state.images_seen, hook.every_images):
+                    hook.run(self)
+        return self.state
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Say whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every

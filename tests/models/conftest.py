@@ -1,0 +1,151 @@
+"""What the model tests share: tiny float64 models and a naive transformer to compare them with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import settings
+
+from causalfusion import CausalFusion, CausalFusionConfig
+
+Array = npt.NDArray[np.float64]
+
+settings.register_profile("reproducible", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run these tiny models on one thread: more only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make_config() -> Callable[..., CausalFusionConfig]:
+    """Return a function that makes the configuration of a tiny model: 16 tokens of 4 numbers, 2 blocks."""
+
+    def make(**changes: object) -> CausalFusionConfig:
+        sizes: dict[str, object] = {
+            "input_size": 8,
+            "in_channels": 1,
+            "patch_size": 2,
+            "hidden_size": 16,
+            "depth": 2,
+            "num_heads": 2,
+            "num_classes": 3,
+            "class_tokens": 2,
+        }
+        return CausalFusionConfig(**(sizes | changes))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_config: Callable[..., CausalFusionConfig]) -> Callable[..., CausalFusion]:
+    """Return a function that makes a tiny float64 model, every parameter of which is random.
+
+    A new model has zero biases, identity norms and a zero head, which would hide errors in their use.
+    """
+
+    def make(**changes: object) -> CausalFusion:
+        model = CausalFusion(make_config(**changes)).double()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                is_gain = "norm" in name and name.endswith("weight")
+                parameter.copy_(1 + 0.2 * noise if is_gain else 0.25 * noise)
+        return model.eval()
+
+    return make
+
+
+class NaiveTransformer:
+    """A CausalFusion's arithmetic for one sample, in numpy float64, with a loop over heads and queries.
+
+    Tokens are given as a list; `visible[i][j]` says whether token i attends to token j.
+    """
+
+    def __init__(self, model: CausalFusion) -> None:
+        self.model = model
+        self.config = model.config
+        self.weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
+
+    def linear(self, x: Array, name: str) -> Array:
+        y: Array = x @ self.weights[f"{name}.weight"].T
+        return y + self.weights[f"{name}.bias"] if f"{name}.bias" in self.weights else y
+
+    def norm(self, x: Array, name: str) -> Array:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = (centred**2).mean(axis=-1, keepdims=True)
+        scale = self.weights[f"{name}.weight"]
+        y: Array = centred / np.sqrt(variance + 1e-5) * scale + self.weights[f"{name}.bias"]
+        return y
+
+    def class_tokens(self, label: int) -> Array:
+        width, tokens = self.config.hidden_size, self.config.class_tokens
+        row = self.weights["class_tokens.table.weight"][label]
+        positions = self.weights["class_tokens.positions"]
+        count = tokens * self.config.class_token_repeat
+        return np.stack([row[(k % tokens) * width :][:width] + positions[k] for k in range(count)])
+
+    def image_tokens(self, patches: Array, positions: list[int], t: int | None = None) -> Array:
+        table = self.model.positions.detach().double().numpy()
+        tokens = np.stack(
+            [
+                self.linear(patch, "patch_embed") + table[position]
+                for patch, position in zip(patches, positions, strict=True)
+            ]
+        )
+        if t is None:
+            return tokens
+        with torch.no_grad():
+            time: Array = self.model.time_embed(torch.tensor(t)).double().numpy()
+        return tokens + time
+
+    def attention(self, x: Array, visible: list[list[bool]], name: str) -> Array:
+        heads, width = self.config.num_heads, self.config.head_dim
+        projected = self.linear(x, f"{name}.qkv")
+        out = np.zeros_like(x)
+        for head in range(heads):
+            q, k, v = (projected[:, (part * heads + head) * width :][:, :width] for part in range(3))
+            if self.config.qk_norm:
+                q, k = self.norm(q, f"{name}.q_norm"), self.norm(k, f"{name}.k_norm")
+            for i in range(len(x)):
+                keys = [j for j in range(len(x)) if visible[i][j]]
+                weights = np.exp(k[keys] @ q[i] / np.sqrt(width))
+                out[i, head * width : (head + 1) * width] = weights @ v[keys] / weights.sum()
+        return self.linear(out, f"{name}.proj")
+
+    def run_blocks(self, x: Array, visible: list[list[bool]]) -> Array:
+        for layer in range(self.config.depth):
+            block = f"blocks.{layer}"
+            x = x + self.attention(self.norm(x, f"{block}.norm1"), visible, f"{block}.attn")
+            hidden = self.linear(self.norm(x, f"{block}.norm2"), f"{block}.mlp.0")
+            gelu = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+            x = x + self.linear(gelu, f"{block}.mlp.2")
+        return x
+
+    def predict(self, x: Array) -> Array:
+        return self.linear(self.norm(x, "norm"), "head")
+
+
+@pytest.fixture
+def naive() -> type[NaiveTransformer]:
+    """Return the naive transformer's class."""
+    return NaiveTransformer
+
+
+@pytest.fixture(params=["sdpa", "matmul"])
+def attention_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each form of attention, whatever the device, dtype and length."""
+    form = str(request.param)
+    monkeypatch.setattr("causalfusion.attention.attention_form", lambda *_: form)
+    return form

@@ -1,0 +1,56 @@
+"""Model configuration: derived sizes and refused ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from causalfusion import CausalFusionConfig
+
+
+def test_derived_sizes_of_the_ablation_model() -> None:
+    """Section 4: 32×32×4 latents and patch 2 give L = 256 tokens of 16 numbers."""
+    config = CausalFusionConfig()
+    assert (config.grid_size, config.num_tokens, config.token_dim) == (16, 256, 16)
+    assert (config.num_class_tokens, config.head_dim, config.null_class) == (4, 64, 1000)
+
+
+def test_repeats_count_as_class_tokens() -> None:
+    """Table 8: 4 tokens repeated 16 times are 64 tokens in the sequence."""
+    assert CausalFusionConfig(class_tokens=4, class_token_repeat=16).num_class_tokens == 64
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "input_size",
+        "in_channels",
+        "patch_size",
+        "hidden_size",
+        "depth",
+        "num_heads",
+        "num_classes",
+        "class_tokens",
+        "class_token_repeat",
+        "mlp_ratio",
+    ],
+)
+def test_sizes_must_be_positive(make_config: Callable[..., CausalFusionConfig], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        make_config(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_size": 9}, "input_size 9 is not a multiple of patch_size 2"),
+        ({"hidden_size": 20, "num_heads": 3}, "hidden_size 20 is not a multiple of num_heads 3"),
+        ({"hidden_size": 18}, "hidden_size 18 is not a multiple of 4"),
+    ],
+)
+def test_sizes_must_divide(
+    make_config: Callable[..., CausalFusionConfig], changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(**changes)

@@ -26,20 +26,18 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from causalfusion_platform.config.compose import HOME_VARIABLE
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.launch import head as head_module
 from causalfusion_platform.launch import submit as submit_module
+from causalfusion_platform.launch.head import DEFAULT_ADDRESS, Head, find_head, resolve_address
 from causalfusion_platform.launch.submit import (
     CLUSTER_HOME,
-    DEFAULT_ADDRESS,
     EXCLUDES,
     STOPPED,
-    Head,
     check_working_dir,
     entrypoint,
     exit_status,
-    find_head,
     job_home,
     ray_commands,
-    resolve_address,
     runtime_env,
     submit_job,
 )
@@ -195,7 +193,7 @@ def test_an_unreachable_head_is_named_within_seconds(tmp_path: Path) -> None:
 
 
 def test_a_silent_head_is_named_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit_module, "_PROBE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(head_module, "_PROBE_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match="no Ray head answers"):

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..launch.submit import CLUSTER_HOME, DEFAULT_ADDRESS, submit_job
+from ..launch.head import DEFAULT_ADDRESS
+from ..launch.submit import CLUSTER_HOME, submit_job
 
 
 def submit(

@@ -29,7 +29,7 @@ def _system(latent: dict[str, Any], size: dict[str, Any]) -> CausalFusionConfig:
 PRESETS: dict[str, CausalFusionConfig] = {
     # name                        latent      size and options                                            source
     "tiny": CausalFusionConfig(**_DIGITS, hidden_size=32, depth=2, num_heads=2, class_tokens=2),  # tests
-    "digits": CausalFusionConfig(**_DIGITS, hidden_size=128, depth=6, num_heads=4),  # 8×8 handwritten digits
+    "digits": CausalFusionConfig(**_DIGITS, hidden_size=96, depth=4, num_heads=3),  # 8×8 handwritten digits
     "L/2": CausalFusionConfig(**_SD_256, **_L),  # Table 9: the ablations
     "L-system-256": _system(_MAR_256, _L),  # Table 10
     "L-system-512": _system(_MAR_512, _L),  # Table 10

@@ -30,7 +30,7 @@ class SamplingConfig:
     num_ar_steps: int = 1
     """S_eval: AR steps of (almost) equal size. 1 is pure diffusion, L pure next-token generation."""
     num_inference_steps: int = 250
-    """Diffusion steps per AR step (Tables 9 and 10: 250)."""
+    """Diffusion steps per AR step (Tables 9 and 10: 250); they lie at equal distances from t = 0 to T − 1."""
     guidance_scale: float = 1.0
     """Classifier-free guidance w: ε = ε_null + w (ε_class − ε_null). 1 turns guidance off."""
     patch_order: PatchOrder = "random"
@@ -68,7 +68,7 @@ def sample(
         sizes: |κ_1| … |κ_S|; default: `config.num_ar_steps` steps of equal size.
 
     Returns:
-        (B, channels, height, width) latents in the model's scale, float32.
+        (B, channels, height, width) latents in the model's scale, float32 (float64 for a float64 model).
 
     Raises:
         ValueError: a label or split does not fit the model.
@@ -79,7 +79,12 @@ def sample(
     sizes = equal_step_sizes(size.num_tokens, config.num_ar_steps) if sizes is None else sizes
     if sum(sizes) != size.num_tokens or min(sizes) < 1:
         raise ValueError(f"step sizes must be positive and add up to {size.num_tokens}, got {sizes}")
-    generators = draws.sample_streams(seed, "generated sample", indices or range(len(labels)))
+    indices = range(len(labels)) if indices is None else indices
+    if len(indices) != len(labels):
+        raise ValueError(f"{len(labels)} labels need as many indices, got {len(indices)}")
+    if not len(labels):
+        return torch.empty(0, size.in_channels, size.input_size, size.input_size)
+    generators = draws.sample_streams(seed, "generated sample", indices)
     order = patch_orders(config.patch_order, size.grid_size, generators, block=config.order_block)
     order = order.to(model.device)
 
@@ -89,14 +94,16 @@ def sample(
     cache = KVCache(size, len(rows), classes)
     model.run_blocks(classes, None, cache, keep=True)
 
-    patches = torch.empty(len(labels), size.num_tokens, size.token_dim, device=model.device)
+    # Latents stay in float32 whatever the weights are in, but for a float64 model.
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    patches = torch.empty(len(labels), size.num_tokens, size.token_dim, device=model.device, dtype=dtype)
     scheduler = diffusion.scheduler()
     scheduler.set_timesteps(config.num_inference_steps)
     start = 0
     for step, count in enumerate(sizes):
         positions = order[:, start : start + count]
         predict = _Guided(model, cache, positions, config.guidance_scale if guided else None)
-        x = draws.randn_each(generators, count, size.token_dim).to(model.device)
+        x = draws.randn_each(generators, count, size.token_dim).to(model.device, dtype)
         for t in scheduler.timesteps:
             x = scheduler.step(predict(x, int(t)), t, x, generator=generators).prev_sample
         patches.scatter_(1, positions[:, :, None].expand_as(x), x)
@@ -120,7 +127,7 @@ class _Guided:
         rows = self._rows(x_BNP).to(self.model.dtype)
         times = torch.full((len(rows),), t, device=rows.device)
         tokens = self.model.embed_image(rows, self.positions, times)
-        epsilon = self.model.predict(self.model.run_blocks(tokens, None, self.cache)).float()
+        epsilon = self.model.predict(self.model.run_blocks(tokens, None, self.cache)).to(x_BNP.dtype)
         if self.scale is None:
             return epsilon
         conditional, unconditional = epsilon.chunk(2)

@@ -8,7 +8,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_GAP = 2
+_GAP = 6
 _INK = 30
 
 
@@ -34,13 +34,13 @@ def sample_grid(
     arrays = rearrange(pixels, "b c h w -> b h w c").numpy()
     classes = sorted(set(labels.tolist()))
     font = ImageFont.load_default(size=max(cell // 3, 10))
-    margin = max(int(font.getlength(class_names[c])) for c in classes) + 4 * _GAP
+    margin = max(int(font.getlength(class_names[c])) for c in classes) + 3 * _GAP
     pitch = cell + _GAP
     canvas = Image.new("RGB", (margin + columns * pitch, len(classes) * pitch + _GAP), (255, 255, 255))
     pen = ImageDraw.Draw(canvas)
     for row, label in enumerate(classes):
         top = _GAP + row * pitch
-        pen.text((2 * _GAP, top + cell / 2), class_names[label], fill=(_INK,) * 3, font=font, anchor="lm")
+        pen.text((_GAP, top + cell / 2), class_names[label], fill=(_INK,) * 3, font=font, anchor="lm")
         for column, index in enumerate(np.flatnonzero(labels.numpy() == label)[:columns]):
             tile = Image.fromarray(arrays[index]).resize((cell, cell), Image.Resampling.NEAREST)
             canvas.paste(tile, (margin + column * pitch, top))

@@ -1,0 +1,107 @@
+"""Loading DeepSpeed's state does not run code that a file hides."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from causalfusion_platform.checkpoint.engine_state import _weights_only, load_engine, save_engine
+
+VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
+class MakesFolder:
+    """A pickle of it makes a folder when it is loaded: what a malicious file would do, and worse."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+class Engine:
+    """An engine that saves and loads one file, the way DeepSpeed does."""
+
+    def __init__(self, state: object = None) -> None:
+        self.state = state
+
+    def save_checkpoint(self, folder: str, *, tag: str, save_latest: bool) -> None:
+        assert save_latest
+        (Path(folder) / tag).mkdir(parents=True)
+        torch.save(self.state, Path(folder) / tag / "rank-0.pt")
+
+    def load_checkpoint(self, folder: str, *, tag: str) -> None:
+        self.state = torch.load(Path(folder) / tag / "rank-0.pt", map_location="cpu", weights_only=False)
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start without the variable, as a run does."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_file_is_refused(own_folder: Path, zipped: bool) -> None:
+    file, made = own_folder / "state.pt", own_folder / "made"
+    content = {"step": 3, "module": MakesFolder(made)}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    torch.load(file, weights_only=False)
+    assert made.is_dir()  # the file works, where nothing guards against it
+    made.rmdir()
+    with _weights_only(), pytest.raises(pickle.UnpicklingError, match="mkdir"):
+        torch.load(file, weights_only=False)
+    assert not made.exists()
+
+
+def test_an_engine_does_not_load_it(own_folder: Path) -> None:
+    folder, made = own_folder / "engine", own_folder / "made"
+    save_engine(Engine([MakesFolder(made)]), folder)
+    with pytest.raises(pickle.UnpicklingError):
+        load_engine(Engine(), folder)
+    assert not made.exists()
+    assert VARIABLE not in os.environ
+
+
+def test_what_deepspeed_saves_is_loaded(own_folder: Path) -> None:
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    state = {
+        "stage": ZeroStageEnum.gradients,
+        "scaler": LossScaler(4.0),
+        "tensors": [torch.arange(5.0)],
+        "step": 3,
+    }
+    save_engine(Engine(state), own_folder / "engine")
+    engine: Any = Engine()
+    load_engine(engine, own_folder / "engine")
+    assert engine.state["stage"] == ZeroStageEnum.gradients
+    assert engine.state["scaler"].cur_scale == 4.0
+    assert engine.state["tensors"][0].tolist() == [0, 1, 2, 3, 4]
+    assert engine.state["step"] == 3
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_guard_leaves_the_process_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, fails: bool
+) -> None:
+    if before is not None:
+        monkeypatch.setenv(VARIABLE, before)
+    allowed = set(torch.serialization.get_safe_globals())
+    try:
+        with _weights_only():
+            assert os.environ[VARIABLE] == "1"
+            assert set(torch.serialization.get_safe_globals()) > allowed
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        assert fails
+    assert os.environ.get(VARIABLE) == before
+    assert set(torch.serialization.get_safe_globals()) == allowed

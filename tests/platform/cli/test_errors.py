@@ -1,0 +1,237 @@
+"""The command line: what users get wrong is one readable message, and status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from causalfusion_platform.cli.main import main
+from causalfusion_platform.config.compose import load_experiment
+
+
+@dataclass
+class Result:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a `causalfusion` command in this process."""
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["causalfusion", *arguments])
+        status: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(status, int)
+        return Result(status, out, err)
+
+    return call
+
+
+def check_refusal(result: Result, *parts: str) -> None:
+    assert result.status == 2
+    assert result.err.startswith("error: ")
+    assert result.err.count("error: ") == 1
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    for part in parts:
+        assert part in result.err
+
+
+# Wrong experiments and keys
+
+
+def test_a_wrong_command_ends_its_process_with_status_2(own_folder: Path) -> None:
+    """The installed command, from its own process: the only one here."""
+    command = [sys.executable, "-m", "causalfusion_platform", "config", "show", "quikstart"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=own_folder)
+    check_refusal(Result(done.returncode, done.stdout, done.stderr), "did you mean 'quickstart'?")
+
+
+@pytest.mark.parametrize("verb", [["config", "show"], ["train"], ["sweep"]])
+def test_an_unknown_experiment(run: Run, own_folder: Path, verb: list[str]) -> None:
+    check_refusal(run(*verb, "quikstart"), "no experiment 'quikstart'; did you mean 'quickstart'?")
+    assert not list(own_folder.iterdir())
+
+
+@pytest.mark.parametrize("verb", [["config", "show", "quickstart"], ["train", "quickstart"], ["quickstart"]])
+def test_wrong_keys(run: Run, own_folder: Path, verb: list[str]) -> None:
+    result = run(*verb, "train.imags=3", "seed=-1")
+    check_refusal(result, "train.imags: unknown key; did you mean 'train.images'?", "seed: ", "(got -1)")
+    check_refusal(run(*verb, "images"), "override 'images' is not of the form key=value")
+    assert not list(own_folder.iterdir())
+
+
+def test_long_messages_are_not_broken_into_lines(run: Run) -> None:
+    """So that paths and commands in them can be copied, and found with grep."""
+    lines = run("config", "show", "quickstart", "train.imags=3").err.splitlines()
+    assert max(map(len, lines)) > 200
+
+
+def test_brackets_in_values_are_shown(run: Run) -> None:
+    check_refusal(run("config", "show", "quickstart", "seed=[red]"), "['red']")
+
+
+def test_local_is_one_process(run: Run, own_folder: Path) -> None:
+    """Refused before anything is written; `train` has said by then what machine this is."""
+    result = run("quickstart", "--local")
+    assert result.status == 2
+    assert result.err.startswith("error: --local is one process, but train.num_workers=2")
+    assert "add train.num_workers=1" in result.err
+    assert not list(own_folder.iterdir())
+
+
+def test_a_missing_data_set(run: Run, own_folder: Path) -> None:
+    result = run("train", "quickstart", "train.num_workers=1", "--local")
+    assert result.status == 2
+    assert f"data.path {own_folder / 'shards/digits'}" in result.err
+    assert f"causalfusion data digits {own_folder / 'shards/digits'}" in result.err
+    assert not (own_folder / "runs/quickstart").exists()
+
+
+def test_unknown_commands_and_options(run: Run) -> None:
+    for arguments in (["trian"], ["config", "show"], ["ui", "--prt", "1"], ["ui", "--port", "many"]):
+        result = run(*arguments)
+        assert result.status == 2
+        assert "Usage: causalfusion" in result.err
+        assert "Traceback" not in result.err
+
+
+# Looking at configurations
+
+
+def test_config_show_is_yaml_of_the_experiment(run: Run) -> None:
+    result = run("config", "show", "quickstart", "model=tiny", "train.images=256")
+    assert (result.status, result.err) == (0, "")
+    expected = load_experiment("quickstart", ["model=tiny", "train.images=256"])
+    assert yaml.safe_load(result.out) == expected.model_dump(mode="json")
+
+
+def test_config_show_can_be_edited_and_run(run: Run, own_folder: Path) -> None:
+    (own_folder / "experiments").mkdir()
+    (own_folder / "experiments/mine.yaml").write_text(run("config", "show", "sweeps/gamma").out)
+    assert load_experiment("mine") == load_experiment("sweeps/gamma")
+
+
+def test_config_schema_is_a_json_schema(run: Run) -> None:
+    result = run("config", "schema")
+    schema = json.loads(result.out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["seed"]["description"] == "Seed of every random draw."
+    assert "γ in [0, 1]" in result.out
+
+
+def test_config_list(run: Run) -> None:
+    assert run("config", "list").out.split() == ["quickstart", "smoke", "sweeps/gamma"]
+
+
+def test_models_lists_the_presets(run: Run) -> None:
+    lines = run("models").out.splitlines()
+    rows = {line.split()[0]: line.split()[1] for line in lines[1:]}
+    assert rows["L/2"] == "307,694,608"
+    assert len(rows) == len(lines) - 1 == 9
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert len(lines[0]) <= 80
+
+
+# Data
+
+
+def test_digits_are_written_and_verified(run: Run, own_folder: Path) -> None:
+    written = run("data", "digits", "new/digits")
+    assert written.status == 0
+    assert "1797 latents of 1×8×8 in 4 shards, 10 classes" in written.out
+    verified = run("data", "verify", "new/digits")
+    assert (verified.status, verified.err) == (0, "")
+    assert "4 shards and 1797 rows" in verified.out
+    before = {path.name: path.read_bytes() for path in (own_folder / "new/digits").iterdir()}
+    assert run("data", "digits", "new/digits").out == written.out
+    assert {path.name: path.read_bytes() for path in (own_folder / "new/digits").iterdir()} == before
+
+
+def test_verify_names_the_fault(run: Run, own_folder: Path, digits_folder: Path) -> None:
+    shutil.copytree(digits_folder, own_folder / "digits")
+    (own_folder / "digits/shard-00002-of-00004.parquet").unlink()
+    check_refusal(run("data", "verify", "digits"), "digits/shard-00002-of-00004.parquet", "the file is missing")
+    check_refusal(run("data", "verify", "nowhere"), "nowhere", "does not exist")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"notes.txt": "mine"},
+        {"manifest.json": '{"name": "a web application"}'},
+        {"results.parquet": "PAR1 mine PAR1"},
+        {"inner/notes.txt": "mine"},
+        {".hidden": "mine"},
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(run: Run, own_folder: Path, files: dict[str, str]) -> None:
+    folder = own_folder / "mine"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    check_refusal(run("data", "digits", "mine"), "mine exists and is not a folder of shards", "shards/digits")
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert {name: path.read_text() for name, path in found.items()} == files
+
+
+def test_a_file_in_place_of_the_folder_is_left_alone(run: Run, own_folder: Path) -> None:
+    (own_folder / "mine").write_text("mine")
+    check_refusal(run("data", "digits", "mine"), "mine exists and is not a folder of shards")
+    assert (own_folder / "mine").read_text() == "mine"
+
+
+def test_an_empty_or_interrupted_folder_is_filled(run: Run, own_folder: Path, digits_folder: Path) -> None:
+    (own_folder / "empty").mkdir()
+    assert run("data", "digits", "empty").status == 0
+    shutil.copytree(digits_folder, own_folder / "interrupted")
+    (own_folder / "interrupted/manifest.json").unlink()
+    assert run("data", "digits", "interrupted").status == 0
+    assert run("data", "verify", "interrupted").status == 0
+
+
+# The dashboard
+
+
+def test_a_dashboard_without_runs(run: Run, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_refusal(run("ui"), f"there is no mlflow.db in {own_folder / 'runs'}", "causalfusion quickstart")
+    check_refusal(run("ui", "--runs", "elsewhere"), str(own_folder / "elsewhere"))
+    monkeypatch.setenv("CAUSALFUSION_HOME", "/far/away")
+    check_refusal(run("ui"), "/far/away/runs")
+
+
+def test_a_dashboard_on_a_port_in_use(run: Run, own_folder: Path) -> None:
+    import socket
+
+    (own_folder / "runs").mkdir()
+    (own_folder / "runs/mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        check_refusal(run("ui", "--port", str(port)), f"port {port} is in use", f"--port {port + 1}")
+
+
+def test_a_dashboard_on_no_port(run: Run, own_folder: Path) -> None:
+    (own_folder / "runs").mkdir()
+    (own_folder / "runs/mlflow.db").touch()
+    assert run("ui", "--port", "70000").status == 2

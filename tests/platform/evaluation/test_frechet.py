@@ -1,0 +1,134 @@
+"""The Fréchet distance, against closed forms and other ways to compute it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import linalg, stats
+
+from causalfusion_platform.evaluation.frechet import frechet_distance
+
+Array = npt.NDArray[np.float64]
+WIDTH = 6
+
+
+def distance(a: Array, b: Array) -> float:
+    return frechet_distance(torch.from_numpy(a), torch.from_numpy(b))
+
+
+def rotation(seed: int, width: int = WIDTH) -> Array:
+    matrix: Array = stats.ortho_group.rvs(width, random_state=np.random.default_rng(seed))
+    return matrix
+
+
+def gaussian(seed: int, mean: Array, axes: Array, deviations: Array, rows: int = 50) -> Array:
+    """Return features whose mean is `mean` and whose covariance has these axes and deviations, both exactly."""
+    noise = np.random.default_rng(seed).standard_normal((rows, len(mean)))
+    whitened = np.linalg.qr(noise - noise.mean(axis=0))[0] * np.sqrt(rows - 1)
+    result: Array = mean + whitened @ np.diag(deviations) @ axes.T
+    return result
+
+
+def features(seed: int, rows: int, width: int) -> Array:
+    """Return correlated features with a mean of their own."""
+    generator = np.random.default_rng(seed)
+    mixed: Array = generator.standard_normal((rows, width)) @ generator.standard_normal((width, width))
+    return mixed + generator.standard_normal(width)
+
+
+def by_square_root(a: Array, b: Array) -> float:
+    """Compute it as published, with scipy's matrix square root: for covariances of full rank only."""
+    root: Any = linalg.sqrtm(np.cov(a.T) @ np.cov(b.T))
+    shift = a.mean(axis=0) - b.mean(axis=0)
+    return float(shift @ shift + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root.real))
+
+
+def by_eigenvalues(a: Array, b: Array) -> float:
+    """Compute it from eigenvalues, leaving out those that are zero but for rounding: for any rank."""
+    values, vectors = np.linalg.eigh(np.cov(a.T))
+    rank = min(len(a) - 1, a.shape[1])
+    root = vectors[:, -rank:] * np.sqrt(values[-rank:])
+    product = np.linalg.eigvalsh(root.T @ np.cov(b.T) @ root)
+    both = min(rank, len(b) - 1)
+    shift = a.mean(axis=0) - b.mean(axis=0)
+    total = np.trace(np.cov(a.T)) + np.trace(np.cov(b.T))
+    return float(shift @ shift + total - 2 * np.sqrt(product[-both:]).sum())
+
+
+@pytest.mark.parametrize(("rows_a", "rows_b", "width"), [(200, 300, 5), (65, 500, 64), (30, 30, 2)])
+def test_full_rank_as_scipy_has_it(rows_a: int, rows_b: int, width: int) -> None:
+    a, b = features(1, rows_a, width), features(2, rows_b, width)
+    assert distance(a, b) == pytest.approx(by_square_root(a, b), rel=1e-7)
+    assert by_eigenvalues(a, b) == pytest.approx(by_square_root(a, b), rel=1e-7)
+
+
+@pytest.mark.parametrize(("rows_a", "rows_b", "width"), [(20, 30, 64), (20, 500, 64), (500, 20, 64), (2, 2, 9)])
+def test_any_rank_as_eigenvalues_have_it(rows_a: int, rows_b: int, width: int) -> None:
+    a, b = features(3, rows_a, width), features(4, rows_b, width)
+    assert distance(a, b) == pytest.approx(by_eigenvalues(a, b), rel=1e-9)
+
+
+def test_a_shift_counts_by_its_square() -> None:
+    axes, deviations = rotation(1), np.linspace(0.5, 3, WIDTH)
+    shift = np.arange(WIDTH, dtype=np.float64)
+    a = gaussian(1, np.zeros(WIDTH), axes, deviations)
+    b = gaussian(2, shift, axes, deviations)
+    assert distance(a, b) == pytest.approx(float((shift**2).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_a_scale_counts_by_the_trace(factor: float) -> None:
+    axes, deviations = rotation(2), np.linspace(0.5, 3, WIDTH)
+    a = gaussian(3, np.ones(WIDTH), axes, deviations)
+    b = gaussian(4, np.ones(WIDTH), axes, factor * deviations)
+    assert distance(a, b) == pytest.approx((1 - factor) ** 2 * float((deviations**2).sum()), rel=1e-11)
+
+
+def test_commuting_covariances_have_a_closed_form() -> None:
+    """With common axes it is the squared distance of the means and of the deviations."""
+    axes, one, other = rotation(3), np.array([1, 2, 3, 4, 5, 6.0]), np.array([6, 1, 0.5, 4, 0, 2.0])
+    a = gaussian(5, np.zeros(WIDTH), axes, one)
+    b = gaussian(6, np.full(WIDTH, 2.0), axes, other)
+    assert distance(a, b) == pytest.approx(4 * WIDTH + float(((one - other) ** 2).sum()), rel=1e-11)
+
+
+def test_orthogonal_features_do_not_overlap() -> None:
+    """Sets that vary along different axes: the traces add up, and nothing is taken off."""
+    axes = rotation(4)
+    a = gaussian(7, np.zeros(WIDTH), axes, np.array([1, 2, 3, 0, 0, 0.0]))
+    b = gaussian(8, np.zeros(WIDTH), axes, np.array([0, 0, 0, 4, 5, 6.0]))
+    assert distance(a, b) == pytest.approx(1 + 4 + 9 + 16 + 25 + 36, rel=1e-11)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(100, 8), (9, 40)])
+def test_it_is_symmetric_and_zero_for_equal_sets(rows: int, width: int) -> None:
+    a, b = features(5, rows, width), features(6, rows + 3, width)
+    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-12)
+    scale = float(np.trace(np.cov(a.T)))
+    shuffled = np.random.default_rng(0).permutation(a)
+    assert distance(a, a) == pytest.approx(0, abs=1e-12 * scale)
+    assert distance(a, shuffled) == pytest.approx(0, abs=1e-12 * scale)
+    assert distance(a, b) > 0.1 * scale
+
+
+def test_rotating_both_sets_changes_nothing() -> None:
+    a, b, axes = features(7, 40, WIDTH), features(8, 50, WIDTH), rotation(5)
+    assert distance(a @ axes, b @ axes) == pytest.approx(distance(a, b), rel=1e-11)
+
+
+def test_features_in_fp32_are_worked_on_in_double() -> None:
+    """A common offset of 1000 would otherwise swallow the digits that matter."""
+    a, b = (torch.from_numpy(features(seed, 100, WIDTH) + 1000).float() for seed in (9, 10))
+    assert frechet_distance(a, b) == frechet_distance(a.double(), b.double())
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((1, 4), (5, 4)), ((5, 4), (1, 4)), ((5, 4), (5, 3)), ((5,), (5,)), ((5, 4, 1), (5, 4, 1))]
+)
+def test_sets_that_cannot_be_compared(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least 2 features of one width"):
+        frechet_distance(torch.zeros(a), torch.zeros(b))

@@ -1,0 +1,152 @@
+"""The trials of a sweep: every combination once, each a valid experiment."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from causalfusion import PRESETS
+from causalfusion_platform.config.compose import load_experiment
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.launch.sweep import trial_experiment, trials_of
+
+MakeExperiment = Callable[..., Experiment]
+
+
+def sweep_of(make: MakeExperiment, grid: dict[str, list[Any]], **changes: object) -> Experiment:
+    return make(sweep={"grid": grid}, **changes)
+
+
+def test_the_trials_are_the_product(make_experiment: MakeExperiment) -> None:
+    grid: dict[str, list[Any]] = {
+        "objective.ar_decay": [1.0, 0.9],
+        "seed": [0, 1, 2],
+        "sampling.patch_order": ["raster", "random"],
+    }
+    trials = trials_of(sweep_of(make_experiment, grid))
+    expected = [
+        {"objective.ar_decay": decay, "seed": seed, "sampling.patch_order": order}
+        for decay in (1.0, 0.9)
+        for seed in (0, 1, 2)
+        for order in ("raster", "random")
+    ]
+    assert [trial.values for trial in trials] == expected
+    assert trials[0].name == "ar_decay-1.0.seed-0.patch_order-raster"
+
+
+def test_the_shipped_sweep() -> None:
+    trials = trials_of(load_experiment("sweeps/gamma"))
+    assert [trial.name for trial in trials] == ["ar_decay-1.0", "ar_decay-0.95", "ar_decay-0.9", "ar_decay-0.8"]
+
+
+def test_a_trial_is_the_experiment_with_its_values(make_experiment: MakeExperiment, own_folder: Path) -> None:
+    experiment = sweep_of(make_experiment, {"objective.ar_decay": [0.5], "optim.betas": [[0.8, 0.7]]})
+    (trial,) = trials_of(experiment)
+    changed = trial_experiment(experiment, trial)
+    assert (changed.objective.ar_decay, changed.optim.betas) == (0.5, (0.8, 0.7))
+    assert changed.run_dir == own_folder / "runs/test" / trial.name
+    assert changed.tracking_uri == experiment.tracking_uri == f"sqlite:///{own_folder}/runs/mlflow.db"
+    assert changed.sweep is None
+    back = {"name": "test", "runs": experiment.runs, "sweep": experiment.sweep, "tracking": experiment.tracking}
+    back |= {"objective": experiment.objective, "optim": experiment.optim}
+    assert changed.model_copy(update=back) == experiment
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["raster", "dilated"],
+        [[0.9, 0.95], [0.5, 0.5]],
+        [None, 4],
+        [1e-4, 1e-5],
+        [0, 1],
+    ],
+)
+def test_names_are_those_of_folders(make_experiment: MakeExperiment, values: list[Any]) -> None:
+    keys = ["sampling.patch_order", "optim.betas", "objective.num_ar_steps", "optim.base_lr", "seed"]
+    key = next(key for key in keys if valid(make_experiment, key, values[0]))
+    trials = trials_of(sweep_of(make_experiment, {key: values}))
+    names = [trial.name for trial in trials]
+    assert len(set(names)) == len(values)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name)
+        assert name.startswith(f"{key.rsplit('.')[-1]}-")
+
+
+def valid(make: MakeExperiment, key: str, value: object) -> bool:
+    try:
+        trials_of(sweep_of(make, {key: [value]}))
+    except UserError:
+        return False
+    return True
+
+
+def test_a_sweep_over_models(make_experiment: MakeExperiment) -> None:
+    experiment = sweep_of(make_experiment, {"model.preset": ["tiny", "digits"]})
+    models = [trial_experiment(experiment, trial).model for trial in trials_of(experiment)]
+    assert models == [PRESETS["tiny"], PRESETS["digits"]]
+
+
+@pytest.mark.parametrize(
+    ("grid", "part"),
+    [
+        ({"objective.ar_decy": [1.0]}, "did you mean 'objective.ar_decay'"),
+        ({"objective.ar_decay": [1.0, 2.0]}, "[0, 1], got 2.0"),
+        ({"train.images": ["many"]}, "train.images"),
+        ({"train.num_workers": [1, 3]}, "not a multiple of num_workers 3"),
+        ({"ar_decay": [1.0]}, "ar_decay: unknown key"),
+        ({"seed.inner": [1]}, "seed"),
+    ],
+)
+def test_a_combination_that_is_not_an_experiment(
+    make_experiment: MakeExperiment, grid: dict[str, list[Any]], part: str
+) -> None:
+    """Found before anything is started; the message names the trial."""
+    with pytest.raises(UserError) as caught:
+        trials_of(sweep_of(make_experiment, grid))
+    assert part in str(caught.value)
+    assert re.search(r"experiment 'test/\S+' has 1 wrong value", str(caught.value))
+    assert "causalfusion config schema" in str(caught.value)
+
+
+def test_only_a_combination_is_wrong(make_experiment: MakeExperiment) -> None:
+    """Each value on its own is fine: 12 images over 4 workers, 10 over 2; not 10 over 4."""
+    grid: dict[str, list[Any]] = {"train.global_batch_size": [12, 10], "train.num_workers": [2, 4]}
+    with pytest.raises(UserError, match="global_batch_size 10 is not a multiple of num_workers 4"):
+        trials_of(sweep_of(make_experiment, grid))
+
+
+@pytest.mark.parametrize("values", [[1, 1], [0, 1, 0]])
+def test_a_combination_twice(make_experiment: MakeExperiment, values: list[int]) -> None:
+    with pytest.raises(UserError, match=r"sweep\.grid has a combination twice: seed-"):
+        trials_of(sweep_of(make_experiment, {"seed": values}))
+
+
+def test_keys_of_one_name_in_two_sections(make_experiment: MakeExperiment) -> None:
+    grid: dict[str, list[Any]] = {"objective.num_ar_steps": [1, 2], "sampling.num_ar_steps": [1, 2]}
+    trials = trials_of(sweep_of(make_experiment, grid))
+    assert [tuple(trial.values.values()) for trial in trials] == list(itertools.product([1, 2], repeat=2))
+    assert len({trial.name for trial in trials}) == 4
+
+
+def test_no_values(make_experiment: MakeExperiment) -> None:
+    """A sweep without trials is a mistake."""
+    with pytest.raises(UserError, match=r"sweep\.grid"):
+        trials_of(sweep_of(make_experiment, {"seed": [0], "objective.ar_decay": []}))
+
+
+def test_no_sweep_section(make_experiment: MakeExperiment) -> None:
+    with pytest.raises(UserError) as caught:
+        trials_of(make_experiment())
+    message = str(caught.value)
+    assert "'test' has no sweep section" in message
+    assert "causalfusion sweep sweeps/gamma" in message
+    advice = re.search(r"'(sweep\.grid=.*)'", message)
+    assert advice is not None
+    assert len(trials_of(load_experiment("quickstart", [advice[1]]))) == 2

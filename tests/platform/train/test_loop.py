@@ -1,0 +1,151 @@
+"""The training loop's bookkeeping: how long it runs, and when hooks run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.read import Batch
+from causalfusion_platform.train.loop import StepResult, TrainLoop, TrainState, crossed
+
+NUMBERS = st.integers(0, 300)
+
+
+class Engine:
+    """What the loop itself asks of an engine."""
+
+    def get_global_grad_norm(self) -> float | None:
+        return None
+
+
+class Counter:
+    """An average of weights that only notes when it is updated."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def update(self, step: int) -> None:
+        self.steps.append(step)
+
+
+class Loop(TrainLoop):
+    """A loop whose steps train nothing."""
+
+    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        self.last_rate, self.last_ar_steps = 0.5, 3
+        return torch.tensor(float(batch.samples.start)), torch.tensor(0.0)
+
+
+class Notes:
+    """A hook that notes when it runs and what it sees."""
+
+    def __init__(self, every_images: int, at_end: bool) -> None:
+        self.every_images, self.at_end = every_images, at_end
+        self.ran: list[int] = []
+        self.seen: list[StepResult] = []
+
+    def observe(self, result: StepResult) -> None:
+        self.seen.append(result)
+
+    def run(self, loop: TrainLoop) -> None:
+        assert len(self.seen) >= 1
+        self.ran.append(loop.state.images_seen)
+
+
+def make_loop(images: int, batch: int, steps_done: int = 0) -> Loop:
+    experiment = Experiment.model_validate(
+        {"name": "x", "model": {"preset": "tiny"}, "train": {"images": images, "global_batch_size": batch}}
+    )
+    state = TrainState(steps_done, steps_done * batch)
+    nothing: Any = None
+    average: Any = Counter()
+    return Loop(experiment, Engine(), nothing, average, state, torch.device("cpu"))
+
+
+def batches(start: int, size: int, count: int) -> Iterator[Batch]:
+    empty = torch.zeros(0)
+    for index in range(count):
+        yield Batch(range(start + index * size, start + (index + 1) * size), empty, empty, empty)
+
+
+@given(NUMBERS, NUMBERS, st.integers(1, 60))
+def test_crossed_is_a_multiple_in_between(before: int, length: int, every: int) -> None:
+    between = range(before + 1, before + length + 1)
+    assert crossed(before, before + length, every) == any(number % every == 0 for number in between)
+
+
+@given(
+    st.integers(1, 120),
+    st.integers(1, 20),
+    st.integers(1, 50),
+    st.booleans(),
+    st.integers(0, 5),
+)
+def test_hooks_run_at_their_cadence(images: int, batch: int, every: int, at_end: bool, done: int) -> None:
+    """Whole batches until all images are seen; the hook at each batch that passes a multiple, and once at the end."""
+    total = next(n for n in range(0, 200, batch) if n >= images)
+    start = min(done * batch, total)
+    loop, hook = make_loop(images, batch, start // batch), Notes(every, at_end)
+    loop.run(batches(start, batch, 200), [hook])
+    expected = {
+        images_seen
+        for images_seen in range(start + batch, total + 1, batch)
+        if any(number % every == 0 for number in range(images_seen - batch + 1, images_seen + 1))
+        or (at_end and images_seen == total)
+    }
+    assert hook.ran == sorted(expected)
+    assert loop.state == TrainState(total // batch, total)
+    assert len(hook.seen) == (total - start) // batch
+
+
+def test_a_hook_runs_once_when_its_cadence_falls_on_the_end() -> None:
+    loop, both, end, never = make_loop(100, 10), Notes(50, True), Notes(1000, True), Notes(1000, False)
+    loop.run(batches(0, 10, 10), [both, end, never])
+    assert (both.ran, end.ran, never.ran) == ([50, 100], [100], [])
+
+
+def test_a_finished_run_does_nothing() -> None:
+    loop, hook = make_loop(100, 10, 10), Notes(1, True)
+    assert loop.run(iter(()), [hook]) == TrainState(10, 100)
+    assert (hook.ran, hook.seen) == ([], [])
+
+
+def test_hooks_see_every_step_in_order(make_experiment: Callable[..., Experiment]) -> None:
+    loop, hook = make_loop(100, 30), Notes(1, False)
+    loop.run(batches(0, 30, 4), [hook])
+    assert [float(result.loss) for result in hook.seen] == [0, 30, 60, 90]
+    average: Any = loop.ema
+    assert average.steps == [1, 2, 3, 4]
+    for result in hook.seen:
+        assert (result.images, result.learning_rate, result.num_ar_steps, result.grad_norm) == (30, 0.5, 3, 0.0)
+        assert 0 <= result.data_seconds <= result.seconds
+
+
+def test_hooks_run_in_their_order() -> None:
+    order: list[str] = []
+
+    class Named(Notes):
+        def __init__(self, name: str) -> None:
+            super().__init__(10, False)
+            self.name = name
+
+        def run(self, loop: TrainLoop) -> None:
+            order.append(self.name)
+
+    make_loop(20, 10).run(batches(0, 10, 2), [Named("first"), Named("second")])
+    assert order == ["first", "second"] * 2
+
+
+def test_time_spent_waiting_for_data_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0, 4.0, 10.0, 10.5, 12.0])  # before, after the batch, after the step
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    hook = Notes(1000, False)
+    make_loop(20, 10).run(batches(0, 10, 2), [hook])
+    assert [(result.data_seconds, result.seconds) for result in hook.seen] == [(3.0, 4.0), (0.5, 2.0)]

@@ -48,13 +48,14 @@ def test_platform_is_pythons_own(repository: Path) -> None:
 @pytest.mark.ray
 def test_platform_is_pythons_own_in_a_ray_worker(repository: Path, tmp_path: Path, ray_cluster: None) -> None:
     """Also in a worker whose working_dir holds a platform/ folder, as a submitted checkout does."""
-    for folder in ("platform/causalfusion_platform", "models/causalfusion"):
-        target = tmp_path / folder
-        target.mkdir(parents=True)
-        for file in (repository / folder).glob("*.py"):
-            (target / file.name).write_bytes(file.read_bytes())
+    package = tmp_path / "checkout.zip"
+    with zipfile.ZipFile(package, "w") as archive:
+        for root in ("platform", "models"):
+            for file in (repository / root).rglob("*.py"):
+                # Ray drops the top folder of an archive.
+                archive.write(file, Path("checkout") / file.relative_to(repository))
 
-    @ray.remote(num_cpus=0, runtime_env={"working_dir": str(tmp_path)})
+    @ray.remote(num_cpus=0, runtime_env={"working_dir": package.as_uri()})
     def where() -> tuple[str, bool, str]:
         import platform
 

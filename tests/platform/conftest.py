@@ -13,7 +13,6 @@ from hypothesis import settings
 
 from causalfusion import PRESETS, CausalFusion
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.shards import Latents, write_shards
 
@@ -36,20 +35,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAUSALFUSION_HOME", raising=False)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def shipped() -> Path:
-    """Return the checkout's folder of experiments."""
-    return Path(__file__).parents[2] / "experiments"
-
-
-@pytest.fixture(scope="session")
-def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the bundled digits, for reading only."""
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    write_digits(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

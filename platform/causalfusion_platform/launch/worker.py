@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
 import os
@@ -93,16 +94,15 @@ def local_worker(job: Job, progress: ProgressSink) -> TrainingTimes:
         )
 
     device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
-    # DeepSpeed reads its place from the environment, as launchers set it.
+    _be_the_only_process("nccl" if device.type == "cuda" else "gloo")
+    return train_and_sample(job, Surroundings(device, batches, progress, lambda *_: None))
+
+
+def _be_the_only_process(backend: str) -> None:
+    # DeepSpeed reads its place from the environment, as launchers set it, and keeps process groups for good: a
+    # second run in this process must find the first one's group alive.
     os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
-    with tempfile.TemporaryDirectory() as folder:
-        torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"file://{folder}/store",
-            rank=0,
-            world_size=1,
-        )
-        try:
-            return train_and_sample(job, Surroundings(device, batches, progress, lambda *_: None))
-        finally:
-            torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        atexit.register(torch.distributed.destroy_process_group)

@@ -50,12 +50,15 @@ def write_yaml(path: Path, text: str) -> None:
 def test_quickstart_has_its_documented_values() -> None:
     experiment = load_experiment("quickstart")
     assert experiment.model == PRESETS["digits"]
-    assert (experiment.train.images, experiment.train.global_batch_size) == (38_400, 128)
-    assert (experiment.train.steps, experiment.train.total_images) == (300, 38_400)
+    assert (experiment.name, experiment.description) == (
+        "quickstart",
+        "CausalFusion on scikit-learn's handwritten digits, pixels as latents",
+    )
     assert (experiment.train.num_workers, experiment.train.zero_stage) == (2, 1)
-    assert experiment.learning_rate == pytest.approx(0.002, rel=1e-12)  # 4e-3 per 256 images
     assert (experiment.objective.ar_decay, experiment.objective.ar_weight) == (0.9, 2.0)
-    assert experiment.evaluation.num_samples == 200
+    assert (experiment.sampling.num_ar_steps, experiment.evaluation.num_samples) == (1, 200)
+    assert experiment.optim.betas == (0.9, 0.95)
+    assert experiment.train.total_images == experiment.train.images  # whole batches
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke"])
@@ -73,9 +76,9 @@ def test_every_value_of_a_shipped_file_arrives(name: str) -> None:
             assert found[section] == values
 
 
-def test_the_names_are_those_of_the_files(shipped: Path) -> None:
-    files = [path.stem for path in shipped.glob("*.yaml")]
-    files += [f"sweeps/{path.stem}" for path in (shipped / "sweeps").glob("*.yaml")]
+def test_the_names_are_those_of_the_files() -> None:
+    files = [path.stem for path in SHIPPED.glob("*.yaml")]
+    files += [f"sweeps/{path.stem}" for path in (SHIPPED / "sweeps").glob("*.yaml")]
     assert experiment_names() == sorted(files)
     assert {"quickstart", "smoke", "sweeps/gamma"} <= set(files)
 
@@ -248,7 +251,7 @@ def test_every_fault_is_listed() -> None:
         ("model.depth=0", ["model", "depth", "at least 1", "0"]),
         ("model.preset=huge", ["model", "'huge'", "tiny", "L/2"]),
         ("model.patch_size=3", ["model", "input_size 8", "patch_size 3"]),
-        ("train.num_workers=3", ["train", "global_batch_size 128", "num_workers 3"]),
+        ("train.num_workers=7", ["train", "global_batch_size", "not a multiple of num_workers 7"]),
         ("objective.num_ar_steps=17", ["objective.num_ar_steps 17", "16 image tokens"]),
         ("sampling.num_ar_steps=17", ["sampling.num_ar_steps 17", "16 image tokens"]),
         ("name=a/b", ["name", "'a/b'"]),
@@ -354,9 +357,9 @@ def test_an_own_experiment_uses_shipped_groups_and_experiments(own_folder: Path)
 
 
 def test_an_own_group_serves_shipped_experiments(own_folder: Path) -> None:
-    write_yaml(own_folder / "experiments/model/small.yaml", "preset: digits\nhidden_size: 64\n")
+    write_yaml(own_folder / "experiments/model/small.yaml", "preset: digits\nclass_tokens: 7\n")
     experiment = load_experiment("quickstart", ["model=small"])
-    assert experiment.model == dataclasses.replace(PRESETS["digits"], hidden_size=64)
+    assert experiment.model == dataclasses.replace(PRESETS["digits"], class_tokens=7)
     assert "small" in message_of("quickstart", "model=smoll")
 
 
@@ -364,9 +367,9 @@ def test_an_own_group_serves_shipped_experiments(own_folder: Path) -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_folder_of_any_name(own_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     place = own_folder / name
-    write_yaml(place / "experiments/model/small.yaml", "preset: digits\nhidden_size: 64\n")
+    write_yaml(place / "experiments/model/small.yaml", "preset: digits\nclass_tokens: 7\n")
     monkeypatch.chdir(place)
-    assert load_experiment("quickstart", ["model=small"]).model.hidden_size == 64
+    assert load_experiment("quickstart", ["model=small"]).model.class_tokens == 7
 
 
 def test_paths_count_from_the_home_folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

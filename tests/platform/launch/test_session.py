@@ -60,7 +60,7 @@ def test_too_few_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_without_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     set_cluster(monkeypatch)
-    with pytest.raises(UserError, match="the cluster has 0\n.*up to 0"):
+    with pytest.raises(UserError, match=r"the cluster has 0\n.*up to 0"):
         check_resources(1, 1, 0, 0.25)
 
 

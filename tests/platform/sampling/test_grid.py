@@ -14,11 +14,19 @@ from torch import Tensor
 from causalfusion_platform.sampling.grid import sample_grid, to_pixels
 
 NAMES = ["zero", "one", "a rather long name", "three"]
-GAP = 2
+COLUMNS = 4
 
 
 def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
+
+
+def gap_of(grid: Image.Image, rows: int, cell: int) -> int:
+    """Return the space between tiles: as much as above the first row and below the last."""
+    gap, rest = divmod(grid.height - rows * cell, rows + 1)
+    assert rest == 0
+    assert gap > 0
+    return gap
 
 
 def exact_images(count: int, channels: int, size: int) -> tuple[Tensor, npt.NDArray[np.uint8]]:
@@ -57,17 +65,16 @@ def test_tiles_are_exact(channels: int, size: int, cell: int) -> None:
     images, pixels = exact_images(len(labels), channels, size)
     grid = sample_grid(images, labels, NAMES, columns=3, cell=cell)
     found = pixels_of(grid)
-    pitch = cell + GAP
-    margin = grid.width - 3 * pitch
-    assert grid.mode == "RGB"
-    assert grid.height == 3 * pitch + GAP
+    gap = gap_of(grid, 3, cell)
+    margin = grid.width - 3 * (cell + gap)
     rows = {0: [1, 5], 2: [3], 3: [0, 2, 4]}  # the fourth 3 does not fit
-    expected = np.full((grid.height, 3 * pitch, 3), 255, np.uint8)
+    expected = np.full((grid.height, 3 * (cell + gap), 3), 255, np.uint8)
     for row, indices in enumerate(rows.values()):
         for column, index in enumerate(indices):
             enlarged = pixels[index].repeat(cell // size, axis=0).repeat(cell // size, axis=1)
-            top, left = GAP + row * pitch, column * pitch
+            top, left = gap + row * (cell + gap), column * (cell + gap)
             expected[top : top + cell, left : left + cell] = enlarged  # gray spreads over the three channels
+    assert grid.mode == "RGB"
     assert np.array_equal(found[:, margin:], expected)
 
 
@@ -82,25 +89,23 @@ def test_of_many_channels_the_first_three_are_drawn() -> None:
 @pytest.mark.parametrize("cell", [16, 48, 96])
 def test_names_stand_at_the_left_of_their_rows(cell: int) -> None:
     images, _ = exact_images(3, 1, 8)
-    grid = sample_grid(images, torch.tensor([0, 2, 3]), NAMES, columns=4, cell=cell)
-    pitch = cell + GAP
-    ink = pixels_of(grid)[:, : grid.width - 4 * pitch].min(axis=2) < 128
+    grid = sample_grid(images, torch.tensor([0, 2, 3]), NAMES, columns=COLUMNS, cell=cell)
+    gap = gap_of(grid, 3, cell)
+    ink = pixels_of(grid)[:, : grid.width - COLUMNS * (cell + gap)].min(axis=2) < 128
     assert not ink[:, :2].any()
-    assert not ink[:, -1].any()  # the longest name is not cut
-    written = []
+    assert not ink[:, -2:].any()  # the longest name ends before the tiles
+    widths = []
     for row in range(3):
-        part = ink[GAP + row * pitch : GAP + row * pitch + cell]
-        assert part.any()
-        rows = np.flatnonzero(part.any(axis=1))
+        part = ink[gap + row * (cell + gap) :][:cell]
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
         assert abs((rows[0] + rows[-1] + 1) / 2 - cell / 2) < cell / 6
-        written.append(int(np.flatnonzero(part.any(axis=0))[-1]))
-    assert written[1] == max(written)  # the long name is the second row's
+        widths.append(columns[-1] - columns[0])
+    assert widths[1] == max(widths)  # the long name is the second row's
 
 
 def test_only_the_classes_that_occur_have_rows() -> None:
     images, _ = exact_images(3, 1, 8)
-    one, two = (
-        sample_grid(images, torch.tensor([1, 1, 1]), NAMES),
-        sample_grid(images, torch.tensor([3, 1, 1]), NAMES),
-    )
-    assert (one.height, two.height) == (50 + GAP, 100 + GAP)
+    labels = torch.tensor([1, 1, 1])
+    heights = [sample_grid(images, labels + extra, NAMES).height for extra in (0, torch.tensor([2, 0, 0]))]
+    gap = gap_of(sample_grid(images, labels, NAMES), 1, 48)
+    assert heights == [48 + 2 * gap, 2 * 48 + 3 * gap]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_images_come_back_pixel_by_pixel(store: Store) -> None:
         tracker.image("samples", Image.fromarray(pixels), step)
     files = [Path(file.path) for file in store.client.list_artifacts(run, "images")]
     originals = [file for file in files if file.suffix == ".png"]
-    assert sorted(file.name.split("%")[2] for file in originals) == ["128", "256"]
+    found_steps = [re.match(r"samples\Wstep\W(\d+)\W", file.name) for file in originals]
+    assert sorted(step[1] for step in found_steps if step) == ["128", "256"]
     for file in originals:
         found = np.asarray(Image.open(store.client.download_artifacts(run, str(file))))
         assert np.array_equal(found, pixels)

@@ -89,7 +89,7 @@ def test_crossed_is_a_multiple_in_between(before: int, length: int, every: int) 
     st.integers(0, 5),
 )
 def test_hooks_run_at_their_cadence(images: int, batch: int, every: int, at_end: bool, done: int) -> None:
-    """Whole batches until all images are seen; the hook at each batch that passes a multiple, and once at the end."""
+    """Whole batches until all images are seen; the hook whenever a multiple is passed, and once at the end."""
     total = next(n for n in range(0, 200, batch) if n >= images)
     start = min(done * batch, total)
     loop, hook = make_loop(images, batch, start // batch), Notes(every, at_end)

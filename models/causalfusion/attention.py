@@ -35,7 +35,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         (B, H, Nq, E).
     """
-    if attention_form(v.device, v.dtype, k.shape[-2]) == "sdpa":
+    return attend_in_form(attention_form(v.device, v.dtype, k.shape[-2]), q, k, v, mask)
+
+
+def attend_in_form(form: AttentionForm, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Do what `attend` does, in the form that is named."""
+    if form == "sdpa":
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.launch.sweep import run_sweep
@@ -22,12 +24,14 @@ def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: P
         "sweep.grid={objective.ar_decay: [1.0, 0.5]}",
     ]
     composed = compose_experiment("smoke", overrides)
-    lines: list[str] = []
-    result = run_sweep(composed, lines.append)
+    # A real console, which cannot be pickled: Tune pickles the callbacks that it is given.
+    console = Console(record=True, file=io.StringIO())
+    result = run_sweep(composed, console.print)
     assert result.failed == 0
     assert result.columns[:2] == ["objective.ar_decay", "class_accuracy"]
     assert sorted(row[0] for row in result.rows) == [0.5, 1.0]
-    assert sum("trial " in line for line in lines) == 2
+    lines = console.export_text().splitlines()
+    assert sum(line.startswith("trial ") for line in lines) == 2
     assert "objective.ar_decay" in (home / "runs" / "decay" / "results.md").read_text()
 
     client = MlflowClient(composed.experiment.tracking_uri)
@@ -40,6 +44,6 @@ def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: P
     assert {run.data.params["objective.ar_decay"] for run in children} == {"0.5", "1.0"}
     assert all(run.info.status == "FINISHED" for run in children)
 
-    again = run_sweep(composed, lines.append)
+    again = run_sweep(composed, console.print)
     assert again.rows == result.rows  # speeds and seconds too: the very summaries
     assert len(client.search_runs([parent.info.experiment_id])) == 3

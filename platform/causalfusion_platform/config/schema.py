@@ -74,7 +74,9 @@ class TrainConfig(Section):
     num_workers: int = Field(1, ge=1)
     """Ray Train workers, each one process; must divide the global batch size."""
     cpus_per_worker: float = Field(1.0, gt=0)
-    """CPUs reserved per worker. Leave some for reading data: 2 workers × 0.5 on 2 cores."""
+    """CPUs reserved per worker, which also has that many threads (at least one).
+
+    Reading data needs some too: 2 workers × 0.5 on 2 cores."""
     gpus_per_worker: float = Field(0.0, ge=0)
     """GPUs reserved per worker."""
     zero_stage: Literal[0, 1, 2, 3] = 1

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+from ray import tune
+
 from ..config.compose import Composed, with_overrides
 from ..config.errors import UserError
 from ..config.schema import Experiment
-from ..report.tables import markdown_table
+from ..report.tables import cell, markdown_table
 from ..tracking.mlflow import MlflowTracker
 from .run_folder import check_same_config, open_run, read_state
 from .session import check_resources, ray_session
@@ -116,9 +121,42 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
     return result
 
 
-def _concurrent_trials(experiment: Experiment) -> int:
-    import ray
+class Announce(tune.Callback):  # type: ignore[misc]
+    """Say when a trial ends."""
 
+    def __init__(self, total: int, metric: str, say: Callable[[str], None]) -> None:
+        self.total, self.metric, self.say = total, metric, say
+        self.ended = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks to restore them elsewhere; a terminal cannot travel.
+        return {**self.__dict__, "say": _say_nothing}
+
+    def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
+        """Name the trial and its metric."""
+        summary = trial.last_result
+        self._announce(f"{summary['trial']}  {self.metric} {cell(summary.get(self.metric))}")
+
+    def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
+        """Name the trial that failed."""
+        self._announce(f"{trial.config['trial']}  failed")
+
+    def _announce(self, text: str) -> None:
+        self.ended += 1
+        self.say(f"trial {self.ended}/{self.total}  {text}")
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def sweep_metric(experiment: Experiment) -> str:
+    """Return the number by which trials are ranked."""
+    assert experiment.sweep is not None
+    return experiment.sweep.metric
+
+
+def _concurrent_trials(experiment: Experiment) -> int:
     train, data = experiment.train, experiment.data
     check_resources(train.num_workers, train.cpus_per_worker, train.gpus_per_worker, data.cpus_per_task)
     have = ray.cluster_resources()
@@ -131,10 +169,6 @@ def _concurrent_trials(experiment: Experiment) -> int:
 def _fit(
     composed: Composed, trials: list[Trial], parent: str, concurrent: int, say: Callable[[str], None]
 ) -> list[tuple[Trial, dict[str, Any] | None, str | None]]:
-    import time
-
-    from ray import tune
-
     experiment = composed.experiment
     by_name = {trial.name: trial for trial in trials}
 
@@ -144,18 +178,8 @@ def _fit(
         summary = run_training(nested, parent=parent).summary
         tune.report({**summary, "trial": trial.name})
 
-    class Announce(tune.Callback):  # type: ignore[misc]
-        ended = 0
-
-        def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
-            self.ended += 1
-            summary, metric = trial.last_result, experiment.sweep.metric if experiment.sweep else ""
-            say(f"trial {self.ended}/{len(by_name)}  {summary['trial']}  {metric} {summary.get(metric)}")
-
-        def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
-            self.ended += 1
-            say(f"trial {self.ended}/{len(by_name)}  {trial.config['trial']}  failed")
-
+    # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"CPU": _TRIAL_CPUS}),
         param_space={"trial": tune.grid_search(list(by_name))},
@@ -164,7 +188,7 @@ def _fit(
             # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
             name=f"launch-{time.time_ns()}",
             storage_path=str(experiment.run_dir / "tune"),
-            callbacks=[Announce()],
+            callbacks=[Announce(len(trials), sweep_metric(experiment), say)],
             verbose=0,
         ),
     )
@@ -183,7 +207,7 @@ def _tabulate(
     experiment: Experiment, results: list[tuple[Trial, dict[str, Any] | None, str | None]], run_id: str
 ) -> SweepResult:
     assert experiment.sweep is not None
-    metric, sign = experiment.sweep.metric, -1 if experiment.sweep.mode == "max" else 1
+    metric, sign = sweep_metric(experiment), -1 if experiment.sweep.mode == "max" else 1
     measured = [metric, *(column for column in _COLUMNS if column != metric)]
 
     def rank(entry: tuple[Trial, dict[str, Any] | None, str | None]) -> tuple[bool, float]:

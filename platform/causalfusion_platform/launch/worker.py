@@ -51,7 +51,8 @@ def ray_worker(job: Job, board: Any) -> None:
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
+    torch.set_num_threads(max(1, int(job.experiment.train.cpus_per_worker)))
 
     def batches(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> Iterator[Batch]:
         spec = stream_spec(experiment, manifest, start, stop)

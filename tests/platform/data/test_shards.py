@@ -15,9 +15,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.data import shards
 from causalfusion_platform.data.digits import ensure_digits, write_digits
-from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.data.manifest import Manifest, sha256_of
 from causalfusion_platform.data.read import read_all
 from causalfusion_platform.data.shards import Latents, write_shards
 from causalfusion_platform.data.validate import open_shards
@@ -119,17 +118,16 @@ def test_an_interrupted_writer_leaves_nothing_to_trust(
     if already_there:
         write_digits(folder)
     calls = 0
-    real = shards.sha256_of
 
     def sha256_or_stop(path: Path) -> str:
         nonlocal calls
         calls += 1
         if calls == interrupted_at:
             raise KeyboardInterrupt
-        return real(path)
+        return sha256_of(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "sha256_of", sha256_or_stop)
+        patch.setattr("causalfusion_platform.data.shards.sha256_of", sha256_or_stop)
         with pytest.raises(KeyboardInterrupt):
             write_digits(folder)
     assert list(folder.glob("*.parquet"))

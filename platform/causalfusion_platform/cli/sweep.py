@@ -35,4 +35,5 @@ def sweep(
         rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
         print(json.dumps({"mlflow_run_id": result.mlflow_run_id, "failed": result.failed, "trials": rows}))
     if result.failed:
+        console.print(f"{result.failed} trial(s) have no result; the same command runs them again")
         raise typer.Exit(1)

@@ -46,6 +46,7 @@ class SweepResult:
     rows: list[list[Any]]
     """One row a trial, the best first: its values, then what was measured (or its error)."""
     failed: int
+    """Trials without a result: failed, or stopped. The same call runs them again."""
     mlflow_run_id: str
 
 
@@ -198,8 +199,12 @@ def _fit(
     results = []
     for result in grid:
         trial = by_name[result.config["trial"]]
-        error = None if result.error is None else str(result.error).strip().splitlines()[-1]
-        results.append((trial, None if error else result.metrics, error))
+        metrics, error = result.metrics or {}, None
+        if result.error is not None:
+            error = str(result.error).strip().splitlines()[-1]
+        elif "trial" not in metrics:  # Ctrl-C: Tune stops its trials and returns as if all were well
+            error = "stopped before its end"
+        results.append((trial, None if error else metrics, error))
     return results
 
 

@@ -61,10 +61,10 @@ class Surroundings:
 class TrainingTimes:
     """What the workers measured."""
 
-    start_seconds: float
-    """From the worker's start to its first step: engine, data, restoring."""
     train_seconds: float
     """Optimizer steps alone, waiting for data included."""
+    hook_seconds: float
+    """Metrics, checkpoints and grids."""
     sample_seconds: float
     """The final samples."""
     images: int
@@ -73,7 +73,6 @@ class TrainingTimes:
 
 def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     """Train one rank's part of a job to its end, then generate the final samples; ranks run it together."""
-    started = time.perf_counter()
     experiment = job.experiment
     rank = torch.distributed.get_rank()
     manifest = Manifest.read(experiment.data.path)
@@ -117,8 +116,9 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
             around.saved,
         ),
     ]
-    start_seconds = time.perf_counter() - started
+    started = time.perf_counter()
     loop.run(batches, hooks)
+    loop_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
     sampler.load_state_dict(ema.full_state())
@@ -129,8 +129,8 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"latents": latents, "labels": request.labels}, path)
     return TrainingTimes(
-        start_seconds=start_seconds,
         train_seconds=metrics.training_seconds,
+        hook_seconds=loop_seconds - metrics.training_seconds,
         sample_seconds=time.perf_counter() - started,
         images=loop.state.images_seen - first,
     )

@@ -228,10 +228,11 @@ def _following(read: Callable[[], Any], show: ProgressSink) -> Iterator[None]:
 
 
 def _add_worker_stages(stages: Stages, times: TrainingTimes, wall: float) -> None:
+    inside = times.train_seconds + times.hook_seconds + times.sample_seconds
+    stages.add("workers up and down", max(wall - inside, 0.0))
     stages.add("train", times.train_seconds)
+    stages.add("checkpoints and grids", times.hook_seconds)
     stages.add("sample", times.sample_seconds)
-    rest = wall - times.train_seconds - times.sample_seconds
-    stages.add("start and stop workers, checkpoints, grids", max(rest, 0.0))
 
 
 def _newest_weights(job: Job) -> Path | None:

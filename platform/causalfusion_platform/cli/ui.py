@@ -29,7 +29,8 @@ def ui(
         )
     if not port_is_free(port):
         raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
-    print(f"MLflow dashboard: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    print(f"MLflow dashboard: {page}  (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database}"]
     command += ["--default-artifact-root", (folder / "mlartifacts").as_uri(), "--workers", "1"]

@@ -89,7 +89,7 @@ def test_long_messages_are_not_broken_into_lines(run: Run) -> None:
 
 
 def test_brackets_in_values_are_shown(run: Run) -> None:
-    check_refusal(run("config", "show", "quickstart", "seed=[red]"), "['red']")
+    check_refusal(run("config", "show", "quickstart", "[red]seed[/red]"), "'[red]seed[/red]'")
 
 
 def test_local_is_one_process(run: Run, own_folder: Path) -> None:
@@ -209,6 +209,25 @@ def test_an_empty_or_interrupted_folder_is_filled(run: Run, own_folder: Path, di
     (own_folder / "interrupted/manifest.json").unlink()
     assert run("data", "digits", "interrupted").status == 0
     assert run("data", "verify", "interrupted").status == 0
+    (own_folder / "begun").mkdir()
+    (own_folder / "begun/.shard-00000-of-00004.parquet.4321").write_text("the first shard, not finished")
+    assert run("data", "digits", "begun").status == 0
+    assert run("data", "verify", "begun").status == 0
+
+
+def test_a_damaged_folder_is_made_anew(run: Run, own_folder: Path, digits_folder: Path) -> None:
+    """What `data verify` advises works."""
+    for name in ("no manifest to speak of", "no shards"):
+        folder = Path(shutil.copytree(digits_folder, own_folder / name))
+        if name == "no shards":
+            for shard in folder.glob("*.parquet"):
+                shard.unlink()
+        else:
+            (folder / "manifest.json").write_text('{"version": ')
+        result = run("data", "verify", str(folder))
+        check_refusal(result, f"causalfusion data digits {folder}")
+        assert run("data", "digits", str(folder)).status == 0
+        assert run("data", "verify", str(folder)).status == 0
 
 
 # The dashboard

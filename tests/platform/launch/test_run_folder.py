@@ -150,6 +150,14 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     assert found == free
 
 
+def test_a_key_of_the_old_configuration_that_is_gone(make_experiment: MakeExperiment) -> None:
+    experiment = make_experiment()
+    config = experiment.model_dump(mode="json")
+    config["optim"]["momentum"] = 0.9
+    state = RunState(mlflow_run_id="", tracking_uri="", config=config)
+    assert "\n  optim.momentum: was 0.9, now None" in refusal(state, experiment)
+
+
 # Opening a run
 
 

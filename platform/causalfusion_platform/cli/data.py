@@ -23,13 +23,12 @@ def digits(
     from ..config.errors import UserError
     from ..data.digits import write_digits
     from ..data.manifest import MANIFEST_FILE
+    from ..data.shards import is_replaceable
 
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file())):
-        leftovers = list(out.glob("*.parquet")) if out.is_dir() else []
-        if not leftovers:
-            raise UserError(
-                f"{out} exists and is not a folder of shards\n  name a new or empty folder, such as shards/digits"
-            )
+    if out.exists() and not (out.is_dir() and is_replaceable(out)):
+        raise UserError(
+            f"{out} exists and is not a folder of shards\n  name a new or empty folder, such as shards/digits"
+        )
     manifest = write_digits(out)
     print(
         f"{manifest.rows} latents of {'×'.join(map(str, manifest.shape))} in {len(manifest.shards)} shards, "

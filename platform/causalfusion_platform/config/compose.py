@@ -88,7 +88,7 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
     owner = next((folder for folder in folders if (folder / f"{name}.yaml").is_file()), None)
     if owner is None:
         raise UserError(_unknown_experiment(name, folders))
-    others = ",".join(f"file://{folder}" for folder in folders if folder != owner)
+    others = ",".join(_quoted(f"file://{folder}") for folder in folders if folder != owner)
     arguments = [_as_hydra_override(text, folders) for text in overrides]
     if others:
         arguments.append(f"hydra.searchpath=[{others}]")
@@ -136,6 +136,8 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], name: str) -
         UserError: a key does not exist, or a value is not allowed.
     """
     tree = OmegaConf.create(experiment.model_dump(mode="json"))
+    if "model.preset" in changes:
+        tree.model = {}  # the preset's own values, not those of the model before
     for key, value in changes.items():
         OmegaConf.update(tree, key, value, force_add=True)
     return validate(_plain(tree, resolve=True), name)
@@ -154,6 +156,10 @@ def _plain(tree: DictConfig, *, resolve: bool) -> dict[str, Any]:
     plain = OmegaConf.to_container(tree, resolve=resolve)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _as_hydra_override(text: str, folders: list[Path]) -> str:

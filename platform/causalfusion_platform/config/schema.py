@@ -21,7 +21,7 @@ def _expand_preset(value: object) -> object:
     if not isinstance(value, dict) or "preset" not in value:
         return value
     name = value["preset"]
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"no model preset {name!r}; presets: {', '.join(PRESETS)}")
     return {**vars(PRESETS[name]), **{key: field for key, field in value.items() if key != "preset"}}
 
@@ -43,12 +43,15 @@ class DataConfig(Section):
     """Global batches held ready before the training loop asks for them."""
 
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Section):
     """AdamW, its learning-rate rule, and the EMA (Tables 9 and 10)."""
 
     base_lr: float = Field(1e-4, gt=0)
     """Learning rate per 256 images: the rate is base_lr × global_batch_size / 256 (Table 9: 1e-4)."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     """AdamW momentum (Table 9)."""
     eps: float = Field(1e-8, gt=0)
     """AdamW ε; the paper's release uses 1e-15."""
@@ -173,11 +176,18 @@ class Experiment(Section):
                 raise ValueError(
                     f"{section}.num_ar_steps {steps.num_ar_steps} exceeds the model's {tokens} image tokens"
                 )
-            if steps.patch_order in ("blockwise", "dilated") and block_size % steps.order_block:
+            if steps.patch_order in ("blockwise", "dilated") and (
+                steps.order_block < 1 or block_size % steps.order_block
+            ):
                 raise ValueError(
                     f"{section}.order_block {steps.order_block} does not divide the "
                     f"{block_size}×{block_size} patch grid"
                 )
+        if self.sampling.num_inference_steps > self.diffusion.num_train_steps:
+            raise ValueError(
+                f"sampling.num_inference_steps {self.sampling.num_inference_steps} exceeds "
+                f"diffusion.num_train_steps {self.diffusion.num_train_steps}"
+            )
         return self
 
     @property

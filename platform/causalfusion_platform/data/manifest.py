@@ -86,6 +86,8 @@ class Manifest(BaseModel):
             raise UserError(
                 f"{path} is not a shard manifest of version 1: {where}: {fault['msg']}\n  {make}"
             ) from error
+        if len({shard.file for shard in manifest.shards}) != len(manifest.shards):
+            raise UserError(f"{path} lists a shard twice\n  {make}")
         if sum(shard.rows for shard in manifest.shards) != manifest.rows or any(
             sum(shard.row_groups) != shard.rows for shard in manifest.shards
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..config.errors import UserError
 from .manifest import MANIFEST_FILE, Manifest, Shard, sha256_of
+
+# A shard, or an unfinished shard or manifest.
+_SHARD_FILES = re.compile(r"shard-\d+-of-\d+\.parquet|\.(shard-\d+-of-\d+\.parquet|manifest\.json)\.\d+")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,18 @@ def shard_schema(shape: tuple[int, int, int]) -> pa.Schema:
     )
 
 
+def is_replaceable(folder: Path) -> bool:
+    """Say whether a folder holds nothing but what `write_shards` makes, whole or not."""
+    others = {path.name for path in folder.iterdir() if not _SHARD_FILES.fullmatch(path.name)}
+    if others != {MANIFEST_FILE} or any(folder.glob("shard-*")):
+        return others <= {MANIFEST_FILE}
+    try:  # many programs have a manifest.json
+        Manifest.read(folder)
+    except UserError:
+        return False
+    return True
+
+
 def write_shards(data: Latents, folder: Path, *, rows_per_shard: int, rows_per_group: int) -> Manifest:
     """Write a data set as shards; the manifest comes last, so an interrupted call leaves nothing to trust.
 
@@ -46,6 +63,8 @@ def write_shards(data: Latents, folder: Path, *, rows_per_shard: int, rows_per_g
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    for old in [path for path in folder.iterdir() if _SHARD_FILES.fullmatch(path.name)]:
+        old.unlink()
     rows = len(data.labels)
     shape: tuple[int, int, int] = data.latents.shape[1:]
     schema = shard_schema(shape)

@@ -24,7 +24,6 @@ SUMMARY_FILE = "summary.json"
 _FREE = (
     "description",
     "runs",
-    "tracking.",
     "sweep",
     "data.path",
     "data.prepare",

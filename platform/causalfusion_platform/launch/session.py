@@ -29,7 +29,7 @@ def port_is_free(port: int) -> bool:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
-        except OSError:
+        except (OSError, OverflowError):  # in use, or no port number
             return False
         return True
 
@@ -90,9 +90,11 @@ def check_resources(num_workers: int, cpus_per_worker: float, gpus_per_worker: f
     """
     have = ray.cluster_resources()
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    need = num_workers * cpus_per_worker + data_cpus
+    # Ray counts in 1/10000 of a CPU; so must this, or sums of fractions exceed what they equal.
+    unit = 10_000
+    need = (num_workers * round(cpus_per_worker * unit) + round(data_cpus * unit)) / unit
     if need > cpus:
-        fit = int(max(cpus - data_cpus, 0) / cpus_per_worker)
+        fit = max(round(cpus * unit) - round(data_cpus * unit), 0) // round(cpus_per_worker * unit)
         raise UserError(
             f"train.num_workers={num_workers} × train.cpus_per_worker={cpus_per_worker:g} plus "
             f"{data_cpus:g} for reading data are {need:g} CPUs, but the cluster has {cpus:g}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import re
@@ -63,6 +64,12 @@ def trials_of(experiment: Experiment) -> list[Trial]:
             f"  'sweep.grid={{objective.ar_decay: [1.0, 0.9]}}'"
         )
     grid = experiment.sweep.grid
+    empty = [key for key, choices in grid.items() if not choices]
+    if empty:
+        raise UserError(
+            f"sweep.grid has no values for {', '.join(empty)}\n"
+            f"  give some, such as 'sweep.grid={{{empty[0]}: [1, 2]}}'"
+        )
     trials = []
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
@@ -175,7 +182,7 @@ def _fit(
 
     def run_trial(config: dict[str, Any]) -> None:
         trial = by_name[config["trial"]]
-        nested = Composed(trial_experiment(experiment, trial), composed.unresolved)
+        nested = Composed(trial_experiment(experiment, trial), _as_written(composed, trial))
         summary = run_training(nested, parent=parent).summary
         tune.report({**summary, "trial": trial.name})
 
@@ -206,6 +213,18 @@ def _fit(
             error = "stopped before its end"
         results.append((trial, None if error else metrics, error))
     return results
+
+
+def _as_written(composed: Composed, trial: Trial) -> dict[str, Any]:
+    """Return the sweep's tree as written, less what a trial sets itself: the rest may hold interpolations."""
+    tree = copy.deepcopy(composed.unresolved)
+    for key in ("name", "runs", "sweep", *trial.values):
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.get(part, {})
+        node.pop(last, None)
+    return tree
 
 
 def _tabulate(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def cell(value: Any) -> str:
@@ -17,7 +18,8 @@ def cell(value: Any) -> str:
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *[[cell(value) for value in row] for row in rows]]
+    cells = [[" ".join(cell(value).replace("|", "\\|").split("\n")) for value in row] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -27,5 +29,5 @@ def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[A
     for column in columns:
         table.add_column(column.rsplit(".", 1)[-1], overflow="fold")
     for row in rows:
-        table.add_row(*map(cell, row))
+        table.add_row(*(Text(cell(value)) for value in row))
     return table

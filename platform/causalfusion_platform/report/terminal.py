@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -104,10 +105,10 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
     stages = " · ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["stage_seconds"].items())
     rows.add_row("time", f"{summary['total_seconds']:.0f} s: {stages}")
     rows.add_row("training", f"{summary['images_seen']} images, {summary['images_per_second']:.0f} images/s")
-    rows.add_row("sample grid", as_path(Path(summary["grid_path"])))
-    rows.add_row("run folder", as_path(Path(summary["run_dir"])))
+    rows.add_row("sample grid", escape(as_path(Path(summary["grid_path"]))))
+    rows.add_row("run folder", escape(as_path(Path(summary["run_dir"]))))
     rows.add_row("MLflow run", summary["mlflow_run_id"])
-    rows.add_row("dashboard", open_dashboard)
+    rows.add_row("dashboard", escape(open_dashboard))
     return Panel(rows, title=f"run {summary['name']}", title_align="left", expand=True)
 
 

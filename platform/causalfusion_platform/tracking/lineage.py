@@ -22,7 +22,7 @@ def git_sha() -> str:
     try:
         sha = _git(folder, "rev-parse", "HEAD")
         return f"{sha}-dirty" if _git(folder, "status", "--porcelain", "-uno") else sha
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
 
 

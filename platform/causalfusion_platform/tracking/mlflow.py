@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,21 +45,29 @@ def check_reachable(uri: str) -> None:
     Raises:
         UserError: it does not, or the scheme is not one that is supported.
     """
-    parts = urlsplit(uri)
     advice = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite:///FILE"
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or 5000
+    except ValueError as error:
+        raise UserError(f"tracking.uri {uri} is not an address: {error}\n  {advice}") from error
     if parts.scheme == "sqlite":
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder of tracking.uri {uri} cannot be made: {error}\n  {advice}") from error
         return
     if parts.scheme not in ("http", "https"):
         raise UserError(f"tracking.uri {uri!r} is not supported\n  {advice}")
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:
             answer.read()
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"no MLflow server answers at tracking.uri {uri}: {reason}\n  {advice}\n"
-            f"  start one: mlflow server --host 127.0.0.1 --port {parts.port or 5000}"
+            f"  start one: mlflow server --host 127.0.0.1 --port {port}"
         ) from error
 
 

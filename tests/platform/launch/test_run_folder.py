@@ -85,7 +85,6 @@ def test_the_same_configuration(own_folder: Path, make_experiment: MakeExperimen
     [
         {"description": "other"},
         {"runs": "/elsewhere"},
-        {"tracking": {"uri": "http://host:5000", "experiment": "other"}},
         {"data": {"path": "/elsewhere", "prepare": True, "cpus_per_task": 2, "concurrency": 9}},
         {"data": {"prefetch_batches": 9}},
         {"train": {"max_failures": 9, "keep_checkpoints": 9, "cpus_per_worker": 9}},
@@ -126,7 +125,6 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     """Change the remembered value of each key in turn: no key is forgotten."""
     experiment = make_experiment()
     free = {"description", "runs", "sweep"}
-    free |= {f"tracking.{key}" for key in ("uri", "experiment")}
     free |= {f"data.{key}" for key in ("path", "prepare", "cpus_per_task", "concurrency", "prefetch_batches")}
     free |= {f"train.{key}" for key in ("max_failures", "keep_checkpoints", "cpus_per_worker")}
     found = set()

@@ -7,8 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("reproducible", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the tiny models of unit tests on one thread: more only wait for each other.
+
+    Not so in integration tests: what they run here is compared bit for bit with what other processes run.
+    """
+    if "integration" in request.path.parts:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import settings
 
 from causalfusion import CausalFusion, CausalFusionConfig
 
 Array = npt.NDArray[np.float64]
-
-settings.register_profile("reproducible", deadline=None, derandomize=True, database=None, max_examples=40)
-settings.load_profile("reproducible")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run these tiny models on one thread: more only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 AttentionForm = Literal["sdpa", "matmul"]
 
-# On CPUs the fused kernel is slower than plain products at short lengths: in bf16 it takes 63% of a training
-# step at 36 tokens. Lengths up to these use the plain form (measured by tests/benchmarks).
-_CPU_MATMUL_MAX_LENGTH = {torch.bfloat16: 128, torch.float32: 64}
+# On CPUs the fused kernel is slow in bf16 at short lengths: 2 to 6 times the plain products up to 128 tokens, as
+# slow at 256, faster beyond; in fp32 it is the faster one at every length (`make bench`).
+_CPU_MATMUL_MAX_LENGTH = {torch.bfloat16: 128}
 
 
 def attention_form(device: torch.device, dtype: torch.dtype, length: int) -> AttentionForm:

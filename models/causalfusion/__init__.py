@@ -4,27 +4,56 @@ The reference implementation of "Causal Diffusion Transformers for Generative Mo
 needs torch and diffusers only, and works in a notebook.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from .baselines.dit import DiT, DiTConfig
 from .config import CausalFusionConfig
 from .diffusion import DiffusionConfig
+from .edit import edit, keep_region
+from .model import Model, ModelConfig, build_model, count_parameters
 from .objective import Draws, Loss, Objective, ObjectiveConfig, draw
+from .outpaint import outpaint
 from .presets import PRESETS, preset
 from .sample import SamplingConfig, sample
 from .transformer import CausalFusion
 from .weights import load_weights, save_weights
 
+if TYPE_CHECKING:
+    from .pipeline import CausalFusionPipeline, CausalFusionTransformer2DModel
+
 __all__ = [
     "PRESETS",
     "CausalFusion",
     "CausalFusionConfig",
+    "CausalFusionPipeline",
+    "CausalFusionTransformer2DModel",
+    "DiT",
+    "DiTConfig",
     "DiffusionConfig",
     "Draws",
     "Loss",
+    "Model",
+    "ModelConfig",
     "Objective",
     "ObjectiveConfig",
     "SamplingConfig",
+    "build_model",
+    "count_parameters",
     "draw",
+    "edit",
+    "keep_region",
     "load_weights",
+    "outpaint",
     "preset",
     "sample",
     "save_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pipeline when it is asked for: diffusers takes seconds to import."""
+    if name in ("CausalFusionPipeline", "CausalFusionTransformer2DModel"):
+        from . import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -47,3 +49,62 @@ def attend_in_form(form: AttentionForm, q: Tensor, k: Tensor, v: Tensor, mask: T
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights: Tensor = scores.softmax(dim=-1).to(v.dtype)
     return weights @ v
+
+
+@dataclass(frozen=True)
+class SplitMask:
+    """The mask of [context | noised copies], without the pairs that are never visible.
+
+    Context sees no noised token, and no copy sees another: of (C + k·L)² pairs, C² + k·L·(C + L) are left.
+    """
+
+    context: Tensor | None
+    """(C, C) bool; None: all visible."""
+    noised: Tensor | None
+    """(L, C + L) bool: what a copy sees of the context and of itself, the same for every copy; None: all."""
+    lengths: tuple[int, int]
+    """C and L"""
+    copies: int
+    """k"""
+
+    @classmethod
+    def cut(cls, mask: Tensor, num_tokens: int, copies: int) -> SplitMask:
+        """Cut the whole mask, (N, N), of a sequence that ends in `copies` copies of `num_tokens` tokens."""
+        end = len(mask) - copies * num_tokens
+        seen = mask[end : end + num_tokens, : end + num_tokens]
+        return cls(_if_needed(mask[:end, :end]), _if_needed(seen), (end, num_tokens), copies)
+
+
+def _if_needed(mask: Tensor) -> Tensor | None:
+    """Return None for a mask that hides nothing, which is faster; on a GPU, asking would make the host wait."""
+    return None if mask.device.type == "cpu" and bool(mask.all()) else mask.contiguous()
+
+
+def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: SplitMask) -> Tensor:
+    """Do what `attend` does for a training sequence.
+
+    Args:
+        q: queries (B, H, N, E) of the whole sequence, or of its noised tokens alone.
+        k: keys (B, H, N, E) of the whole sequence.
+        v: values (B, H, N, E).
+        mask: what is visible.
+    """
+    (context, length), copies = mask.lengths, mask.copies
+    only_noised = q.shape[2] == copies * length
+    if not only_noised:
+        q_context, q = torch.split(q, [context, copies * length], dim=2)
+        k_context, v_context = k[:, :, :context], v[:, :, :context]
+    if copies > 1:  # every copy is a sample of its own, with the same context before it
+        q = rearrange(q, "b h (k n) e -> (b k) h n e", k=copies)
+        k, v = (_with_context(x, context, copies) for x in (k, v))
+    out = rearrange(attend(q, k, v, mask.noised), "(b k) h n e -> b h (k n) e", k=copies)
+    if only_noised:
+        return out
+    return torch.cat([attend(q_context, k_context, v_context, mask.context), out], dim=2)
+
+
+def _with_context(x_BHNE: Tensor, context: int, copies: int) -> Tensor:
+    """Put each noised copy behind a copy of the context: (B · k, H, C + L, E)."""
+    shared, own = torch.split(x_BHNE, [context, x_BHNE.shape[2] - context], dim=2)
+    own = rearrange(own, "b h (k n) e -> (b k) h n e", k=copies)
+    return torch.cat([shared.repeat_interleave(copies, dim=0), own], dim=2)

@@ -7,49 +7,27 @@ from typing import ClassVar, Literal
 
 PatchOrder = Literal["random", "raster", "blockwise", "dilated"]
 PositionEmbedding = Literal["sinusoidal", "learnable"]
+TimeConditioning = Literal["embedding", "token"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CausalFusionConfig:
-    """Sizes of one CausalFusion transformer (paper: Tables 9 and 10).
+class TransformerSizes:
+    """What follows from the sizes that all models have, and the checks of them.
 
-    Raises:
-        ValueError: a size is out of range, or two sizes do not divide as they must.
+    Each configuration declares these fields itself: pydantic reads a field's docstring from its own class only.
     """
 
-    # Read by pydantic when a platform config embeds this class; plain data, so torch stays the only dependency.
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
-
-    input_size: int = 32
-    """Height and width of the latent, in latent pixels (32 for 256×256 images with an f8 VAE)."""
-    in_channels: int = 4
-    """Channels of the latent (4: SD VAE; 16: MAR VAE; 1: gray pixels)."""
-    patch_size: int = 2
-    """Side of one square patch, in latent pixels; one patch is one token."""
-    hidden_size: int = 1024
-    """Width D of the transformer."""
-    depth: int = 24
-    """Number of transformer blocks."""
-    num_heads: int = 16
-    """Attention heads; must divide `hidden_size`."""
-    mlp_ratio: float = 4.0
-    """Hidden width of a block's MLP over D."""
-    num_classes: int = 1000
-    """Classes; one more row of the class table is the null class of classifier-free guidance."""
-    class_tokens: int = 4
-    """Class tokens with parameters of their own (Table 8)."""
-    class_token_repeat: int = 1
-    """Times that the class tokens are repeated (Table 8: 1×64 and 4×16)."""
-    position_embedding: PositionEmbedding = "sinusoidal"
-    """2-D position embedding: frozen sinusoids (Table 9) or learned ones initialised to them (Table 10)."""
-    qk_norm: bool = True
-    """Head-wise layer normalisation of queries and keys (Section 4, Table 1)."""
+    input_size: int
+    in_channels: int
+    patch_size: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    num_classes: int
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_classes", "class_tokens", "class_token_repeat"):
+        sizes = ("input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_classes")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.mlp_ratio <= 0:
@@ -77,16 +55,68 @@ class CausalFusionConfig:
         return self.patch_size**2 * self.in_channels
 
     @property
-    def num_class_tokens(self) -> int:
-        """Class tokens in the sequence, repeats included."""
-        return self.class_tokens * self.class_token_repeat
-
-    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
 
     @property
+    def mlp_size(self) -> int:
+        """Hidden width of a block's MLP."""
+        return round(self.hidden_size * self.mlp_ratio)
+
+    @property
     def null_class(self) -> int:
         """Label of the unconditional branch: the last row of the class table."""
         return self.num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalFusionConfig(TransformerSizes):
+    """Sizes and options of one CausalFusion transformer (paper: Tables 9 and 10).
+
+    Raises:
+        ValueError: a size is out of range, or two sizes do not divide as they must.
+    """
+
+    # Read by pydantic when a platform config embeds this class; plain data, so torch stays the only dependency.
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    architecture: Literal["causalfusion"] = "causalfusion"
+    """Kind of model; `dit` is the AdaLN-zero baseline of Table 1."""
+    input_size: int = 32
+    """Height and width of the latent, in latent pixels (32 for 256×256 images with an f8 VAE)."""
+    in_channels: int = 4
+    """Channels of the latent (4: SD VAE; 16: MAR VAE; 1: gray pixels)."""
+    patch_size: int = 2
+    """Side of one square patch, in latent pixels; one patch is one token."""
+    hidden_size: int = 1024
+    """Width D of the transformer."""
+    depth: int = 24
+    """Number of transformer blocks."""
+    num_heads: int = 16
+    """Attention heads; must divide `hidden_size`."""
+    mlp_ratio: float = 4.0
+    """Hidden width of a block's MLP over D."""
+    num_classes: int = 1000
+    """Classes; one more row of the class table is the null class of classifier-free guidance."""
+    class_tokens: int = 4
+    """Class tokens with parameters of their own (Table 8)."""
+    class_token_repeat: int = 1
+    """Times that the class tokens are repeated (Table 8: 1×64 and 4×16)."""
+    position_embedding: PositionEmbedding = "sinusoidal"
+    """2-D position embedding: frozen sinusoids (Table 9) or learned ones initialised to them (Table 10)."""
+    qk_norm: bool = True
+    """Head-wise layer normalisation of queries and keys (Section 4, Table 1)."""
+    time_conditioning: TimeConditioning = "embedding"
+    """Where the diffusion time enters: added to every noised token, or as a token (Table 1, "T embedding")."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("class_tokens", "class_token_repeat"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def num_class_tokens(self) -> int:
+        """Class tokens in the sequence, repeats included."""
+        return self.class_tokens * self.class_token_repeat

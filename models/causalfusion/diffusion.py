@@ -1,4 +1,4 @@
-"""The noise process: DDPM schedules through diffusers (Section 3, Eq. 2–4)."""
+"""The noise process and what the network predicts of it (Section 3, Eq. 2–4). Schedules are those of diffusers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
+
+Prediction = Literal["epsilon", "x0", "v"]
+
+# What diffusers calls them.
+PREDICTION_TYPES: dict[Prediction, str] = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,10 @@ class DiffusionConfig:
     """β at t = T − 1."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """Shape of β between its ends; linear is that of ADM, DiT and the paper's release."""
+    prediction: Prediction = "epsilon"
+    """What the network predicts: the noise ε, the latent x0 (Table 6b, last row), or v = √ᾱ ε − √(1−ᾱ) x_0."""
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+    """DDPM's variance of a reverse step: β (the paper's release), or the posterior's β (1−ᾱ_{t−1}) / (1−ᾱ_t)."""
 
     def __post_init__(self) -> None:
         if self.num_train_steps < 1:
@@ -34,9 +43,9 @@ class DiffusionConfig:
             raise ValueError(f"0 < beta_start ≤ beta_end < 1 must hold, got {self.beta_start}, {self.beta_end}")
 
     def scheduler(self) -> DDPMScheduler:
-        """Return the sampler's scheduler: fixed-large variance, no clipping, ADM's respacing.
+        """Return diffusers' DDPM scheduler of this process: no clipping, times from 0 to T − 1.
 
-        diffusers' `linspace` spacing is ADM's `space_timesteps(T, [n])`: n times from 0 to T − 1, both included.
+        Its `linspace` times are not always ADM's: see `causalfusion.samplers.spaced_times`.
         """
         # diffusers takes seconds to import; processes that only read data or show progress never need it.
         from diffusers import DDPMScheduler
@@ -46,9 +55,9 @@ class DiffusionConfig:
             beta_start=self.beta_start,
             beta_end=self.beta_end,
             beta_schedule=self.beta_schedule,
-            variance_type="fixed_large",
+            variance_type=self.variance,
             clip_sample=False,
-            prediction_type="epsilon",
+            prediction_type=PREDICTION_TYPES[self.prediction],
             timestep_spacing="linspace",
         )
         # diffusers tabulates ᾱ in float32, and 1 − ᾱ_t/ᾱ_{t−1} cancels: up to 5e-4 of a step's variance is lost.
@@ -63,13 +72,28 @@ class DiffusionConfig:
         return alphas_cumprod.sqrt().float(), (1 - alphas_cumprod).sqrt().float()
 
 
-def add_noise(x0: Tensor, noise: Tensor, t: Tensor, scales: tuple[Tensor, Tensor]) -> Tensor:
-    """Draw x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε for times t of shape (B,), broadcast over the other dimensions of x0."""
-    shape = (-1, *([1] * (x0.ndim - 1)))
-    signal, sigma = (scale.to(x0.device)[t].to(x0.dtype).view(shape) for scale in scales)
-    return signal * x0 + sigma * noise
+def noised_and_target(
+    x0: Tensor, noise: Tensor, t: Tensor, scales: tuple[Tensor, Tensor], prediction: Prediction
+) -> tuple[Tensor, Tensor]:
+    """Return x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, and what the network is to predict from it.
+
+    Args:
+        x0: data; broadcasts against `noise`.
+        noise: ε.
+        t: times, int64, of shape noise.shape[:k] for some k, sizes of 1 allowed.
+        scales: of `signal_and_noise_scales`.
+        prediction: ε, x_0 or v = √ᾱ_t ε − √(1−ᾱ_t) x_0.
+    """
+    shape = (*t.shape, *([1] * (noise.ndim - t.ndim)))
+    signal, sigma = (scale.to(noise.device)[t].to(noise.dtype).view(shape) for scale in scales)
+    noised = signal * x0 + sigma * noise
+    if prediction == "epsilon":
+        return noised, noise
+    if prediction == "x0":
+        return noised, x0.expand_as(noise)
+    return noised, signal * noise - sigma * x0
 
 
-def sample_times(num_train_steps: int, generators: list[torch.Generator]) -> Tensor:
-    """Draw one uniform diffusion time per generator: (B,), int64, in [0, T)."""
-    return torch.stack([torch.randint(num_train_steps, (), generator=g) for g in generators])
+def sample_times(num_train_steps: int, generators: list[torch.Generator], *shape: int) -> Tensor:
+    """Draw uniform diffusion times for each generator: (B, *shape), int64, in [0, T)."""
+    return torch.stack([torch.randint(num_train_steps, shape, generator=g) for g in generators])

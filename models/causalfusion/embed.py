@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoids_2d(width: int, grid: int) -> Tensor:
-    """Return fixed 2-D sinusoidal position embeddings in raster order: (L, D), float32.
+def sinusoids_2d(width: int, rows: int, columns: int) -> Tensor:
+    """Return fixed 2-D sinusoidal position embeddings in raster order: (rows · columns, D), float32.
 
     The first half of the width encodes the column, the second the row; each half is sines, then cosines, over
     frequencies 10000^(−2i/D'), as in MAE and DiT.
     """
     frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    angles = torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = axis[None, :, :].expand(grid, grid, -1)
-    rows = axis[:, None, :].expand(grid, grid, -1)
-    return torch.cat([columns, rows], dim=-1).reshape(grid * grid, width).float()
+    across = axis[None, :columns, :].expand(rows, -1, -1)
+    down = axis[:rows, None, :].expand(-1, columns, -1)
+    return torch.cat([across, down], dim=-1).reshape(rows * columns, width).float()
 
 
 class TimeEmbedding(nn.Module):

@@ -1,20 +1,29 @@
-"""The training objective: ε-MSE over all AR steps, weighted along the AR axis (Eq. 4 and 5, Section 5)."""
+"""The training objective: MSE over all AR steps, weighted along the AR axis (Eq. 4 and 5, Section 5).
+
+Shapes: B samples, R noised copies, S AR steps, L image tokens, P numbers in a patch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from . import draws
 from .config import CausalFusionConfig, PatchOrder
-from .diffusion import DiffusionConfig, add_noise, sample_times
-from .mask import generalized_causal_mask
+from .diffusion import DiffusionConfig, noised_and_target, sample_times
+from .mask import attention_mask
+from .model import Model, ModelConfig
 from .ordering import patch_orders
+from .sequence import lay_out
 from .steps import equal_step_sizes, random_step_sizes, sample_num_ar_steps, step_of_token
-from .transformer import CausalFusion
+
+WeightAxis = Literal["step", "token"]
+WeightShape = Literal["linear", "cosine"]
+TimeSampling = Literal["shared", "per_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +42,18 @@ class ObjectiveConfig:
     """Block side (`blockwise`) or stride (`dilated`) of the patch order, in patches."""
     ar_weight: float = 2.0
     """λ ≥ 1: loss weight at the first AR step, decaying to 1 (Table 3c)."""
-    ar_weight_along: Literal["step", "token"] = "step"
-    """Axis of the linear decay: `step`, the AR step's index (paper); `token`, tokens before the step (release)."""
+    ar_weight_along: WeightAxis = "step"
+    """Axis of the decay: `step`, the AR step's index (paper); `token`, tokens before the step (release)."""
+    ar_weight_shape: WeightShape = "linear"
+    """Shape of the decay from λ to 1: `linear` (paper, release's default) or `cosine` (release)."""
+    time_sampling: TimeSampling = "shared"
+    """Diffusion times: one shared by all AR steps of a sample, or one drawn for each AR step (Table 7)."""
+    time_copies: int = 1
+    """Noised copies of each image, with times of their own, that share its clean tokens' work (Table 7: 4 and 8).
+
+    The batch size counts images: to keep the work per step, divide it by this number."""
+    sequence_multiple: int = 1
+    """Sequences are padded to a multiple of this length; 64 leaves few lengths to compile for, 1 pads nothing."""
     class_dropout: float = 0.1
     """Probability that a sample's class is replaced by the null class, for classifier-free guidance."""
 
@@ -45,15 +64,25 @@ class ObjectiveConfig:
             raise ValueError(f"num_ar_steps must be at least 1, got {self.num_ar_steps}")
         if self.ar_weight < 1:
             raise ValueError(f"ar_weight λ must be at least 1, got {self.ar_weight}")
+        choices = {"ar_weight_along": WeightAxis, "ar_weight_shape": WeightShape, "time_sampling": TimeSampling}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"{name} must be one of {get_args(allowed)}, got {getattr(self, name)!r}")
+        for name in ("time_copies", "sequence_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout must lie in [0, 1), got {self.class_dropout}")
 
 
-def ar_weights(sizes: list[int], ar_weight: float, along: Literal["step", "token"]) -> Tensor:
+def ar_weights(
+    sizes: list[int], ar_weight: float, along: WeightAxis = "step", shape: WeightShape = "linear"
+) -> Tensor:
     """Return w(s) for each token in visiting order: (L,), float32 (Section 5, "Loss weighting along AR axis").
 
-    `step`, the paper's reading, is linear in the step's index: λ at s = 1, 1 at s = S. `token`, the release's,
-    is λ − (λ − 1) · (tokens before step s) / L. With S = 1 both give λ.
+    With a fraction f of the way, `linear` is λ − (λ − 1) f and `cosine` is (λ + 1)/2 + (λ − 1)/2 · cos(π f). Along
+    `step`, the paper's reading, f is 0 at s = 1 and 1 at s = S. Along `token`, the release's, f is the number of
+    tokens before step s over L, which stays below 1. With S = 1 all give λ.
     """
     step = step_of_token(sizes)
     if along == "step":
@@ -61,6 +90,8 @@ def ar_weights(sizes: list[int], ar_weight: float, along: Literal["step", "token
     else:
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         fraction = starts[step] / sum(sizes)
+    if shape == "cosine":
+        fraction = (1 - torch.cos(torch.pi * fraction)) / 2
     return ar_weight - (ar_weight - 1) * fraction
 
 
@@ -73,9 +104,9 @@ class Draws:
     orders: Tensor
     """(B, L) raster positions in visiting order."""
     times: Tensor
-    """(B,) diffusion times, shared over AR steps."""
+    """(B, R, 1) diffusion times shared over AR steps, or (B, R, S)."""
     noise: Tensor
-    """(B, channels, height, width) standard normal, float32."""
+    """(B, R, channels, height, width) standard normal, float32."""
     dropped: Tensor
     """(B,) bool: class replaced by the null class."""
 
@@ -94,7 +125,7 @@ def draw_split(config: ObjectiveConfig, num_tokens: int, seed: int, step: int) -
 
 
 def draw(
-    model: CausalFusionConfig,
+    model: ModelConfig,
     objective: ObjectiveConfig,
     diffusion: DiffusionConfig,
     *,
@@ -110,18 +141,19 @@ def draw(
         samples: global numbers (images seen before each one); its draws depend on nothing else.
     """
     generators = draws.sample_streams(seed, "training sample", samples)
-    shape = (model.in_channels, model.input_size, model.input_size)
+    sizes = draw_split(objective, model.num_tokens, seed, step)
+    copies, times = objective.time_copies, len(sizes) if objective.time_sampling == "per_step" else 1
     return Draws(
-        sizes=draw_split(objective, model.num_tokens, seed, step),
+        sizes=sizes,
         orders=patch_orders(objective.patch_order, model.grid_size, generators, block=objective.order_block),
-        times=sample_times(diffusion.num_train_steps, generators),
-        noise=draws.randn_each(generators, *shape),
+        times=sample_times(diffusion.num_train_steps, generators, copies, times),
+        noise=draws.randn_each(generators, copies, model.in_channels, model.input_size, model.input_size),
         dropped=torch.stack([torch.rand((), generator=g) for g in generators]) < objective.class_dropout,
     )
 
 
 class Predictor(Protocol):
-    """A CausalFusion, or a wrapper (an engine) that is called like one."""
+    """A model, or a wrapper (an engine) that is called like one."""
 
     def __call__(
         self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
@@ -133,33 +165,88 @@ class Loss:
     """The loss of one batch."""
 
     weighted: Tensor
-    """Scalar to minimise: mean of w(s) · (ε − ε̂)²."""
-    mse: Tensor
-    """Scalar, detached: mean of (ε − ε̂)², comparable across λ."""
+    """Scalar to minimise: mean of w(s) times the squared error."""
+    error_L: Tensor
+    """(L,), detached: mean squared error of each token in visiting order."""
+
+    @property
+    def mse(self) -> Tensor:
+        """Scalar, detached: mean squared error, comparable across λ."""
+        return self.error_L.mean()
 
 
 class Objective:
-    """Compute the training loss of a batch from its latents, labels and draws."""
+    """Compute the training loss of a batch from its latents, labels and draws.
 
-    def __init__(self, model: CausalFusion, config: ObjectiveConfig, diffusion: DiffusionConfig) -> None:
+    Raises:
+        ValueError: the model cannot be trained so.
+    """
+
+    def __init__(self, model: Model, config: ObjectiveConfig, diffusion: DiffusionConfig) -> None:
+        check_objective(model.config, config)
         self.model = model
         self.config = config
+        self.prediction = diffusion.prediction
         self.scales = diffusion.signal_and_noise_scales()
 
     def __call__(self, predict: Predictor, latents: Tensor, labels: Tensor, drawn: Draws) -> Loss:
         """Return the loss of latents (B, channels, height, width) with labels (B,)."""
-        device = latents.device
+        device, size = latents.device, self.model.config
         order = drawn.orders.to(device)
-        noise = drawn.noise.to(device, latents.dtype)
-        noised = add_noise(latents, noise, drawn.times.to(device), self.scales)
-        x0, xt, target = (_reorder(self.model.patchify(x), order) for x in (latents, noised, noise))
-        labels = torch.where(drawn.dropped.to(device), self.model.config.null_class, labels)
-        mask = generalized_causal_mask(drawn.sizes, self.model.config.num_class_tokens).to(device)
-        clean = x0[:, : x0.shape[1] - drawn.sizes[-1]]
-        prediction = predict(xt, clean, order, drawn.times.to(device), labels, mask)
-        error = (prediction.float() - target.float()).square().mean(dim=(0, 2))
-        weights = ar_weights(drawn.sizes, self.config.ar_weight, self.config.ar_weight_along).to(device)
-        return Loss(weighted=(weights * error).mean(), mse=error.detach().mean())
+        copies = drawn.noise.shape[1]
+        x0_BLP = _reorder(self.model.patchify(latents), order)
+        noise = self.model.patchify(drawn.noise.to(device, latents.dtype).flatten(0, 1))
+        noise = _reorder(noise, order.repeat_interleave(copies, 0))
+        noise_BRLP = rearrange(noise, "(b r) l p -> b r l p", r=copies)
+        step = step_of_token(drawn.sizes) if drawn.times.shape[2] > 1 else torch.zeros(1, dtype=torch.int64)
+        times = drawn.times[:, :, step].to(device)  # (B, R, L) or (B, R, 1)
+        noised, target = noised_and_target(x0_BLP[:, None], noise_BRLP, times, self.scales, self.prediction)
+
+        labels = torch.where(drawn.dropped.to(device), size.null_class, labels)
+        time_token = isinstance(size, CausalFusionConfig) and size.time_conditioning == "token"
+        layout = lay_out(
+            drawn.sizes,
+            class_tokens=size.num_class_tokens,
+            copies=copies,
+            time_token=time_token,
+            multiple=self.config.sequence_multiple,
+        )
+        prediction = predict(
+            noised.flatten(1, 2),
+            x0_BLP[:, : x0_BLP.shape[1] - drawn.sizes[-1]],
+            order,
+            times[:, 0, 0] if times[0].numel() == 1 else times.flatten(1),
+            labels,
+            attention_mask(layout, device),
+        )
+        precise = torch.promote_types(prediction.dtype, torch.float32)  # also where the model computes in bf16
+        squared = (prediction.to(precise) - target.flatten(1, 2).to(precise)).square()
+        error_L = rearrange(squared, "b (r l) p -> b r l p", r=copies).mean(dim=(0, 1, 3))
+        config = self.config
+        weights = ar_weights(drawn.sizes, config.ar_weight, config.ar_weight_along, config.ar_weight_shape)
+        return Loss(weighted=(weights.to(device) * error_L).mean(), error_L=error_L.detach())
+
+
+def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """See that a model can be trained with an objective.
+
+    Raises:
+        ValueError: it cannot; the message says why.
+    """
+    many_times = objective.time_sampling != "shared" or objective.time_copies > 1
+    if isinstance(model, CausalFusionConfig):
+        if model.time_conditioning == "token" and many_times:
+            raise ValueError(
+                "a time token carries one diffusion time per sample: use objective.time_sampling=shared and "
+                "objective.time_copies=1, or model.time_conditioning=embedding"
+            )
+        return
+    if (objective.num_ar_steps or 0) != 1 and not (objective.num_ar_steps is None and objective.ar_decay == 0):
+        raise ValueError("DiT has no AR steps: train it with objective.num_ar_steps=1")
+    if many_times:
+        raise ValueError(
+            "DiT has one diffusion time per sample: use objective.time_sampling=shared and objective.time_copies=1"
+        )
 
 
 def _reorder(patches_BLP: Tensor, order_BL: Tensor) -> Tensor:

@@ -59,6 +59,16 @@ def step_of_token(sizes: list[int]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
 
+def check_sizes(sizes: list[int], num_tokens: int) -> None:
+    """See that AR steps of these sizes make up the image.
+
+    Raises:
+        ValueError: a size is not positive, or they do not add up to `num_tokens`.
+    """
+    if sum(sizes) != num_tokens or min(sizes) < 1:
+        raise ValueError(f"step sizes must be positive and add up to {num_tokens}, got {sizes}")
+
+
 def _check_num_steps(num_tokens: int, num_ar_steps: int) -> None:
     if not 1 <= num_ar_steps <= num_tokens:
         raise ValueError(f"the number of AR steps must lie in [1, {num_tokens}], got {num_ar_steps}")

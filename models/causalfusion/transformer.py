@@ -1,7 +1,7 @@
 """The CausalFusion transformer (Section 4; Figure 3b).
 
-Shapes: B samples, L image tokens, K clean tokens, C class tokens, N sequence length, D width, H heads,
-E = D / H head width, P numbers in a patch.
+Shapes: B samples, L image tokens, K clean tokens, M noised tokens, C class tokens, N sequence length, D width,
+H heads, E = D / H head width, P numbers in a patch.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import attend
+from .attention import SplitMask, attend, attend_split
+from .cache import KVCache, LayerCache
 from .config import CausalFusionConfig
 from .embed import ClassTokens, TimeEmbedding, sinusoids_2d
+from .patches import PatchModel
+
+Mask = Tensor | SplitMask | None
+"""(queries, keys) bool, True = visible; the mask of a training sequence; or None: all is visible."""
 
 
-class KVCache:
-    """Preallocated keys and values of the tokens that later AR steps attend to: class and clean tokens."""
+class QueryKeyValue(nn.Linear):
+    """The qkv projection; queries can be limited to the tokens whose outputs are read."""
 
-    def __init__(self, config: CausalFusionConfig, batch: int, like: Tensor) -> None:
-        length = config.num_class_tokens + config.num_tokens
-        shape = (config.depth, 2, batch, config.num_heads, length, config.head_dim)
-        self.store = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self.length = 0
-
-    def extend(self, layer: int, k_BHNE: Tensor, v_BHNE: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
-        """Return the cached keys and values followed by the new ones; `keep` writes the new ones too."""
-        end = self.length + k_BHNE.shape[2]
-        keys, values = self.store[layer]
-        if not keep:
-            cached = slice(None, self.length)
-            return torch.cat([keys[:, :, cached], k_BHNE], 2), torch.cat([values[:, :, cached], v_BHNE], 2)
-        keys[:, :, self.length : end] = k_BHNE
-        values[:, :, self.length : end] = v_BHNE
-        return keys[:, :, :end], values[:, :, :end]
+    def forward(  # type: ignore[override]
+        self, x_BND: Tensor, read: slice | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries of the tokens in `read` (default: all), and keys and values of all tokens."""
+        if read is None:
+            q, k, v = super().forward(x_BND).chunk(3, dim=-1)
+            return q, k, v
+        width = self.in_features
+        q = functional.linear(x_BND[:, read], self.weight[:width])
+        k, v = functional.linear(x_BND, self.weight[width:]).chunk(2, dim=-1)
+        return q, k, v
 
 
 class Attention(nn.Module):
@@ -43,18 +43,20 @@ class Attention(nn.Module):
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.qkv = QueryKeyValue(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.q_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x_BND: Tensor, mask: Tensor | None, cache: tuple[KVCache, int, bool] | None = None) -> Tensor:
-        q, k, v = rearrange(self.qkv(x_BND), "b n (three h e) -> three b h n e", three=3, h=self.num_heads)
+    def forward(
+        self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
+    ) -> Tensor:
+        q, k, v = (rearrange(y, "b n (h e) -> b h n e", h=self.num_heads) for y in self.qkv(x_BND, read))
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
-            store, layer, keep = cache
-            k, v = store.extend(layer, k.to(v.dtype), v, keep=keep)
-        out: Tensor = self.proj(rearrange(attend(q, k, v, mask), "b h n e -> b n (h e)"))
+            k, v = cache.extend(k, v)
+        attended = attend_split(q, k, v, mask) if isinstance(mask, SplitMask) else attend(q, k, v, mask)
+        out: Tensor = self.proj(rearrange(attended, "b h n e -> b n (h e)"))
         return out
 
 
@@ -63,19 +65,23 @@ class Block(nn.Module):
 
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
-        width, hidden = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
+        width, hidden = config.hidden_size, config.mlp_size
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
 
-    def forward(self, x_BND: Tensor, mask: Tensor | None, cache: tuple[KVCache, int, bool] | None = None) -> Tensor:
-        x_BND = x_BND + self.attn(self.norm1(x_BND), mask, cache)
+    def forward(
+        self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
+    ) -> Tensor:
+        """Return the outputs of the tokens in `read` (default: all)."""
+        attended = self.attn(self.norm1(x_BND), mask, cache, read)
+        x_BND = (x_BND if read is None else x_BND[:, read]) + attended
         out: Tensor = x_BND + self.mlp(self.norm2(x_BND))
         return out
 
 
-class CausalFusion(nn.Module):
+class CausalFusion(PatchModel):
     """Decoder-only transformer over [class tokens | clean tokens | noised tokens].
 
     Image tokens are patches in *visiting order* and come with their raster positions, so that one model serves
@@ -84,13 +90,13 @@ class CausalFusion(nn.Module):
 
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: CausalFusionConfig = config
         width = config.hidden_size
         self.patch_embed = nn.Linear(config.token_dim, width)
         self.time_embed = TimeEmbedding(width)
         self.class_tokens = ClassTokens(config.num_classes, width, config.class_tokens, config.class_token_repeat)
-        positions = sinusoids_2d(width, config.grid_size)
-        self.positions: Tensor
+        self.grid = (config.grid_size, config.grid_size)
+        positions = sinusoids_2d(width, *self.grid)
         if config.position_embedding == "learnable":
             self.positions = nn.Parameter(positions)
         else:
@@ -110,79 +116,151 @@ class CausalFusion(nn.Module):
         nn.init.normal_(self.class_tokens.positions, std=0.02)
         nn.init.zeros_(self.head.weight)  # the model starts by predicting zero
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the parameters."""
-        return self.patch_embed.weight.dtype
+    def embed_image(self, patches_BNP: Tensor, positions_BN: Tensor) -> Tensor:
+        """Embed patches with the raster positions that they stand at: (B, N, D)."""
+        tokens: Tensor = self.patch_embed(patches_BNP) + functional.embedding(positions_BN, self.positions)
+        return tokens
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.patch_embed.weight.device
-
-    def patchify(self, latents: Tensor) -> Tensor:
-        """Cut latents (B, channels, height, width) into patches in raster order: (B, L, P)."""
-        p = self.config.patch_size
-        return rearrange(latents, "b c (y p) (x q) -> b (y x) (p q c)", p=p, q=p)
-
-    def unpatchify(self, patches_BLP: Tensor) -> Tensor:
-        """Undo `patchify`: (B, L, P) → (B, channels, height, width)."""
-        p, grid = self.config.patch_size, self.config.grid_size
-        return rearrange(patches_BLP, "b (y x) (p q c) -> b c (y p) (x q)", p=p, q=p, y=grid, x=grid)
-
-    def embed_image(self, patches_BNP: Tensor, positions_BN: Tensor, t: Tensor | None = None) -> Tensor:
-        """Embed image tokens; noised tokens get their diffusion time, clean tokens none.
+    def embed_noised(self, patches_BNP: Tensor, positions_BN: Tensor, t: Tensor) -> Tensor:
+        """Embed noised patches and their diffusion times.
 
         Args:
             patches_BNP: patch values.
             positions_BN: raster position of each patch.
-            t: None for clean tokens; else (B,) or (B, N) diffusion times.
+            t: diffusion times (1,), (B,), or (B, k): one for each of k equal parts of the patches.
+
+        Returns:
+            (B, N, D), or (B, 1 + N, D) with the time token in front.
+
+        Raises:
+            ValueError: a time token is to carry more than one time of a sample.
         """
-        tokens: Tensor = self.patch_embed(patches_BNP) + functional.embedding(positions_BN, self.positions)
-        if t is None:
-            return tokens
+        tokens = self.embed_image(patches_BNP, positions_BN)
         time: Tensor = self.time_embed(t)
-        return tokens + (time[:, None] if t.ndim == 1 else time)
+        if self.config.time_conditioning == "embedding":
+            parts = 1 if t.ndim == 1 else t.shape[1]
+            return tokens + time.view(-1, parts, time.shape[-1]).repeat_interleave(tokens.shape[1] // parts, dim=1)
+        if t.ndim != 1:
+            raise ValueError("a time token carries one diffusion time per sample; share t and use one noised copy")
+        return torch.cat([time[:, None].expand(len(tokens), -1, -1), tokens], dim=1)
 
     def run_blocks(
-        self, x_BND: Tensor, mask: Tensor | None, cache: KVCache | None = None, *, keep: bool = False
+        self, x_BND: Tensor, mask: Mask, cache: KVCache | None = None, *, read: slice | None = None
     ) -> Tensor:
-        """Run the blocks, over a KV cache if one is given; `keep` appends these tokens to the cache."""
+        """Run the blocks, over a KV cache if one is given.
+
+        Args:
+            x_BND: embedded tokens.
+            mask: which tokens see which.
+            cache: keys and values of earlier tokens; those of these tokens are written behind them.
+            read: the tokens whose outputs are wanted. The last block computes nothing else for the other tokens
+                but their keys and values.
+        """
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x_BND = block(x_BND, mask, None if cache is None else (cache, layer, keep))
-        if cache is not None and keep:
-            cache.length += x_BND.shape[1]
+            own = None if cache is None else cache.layer(layer, rows=len(x_BND))
+            if layer < last or read is None:
+                x_BND = block(x_BND, mask, own)
+            else:
+                x_BND = block(x_BND, mask[read] if isinstance(mask, Tensor) else mask, own, read)
         return x_BND
 
     def predict(self, x_BND: Tensor) -> Tensor:
-        """Map the last block's noised tokens to the prediction (ε): (B, N, P)."""
+        """Map the last block's noised tokens to the prediction (ε, x_0 or v): (B, N, P)."""
         out: Tensor = self.head(self.norm(x_BND))
         return out
 
     def forward(
         self,
-        noised_BLP: Tensor,
+        noised_BMP: Tensor,
         clean_BKP: Tensor,
         positions_BL: Tensor,
         t: Tensor,
         labels: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """Training pass over all AR steps at once (Eq. 5).
+        """Training pass over all AR steps at once (Eq. 5), and over all noised copies.
 
         Args:
-            noised_BLP: noised patches in visiting order.
+            noised_BMP: noised patches in visiting order, one copy of the image after the other: M is a multiple
+                of L.
             clean_BKP: clean patches of AR steps 1…S−1, in visiting order (K = 0 for S = 1).
             positions_BL: raster position of each patch in visiting order.
-            t: diffusion times, (B,) shared over AR steps or (B, L).
+            t: diffusion times, (B,) shared by all noised tokens of a sample, one per copy, or (B, M).
             labels: (B,) classes; `config.null_class` for the unconditional branch.
-            mask: `generalized_causal_mask` of the split, (C+K+L, C+K+L).
+            mask: the mask of the sequence (`causalfusion.sequence`), (N, N); where N is longer than the tokens
+                given, there is padding before the noised tokens.
 
         Returns:
-            The prediction (ε) for the noised patches, (B, L, P).
+            The prediction for the noised patches, (B, M, P).
+
+        Raises:
+            ValueError: the mask is of fewer tokens than there are; a time token has more than one time.
         """
+        num_noised, num_tokens = noised_BMP.shape[1], positions_BL.shape[1]
+        copies = num_noised // num_tokens
         classes = self.class_tokens(labels)
         clean = self.embed_image(clean_BKP, positions_BL[:, : clean_BKP.shape[1]])
-        noised = self.embed_image(noised_BLP, positions_BL, t)
-        x = self.run_blocks(torch.cat([classes, clean, noised], dim=1), mask)
-        return self.predict(x[:, -noised_BLP.shape[1] :])
+        noised = self.embed_noised(noised_BMP, positions_BL.repeat(1, copies), t)
+        time, noised = noised[:, :-num_noised], noised[:, -num_noised:]
+        context = torch.cat([classes, clean, time], dim=1)
+        padding = len(mask) - context.shape[1] - num_noised
+        if padding < 0:
+            raise ValueError(f"a sequence of {len(mask) - padding} tokens cannot have a mask of {len(mask)}")
+        x = torch.cat([functional.pad(context, (0, 0, 0, padding)), noised], dim=1)
+        split = SplitMask.cut(mask, num_tokens, copies)
+        return self.predict(self.run_blocks(x, split, read=slice(len(mask) - num_noised, None)))
+
+    def context(self, labels: Tensor, num_tokens: int | None = None) -> CausalFusionContext:
+        """Start sampling for labels (B,): see `CausalFusionContext`.
+
+        Args:
+            labels: (B,) classes.
+            num_tokens: image tokens that the context must have room for; default: L.
+        """
+        return CausalFusionContext(self, labels, self.config.num_tokens if num_tokens is None else num_tokens)
+
+
+class CausalFusionContext:
+    """What AR steps are conditioned on while sampling: class tokens, then the clean tokens of finished steps.
+
+    Keys and values of these tokens are kept; each is computed once.
+    """
+
+    def __init__(self, model: CausalFusion, labels: Tensor, num_tokens: int) -> None:
+        config = model.config
+        self.model = model
+        self.time_tokens = int(config.time_conditioning == "token")
+        self.cache = KVCache(config.depth, config.num_class_tokens + num_tokens + self.time_tokens)
+        self._keep(model.class_tokens(labels))
+
+    def predict(self, noised_BNP: Tensor, positions_BN: Tensor, t: Tensor) -> Tensor:
+        """Predict ε, x_0 or v for the noised tokens of one AR step: (B, N, P).
+
+        Args:
+            noised_BNP: noised patches; fewer samples than the context has stand for its first ones.
+            positions_BN: their raster positions.
+            t: diffusion time, (1,) or (B,).
+        """
+        x = self.model.embed_noised(noised_BNP, positions_BN, t)
+        read = slice(self.time_tokens, x.shape[1])
+        x = self.model.run_blocks(x, self._mask(x.shape[1]), self.cache, read=read if self.time_tokens else None)
+        return self.model.predict(x)
+
+    def append(self, clean_BNP: Tensor, positions_BN: Tensor) -> None:
+        """Add the finished tokens of an AR step, as clean tokens."""
+        self._keep(self.model.embed_image(clean_BNP, positions_BN))
+
+    def _keep(self, x_BND: Tensor) -> None:
+        self.model.run_blocks(x_BND, None, self.cache, read=slice(0, 0))
+        self.cache.length += x_BND.shape[1]
+
+    def _mask(self, length: int) -> Tensor | None:
+        """Noised tokens see everything in reach; a time token sees the class tokens and itself."""
+        if not self.time_tokens:
+            return None
+        before = self.cache.length
+        mask = torch.ones(length, before + length, dtype=torch.bool, device=self.model.device)
+        mask[0, self.model.config.num_class_tokens :] = False
+        mask[0, before] = True
+        return mask

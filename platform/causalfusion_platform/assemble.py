@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
-from causalfusion import CausalFusion, Objective, draws
+from causalfusion import Objective, build_model, draws
 
 from .config.schema import Experiment
 from .data.manifest import Manifest
@@ -83,7 +83,7 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     batches = around.batches(experiment, manifest, first, total) if first < total else iter(())
     # Every rank starts from the same weights, whatever else it has drawn.
     torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
-    model = CausalFusion(experiment.model)
+    model = build_model(experiment.model)
     precision = choose_precision(experiment.train.precision, around.device)
     objective = Objective(model, experiment.objective, experiment.diffusion)
     engine = build_engine(model, experiment, around.device, precision)
@@ -96,7 +96,7 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     progress: ProgressSink = lambda _: None  # noqa: E731
     if rank == 0:
         tracker, progress = MlflowTracker(experiment.tracking_uri, job.mlflow_run_id), around.progress
-    sampler = CausalFusion(experiment.model).to(around.device).eval()
+    sampler = build_model(experiment.model).to(around.device).eval()
     metrics = MetricsHook(experiment.train.log_every_images, tracker, progress)
     hooks: list[Hook] = [
         metrics,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor
 
-from causalfusion import CausalFusion, CausalFusionConfig
+from causalfusion import CausalFusion, CausalFusionConfig, Draws
 
 Array = npt.NDArray[np.float64]
 
@@ -54,6 +56,39 @@ def make_model(make_config: Callable[..., CausalFusionConfig]) -> Callable[..., 
     return make
 
 
+class TrainingExample(NamedTuple):
+    """What an objective takes besides the model."""
+
+    latents: Tensor
+    labels: Tensor
+    drawn: Draws
+
+
+@pytest.fixture
+def make_example() -> Callable[..., TrainingExample]:
+    """Return a function that makes float64 latents, labels and draws for a model of 3 classes.
+
+    The draws are random, not the product of `draw`; some classes are dropped and some are not.
+    """
+
+    def make(
+        config: CausalFusionConfig, sizes: list[int], *, copies: int = 1, per_step: bool = False, batch: int = 3
+    ) -> TrainingExample:
+        generator = torch.Generator().manual_seed(3)
+        shape = (config.in_channels, config.input_size, config.input_size)
+        drawn = Draws(
+            sizes=sizes,
+            orders=torch.stack([torch.randperm(config.num_tokens, generator=generator) for _ in range(batch)]),
+            times=torch.randint(1000, (batch, copies, len(sizes) if per_step else 1), generator=generator),
+            noise=torch.randn(batch, copies, *shape, generator=generator),
+            dropped=torch.arange(batch) % 2 == 1,
+        )
+        latents = torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+        return TrainingExample(latents, (2 + torch.arange(batch)) % 3, drawn)
+
+    return make
+
+
 class NaiveTransformer:
     """A CausalFusion's arithmetic for one sample, in numpy float64, with a loop over heads and queries.
 
@@ -91,11 +126,12 @@ class NaiveTransformer:
                 for patch, position in zip(patches, positions, strict=True)
             ]
         )
-        if t is None:
-            return tokens
+        return tokens if t is None else tokens + self.time(t)
+
+    def time(self, t: int) -> Array:
         with torch.no_grad():
-            time: Array = self.model.time_embed(torch.tensor(t)).double().numpy()
-        return tokens + time
+            embedded: Array = self.model.time_embed(torch.tensor(t)).double().numpy()
+        return embedded
 
     def attention(self, x: Array, visible: list[list[bool]], name: str) -> Array:
         heads, width = self.config.num_heads, self.config.head_dim

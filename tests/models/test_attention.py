@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from causalfusion.attention import attend, attention_form
+from causalfusion.attention import SplitMask, attend, attend_split, attention_form
+from causalfusion.mask import attention_mask
+from causalfusion.sequence import lay_out
 
 
 def naive_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -121,3 +123,26 @@ def test_the_form_is_chosen_by_the_number_of_keys(form: str, monkeypatch: pytest
     attend(*random_inputs(3, 7), None)
     assert asked == [(torch.device("cpu"), torch.float64, 7)]
     assert used == (["sdpa"] if form == "sdpa" else [])
+
+
+@pytest.mark.usefixtures("attention_form")
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("multiple", [1, 16])
+@pytest.mark.parametrize("sizes", [[6], [2, 3, 1], [1] * 6])
+def test_a_split_mask_against_loops_over_the_whole_one(sizes: list[int], copies: int, multiple: int) -> None:
+    """All tokens, and the noised ones alone; gradients too, which add up over copies."""
+    layout = lay_out(sizes, class_tokens=2, copies=copies, time_token=True, multiple=multiple)
+    mask = attention_mask(layout)
+    parts = SplitMask.cut(mask, 6, copies)
+    inputs = [x.requires_grad_() for x in random_inputs(len(layout), len(layout))]
+    q, k, v = inputs
+    expected = naive_attention(q.detach(), k.detach(), v.detach(), mask)
+    cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad(attend(q, k, v, mask), inputs, cotangent)
+
+    found = attend_split(q, k, v, parts)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    for own, whole in zip(torch.autograd.grad(found, inputs, cotangent), gradients, strict=True):
+        torch.testing.assert_close(own, whole, rtol=0, atol=1e-13)
+    noised = attend_split(q[:, :, layout.noised], k, v, parts)
+    torch.testing.assert_close(noised, expected[:, :, layout.noised], rtol=0, atol=1e-14)

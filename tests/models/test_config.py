@@ -14,6 +14,7 @@ def test_derived_sizes_of_the_ablation_model() -> None:
     config = CausalFusionConfig()
     assert (config.grid_size, config.num_tokens, config.token_dim) == (16, 256, 16)
     assert (config.num_class_tokens, config.head_dim, config.null_class) == (4, 64, 1000)
+    assert (config.mlp_size, config.time_conditioning, config.qk_norm) == (4096, "embedding", True)
 
 
 def test_repeats_count_as_class_tokens() -> None:
@@ -54,3 +55,10 @@ def test_sizes_must_divide(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make_config(**changes)
+
+
+def test_an_mlp_has_the_nearest_whole_width(make_config: Callable[..., CausalFusionConfig]) -> None:
+    """2.3 · 8 = 18.4, and 1.1 · 20 = 22 although the product of the floats lies beside it."""
+    assert make_config(hidden_size=8, mlp_ratio=2.3).mlp_size == 18
+    assert make_config(hidden_size=20, mlp_ratio=1.1).mlp_size == 22
+    assert make_config(hidden_size=100, mlp_ratio=1.15).mlp_size == 115

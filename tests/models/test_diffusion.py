@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import get_args
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
 from causalfusion import DiffusionConfig
-from causalfusion.diffusion import add_noise, sample_times
+from causalfusion.diffusion import Prediction, noised_and_target, sample_times
 
 Array = npt.NDArray[np.float64]
 
@@ -98,25 +102,69 @@ def test_scales_against_the_closed_form() -> None:
     assert float(sigma[0]) == pytest.approx(0.01, rel=1e-6)
 
 
+def by_hand(x0: Tensor, noise: Tensor, alpha: float) -> dict[str, Tensor]:
+    """Return x_t and each kind of target, for one time, from ᾱ_t."""
+    signal, sigma = math.sqrt(alpha), math.sqrt(1 - alpha)
+    return {"x_t": signal * x0 + sigma * noise, "epsilon": noise, "x0": x0, "v": signal * noise - sigma * x0}
+
+
+@pytest.mark.parametrize("prediction", get_args(Prediction))
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 2, 4, 4)])
-def test_add_noise_against_the_closed_form(shape: tuple[int, ...]) -> None:
-    """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, with each sample's own t."""
+def test_noised_and_target_against_loops(shape: tuple[int, ...], prediction: Prediction) -> None:
+    """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε with each sample's own t; the target is ε, x_0 or √ᾱ_t ε − √(1−ᾱ_t) x_0."""
     generator = torch.Generator().manual_seed(0)
     x0, noise = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    times = [0, 400, 999]
-    found = add_noise(x0, noise, torch.tensor(times), DiffusionConfig().signal_and_noise_scales())
-    assert found.dtype == torch.float64
-    for i, t in enumerate(times):
-        alpha = adm_alphas_cumprod()[t]
-        expected = np.sqrt(alpha) * x0[i].numpy() + np.sqrt(1 - alpha) * noise[i].numpy()
-        np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=1e-6)
+    times = torch.tensor([0, 400, 999])
+    noised, target = noised_and_target(x0, noise, times, DiffusionConfig().signal_and_noise_scales(), prediction)
+    assert noised.dtype == target.dtype == torch.float64
+    assert noised.shape == target.shape == shape
+    for i, t in enumerate(times.tolist()):
+        expected = by_hand(x0[i], noise[i], adm_alphas_cumprod()[t])
+        torch.testing.assert_close(noised[i], expected["x_t"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(target[i], expected[prediction], rtol=0, atol=1e-6)
 
 
-def test_add_noise_keeps_the_type_of_the_data() -> None:
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+@pytest.mark.parametrize("per_token", [False, True])
+def test_copies_of_one_image_against_loops(prediction: Prediction, per_token: bool) -> None:
+    """Data (B, 1, L, P), noise (B, R, L, P) and times (B, R, 1) or (B, R, L), as the objective has them."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(2, 1, 4, 5, generator=generator, dtype=torch.float64)
+    noise = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    times = torch.randint(1000, (2, 3, 4 if per_token else 1), generator=generator)
+    scales = DiffusionConfig().signal_and_noise_scales()
+    noised, target = noised_and_target(x0, noise, times, scales, prediction)
+    assert noised.shape == target.shape == noise.shape
+    for b in range(2):
+        for copy in range(3):
+            for token in range(4):
+                t = int(times[b, copy, token if per_token else 0])
+                expected = by_hand(x0[b, 0, token], noise[b, copy, token], adm_alphas_cumprod()[t])
+                torch.testing.assert_close(noised[b, copy, token], expected["x_t"], rtol=0, atol=1e-6)
+                torch.testing.assert_close(target[b, copy, token], expected[prediction], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+def test_noising_keeps_the_type_of_the_data(prediction: Prediction) -> None:
     x0 = torch.zeros(2, 3, dtype=torch.bfloat16)
     noise = torch.ones(2, 3, dtype=torch.bfloat16)
     scales = DiffusionConfig().signal_and_noise_scales()
-    assert add_noise(x0, noise, torch.tensor([0, 999]), scales).dtype == torch.bfloat16
+    for x in noised_and_target(x0, noise, torch.tensor([0, 999]), scales, prediction):
+        assert x.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+def test_the_sampler_solves_the_same_x0_from_every_target(prediction: Prediction) -> None:
+    """diffusers' scheduler, given the exact target, finds the data again: one meaning of ε, x_0 and v."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(1, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    config = DiffusionConfig(prediction=prediction)
+    scheduler = config.scheduler()
+    scheduler.set_timesteps(1000)
+    for t in (1, 400, 999):
+        noised, target = noised_and_target(x0, noise, torch.tensor(t), config.signal_and_noise_scales(), prediction)
+        found = scheduler.step(target, t, noised).pred_original_sample
+        torch.testing.assert_close(found, x0, rtol=0, atol=2e-5)  # √ᾱ_999 = 0.006 enlarges float32's error
 
 
 def test_times_are_uniform_and_one_per_generator() -> None:
@@ -127,6 +175,18 @@ def test_times_are_uniform_and_one_per_generator() -> None:
     assert times.shape == (3000,)
     alone = [sample_times(1000, [torch.Generator().manual_seed(i)]).item() for i in range(4)]
     assert sample_times(1000, [torch.Generator().manual_seed(i) for i in range(4)]).tolist() == alone
+
+
+def test_several_times_of_a_sample_are_uniform_and_independent() -> None:
+    """Table 7: 3 copies with times of their own for each of 2 AR steps."""
+    times = sample_times(10, [torch.Generator().manual_seed(i) for i in range(2000)], 3, 2)
+    assert times.shape == (2000, 3, 2)
+    flat = times.flatten(1)
+    for i in range(6):
+        assert stats.chisquare(torch.bincount(flat[:, i], minlength=10).numpy()).pvalue > 1e-3
+        for j in range(i):
+            table = torch.bincount(flat[:, i] * 10 + flat[:, j], minlength=100).view(10, 10)
+            assert stats.chi2_contingency(table.numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(

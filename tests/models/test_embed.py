@@ -19,20 +19,29 @@ def mae_sinusoids_1d(width: int, positions: Array) -> Array:
     return np.concatenate([np.sin(out), np.cos(out)], axis=1)
 
 
-def mae_sinusoids_2d(width: int, grid_size: int) -> Array:
-    """Compute MAE's `get_2d_sincos_pos_embed`: "here w goes first"."""
-    axis = np.arange(grid_size, dtype=np.float64)
-    columns, rows = np.meshgrid(axis, axis)
-    halves = [mae_sinusoids_1d(width // 2, columns.ravel()), mae_sinusoids_1d(width // 2, rows.ravel())]
+def mae_sinusoids_2d(width: int, rows: int, columns: int) -> Array:
+    """Compute MAE's `get_2d_sincos_pos_embed`, for any grid: "here w goes first"."""
+    across, down = np.meshgrid(np.arange(columns, dtype=np.float64), np.arange(rows, dtype=np.float64))
+    halves = [mae_sinusoids_1d(width // 2, across.ravel()), mae_sinusoids_1d(width // 2, down.ravel())]
     return np.concatenate(halves, axis=1)
 
 
-@pytest.mark.parametrize(("width", "grid"), [(4, 1), (8, 3), (24, 5), (1024, 16)])
-def test_positions_against_maes_formula(width: int, grid: int) -> None:
-    found = sinusoids_2d(width, grid)
-    assert found.shape == (grid * grid, width)
+@pytest.mark.parametrize(
+    ("width", "rows", "columns"),
+    [(4, 1, 1), (8, 3, 3), (24, 5, 5), (1024, 16, 16), (24, 2, 5), (24, 5, 2), (8, 1, 4)],
+)
+def test_positions_against_maes_formula(width: int, rows: int, columns: int) -> None:
+    found = sinusoids_2d(width, rows, columns)
+    assert found.shape == (rows * columns, width)
     assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.double().numpy(), mae_sinusoids_2d(width, grid), rtol=0, atol=6e-8)
+    np.testing.assert_allclose(found.double().numpy(), mae_sinusoids_2d(width, rows, columns), rtol=0, atol=6e-8)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 7), (7, 3), (9, 9)])
+def test_a_larger_grid_begins_with_the_smaller(rows: int, columns: int) -> None:
+    """A patch at row y and column x has the same position in every grid."""
+    small, large = sinusoids_2d(16, 3, 3).view(3, 3, 16), sinusoids_2d(16, rows, columns).view(rows, columns, 16)
+    assert torch.equal(large[:3, :3], small)
 
 
 def time_features(module: TimeEmbedding, t: Tensor) -> Array:

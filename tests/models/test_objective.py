@@ -1,17 +1,16 @@
-"""The training objective: draws, weights and loss (Eq. 4 and 5, Section 5)."""
+"""The training objective: draws and loss (Eq. 4 and 5, Section 5)."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
@@ -24,47 +23,25 @@ from causalfusion import (
     ObjectiveConfig,
     draw,
 )
+from causalfusion.diffusion import Prediction
 from causalfusion.mask import generalized_causal_mask
-from causalfusion.objective import ar_weights, draw_split
+from causalfusion.objective import WeightAxis, draw_split
+
+if TYPE_CHECKING:
+    from tests.models.conftest import TrainingExample
 
 ConfigMaker = Callable[..., CausalFusionConfig]
 ModelMaker = Callable[..., CausalFusion]
+ExampleMaker = Callable[..., "TrainingExample"]
 
 
 def weight_in_words(sizes: list[int], step: int, ar_weight: float, along: str) -> float:
-    """Return w(s), s counted from 0, from the definition of either reading."""
+    """Return w(s), s counted from 0, from the definition of either linear reading."""
     if len(sizes) == 1:
         return ar_weight
     if along == "step":  # linear in s through (s = 1, λ) and (s = S, 1)
         return ar_weight + (1 - ar_weight) * step / (len(sizes) - 1)
     return ar_weight - (ar_weight - 1) * sum(sizes[:step]) / sum(sizes)
-
-
-@pytest.mark.parametrize("along", ["step", "token"])
-@given(
-    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8),
-    ar_weight=st.floats(1, 5),
-)
-def test_ar_weights_against_the_law(along: Literal["step", "token"], sizes: list[int], ar_weight: float) -> None:
-    """Section 5: λ at s = 1, decaying linearly along the steps or along the tokens."""
-    expected = []
-    for step, size in enumerate(sizes):
-        expected += [weight_in_words(sizes, step, ar_weight, along)] * size
-    np.testing.assert_allclose(ar_weights(sizes, ar_weight, along).numpy(), expected, rtol=1e-6)
-
-
-def test_ar_weights_of_an_example() -> None:
-    """Steps of 2, 2 and 3 tokens, λ = 2: 2, 1.5, 1 along the steps; 2, 2 − 2/7, 2 − 4/7 along the tokens."""
-    assert ar_weights([2, 2, 3], 2.0, "step").tolist() == [2, 2, 1.5, 1.5, 1, 1, 1]
-    found = ar_weights([2, 2, 3], 2.0, "token")
-    np.testing.assert_allclose(found.numpy(), [2, 2] + [12 / 7] * 2 + [10 / 7] * 3, rtol=1e-6)
-
-
-def test_one_step_has_the_first_steps_weight() -> None:
-    """With S = 1 both readings give λ; with λ = 1 nothing is weighted."""
-    for along in ("step", "token"):
-        assert ar_weights([4], 2.5, along).tolist() == [2.5] * 4
-        assert ar_weights([1, 3, 2], 1.0, along).tolist() == [1.0] * 6
 
 
 class Recorder:
@@ -82,102 +59,129 @@ class Recorder:
         return self.answer
 
 
-def example(make_model: ModelMaker) -> tuple[CausalFusion, Draws, Tensor, Tensor]:
-    """Return a model with 16 tokens of 8 numbers, and draws, latents and labels for four samples."""
-    model = make_model(in_channels=2)
-    generator = torch.Generator().manual_seed(3)
-    drawn = Draws(
-        sizes=[3, 1, 7, 5],
-        orders=torch.stack([torch.randperm(16, generator=generator) for _ in range(4)]),
-        times=torch.tensor([500, 20, 999, 0]),
-        noise=torch.randn(4, 2, 8, 8, generator=generator),
-        dropped=torch.tensor([False, True, False, True]),
-    )
-    latents = torch.randn(4, 2, 8, 8, generator=generator, dtype=torch.float64)
-    return model, drawn, latents, torch.tensor([2, 0, 1, 1])
-
-
 def patch(image: Tensor, position: int) -> list[float]:
     """Return the numbers of one 2×2 patch of a (channels, 8, 8) image, channels fastest."""
     y, x = divmod(position, 4)
     return [float(image[c, 2 * y + p, 2 * x + q]) for p in range(2) for q in range(2) for c in range(len(image))]
 
 
-@pytest.mark.parametrize("along", ["step", "token"])
-def test_loss_against_loops(make_model: ModelMaker, along: Literal["step", "token"]) -> None:
-    """The loss is the mean of w(s) (ε − ε̂)² over samples, steps, tokens and numbers."""
-    model, drawn, latents, labels = example(make_model)
-    answer = torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    config = ObjectiveConfig(ar_weight=2.5, ar_weight_along=along)
-    loss = Objective(model, config, DiffusionConfig())(Recorder(answer), latents, labels, drawn)
+SIZES = [3, 1, 7, 5]
 
-    weighted, plain, count = 0.0, 0.0, 0
-    for sample in range(4):
+
+@pytest.mark.parametrize("along", get_args(WeightAxis))
+def test_loss_against_loops(make_model: ModelMaker, make_example: ExampleMaker, along: WeightAxis) -> None:
+    """The loss is the mean of w(s) (ε − ε̂)² over samples, steps, tokens and numbers."""
+    model = make_model(in_channels=2)
+    example = make_example(model.config, SIZES)
+    answer = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    config = ObjectiveConfig(ar_weight=2.5, ar_weight_along=along)
+    loss = Objective(model, config, DiffusionConfig())(Recorder(answer), *example)
+
+    weighted, count = 0.0, 0
+    errors = [0.0] * 16
+    for sample in range(3):
         token = 0
-        for step, size in enumerate(drawn.sizes):
+        for step, size in enumerate(SIZES):
             for _ in range(size):
-                target = patch(drawn.noise[sample], int(drawn.orders[sample, token]))
+                target = patch(example.drawn.noise[sample, 0], int(example.drawn.orders[sample, token]))
                 for number, value in enumerate(target):
                     squared = (value - float(answer[sample, token, number])) ** 2
-                    weighted += weight_in_words(drawn.sizes, step, 2.5, along) * squared
-                    plain += squared
+                    weighted += weight_in_words(SIZES, step, 2.5, along) * squared
+                    errors[token] += squared / (3 * 8)
                     count += 1
                 token += 1
-    assert count == 4 * 16 * 8
-    assert float(loss.weighted) == pytest.approx(weighted / count, rel=1e-6)
-    assert float(loss.mse) == pytest.approx(plain / count, rel=1e-6)
+    assert count == 3 * 16 * 8
+    assert float(loss.weighted) == pytest.approx(weighted / count, rel=1e-7)  # the weights are float32
+    np.testing.assert_allclose(loss.error_L.numpy(), errors, rtol=1e-12)
+    assert float(loss.mse) == pytest.approx(sum(errors) / 16, rel=1e-12)
 
 
-def test_what_the_model_is_given(make_model: ModelMaker) -> None:
+def test_the_loss_is_computed_in_float32_at_least(make_model: ModelMaker, make_example: ExampleMaker) -> None:
+    """A bf16 prediction is compared with the data in float32: 1 + 2⁻¹² is a target that bf16 does not have."""
+    model = make_model()
+    example = make_example(model.config, SIZES)
+    objective = Objective(model, ObjectiveConfig(ar_weight=1.0), DiffusionConfig())
+    drawn = dataclasses.replace(example.drawn, noise=torch.full((3, 1, 1, 8, 8), 1 + 2.0**-12))
+    for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        ones = torch.ones(3, 16, 4, dtype=dtype)
+        loss = objective(Recorder(ones), example.latents.float(), example.labels, drawn)
+        assert loss.weighted.dtype == loss.error_L.dtype == expected
+        assert loss.error_L.tolist() == [2.0**-24] * 16
+
+
+def test_what_the_model_is_given(make_model: ModelMaker, make_example: ExampleMaker) -> None:
     """Eq. 5: x_t and x_0 in visiting order, x_0 without the last step, t shared, dropped classes null."""
-    model, drawn, latents, labels = example(make_model)
-    predict = Recorder(torch.zeros(4, 16, 8))
+    model = make_model(in_channels=2)
+    latents, labels, drawn = make_example(model.config, SIZES)
+    predict = Recorder(torch.zeros(3, 16, 8))
     Objective(model, ObjectiveConfig(), DiffusionConfig())(predict, latents, labels, drawn)
     seen = predict.seen
     cumprod = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    assert seen["noised"].shape == (4, 16, 8)
-    assert seen["clean"].shape == (4, 11, 8)
-    for sample in range(4):
+    assert seen["noised"].shape == (3, 16, 8)
+    assert seen["clean"].shape == (3, 11, 8)
+    for sample in range(3):
         alpha = cumprod[int(drawn.times[sample])]
         for token, position in enumerate(drawn.orders[sample].tolist()):
             x0 = np.array(patch(latents[sample], position))
-            noise = np.array(patch(drawn.noise[sample], position))
+            noise = np.array(patch(drawn.noise[sample, 0], position))
             expected = np.sqrt(alpha) * x0 + np.sqrt(1 - alpha) * noise
             np.testing.assert_allclose(seen["noised"][sample, token].numpy(), expected, rtol=0, atol=2e-6)
             if token < 11:
                 np.testing.assert_array_equal(seen["clean"][sample, token].numpy(), x0)
     assert torch.equal(seen["positions"], drawn.orders)
-    assert torch.equal(seen["t"], drawn.times)
-    assert seen["labels"].tolist() == [2, 3, 1, 3]
-    assert torch.equal(seen["mask"], generalized_causal_mask([3, 1, 7, 5], 2))
+    assert torch.equal(seen["t"], drawn.times[:, 0, 0])
+    assert labels.tolist() == [2, 0, 1]
+    assert seen["labels"].tolist() == [2, 3, 1]
+    assert torch.equal(seen["mask"], generalized_causal_mask(SIZES, 2))
 
 
-def test_one_step_gives_no_clean_tokens(make_model: ModelMaker) -> None:
-    model, drawn, latents, labels = example(make_model)
-    one = Draws([16], drawn.orders, drawn.times, drawn.noise, drawn.dropped)
-    predict = Recorder(torch.zeros(4, 16, 8))
-    loss = Objective(model, ObjectiveConfig(ar_weight=3.0), DiffusionConfig())(predict, latents, labels, one)
-    assert predict.seen["clean"].shape == (4, 0, 8)
-    assert float(loss.weighted) == pytest.approx(3 * float(loss.mse), rel=1e-6)
+def test_one_step_gives_no_clean_tokens(make_model: ModelMaker, make_example: ExampleMaker) -> None:
+    model = make_model()
+    predict = Recorder(torch.zeros(3, 16, 4, dtype=torch.float64))
+    objective = Objective(model, ObjectiveConfig(ar_weight=3.0), DiffusionConfig())
+    loss = objective(predict, *make_example(model.config, [16]))
+    assert predict.seen["clean"].shape == (3, 0, 4)
+    assert float(loss.weighted) == pytest.approx(3 * float(loss.mse), rel=1e-12)
 
 
-def test_a_perfect_predictor_has_no_loss(make_model: ModelMaker) -> None:
-    """ε = (x_t − √ᾱ x_0) / √(1−ᾱ), solved from what the model is given and the data."""
-    model, drawn, latents, labels = example(make_model)
-    cumprod = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_perfect_predictor_has_no_loss(
+    make_model: ModelMaker, make_example: ExampleMaker, prediction: Prediction, per_step: bool, copies: int
+) -> None:
+    """ε = (x_t − √ᾱ x_0) / √(1−ᾱ), x_0, or v = (√ᾱ x_t − x_0) / √(1−ᾱ), from what the model is given and x_0.
 
-    def predict(
-        noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
-    ) -> Tensor:
-        del clean, labels, mask
-        patches = model.patchify(latents)
-        x0 = torch.stack([own[order] for own, order in zip(patches, positions, strict=True)])
-        alpha = cumprod[t][:, None, None]
-        return (noised - alpha.sqrt() * x0) / (1 - alpha).sqrt()
+    The predictor of another kind does have a loss.
+    """
+    model, diffusion = make_model(), DiffusionConfig(prediction=prediction)
+    example = make_example(model.config, SIZES, copies=copies, per_step=per_step)
+    signals, sigmas = (scale.double() for scale in diffusion.signal_and_noise_scales())
 
-    loss = Objective(model, ObjectiveConfig(), DiffusionConfig())(predict, latents, labels, drawn)
-    assert float(loss.mse) < 1e-9
-    assert float(loss.weighted) < 2e-9
+    def perfect(kind: str) -> Callable[..., Tensor]:
+        def predict(
+            noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+        ) -> Tensor:
+            del clean, labels, mask
+            patches = model.patchify(example.latents)
+            x0 = torch.stack([own[order] for own, order in zip(patches, positions, strict=True)])
+            x0 = torch.cat([x0] * copies, dim=1)
+            t = t.view(3, -1).repeat_interleave(noised.shape[1] * 3 // t.numel(), dim=1)
+            signal, sigma = signals[t][..., None], sigmas[t][..., None]
+            unit = signal**2 + sigma**2  # but for float32's rounding
+            v = (signal * noised - unit * x0) / sigma
+            return {"epsilon": (noised - signal * x0) / sigma, "x0": x0, "v": v}[kind]
+
+        return predict
+
+    objective = Objective(model, ObjectiveConfig(), diffusion)
+    for kind in get_args(Prediction):
+        loss = objective(perfect(kind), *example)
+        if kind == prediction:
+            assert float(loss.mse) < 1e-20
+            assert float(loss.weighted) < 1e-20
+        else:
+            assert float(loss.mse) > 0.1
 
 
 def test_a_model_that_predicts_zero_loses_the_noises_variance(make_config: ConfigMaker) -> None:
@@ -227,8 +231,10 @@ def test_draws_have_the_shapes_of_the_model(make_config: ConfigMaker) -> None:
     config = make_config(in_channels=3)
     drawn = draw(config, ObjectiveConfig(), DiffusionConfig(), seed=0, step=0, samples=range(5))
     assert drawn.orders.shape == (5, 16)
-    assert drawn.times.shape == drawn.dropped.shape == (5,)
-    assert drawn.noise.shape == (5, 3, 8, 8)
+    assert drawn.times.shape == (5, 1, 1)
+    assert drawn.dropped.shape == (5,)
+    assert drawn.noise.shape == (5, 1, 3, 8, 8)
+    assert drawn.times.dtype == torch.int64
     assert drawn.noise.dtype == torch.float32
     assert drawn.dropped.dtype == torch.bool
 
@@ -256,7 +262,7 @@ def test_marginal_laws_of_the_draws(make_config: ConfigMaker) -> None:
     objective, diffusion = ObjectiveConfig(class_dropout=0.1), DiffusionConfig()
     drawn = draw(config, objective, diffusion, seed=0, step=0, samples=range(3000))
     assert stats.binomtest(int(drawn.dropped.sum()), 3000, 0.1).pvalue > 1e-3
-    assert stats.chisquare(torch.bincount(drawn.times // 100, minlength=10).numpy()).pvalue > 1e-3
+    assert stats.chisquare(torch.bincount(drawn.times.flatten() // 100, minlength=10).numpy()).pvalue > 1e-3
     assert stats.kstest(drawn.noise.flatten().numpy(), "norm").pvalue > 1e-3
     assert stats.chisquare(torch.bincount(drawn.orders[:, 0], minlength=4).numpy()).pvalue > 1e-3
 
@@ -268,15 +274,20 @@ def test_extreme_class_dropout(make_config: ConfigMaker, dropout: float, expecte
     assert set(drawn.dropped.tolist()) - {False} == expected
 
 
-def test_splits_over_training_steps_follow_the_decayed_law() -> None:
+@pytest.mark.parametrize("decay", [0.7, 1.0])
+def test_splits_over_training_steps_follow_the_decayed_law(decay: float) -> None:
     """Section 5: P(S = i) ∝ γ^(i−1), over the optimizer steps of a run."""
-    config, count = ObjectiveConfig(ar_decay=0.7), 2000
+    config, count = ObjectiveConfig(ar_decay=decay), 2000
     splits = [draw_split(config, 8, 0, step) for step in range(count)]
     assert all(sum(sizes) == 8 and min(sizes) >= 1 for sizes in splits)
     drawn = Counter(len(sizes) for sizes in splits)
-    weights = [0.7**i for i in range(8)]
+    weights = [decay**i for i in range(8)]
     expected = [count * weight / sum(weights) for weight in weights]
     assert stats.chisquare([drawn[i] for i in range(1, 9)], expected).pvalue > 1e-3
+
+
+def test_full_decay_always_has_one_step() -> None:
+    assert {tuple(draw_split(ObjectiveConfig(ar_decay=0.0), 8, 0, step)) for step in range(100)} == {(8,)}
 
 
 def test_a_fixed_number_of_steps_has_equal_sizes() -> None:
@@ -305,6 +316,8 @@ def test_patch_order_is_passed_on(make_config: ConfigMaker) -> None:
         ({"ar_decay": 1.1}, "ar_decay"),
         ({"num_ar_steps": 0}, "num_ar_steps"),
         ({"ar_weight": 0.9}, "ar_weight"),
+        ({"time_copies": 0}, "time_copies"),
+        ({"sequence_multiple": 0}, "sequence_multiple"),
         ({"class_dropout": 1.0}, "class_dropout"),
         ({"class_dropout": -0.1}, "class_dropout"),
     ],
@@ -318,4 +331,5 @@ def test_defaults_are_the_papers() -> None:
     """Section 5 and Table 3: γ = .9, random order, λ = 2."""
     config = ObjectiveConfig()
     assert (config.ar_decay, config.patch_order, config.ar_weight) == (0.9, "random", 2.0)
-    assert (config.num_ar_steps, config.ar_weight_along) == (None, "step")
+    assert (config.num_ar_steps, config.ar_weight_along, config.ar_weight_shape) == (None, "step", "linear")
+    assert (config.time_sampling, config.time_copies, config.sequence_multiple) == ("shared", 1, 1)

@@ -16,6 +16,7 @@ from scipy import stats
 
 from causalfusion.steps import (
     ar_step_probabilities,
+    check_sizes,
     equal_step_sizes,
     random_step_sizes,
     sample_num_ar_steps,
@@ -166,3 +167,14 @@ def test_step_of_token_against_a_loop(sizes: list[int]) -> None:
         for _ in range(size):
             expected.append(step)
     assert step_of_token(sizes).tolist() == expected
+
+
+def test_sizes_that_make_up_the_image_pass() -> None:
+    for sizes in ([16], [5, 1, 10], [1] * 16):
+        check_sizes(sizes, 16)
+
+
+@pytest.mark.parametrize("sizes", [[15], [17], [8, 0, 8], [20, -4], [1] * 15])
+def test_other_sizes_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="must be positive and add up to 16, got"):
+        check_sizes(sizes, 16)

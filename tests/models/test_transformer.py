@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from causalfusion import CausalFusion, CausalFusionConfig
+from causalfusion.attention import SplitMask
 from causalfusion.embed import sinusoids_2d
-from causalfusion.mask import generalized_causal_mask
+from causalfusion.mask import attention_mask, generalized_causal_mask
+from causalfusion.sequence import lay_out
 
 if TYPE_CHECKING:
     from tests.models.conftest import NaiveTransformer
@@ -32,16 +34,32 @@ class Batch(NamedTuple):
     mask: Tensor
 
 
-def random_batch(config: CausalFusionConfig, sizes: list[int], batch: int = 2) -> Batch:
+def random_batch(
+    config: CausalFusionConfig,
+    sizes: list[int],
+    batch: int = 2,
+    *,
+    copies: int = 1,
+    times: int | None = None,
+    multiple: int = 1,
+) -> Batch:
+    """Make a batch with one diffusion time per sample, or with `times` of them."""
     generator = torch.Generator().manual_seed(5)
     length, kept = config.num_tokens, config.num_tokens - sizes[-1]
+    layout = lay_out(
+        sizes,
+        class_tokens=config.num_class_tokens,
+        copies=copies,
+        time_token=config.time_conditioning == "token",
+        multiple=multiple,
+    )
     return Batch(
-        noised=torch.randn(batch, length, config.token_dim, generator=generator, dtype=torch.float64),
+        noised=torch.randn(batch, copies * length, config.token_dim, generator=generator, dtype=torch.float64),
         clean=torch.randn(batch, kept, config.token_dim, generator=generator, dtype=torch.float64),
         positions=torch.stack([torch.randperm(length, generator=generator) for _ in range(batch)]),
-        t=torch.randint(1000, (batch,), generator=generator),
+        t=torch.randint(1000, (batch,) if times is None else (batch, times), generator=generator),
         labels=torch.arange(batch) % config.num_classes,
-        mask=generalized_causal_mask(sizes, config.num_class_tokens),
+        mask=attention_mask(layout),
     )
 
 
@@ -121,27 +139,116 @@ def test_one_step_is_an_in_context_dit(
         np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.usefixtures("attention_form")
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize(
+    ("changes", "copies", "times"),
+    [
+        ({"position_embedding": "learnable"}, 1, None),
+        ({"time_conditioning": "token"}, 1, None),
+        ({}, 1, 16),
+        ({}, 3, 3),
+        ({"qk_norm": False}, 2, 32),
+    ],
+)
 @torch.no_grad()
-def test_each_step_is_a_forward_of_its_own(make_model: ModelMaker, naive: type[NaiveTransformer]) -> None:
-    """One pass over all steps equals a naive pass per step over [class | earlier clean tokens | noised]."""
-    model, sizes = make_model(position_embedding="learnable"), [4, 1, 6, 5]
+def test_each_step_of_each_copy_is_a_forward_of_its_own(
+    make_model: ModelMaker,
+    naive: type[NaiveTransformer],
+    changes: dict[str, object],
+    copies: int,
+    times: int | None,
+    multiple: int,
+) -> None:
+    """One pass over all equals naive passes over [class | earlier clean tokens | time token | noised].
+
+    A diffusion time per sample, per copy, or per token, the same within an AR step.
+    """
+    model, sizes = make_model(**changes), [4, 1, 6, 5]
     config = model.config
-    batch = random_batch(config, sizes, batch=1)
+    batch = random_batch(config, sizes, batch=1, copies=copies, times=times, multiple=multiple)
+    if times is not None and times > copies:
+        step_of = torch.tensor([s for s, size in enumerate(sizes) for _ in range(size)] * copies)
+        first = torch.tensor([start for start, _ in edges(sizes)])[step_of] + 16 * (torch.arange(times) // 16)
+        batch = batch._replace(t=batch.t[:, first])
     found = model(*batch)[0].numpy()
     reference = naive(model)
     order = batch.positions[0].tolist()
-    for step, (start, end) in enumerate(edges(sizes)):
-        rank = [-1] * config.num_class_tokens  # class tokens come before the first step
-        for s in range(step):
-            rank += [s] * sizes[s]
-        parts = [reference.class_tokens(int(batch.labels[0]))]
-        if start:
-            parts.append(reference.image_tokens(batch.clean[0, :start].numpy(), order[:start]))
-        parts.append(reference.image_tokens(batch.noised[0, start:end].numpy(), order[start:end], int(batch.t[0])))
-        rank += [step] * sizes[step]
-        visible = [[other <= own for other in rank] for own in rank]
-        out = reference.predict(reference.run_blocks(np.concatenate(parts), visible)[-sizes[step] :])
-        np.testing.assert_allclose(found[start:end], out, rtol=0, atol=1e-10)
+    t_of_token = batch.t.view(1, -1).repeat_interleave(16 * copies // batch.t.numel(), dim=1)[0].tolist()
+    for copy in range(copies):
+        for step, (start, end) in enumerate(edges(sizes)):
+            own = slice(16 * copy + start, 16 * copy + end)
+            t = t_of_token[own.start]
+            rank = [-1] * config.num_class_tokens  # class tokens come before the first step
+            for s in range(step):
+                rank += [s] * sizes[s]
+            parts = [reference.class_tokens(int(batch.labels[0]))]
+            if start:
+                parts.append(reference.image_tokens(batch.clean[0, :start].numpy(), order[:start]))
+            time_token = config.time_conditioning == "token"
+            if time_token:
+                parts.append(reference.time(t)[None])
+                rank.append(step)
+            noised = batch.noised[0, own].numpy()
+            parts.append(reference.image_tokens(noised, order[start:end], None if time_token else t))
+            rank += [step] * sizes[step]
+            visible = [[key <= query for key in rank] for query in rank]
+            if time_token:
+                place = config.num_class_tokens + start
+                visible[place] = [i < config.num_class_tokens or i == place for i in range(len(rank))]
+            out = reference.predict(reference.run_blocks(np.concatenate(parts), visible)[-sizes[step] :])
+            np.testing.assert_allclose(found[own], out, rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("attention_form")
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(("changes", "copies"), [({}, 1), ({}, 2), ({"time_conditioning": "token"}, 1)])
+def test_the_last_block_computes_what_is_read_only(
+    make_model: ModelMaker, changes: dict[str, object], copies: int, split: bool
+) -> None:
+    """Outputs and gradients are those of a last block that computes all tokens."""
+    model, sizes = make_model(depth=3, **changes), [4, 7, 5]
+    mask = random_batch(model.config, sizes, copies=copies, multiple=16).mask
+    length, noised = len(mask), 16 * copies
+    used = SplitMask.cut(mask, 16, copies) if split else mask
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, length, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(2, noised, 16, generator=generator, dtype=torch.float64)
+    inputs = [x, *model.blocks.parameters()]
+    gradients, outputs = [], []
+    for read in (slice(length - noised, None), None):
+        out = model.run_blocks(x, used, read=read)
+        assert out.shape[1] == (length if read is None else noised)
+        outputs.append(out[:, -noised:])
+        gradients.append(torch.autograd.grad(outputs[-1], inputs, cotangent))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-12)
+    for own, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, whole, rtol=0, atol=1e-11)
+
+
+@torch.no_grad()
+def test_without_a_mask_any_tokens_can_be_read(make_model: ModelMaker) -> None:
+    model = make_model()
+    x = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = model.run_blocks(x, None)
+    for read in (slice(1, 4), slice(5, 6), slice(0, 0), slice(0, 6)):
+        torch.testing.assert_close(model.run_blocks(x, None, read=read), whole[:, read], rtol=0, atol=1e-12)
+
+
+def test_a_time_token_carries_one_time(make_model: ModelMaker) -> None:
+    model = make_model(time_conditioning="token")
+    for copies, times in ((1, 16), (2, 2)):
+        batch = random_batch(model.config, [9, 7], copies=copies, times=times)
+        with pytest.raises(ValueError, match="a time token carries one diffusion time per sample"):
+            model(*batch)
+
+
+def test_a_mask_that_is_too_short_is_refused(make_model: ModelMaker) -> None:
+    """A mask without the time token would leave it out in silence."""
+    model = make_model(time_conditioning="token")
+    batch = random_batch(model.config, [9, 7])
+    with pytest.raises(ValueError, match="a sequence of 28 tokens cannot have a mask of 27"):
+        model(*batch._replace(mask=generalized_causal_mask([9, 7], 2)))
 
 
 @torch.no_grad()
@@ -175,27 +282,6 @@ def test_times_per_token(make_model: ModelMaker) -> None:
     torch.testing.assert_close(after[:, :4], shared[:, :4], rtol=0, atol=1e-12)
     torch.testing.assert_close(after[:, 11:], shared[:, 11:], rtol=0, atol=1e-12)
     assert bool(((after - shared)[:, 4:11].abs().amax(dim=-1) > 1e-6).all())
-
-
-@pytest.mark.parametrize(("channels", "patch", "size"), [(1, 2, 4), (3, 1, 3), (2, 4, 8), (4, 2, 6)])
-def test_patches_against_loops(
-    make_config: Callable[..., CausalFusionConfig], channels: int, patch: int, size: int
-) -> None:
-    """Patches are in raster order; within one, rows, then columns, then channels."""
-    model = CausalFusion(make_config(in_channels=channels, patch_size=patch, input_size=size, depth=1))
-    latents = torch.randn(2, channels, size, size)
-    patches = model.patchify(latents)
-    assert torch.equal(model.unpatchify(patches), latents)
-    grid = size // patch
-    for y in range(grid):
-        for x in range(grid):
-            values = [
-                latents[:, c, y * patch + p, x * patch + q]
-                for p in range(patch)
-                for q in range(patch)
-                for c in range(channels)
-            ]
-            assert torch.equal(patches[:, y * grid + x], torch.stack(values, dim=1))
 
 
 @torch.no_grad()
@@ -238,7 +324,7 @@ def test_sinusoidal_positions_are_frozen_and_not_saved(
     model = CausalFusion(make_config())
     assert "positions" not in dict(model.named_parameters())
     assert "positions" not in model.state_dict()
-    assert torch.equal(model.positions, sinusoids_2d(16, 4))
+    assert torch.equal(model.positions, sinusoids_2d(16, 4, 4))
 
 
 def test_learnable_positions_start_as_sinusoids_and_learn(
@@ -246,21 +332,22 @@ def test_learnable_positions_start_as_sinusoids_and_learn(
 ) -> None:
     """Table 10."""
     new = CausalFusion(make_config(position_embedding="learnable"))
-    assert torch.equal(new.positions, sinusoids_2d(16, 4))
+    assert torch.equal(new.positions, sinusoids_2d(16, 4, 4))
     model = make_model(position_embedding="learnable")
     model(*random_batch(model.config, [3, 13])).square().sum().backward()
     assert model.positions.grad is not None
     assert bool((model.positions.grad.abs().amax(dim=1) > 0).all())
 
 
-def test_every_parameter_gets_a_gradient(make_model: ModelMaker) -> None:
-    """The rows of classes that are not in the batch excepted."""
-    model = make_model(position_embedding="learnable")
+@pytest.mark.parametrize("conditioning", ["embedding", "token"])
+def test_every_parameter_gets_a_gradient(make_model: ModelMaker, conditioning: str) -> None:
+    """Except for rows of classes that are not in the batch, and what all keys share, which changes no softmax."""
+    model = make_model(position_embedding="learnable", time_conditioning=conditioning)
     model(*random_batch(model.config, [3, 8, 5])).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         used = parameter.grad[:2] if name == "class_tokens.table.weight" else parameter.grad
-        assert bool(used.abs().sum() > 0), name
+        assert (float(used.abs().max()) > 1e-6) == ("k_norm.bias" not in name), name
 
 
 @pytest.mark.usefixtures("attention_form")

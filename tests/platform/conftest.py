@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from causalfusion import PRESETS, CausalFusion
+from causalfusion import PRESETS, CausalFusion, build_model
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.shards import Latents, write_shards
@@ -85,7 +85,8 @@ def make_experiment(tmp_path: Path) -> Callable[..., Experiment]:
 @pytest.fixture(scope="session")
 def random_model() -> CausalFusion:
     """Return a tiny float64 model, every parameter of which is random: a new one predicts zero for everything."""
-    model = CausalFusion(PRESETS["tiny"]).double()
+    model = build_model(PRESETS["tiny"]).double()
+    assert isinstance(model, CausalFusion)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -8,14 +8,17 @@ import typer
 from rich.console import Console
 
 from ..config.errors import UserError
+from .analyze import analyze
 from .config import config_app
 from .data import data_app
 from .models import models
 from .quickstart import quickstart
+from .sample import edit, sample
 from .submit import submit
 from .sweep import sweep
 from .train import train
 from .ui import ui
+from .weights import weights_app
 
 app = typer.Typer(
     name="causalfusion",
@@ -28,10 +31,14 @@ app.command()(quickstart)
 app.command()(train)
 app.command()(sweep)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
+app.command()(sample)
+app.command()(edit)
+app.command()(analyze)
 app.command()(ui)
 app.command()(models)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from causalfusion.config import CausalFusionConfig
+from causalfusion.model import CONFIGS
 
 from .errors import UserError
 from .schema import Experiment
@@ -98,7 +98,7 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
             tree = compose(config_name=name, overrides=arguments)
         unresolved = _plain(tree, resolve=False)
         resolved = _plain(tree, resolve=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: model=3
         cause = " ".join(str(error.__cause__ or error).partition("Config search path")[0].split())
         raise UserError(
             f"experiment {name!r} with {' '.join(overrides) or 'no overrides'} does not compose: {cause}\n"
@@ -188,9 +188,14 @@ def _unknown_experiment(name: str, folders: list[Path]) -> str:
 
 def _describe(fault: ErrorDetails) -> str:
     path = [str(part) for part in fault["loc"]]
+    kind = CONFIGS.get(path[1]) if path[:1] == ["model"] and len(path) > 1 else None
+    if kind:  # pydantic names the kind of model after the key `model`; a user never wrote it
+        del path[1]
+    if path[:1] == ["sampling"]:  # nor the alternatives of a type that has some
+        path = [*path[:2], *(str(part) for part in fault["loc"][2:] if isinstance(part, int))]
     where = ".".join(path) or "(whole tree)"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        valid = _keys_at(path[:-1])
+        valid = _keys_at(path[:-1], kind)
         near = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.5)
         nearest = f"did you mean {'.'.join([*path[:-1], near[0]])!r}? " if near else ""
         return f"{where}: unknown key; {nearest}keys here: {', '.join(valid)}"
@@ -200,10 +205,10 @@ def _describe(fault: ErrorDetails) -> str:
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}{given}"
 
 
-def _keys_at(path: list[str]) -> list[str]:
+def _keys_at(path: list[str], model: type | None) -> list[str]:
     node: Any = Experiment
     for part in path:
-        node = _sections(node).get(part)
+        node = model if model and part == "model" else _sections(node).get(part)
     return sorted(_sections(node))
 
 
@@ -213,6 +218,6 @@ def _sections(node: Any) -> dict[str, Any]:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return {key: field.annotation for key, field in candidate.model_fields.items()}
         if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
-            extra = {"preset": str} if candidate is CausalFusionConfig else {}
+            extra = {"preset": str} if candidate in CONFIGS.values() else {}
             return extra | {field.name: field.type for field in dataclasses.fields(candidate)}
     return {}

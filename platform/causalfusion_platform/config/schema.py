@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from causalfusion import PRESETS, CausalFusionConfig, DiffusionConfig, ObjectiveConfig, SamplingConfig
+from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig, SamplingConfig
+from causalfusion.objective import check_objective
 
 
 class Section(BaseModel):
@@ -18,8 +19,10 @@ class Section(BaseModel):
 
 def _expand_preset(value: object) -> object:
     """Let `model: {preset: L/2, class_tokens: 16}` mean the preset with fields changed."""
-    if not isinstance(value, dict) or "preset" not in value:
+    if not isinstance(value, dict):
         return value
+    if "preset" not in value:
+        return {"architecture": "causalfusion", **value}
     name = value["preset"]
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"no model preset {name!r}; presets: {', '.join(PRESETS)}")
@@ -156,8 +159,8 @@ class Experiment(Section):
     """Seed of every random draw."""
     runs: Path = Path("runs")
     """Folder that holds the folders of runs; relative paths count from CAUSALFUSION_HOME."""
-    model: Annotated[CausalFusionConfig, BeforeValidator(_expand_preset)]
-    """The transformer; `preset: NAME` starts from a named one."""
+    model: Annotated[ModelConfig, Field(discriminator="architecture"), BeforeValidator(_expand_preset)]
+    """The model; `preset: NAME` starts from a named one."""
     data: DataConfig = DataConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -170,22 +173,26 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        tokens, block_size = self.model.num_tokens, self.model.grid_size
-        for section, steps in (("objective", self.objective), ("sampling", self.sampling)):
-            if steps.num_ar_steps is not None and steps.num_ar_steps > tokens:
+        tokens, grid = self.model.num_tokens, self.model.grid_size
+        check_objective(self.model, self.objective)
+        for section, part in (("objective", self.objective), ("sampling", self.sampling)):
+            if part.num_ar_steps is not None and part.num_ar_steps > tokens:
                 raise ValueError(
-                    f"{section}.num_ar_steps {steps.num_ar_steps} exceeds the model's {tokens} image tokens"
+                    f"{section}.num_ar_steps {part.num_ar_steps} exceeds the model's {tokens} image tokens"
                 )
-            if steps.patch_order in ("blockwise", "dilated") and (
-                steps.order_block < 1 or block_size % steps.order_block
-            ):
+            if part.patch_order in ("blockwise", "dilated") and (part.order_block < 1 or grid % part.order_block):
                 raise ValueError(
-                    f"{section}.order_block {steps.order_block} does not divide the "
-                    f"{block_size}×{block_size} patch grid"
+                    f"{section}.order_block {part.order_block} does not divide the {grid}×{grid} patch grid"
                 )
-        if self.sampling.num_inference_steps > self.diffusion.num_train_steps:
+        try:
+            sizes = self.sampling.sizes(tokens, self.seed)
+        except ValueError as error:
+            raise ValueError(f"sampling: {error}") from error
+        if self.model.architecture == "dit" and len(sizes) > 1:
+            raise ValueError(f"DiT has no AR steps: sampling.num_ar_steps must be 1, got {len(sizes)}")
+        if max(self.sampling.inference_steps) > self.diffusion.num_train_steps:
             raise ValueError(
-                f"sampling.num_inference_steps {self.sampling.num_inference_steps} exceeds "
+                f"sampling.num_inference_steps {max(self.sampling.inference_steps)} exceeds "
                 f"diffusion.num_train_steps {self.diffusion.num_train_steps}"
             )
         return self

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from causalfusion import CausalFusionConfig
+from causalfusion import ModelConfig
 
 from ..config.errors import UserError
 from .manifest import Manifest, Shard, sha256_of
@@ -34,7 +34,7 @@ def open_shards(folder: Path) -> Manifest:
     return manifest
 
 
-def check_model_fits(manifest: Manifest, model: CausalFusionConfig, folder: Path) -> None:
+def check_model_fits(manifest: Manifest, model: ModelConfig, folder: Path) -> None:
     """Check that a model can train on these latents.
 
     Raises:

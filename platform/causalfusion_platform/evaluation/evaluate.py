@@ -27,34 +27,34 @@ class Scores:
     """The same for as many real images drawn at random: what a perfect generator would score."""
 
 
-def evaluate_images(
-    generated: Tensor,
-    asked: Tensor,
-    real: Tensor,
-    labels: Tensor,
-    *,
-    num_classes: int,
-    epochs: int,
-    seed: int,
-) -> Scores:
-    """Score generated images (B, channels, size, size) in [−1, 1] asked to be of classes `asked` (B,).
+class Yardstick:
+    """A judge trained on the real images, and their features: scores any number of sets of generated images."""
 
-    Args:
-        generated: generated images; clamped to [−1, 1] first, as they are when drawn.
-        asked: classes that they were generated for.
-        real: all real images (N, channels, size, size).
-        labels: classes of the real images (N,).
-        num_classes: classes in the data set.
-        epochs: training epochs of the judge.
-        seed: decides the judge and the real subset.
-    """
-    judge = train_judge(real, labels, num_classes=num_classes, epochs=epochs, seed=seed)
-    generated = generated.clamp(-1, 1)
-    of_real = judge.features(real)
-    some = torch.randperm(len(real), generator=draws.stream(seed, "real subset"))[: len(generated)]
-    return Scores(
-        class_accuracy=judge.accuracy(generated, asked),
-        judge_accuracy=judge.held_out_accuracy,
-        fd_digits_cnn=frechet_distance(judge.features(generated), of_real),
-        fd_digits_cnn_real=frechet_distance(of_real[some], of_real),
-    )
+    def __init__(self, real: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int) -> None:
+        """Train the judge.
+
+        Args:
+            real: all real images (N, channels, size, size) in [−1, 1].
+            labels: their classes (N,).
+            num_classes: classes in the data set.
+            epochs: training epochs of the judge.
+            seed: decides the judge and the real subset.
+        """
+        self.judge = train_judge(real, labels, num_classes=num_classes, epochs=epochs, seed=seed)
+        self.of_real = self.judge.features(real)
+        self.seed = seed
+
+    def score(self, generated: Tensor, asked: Tensor) -> Scores:
+        """Score generated images (B, channels, size, size) asked to be of classes `asked` (B,).
+
+        They are clamped to [−1, 1] first, as they are when drawn.
+        """
+        generated = generated.clamp(-1, 1)
+        subset = torch.randperm(len(self.of_real), generator=draws.stream(self.seed, "real subset"))
+        some = self.of_real[subset[: len(generated)]]
+        return Scores(
+            class_accuracy=self.judge.accuracy(generated, asked),
+            judge_accuracy=self.judge.held_out_accuracy,
+            fd_digits_cnn=frechet_distance(self.judge.features(generated), self.of_real),
+            fd_digits_cnn_real=frechet_distance(some, self.of_real),
+        )

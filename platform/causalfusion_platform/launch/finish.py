@@ -14,7 +14,7 @@ from ..assemble import FINAL_SAMPLES_FILE
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
 from ..data.read import read_all
-from ..evaluation.evaluate import Scores, evaluate_images
+from ..evaluation.evaluate import Scores, Yardstick
 from ..sampling.grid import sample_grid
 from ..tracking.tracker import Tracker
 from .run_folder import SUMMARY_FILE
@@ -35,17 +35,14 @@ def judge_and_draw(experiment: Experiment, tracker: Tracker) -> dict[str, Any]:
     scores: dict[str, Any] = _NOT_MEASURED
     if manifest.autoencoder == "identity":
         real = read_all(experiment.data.path, manifest)
-        scores = dataclasses.asdict(
-            evaluate_images(
-                latents,
-                labels,
-                real.latents,
-                real.labels,
-                num_classes=len(manifest.class_names),
-                epochs=experiment.evaluation.classifier_epochs,
-                seed=experiment.seed,
-            )
+        yardstick = Yardstick(
+            real.latents,
+            real.labels,
+            num_classes=len(manifest.class_names),
+            epochs=experiment.evaluation.classifier_epochs,
+            seed=experiment.seed,
         )
+        scores = dataclasses.asdict(yardstick.score(latents, labels))
     grid = sample_grid(latents, labels, manifest.class_names)
     path = experiment.run_dir / "samples" / "final.png"
     grid.save(path)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from ..config.compose import Composed, flatten
+from ..config.compose import Composed, flatten, validate
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
@@ -71,6 +71,12 @@ def read_state(folder: Path) -> RunState | None:
         raise UserError(
             f"{path} is damaged: {str(error).splitlines()[0]}\n  choose another name=…, or remove {folder}"
         ) from error
+
+
+def run_experiment(folder: Path) -> Experiment | None:
+    """Return the experiment that a run was started with, or None if the folder holds no run."""
+    state = read_state(folder)
+    return None if state is None else validate(state.config, folder.name)
 
 
 def check_same_config(state: RunState, experiment: Experiment) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, sample
+from causalfusion import DiffusionConfig, Model, SamplingConfig, sample
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
     return torch.arange(count) % num_classes
 
 
-def generate(model: CausalFusion, request: Request, indices: list[int], *, batch_size: int = 256) -> Tensor:
+def generate(model: Model, request: Request, indices: list[int], *, batch_size: int = 256) -> Tensor:
     """Generate the samples of `request` numbered `indices`: (len(indices), channels, height, width), on the CPU."""
-    size = model.config
-    parts = [torch.empty(0, size.in_channels, size.input_size, size.input_size)]
-    for start in range(0, len(indices), batch_size):
+    parts = []
+    for start in range(0, max(len(indices), 1), batch_size):
         part = indices[start : start + batch_size]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=request.bf16):
             latents = sample(
@@ -47,14 +46,14 @@ def generate(model: CausalFusion, request: Request, indices: list[int], *, batch
     return torch.cat(parts)
 
 
-def generate_together(model: CausalFusion, request: Request) -> Tensor:
+def generate_together(model: Model, request: Request) -> Tensor:
     """Generate all samples of `request` with every rank doing its share; all ranks get them all."""
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     count = len(request.labels)
     mine = generate(model, request, list(range(rank, count, world)))
     parts: list[Tensor] = [torch.empty(0)] * world
     torch.distributed.all_gather_object(parts, mine)
-    everything = torch.empty(count, *mine.shape[1:])
+    everything = torch.empty(count, *mine.shape[1:], dtype=mine.dtype)
     for other, part in enumerate(parts):
         everything[other::world] = part
     return everything

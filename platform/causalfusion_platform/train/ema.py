@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from causalfusion import CausalFusion
+from causalfusion import Model
 
 
 def local_part(parameter: nn.Parameter) -> Tensor:
@@ -22,7 +22,7 @@ class Ema:
     the average.
     """
 
-    def __init__(self, model: CausalFusion, decay: float, *, warmup: bool) -> None:
+    def __init__(self, model: Model, decay: float, *, warmup: bool) -> None:
         self.decay, self.warmup = decay, warmup
         self.parameters = dict(model.named_parameters())
         self.average = {name: local_part(p).detach().float().clone() for name, p in self.parameters.items()}

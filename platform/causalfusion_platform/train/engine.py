@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from causalfusion import CausalFusion
+from causalfusion import Model
 
 from ..config.schema import Experiment
 
@@ -43,7 +43,7 @@ def deepspeed_config(experiment: Experiment, precision: Literal["fp32", "bf16"])
     }
 
 
-def build_optimizer(model: CausalFusion, experiment: Experiment) -> torch.optim.Optimizer:
+def build_optimizer(model: Model, experiment: Experiment) -> torch.optim.Optimizer:
     """Return AdamW over all parameters (Tables 9 and 10)."""
     optim = experiment.optim
     return torch.optim.AdamW(
@@ -57,7 +57,7 @@ def build_optimizer(model: CausalFusion, experiment: Experiment) -> torch.optim.
 
 
 def build_engine(
-    model: CausalFusion, experiment: Experiment, device: torch.device, precision: Literal["fp32", "bf16"]
+    model: Model, experiment: Experiment, device: torch.device, precision: Literal["fp32", "bf16"]
 ) -> Any:
     """Wrap the model in a DeepSpeed engine; torch.distributed must be initialised."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)

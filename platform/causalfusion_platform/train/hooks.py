@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from causalfusion import CausalFusion, save_weights
+from causalfusion import Model, save_weights
 
 from ..checkpoint import store
 from ..checkpoint.engine_state import load_engine, save_engine
@@ -49,8 +49,8 @@ class MetricsHook:
         results, self.results = self.results, []
         sums = torch.stack(
             [
-                torch.stack([result.loss for result in results]).mean(),
-                torch.stack([result.mse for result in results]).mean(),
+                torch.stack([result.step.loss for result in results]).mean(),
+                torch.stack([result.step.mse for result in results]).mean(),
             ]
         )
         torch.distributed.all_reduce(sums)
@@ -62,9 +62,9 @@ class MetricsHook:
         values = {
             "train/loss": loss,
             "train/mse": mse,
-            "train/grad_norm": float(results[-1].grad_norm),
-            "train/learning_rate": results[-1].learning_rate,
-            "train/ar_steps": sum(result.num_ar_steps for result in results) / len(results),
+            "train/grad_norm": float(results[-1].step.grad_norm),
+            "train/learning_rate": results[-1].step.learning_rate,
+            "train/ar_steps": sum(result.step.num_ar_steps for result in results) / len(results),
             "throughput/images_per_second": images / seconds,
             "throughput/data_wait": sum(result.data_seconds for result in results) / seconds,
         }
@@ -86,7 +86,7 @@ class SampleGridHook:
     def __init__(
         self,
         every_images: int,
-        model: CausalFusion,
+        model: Model,
         request: Request,
         class_names: list[str],
         folder: Path,
@@ -138,7 +138,7 @@ class CheckpointHook:
             save_file(loop.ema.average, _ema_file(folder, rank))
         weights = loop.ema.full_state()
         if rank == 0:
-            save_weights(folder / store.WEIGHTS_FOLDER, loop.experiment.model, weights)
+            save_weights(folder / store.WEIGHTS_FOLDER, loop.experiment.model, weights, loop.experiment.diffusion)
         torch.distributed.barrier()
         if rank == 0:
             write_manifest(

@@ -29,18 +29,25 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class OptimizerStep:
     """What one optimizer step did. Tensors stay on the device: reading them would make it wait."""
 
     loss: Tensor
     """Weighted loss of this rank's rows."""
     mse: Tensor
-    """Unweighted ε-MSE of this rank's rows."""
+    """Unweighted MSE of this rank's rows."""
     grad_norm: Tensor | float
     """Gradient norm before clipping, over all ranks."""
     learning_rate: float
     num_ar_steps: int
     """S of this step, shared by all ranks."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One turn of the loop: an optimizer step, and the time it took with its batch."""
+
+    step: OptimizerStep
     images: int
     """Images of this step over all ranks."""
     seconds: float
@@ -83,8 +90,8 @@ class TrainLoop:
         self.state = state
         self.device = device
 
-    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Make one optimizer step; return the weighted loss and the ε-MSE of this rank's rows."""
+    def train_step(self, batch: Batch) -> OptimizerStep:
+        """Make one optimizer step on this rank's rows."""
         experiment = self.experiment
         drawn = draw(
             experiment.model,
@@ -102,8 +109,13 @@ class TrainLoop:
             group["lr"] = rate
         self.engine.backward(loss.weighted)
         self.engine.step()
-        self.last_rate, self.last_ar_steps = rate, len(drawn.sizes)
-        return loss.weighted.detach(), loss.mse
+        return OptimizerStep(
+            loss=loss.weighted.detach(),
+            mse=loss.mse,
+            grad_norm=self.engine.get_global_grad_norm() or 0.0,
+            learning_rate=rate,
+            num_ar_steps=len(drawn.sizes),
+        )
 
     def run(self, batches: Iterator[Batch], hooks: Sequence[Hook]) -> TrainState:
         """Train until the experiment's images are seen, running the hooks at their cadences."""
@@ -112,16 +124,12 @@ class TrainLoop:
             before, started = self.state.images_seen, time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - started
-            loss, mse = self.train_step(batch)
+            step = self.train_step(batch)
             self.state.step += 1
             self.state.images_seen += train.global_batch_size
             self.ema.update(self.state.step)
             result = StepResult(
-                loss=loss,
-                mse=mse,
-                grad_norm=self.engine.get_global_grad_norm() or 0.0,
-                learning_rate=self.last_rate,
-                num_ar_steps=self.last_ar_steps,
+                step=step,
                 images=train.global_batch_size,
                 seconds=time.perf_counter() - started,
                 data_seconds=waited,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from causalfusion_platform.evaluation import evaluate
 from causalfusion_platform.evaluation.digits_cnn import Judge, train_judge
-from causalfusion_platform.evaluation.evaluate import Scores, evaluate_images
+from causalfusion_platform.evaluation.evaluate import Scores, Yardstick
 from causalfusion_platform.evaluation.frechet import frechet_distance
 
 Digits = tuple[Tensor, Tensor]
@@ -22,12 +22,12 @@ def judge(digit_images: Digits) -> Judge:
 
 @pytest.fixture
 def known_judge(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `evaluate_images` take that judge in place of one of its own."""
+    """Let `Yardstick` take that judge in place of one of its own."""
     monkeypatch.setattr(evaluate, "train_judge", lambda *_, **__: judge)
 
 
 def scores_of(images: Tensor, asked: Tensor, real: Digits) -> Scores:
-    return evaluate_images(images, asked, *real, num_classes=10, epochs=4, seed=0)
+    return Yardstick(*real, num_classes=10, epochs=4, seed=0).score(images, asked)
 
 
 @pytest.mark.usefixtures("known_judge")
@@ -83,7 +83,7 @@ def test_images_are_judged_as_they_are_drawn(digit_images: Digits) -> None:
 def test_the_judge_is_trained_on_the_real_images(digit_images: Digits) -> None:
     real = digit_images[0][:400], digit_images[1][:400]
     generated, asked = digit_images[0][400:500], digit_images[1][400:500]
-    scores = evaluate_images(generated, asked, *real, num_classes=10, epochs=2, seed=4)
+    scores = Yardstick(*real, num_classes=10, epochs=2, seed=4).score(generated, asked)
     judge = train_judge(*real, num_classes=10, epochs=2, seed=4)
     assert scores.judge_accuracy == judge.held_out_accuracy
     assert scores.class_accuracy == judge.accuracy(generated, asked)

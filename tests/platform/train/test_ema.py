@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causalfusion import PRESETS, CausalFusion
+from causalfusion import PRESETS, Model, build_model
 from causalfusion_platform.train.ema import Ema
 
 
-def set_all(model: CausalFusion, value: float) -> None:
+def set_all(model: Model, value: float) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(value)
@@ -17,7 +17,7 @@ def set_all(model: CausalFusion, value: float) -> None:
 
 @pytest.mark.parametrize("warmup", [False, True])
 def test_the_average_follows_its_rule(warmup: bool) -> None:
-    model = CausalFusion(PRESETS["tiny"])
+    model = build_model(PRESETS["tiny"])
     set_all(model, 1.0)
     ema = Ema(model, 0.9, warmup=warmup)
     expected = 1.0
@@ -37,7 +37,7 @@ def test_the_average_follows_its_rule(warmup: bool) -> None:
 
 def test_the_average_is_kept_in_fp32() -> None:
     """In bf16 a decay of 0.9999 would never move it."""
-    model = CausalFusion(PRESETS["tiny"]).bfloat16()
+    model = build_model(PRESETS["tiny"]).bfloat16()
     set_all(model, 1.0)
     ema = Ema(model, 0.9999, warmup=False)
     set_all(model, 2.0)
@@ -49,7 +49,7 @@ def test_the_average_is_kept_in_fp32() -> None:
 
 
 def test_the_average_is_apart_from_the_weights() -> None:
-    model = CausalFusion(PRESETS["tiny"])
+    model = build_model(PRESETS["tiny"])
     set_all(model, 1.0)
     ema = Ema(model, 0.5, warmup=False)
     set_all(model, 5.0)
@@ -63,8 +63,8 @@ def test_the_average_is_apart_from_the_weights() -> None:
 
 
 def test_a_saved_average_continues() -> None:
-    model = CausalFusion(PRESETS["tiny"])
-    one, other = Ema(model, 0.9, warmup=True), Ema(CausalFusion(PRESETS["tiny"]), 0.9, warmup=True)
+    model = build_model(PRESETS["tiny"])
+    one, other = Ema(model, 0.9, warmup=True), Ema(build_model(PRESETS["tiny"]), 0.9, warmup=True)
     other.load(one.full_state())
     for name, tensor in one.full_state().items():
         assert torch.equal(other.full_state()[name], tensor)

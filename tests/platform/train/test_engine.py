@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import torch
 
-from causalfusion import PRESETS, CausalFusion
+from causalfusion import PRESETS, build_model
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.train.engine import (
     build_optimizer,
@@ -96,7 +96,7 @@ def test_the_optimizer_is_adamw_as_configured(make_experiment: MakeExperiment) -
         optim={"base_lr": 0.01, "betas": (0.8, 0.7), "eps": 0.1, "weight_decay": 0.5},
         train={"global_batch_size": 512},
     )
-    model = CausalFusion(PRESETS["tiny"])
+    model = build_model(PRESETS["tiny"])
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(model, experiment)
     for parameter in model.parameters():

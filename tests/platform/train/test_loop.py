@@ -9,20 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
-from causalfusion_platform.train.loop import StepResult, TrainLoop, TrainState, crossed
+from causalfusion_platform.train.loop import OptimizerStep, StepResult, TrainLoop, TrainState, crossed
 
 NUMBERS = st.integers(0, 300)
-
-
-class Engine:
-    """What the loop itself asks of an engine."""
-
-    def get_global_grad_norm(self) -> float | None:
-        return None
 
 
 class Counter:
@@ -38,9 +30,9 @@ class Counter:
 class Loop(TrainLoop):
     """A loop whose steps train nothing."""
 
-    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        self.last_rate, self.last_ar_steps = 0.5, 3
-        return torch.tensor(float(batch.samples.start)), torch.tensor(0.0)
+    def train_step(self, batch: Batch) -> OptimizerStep:
+        loss = torch.tensor(float(batch.samples.start))
+        return OptimizerStep(loss=loss, mse=torch.tensor(0.0), grad_norm=0.25, learning_rate=0.5, num_ar_steps=3)
 
 
 class Notes:
@@ -66,7 +58,7 @@ def make_loop(images: int, batch: int, steps_done: int = 0) -> Loop:
     state = TrainState(steps_done, steps_done * batch)
     nothing: Any = None
     average: Any = Counter()
-    return Loop(experiment, Engine(), nothing, average, state, torch.device("cpu"))
+    return Loop(experiment, nothing, nothing, average, state, torch.device("cpu"))
 
 
 def batches(start: int, size: int, count: int) -> Iterator[Batch]:
@@ -120,11 +112,13 @@ def test_a_finished_run_does_nothing() -> None:
 def test_hooks_see_every_step_in_order(make_experiment: Callable[..., Experiment]) -> None:
     loop, hook = make_loop(100, 30), Notes(1, False)
     loop.run(batches(0, 30, 4), [hook])
-    assert [float(result.loss) for result in hook.seen] == [0, 30, 60, 90]
+    assert [float(result.step.loss) for result in hook.seen] == [0, 30, 60, 90]
     average: Any = loop.ema
     assert average.steps == [1, 2, 3, 4]
     for result in hook.seen:
-        assert (result.images, result.learning_rate, result.num_ar_steps, result.grad_norm) == (30, 0.5, 3, 0.0)
+        step = result.step
+        assert (step.learning_rate, step.num_ar_steps, step.grad_norm) == (0.5, 3, 0.25)
+        assert result.images == 30
         assert 0 <= result.data_seconds <= result.seconds
 
 

@@ -45,7 +45,7 @@ def batch(step: int, rank: int, world: int) -> Batch:
 
 
 def step(loop: TrainLoop, rank: int, world: int) -> float:
-    loss, _ = loop.train_step(batch(loop.state.step, rank, world))
+    loss = loop.train_step(batch(loop.state.step, rank, world)).loss
     loop.state.step += 1
     loop.state.images_seen += BATCH
     loop.ema.update(loop.state.step)

@@ -1,0 +1,120 @@
+"""Checkpoint files of others: plain tensors are read, nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_NAMES_LISTED = 12
+
+
+def read_state(path: Path, *, prefer: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Return the tensors of a file by name: safetensors if it is called so, else what `torch.save` wrote.
+
+    A `torch.save` file may hold a state dict, or one with entries such as "ema" and "model": then the first of
+    `prefer` that is there is taken. An `argparse.Namespace` beside the tensors is let through, since training
+    scripts store their arguments so; no other class is.
+
+    Tensors are on the CPU and may be mapped from the file rather than read: copy those that must outlive it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file needs pickled code, is damaged, or holds something else than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such checkpoint file: {path}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}; a dict of tensors is wanted")
+
+    entry = next((name for name in prefer if name in content), None)
+    state = content if entry is None else content[entry]
+    where = str(path) if entry is None else f"entry {entry!r} of {path}"
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{where} is a {type(state).__name__}; a dict of tensors is wanted")
+    others = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others or not state:
+        looked_for = f"; none of the entries {', '.join(prefer)} is there" if prefer and entry is None else ""
+        raise ValueError(
+            f"{where} is not a dict of tensors by name: {len(others)} of {len(state)} entries are something else "
+            f"({_listed(others)}){looked_for}; keys of the file: {_listed(content)}"
+        )
+    return {name: value.detach() for name, value in state.items()}
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], *, entries: tuple[str, ...] = ()) -> None:
+    """Write tensors by name: safetensors if the file is called so, else with `torch.save`.
+
+    Args:
+        path: the file; its folder is made if need be.
+        state: the tensors.
+        entries: names under which `torch.save` puts the whole state; none: it is the file's content itself.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(dict.fromkeys(entries, tensors) if entries else tensors, path)
+
+
+def report_mismatch(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: object
+) -> None:
+    """Compare names and shapes of tensors; `source` says in the error where `found` comes from.
+
+    Raises:
+        ValueError: names are missing, unknown, or of the wrong shape; they are listed, a dozen of each kind.
+    """
+    missing = wanted.keys() - found.keys()
+    unknown = found.keys() - wanted.keys()
+    reshaped = {name for name in wanted.keys() & found.keys() if tuple(wanted[name]) != tuple(found[name])}
+    shapes = [f"{name} is {tuple(found[name])}, wanted {tuple(wanted[name])}" for name in reshaped]
+    kinds = {"missing": missing, "unknown": unknown, "wrong shape": shapes}
+    lines = [f"{kind} ({len(names)}): {_listed(names)}" for kind, names in kinds.items() if names]
+    if lines:
+        raise ValueError("\n  ".join([f"{source} does not hold the tensors that are wanted.", *lines]))
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or not safetensors: {error}") from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Mapped, an optimizer's state beside the model costs nothing; only torch.save's zip format can be.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        # torch's message says how to run the file's code all the same: only the name of the code is passed on.
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"{path} is refused: it needs pickled code{f' ({code[1]})' if code else ''}, which could do anything "
+            "when it is loaded. Have it saved again as plain tensors, torch.save(model.state_dict(), …), or as "
+            "safetensors."
+        ) from None
+    except OSError:
+        raise
+    except Exception as error:  # The unpickler raises whatever a damaged file's bytes lead it to.
+        reason = str(error).split(". ")[0]
+        raise ValueError(
+            f"{path} is damaged, or torch.save did not write it: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _listed(names: Iterable[object]) -> str:
+    in_order = sorted(map(str, names))
+    more = len(in_order) - _NAMES_LISTED
+    return ", ".join(in_order[:_NAMES_LISTED]) + (f" … and {more} more" if more > 0 else "")

@@ -1,0 +1,153 @@
+"""FLOPs of the matrix products of one image: exact, for one AR split or on average over all that training draws.
+
+A multiply-add is 2 FLOPs, and the backward pass costs twice the forward one. Layer norms, softmax, activations and
+look-ups are not counted, nor is padding (`ObjectiveConfig.sequence_multiple`).
+
+Symbols: L image tokens, C class tokens, K = L − |κ_S| clean tokens, k noised copies, N sequence length, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .baselines.dit import DiTConfig
+from .config import CausalFusionConfig
+from .model import ModelConfig
+from .objective import ObjectiveConfig, check_objective
+from .steps import ar_step_probabilities, equal_step_sizes
+
+AttentionCount = Literal["dense", "split", "visible"]
+"""`dense`: all N² pairs of tokens, the usual convention; `split`: without pairs of context and noised keys and of
+two copies, which is what `CausalFusion` computes; `visible`: the pairs that the mask shows."""
+
+_TIME_FREQUENCIES = 256
+
+
+@dataclass(frozen=True)
+class _Split:
+    """All that FLOPs know of an AR split, or its expectation: they are linear in these."""
+
+    last: float
+    """|κ_S|."""
+    last_squared: float
+    """|κ_S|²."""
+    pairs: float
+    """Σ_{i≤j} |κ_i| |κ_j|: pairs of tokens of which the second comes in the same AR step or an earlier one."""
+
+
+def forward_flops(
+    config: CausalFusionConfig,
+    sizes: list[int],
+    *,
+    time_copies: int = 1,
+    attention: AttentionCount = "dense",
+    skip_unread: bool = False,
+) -> int:
+    """Return the FLOPs of the training sequence of one image, forward only.
+
+    Args:
+        config: the model.
+        sizes: |κ_1| … |κ_S|, with sum L.
+        time_copies: noised copies, which share the class and clean tokens (Table 7).
+        attention: which pairs of tokens count.
+        skip_unread: leave out of the last block what nothing reads, as `CausalFusion` does: queries, projection and
+            MLP of all but the noised tokens. The usual convention counts every token in every block.
+
+    Raises:
+        ValueError: the sizes are not positive with sum L, or `time_copies` is below 1.
+    """
+    if min(sizes, default=0) < 1 or sum(sizes) != config.num_tokens:
+        raise ValueError(f"sizes must be positive with sum {config.num_tokens}, got {sizes}")
+    if time_copies < 1:
+        raise ValueError(f"time_copies must be at least 1, got {time_copies}")
+    return int(_forward(config, _split(sizes), time_copies, attention, skip_unread))
+
+
+def dit_flops(config: DiTConfig) -> int:
+    """Return the forward FLOPs of one image in the AdaLN-zero DiT, which lets every token see every token."""
+    width, tokens = config.hidden_size, config.num_tokens
+    block = tokens * _token_products(config) + tokens**2 * 2 * width + 6 * width**2
+    ends = tokens * width * (config.token_dim + config.patch_size**2 * config.out_channels)
+    return 2 * (config.depth * block + ends + 2 * width**2 + _time_products(config))
+
+
+def training_flops(
+    config: ModelConfig,
+    objective: ObjectiveConfig,
+    *,
+    attention: AttentionCount = "dense",
+    skip_unread: bool = False,
+) -> float:
+    """Return the FLOPs of training on one image, forward and backward: the expectation over AR splits.
+
+    S follows `objective.ar_decay` and cuts are uniformly random, or S is fixed and sizes are equal. The other
+    arguments are those of `forward_flops`; a DiT has nothing to mask or to skip.
+
+    Raises:
+        ValueError: the model cannot be trained with this objective.
+    """
+    check_objective(config, objective)
+    if isinstance(config, DiTConfig):
+        return 3 * dit_flops(config)
+    if objective.num_ar_steps is not None:
+        split = _split(equal_step_sizes(config.num_tokens, objective.num_ar_steps))
+    else:
+        split = _expected_split(config.num_tokens, objective.ar_decay)
+    return 3 * _forward(config, split, objective.time_copies, attention, skip_unread)
+
+
+def _split(sizes: list[int]) -> _Split:
+    total, squares = sum(sizes), sum(size**2 for size in sizes)
+    return _Split(sizes[-1], sizes[-1] ** 2, (total**2 + squares) // 2)
+
+
+def _expected_split(num_tokens: int, ar_decay: float) -> _Split:
+    """Average over S and over all compositions of L into S sizes, in which each size has the same law.
+
+    E[|κ|] = L/S. A size m cuts m + 2 tokens into three in m(m+1)/2 ways, which turns S sizes of sum L into S + 2 of
+    sum L + 2: E[|κ|(|κ|+1)/2] = C(L+1, S+1) / C(L−1, S−1) = L(L+1) / (S(S+1)).
+    """
+    probabilities = ar_step_probabilities(num_tokens, ar_decay)
+    steps = torch.arange(1, num_tokens + 1, dtype=torch.float64)
+    mean = num_tokens / steps
+    mean_squared = 2 * mean * (num_tokens + 1) / (steps + 1) - mean
+    pairs = (num_tokens**2 + steps * mean_squared) / 2
+    return _Split(*(float(probabilities @ moment) for moment in (mean, mean_squared, pairs)))
+
+
+def _forward(
+    config: CausalFusionConfig, split: _Split, copies: int, attention: AttentionCount, skip_unread: bool
+) -> float:
+    width, tokens, classes = config.hidden_size, config.num_tokens, config.num_class_tokens
+    time = int(config.time_conditioning == "token")
+    clean, noised = tokens - split.last, copies * tokens
+    context = classes + clean + time  # nothing reads their last block
+    if attention in ("dense", "split"):
+        everything = classes + tokens + time  # context = everything − last
+        context_squared = everything**2 - 2 * everything * split.last + split.last_squared
+        context_pairs = context_squared + (context * noised if attention == "dense" else 0)
+        noised_pairs = noised * (context + (noised if attention == "dense" else tokens))
+    else:
+        clean_pairs = split.pairs - tokens * split.last  # without the row of the last AR step
+        context_pairs = classes**2 + clean * classes + clean_pairs + time * (classes + time)
+        noised_pairs = noised * (classes + time) + copies * split.pairs
+    token, pair = _token_products(config), 2 * width  # a pair: once for its score, once for the value
+    products = config.depth * (token * (context + noised) + pair * (context_pairs + noised_pairs))
+    if skip_unread:
+        products -= (token - 2 * width**2) * context + pair * context_pairs  # keys and values stay
+    ends = config.token_dim * width * (clean + 2 * noised)
+    return 2 * (products + ends + copies * _time_products(config))
+
+
+def _token_products(config: ModelConfig) -> int:
+    """Multiply-adds of a token in a block but for attention: qkv 3D², projection D², MLP."""
+    width = config.hidden_size
+    return 4 * width**2 + 2 * width * config.mlp_size
+
+
+def _time_products(config: ModelConfig) -> int:
+    """Multiply-adds of embedding one diffusion time."""
+    return (_TIME_FREQUENCIES + config.hidden_size) * config.hidden_size

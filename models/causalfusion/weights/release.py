@@ -1,0 +1,214 @@
+"""Checkpoints of the paper's authors, read and written.
+
+Their file is a `torch.save` of a state dict, or of a dict that holds one under "ema" and one under "model". Names
+differ from ours, tensors do not: import and export copy bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..checkpoint_file import read_state, report_mismatch, write_state
+from ..config import CausalFusionConfig, PositionEmbedding
+from ..embed import sinusoids_2d
+from ..transformer import CausalFusion
+
+# The release's names → ours, as prefixes.
+_PREFIXES = {
+    "x_proj.": "patch_embed.",
+    "t_embedder.": "time_embed.",
+    "y_embedder.embedding_table.": "class_tokens.table.",
+    "cond_pos_embed": "class_tokens.positions",
+    "pos_embed": "positions",
+    "final_layer.0.": "norm.",
+    "final_layer.1.": "head.",
+}
+_IN_BLOCKS = {".mlp.fc1.": ".mlp.0.", ".mlp.fc2.": ".mlp.2."}
+_BATCHED = ("positions", "class_tokens.positions")  # the release keeps a leading axis of 1
+# An average at decay 0.9999 keeps what 1e4 steps round off: 1.7e-4 in fact (after 5,000 steps), 6e-4 at worst.
+_EMA_DRIFT = 1e-3
+# Tensors that all sizes are read from, and their axes.
+_SIZED_BY = {
+    "x_proj.weight": 2,
+    "pos_embed": 3,
+    "cond_pos_embed": 3,
+    "y_embedder.embedding_table.weight": 2,
+    "blocks.0.attn.q_norm.weight": 1,
+    "blocks.0.mlp.fc1.weight": 2,
+}
+
+
+def import_release(
+    path: Path | str,
+    *,
+    heads: int | None = None,
+    patch_size: int | None = None,
+    config: CausalFusionConfig | None = None,
+    use_ema: bool = True,
+    position_embedding: PositionEmbedding | Literal["auto"] = "auto",
+) -> CausalFusion:
+    """Build a CausalFusion from a checkpoint of the authors' code, in evaluation mode.
+
+    All sizes are read off the tensors' shapes. Heads are too, from the QK norms; naming them checks them. One
+    patch of 16 numbers can be 4×4×1, 2×2×4 or 1×1×16: then the patch size must be named.
+
+    Args:
+        path: the checkpoint.
+        heads: attention heads.
+        patch_size: side of a patch, in latent pixels.
+        config: a configuration that the checkpoint must fit; nothing is inferred then.
+        use_ema: take the EMA weights of a checkpoint that has both.
+        position_embedding: `auto` does as `config` says; without it, it takes positions for sinusoids if they are
+            these bit for bit, otherwise for learned ones. The release's EMA also averages frozen positions,
+            which lets rounding errors add up: `sinusoidal` accepts positions within 1e-3 of the sinusoids, and
+            puts these in their place.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds code, other keys or shapes than a CausalFusion has (they are listed by name), or
+            sizes that shapes do not tell; or `config` is of a kind that the release does not have.
+    """
+    path = Path(path)
+    state = read_state(path, prefer=("ema", "model") if use_ema else ("model", "ema"))
+    if config is None:
+        config = _infer(state, path, heads=heads, patch_size=patch_size)
+    else:
+        _check_kind(config)
+        if config.class_token_repeat > 1:
+            raise ValueError(
+                f"the release repeats no class tokens: want class_tokens={config.num_class_tokens}, "
+                f"class_token_repeat=1, not {config.class_tokens} and {config.class_token_repeat}"
+            )
+        if position_embedding == "auto":
+            position_embedding = config.position_embedding
+    positions = state.get("pos_embed")
+    if positions is not None and positions.numel() == config.num_tokens * config.hidden_size:
+        table = sinusoids_2d(config.hidden_size, config.grid_size, config.grid_size)
+        config = _with_positions(config, positions.view_as(table), table, position_embedding)
+    with torch.device("meta"):
+        model = CausalFusion(config)
+    report_mismatch({name: t.shape for name, t in _to_release(model).items()}, _shapes(state), path)
+    ours = {_our_name(name): tensor for name, tensor in state.items()}
+    ours = {name: (tensor[0] if name in _BATCHED else tensor).clone() for name, tensor in ours.items()}
+    if config.position_embedding == "sinusoidal":
+        del ours["positions"]
+    model = CausalFusion(config)
+    model.load_state_dict(ours)
+    return model.eval()
+
+
+def export_release(model: CausalFusion, path: Path | str) -> None:
+    """Write a model's weights as the authors' code reads them, under "model" and "ema".
+
+    A file that is called `.safetensors` holds them once, without these entries.
+
+    Repeated class tokens (Table 8), which the release does not have, are written out: n · r class tokens that do
+    the same.
+
+    Raises:
+        ValueError: the release has no such model: a time token, or no QK norm.
+    """
+    _check_kind(model.config)
+    write_state(Path(path), _to_release(model), entries=("model", "ema"))
+
+
+def _check_kind(config: CausalFusionConfig) -> None:
+    if config.time_conditioning != "embedding" or not config.qk_norm:
+        raise ValueError(
+            "the release has no model with a time token or without QK norm; got "
+            f"time_conditioning={config.time_conditioning}, qk_norm={config.qk_norm}"
+        )
+
+
+def _to_release(model: CausalFusion) -> dict[str, Tensor]:
+    """Return a model's tensors under the release's names."""
+    tensors = {**model.state_dict(), "positions": model.positions}
+    table = tensors["class_tokens.table.weight"]
+    tensors["class_tokens.table.weight"] = table.repeat(1, model.config.class_token_repeat)
+    return {_release_name(name): tensor[None] if name in _BATCHED else tensor for name, tensor in tensors.items()}
+
+
+def _our_name(name: str) -> str:
+    for theirs, ours in _PREFIXES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    for theirs, ours in _IN_BLOCKS.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _release_name(name: str) -> str:
+    for theirs, ours in _PREFIXES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    for theirs, ours in _IN_BLOCKS.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _infer(
+    state: Mapping[str, Tensor], path: Path, *, heads: int | None, patch_size: int | None
+) -> CausalFusionConfig:
+    """Read every size off the tensors' shapes."""
+    missing = [name for name in _SIZED_BY if name not in state]
+    if missing:
+        raise ValueError(f"{path} is no CausalFusion checkpoint of the authors' code: no {', '.join(missing)}")
+    for name, axes in _SIZED_BY.items():
+        if state[name].ndim != axes:
+            raise ValueError(f"{path}: {name} must have {axes} axes, got shape {tuple(state[name].shape)}")
+    width, token = state["x_proj.weight"].shape
+    num_tokens, head_dim = state["pos_embed"].shape[1], len(state["blocks.0.attn.q_norm.weight"])
+    grid = math.isqrt(num_tokens)
+    if grid * grid != num_tokens:
+        raise ValueError(f"{path}: {num_tokens} positions are no square grid of patches")
+    if heads is not None and heads * head_dim != width:
+        raise ValueError(
+            f"{path}: {heads} heads do not fit; width {width} with heads of {head_dim} makes {width // head_dim}"
+        )
+    readings = [p for p in range(1, math.isqrt(token) + 1) if token % (p * p) == 0]
+    if patch_size is None and len(readings) > 1:
+        ways = ", ".join(f"{p} (latents {token // p**2}×{grid * p}×{grid * p})" for p in readings)
+        raise ValueError(f"{path}: a patch has {token} numbers; name the patch size (--patch-size): {ways}")
+    patch_size = readings[0] if patch_size is None else patch_size
+    if patch_size not in readings:
+        raise ValueError(f"{path}: a patch of {token} numbers cannot have side {patch_size}; can: {readings}")
+    classes, class_width = state["y_embedder.embedding_table.weight"].shape
+    layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    return CausalFusionConfig(
+        input_size=grid * patch_size,
+        in_channels=token // patch_size**2,
+        patch_size=patch_size,
+        hidden_size=width,
+        depth=len(layers),
+        num_heads=width // head_dim,
+        mlp_ratio=len(state["blocks.0.mlp.fc1.weight"]) / width,
+        num_classes=classes - 1,  # the last row is the null class
+        class_tokens=class_width // width,
+        position_embedding="learnable",
+    )
+
+
+def _with_positions(
+    config: CausalFusionConfig,
+    positions: Tensor,
+    table: Tensor,
+    wanted: PositionEmbedding | Literal["auto"],
+) -> CausalFusionConfig:
+    """Decide whether the checkpoint's positions are sinusoids."""
+    if wanted == "auto":
+        wanted = "sinusoidal" if torch.equal(positions, table) else "learnable"
+    off = float((positions - table).abs().max())
+    if wanted == "sinusoidal" and not off <= _EMA_DRIFT:  # so that NaN is refused
+        raise ValueError(f"the checkpoint's positions are no sinusoids: they are up to {off:.2g} off")
+    return dataclasses.replace(config, position_embedding=wanted)

@@ -1,0 +1,49 @@
+"""From what a person names to the weights that are meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
+
+from ..config.errors import UserError
+from .store import WEIGHTS_FOLDER, latest
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights, and the run that they are from."""
+
+    folder: Path
+    run: Path | None
+    """Folder of the run; None for weights that lie elsewhere."""
+
+
+def find_weights(path: Path) -> Weights:
+    """Find weights from a folder of weights, of a checkpoint (…/images-000000051200), or of a run (its newest).
+
+    Raises:
+        UserError: there are none.
+    """
+    if _holds_weights(path):
+        checkpoint = path.absolute().parent
+        return Weights(path, _run_of(checkpoint) if path.name == WEIGHTS_FOLDER else None)
+    if _holds_weights(path / WEIGHTS_FOLDER):
+        return Weights(path / WEIGHTS_FOLDER, _run_of(path.absolute()))
+    if (path / "checkpoints").is_dir() and (newest := latest(path / "checkpoints")):
+        return Weights(newest[0] / WEIGHTS_FOLDER, path)
+    raise UserError(
+        f"no weights in {path}\n"
+        f"  name a run (runs/quickstart), one of its checkpoints, or a folder with {WEIGHTS_FILE}, {CONFIG_FILE}\n"
+        f"  a checkpoint file of other code: causalfusion weights import FILE FOLDER"
+    )
+
+
+def _holds_weights(folder: Path) -> bool:
+    return (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file()
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    root = checkpoint.parent
+    return root.parent if root.name == "checkpoints" else None

@@ -1,0 +1,24 @@
+"""`causalfusion analyze`: where on the factorization plane a run is good, and what it learned along the AR axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def analyze(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/quickstart.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for figures and numbers; default: RUN/analysis.")] = None,
+    ar_steps: Annotated[str, typer.Option(help="Numbers of AR steps S to sample with.")] = "1,2,4,8,16",
+    steps: Annotated[str, typer.Option(help="Numbers of diffusion steps of each AR step.")] = "2,5,10,25,50",
+    num: Annotated[int, typer.Option(min=10, help="Samples for each point of the plane.")] = 200,
+) -> None:
+    """Draw the plane (quality over S and diffusion steps), and Figure 4b and c of the paper, for one run."""
+    from ..launch.analyze import analyze_run, read_numbers
+
+    folder = analyze_run(
+        run, out or run / "analysis", ar_steps=read_numbers(ar_steps), diffusion_steps=read_numbers(steps), num=num
+    )
+    print(folder)

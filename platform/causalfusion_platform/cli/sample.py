@@ -1,0 +1,80 @@
+"""`causalfusion sample` and `causalfusion edit`: pictures from a checkpoint, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..sampling.studio import Studio
+
+CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")]
+LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0,2,7 or 0-9.")]
+GridOption = Annotated[Path, typer.Option(help="PNG to write: a row per class.")]
+PerLabelOption = Annotated[int, typer.Option("--per-label", min=1, help="Samples of each class.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="With a sample's number, decides it.")]
+VaeOption = Annotated[Path | None, typer.Option(help="Folder of a diffusers autoencoder; none for pixels.")]
+SettingsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings of sampling, such as num_ar_steps=4 num_inference_steps=50 guidance_scale=2.5 sampler=ddim. "
+        "Default: those of the checkpoint's run.",
+    ),
+]
+
+
+def sample(
+    checkpoint: CheckpointArgument,
+    settings: SettingsArgument = None,
+    labels: LabelsOption = "0",
+    grid: GridOption = Path("samples.png"),
+    per_label: PerLabelOption = 10,
+    seed: SeedOption = 0,
+    vae: VaeOption = None,
+) -> None:
+    """Generate samples of classes and draw them as a grid."""
+    studio = _open(checkpoint, settings, vae)
+    classes = studio.parse_labels(labels)
+    images = studio.sample(classes, per_label, seed)
+    studio.draw(images, classes, per_label, grid)
+    print(f"{len(images)} samples: {studio.describe()}\n{grid}")
+
+
+def edit(
+    checkpoint: CheckpointArgument,
+    settings: SettingsArgument = None,
+    keep: Annotated[
+        str, typer.Option(help="What stays: center, outside, top, bottom, or an image file (white stays).")
+    ] = "top",
+    original: Annotated[
+        str, typer.Option("--from", help="Class to generate the original of, or an image file to edit.")
+    ] = "0",
+    labels: LabelsOption = "0",
+    grid: GridOption = Path("edits.png"),
+    per_label: PerLabelOption = 10,
+    seed: SeedOption = 0,
+    vae: VaeOption = None,
+) -> None:
+    """Keep a part of images and regenerate the rest under new classes; the grid's first row has the originals."""
+    studio = _open(checkpoint, settings, vae)
+    classes = studio.parse_labels(labels)
+    originals = studio.originals(original, per_label, seed)
+    edited = studio.edit(originals, keep, classes, seed)
+    studio.draw_edits(originals, edited, original, classes, grid)
+    print(f"{len(edited)} edits, {keep} kept: {studio.describe()}\n{grid}")
+
+
+def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None) -> Studio:
+    """Load the model; where its run is known, sample as the run does."""
+    from causalfusion import SamplingConfig
+
+    from ..checkpoint.find import find_weights
+    from ..launch.run_folder import run_experiment
+    from ..sampling.studio import Studio
+
+    found = find_weights(checkpoint)
+    experiment = run_experiment(found.run) if found.run else None
+    return Studio.open(found.folder, experiment.sampling if experiment else SamplingConfig(), settings or [], vae)

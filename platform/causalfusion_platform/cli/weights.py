@@ -1,0 +1,45 @@
+"""`causalfusion weights`: bring in checkpoints of other code, and write them for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+weights_app = typer.Typer(help="Import and export checkpoints of other code.", no_args_is_help=True)
+
+
+@weights_app.command("import")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="File of the paper's authors, of DiT, or MAR's KL-16 VAE.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write safetensors and JSON into.")],
+    preset: Annotated[
+        str | None, typer.Option(help="Model that it must be; default: sizes from the tensors.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads; DiT's cannot be inferred.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Side of a patch, where shapes leave it open.")] = None,
+    ema: Annotated[bool, typer.Option(help="Take the EMA weights where there are both.")] = True,
+    positions: Annotated[
+        str, typer.Option(help="auto, sinusoidal or learnable: what the positions of a CausalFusion are taken for.")
+    ] = "auto",
+) -> None:
+    """Read a checkpoint of other code and write a folder of weights. Which code it is from shows in its keys."""
+    from ..checkpoint.convert import import_checkpoint
+
+    print(
+        import_checkpoint(
+            checkpoint, out, preset=preset, heads=heads, patch_size=patch_size, use_ema=ema, positions=positions
+        )
+    )
+
+
+@weights_app.command("export")
+def export_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")],
+    out: Annotated[Path, typer.Argument(help="File to write, such as model.pt.")],
+) -> None:
+    """Write weights as the code of the paper's authors reads them (a DiT: as facebookresearch/DiT does)."""
+    from ..checkpoint.convert import export_checkpoint
+
+    print(export_checkpoint(checkpoint, out))

@@ -1,0 +1,145 @@
+"""Analyses of one finished run, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from causalfusion import load_weights
+from causalfusion.analysis import sampled_step_sizes, step_size_law, validation_loss
+
+from ..checkpoint.find import find_weights
+from ..config.errors import UserError
+from ..config.schema import Experiment
+from ..data.manifest import Manifest
+from ..data.read import read_all
+from ..data.validate import open_shards
+from ..evaluation.evaluate import Yardstick
+from ..report.figures import loss_figure, plane_figure, step_size_figure
+from ..sampling.generate import Request, generate, labels_in_turn
+from .run_folder import run_experiment
+
+_LAWS = (1.0, 0.95, 0.9, 0.8)
+_SPLITS_DRAWN = 2000
+# Orders, times and noises that each image is seen with: one leaves the loss of few tokens noisy.
+_LOSS_DRAWS = 8
+
+
+def read_numbers(text: str) -> list[int]:
+    """Read 1,2,4.
+
+    Raises:
+        UserError: these are not positive whole numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f"{text!r} are not whole numbers such as 1,2,4")
+    return [int(part) for part in parts]
+
+
+def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: list[int], num: int) -> Path:
+    """Write plane.png, ar_step_sizes.png, validation_loss.png and analysis.json into `out`, and return it.
+
+    The validation loss is that of the run's own images: the bundled digits have no others.
+
+    Raises:
+        UserError: no run, no weights, latents that are not pixels, or steps that do not fit the model.
+    """
+    experiment = run_experiment(run)
+    if experiment is None:
+        raise UserError(f"{run} is no folder of a run\n  train one: causalfusion train quickstart")
+    tokens, times = experiment.model.num_tokens, experiment.diffusion.num_train_steps
+    if experiment.model.architecture == "dit":
+        raise UserError(f"{run} is a DiT, which has no AR steps to analyze")
+    if max(ar_steps) > tokens or max(diffusion_steps) > times:
+        raise UserError(
+            f"AR steps {ar_steps} and diffusion steps {diffusion_steps} must not exceed the run's {tokens} tokens "
+            f"and {times} times"
+        )
+    manifest = open_shards(experiment.data.path)
+    if manifest.autoencoder != "identity":
+        raise UserError(f"latents in {experiment.data.path} are not pixels; the judge of digits cannot score them")
+    numbers = {
+        "plane": _plane(experiment, manifest, run, out, ar_steps, diffusion_steps, num),
+        "ar_step_sizes": _step_sizes(tokens, experiment, out),
+        "validation_loss": _losses(experiment, manifest, run, out, ar_steps),
+    }
+    (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    return out
+
+
+def _plane(
+    experiment: Experiment,
+    manifest: Manifest,
+    run: Path,
+    out: Path,
+    ar_steps: list[int],
+    diffusion_steps: list[int],
+    num: int,
+) -> list[dict[str, float]]:
+    """Score samples of every (S, T)."""
+    real = read_all(experiment.data.path, manifest)
+    yardstick = Yardstick(
+        real.latents,
+        real.labels,
+        num_classes=len(manifest.class_names),
+        epochs=experiment.evaluation.classifier_epochs,
+        seed=experiment.seed,
+    )
+    model = load_weights(find_weights(run).folder)
+    labels = labels_in_turn(num, len(manifest.class_names))
+    points: list[dict[str, float]] = []
+    for size in ar_steps:
+        for steps in diffusion_steps:
+            sampling = dataclasses.replace(
+                experiment.sampling, num_ar_steps=size, step_sizes="equal", num_inference_steps=steps
+            )
+            request = Request(
+                labels=labels, sampling=sampling, diffusion=experiment.diffusion, seed=experiment.seed, bf16=False
+            )
+            scores = yardstick.score(generate(model, request, list(range(num))), labels)
+            point = {"ar_steps": size, "diffusion_steps": steps, **dataclasses.asdict(scores)}
+            points.append(point)
+            print(
+                f"S = {size:<3} T = {steps:<4} class accuracy {scores.class_accuracy:.3f}  "
+                f"fd_digits_cnn {scores.fd_digits_cnn:.2f}",
+                flush=True,
+            )
+    width = len(diffusion_steps)
+    values = [point["fd_digits_cnn"] for point in points]
+    plane_figure(
+        [values[start : start + width] for start in range(0, len(values), width)],
+        ar_steps,
+        diffusion_steps,
+        what=f"fd_digits_cnn of {num} samples (real ones: {points[0]['fd_digits_cnn_real']:.2f}), lower is better",
+        title=f"The factorization plane, run {experiment.name}",
+        path=out / "plane.png",
+    )
+    return points
+
+
+def _step_sizes(tokens: int, experiment: Experiment, out: Path) -> dict[str, list[float]]:
+    """Draw the laws of |κ| and what training draws; return the laws by γ."""
+    gammas = sorted({*_LAWS, experiment.objective.ar_decay}, reverse=True)
+    laws = {gamma: step_size_law(tokens, gamma).tolist() for gamma in gammas}
+    counts = {gamma: sampled_step_sizes(tokens, gamma, _SPLITS_DRAWN, experiment.seed).tolist() for gamma in gammas}
+    step_size_figure(laws, counts, out / "ar_step_sizes.png")
+    return {f"{gamma:g}": law for gamma, law in laws.items()}
+
+
+def _losses(
+    experiment: Experiment, manifest: Manifest, run: Path, out: Path, ar_steps: list[int]
+) -> dict[str, list[float]]:
+    """Draw the loss of each AR step; return it by S."""
+    data = read_all(experiment.data.path, manifest)
+    latents, labels = data.latents.repeat(_LOSS_DRAWS, 1, 1, 1), data.labels.repeat(_LOSS_DRAWS)
+    model = load_weights(find_weights(run).folder)
+    losses = {
+        steps: validation_loss(
+            model, latents, labels, experiment.diffusion, num_ar_steps=steps, seed=experiment.seed + 1
+        ).tolist()
+        for steps in ar_steps
+    }
+    loss_figure(losses, out / "validation_loss.png")
+    return {str(steps): loss for steps, loss in losses.items()}

@@ -1,0 +1,67 @@
+"""From latents to images and back: a diffusers autoencoder, or nothing where latents are pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.errors import UserError
+
+
+class Pixels:
+    """Latents are images in [−1, 1]."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+
+class Autoencoder:
+    """A diffusers autoencoder; latents are in the model's scale."""
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.scale = float(vae.config.scaling_factor)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map latents (B, channels, h, w) to images (B, 3, H, W) in about [−1, 1], one after the other."""
+        images = [self.vae.decode(latent[None] / self.scale).sample for latent in latents]
+        return torch.cat(images)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [−1, 1] to latents: the mean of the posterior."""
+        return torch.cat([self.vae.encode(image[None]).latent_dist.mean * self.scale for image in images])
+
+
+def open_autoencoder(folder: Path | None, channels: int) -> Pixels | Autoencoder:
+    """Return the autoencoder in a diffusers folder; without one, latents of 1 or 3 channels are pixels.
+
+    Raises:
+        UserError: one is needed and not given, or the folder holds none.
+    """
+    if folder is None:
+        if channels in (1, 3):
+            return Pixels()
+        raise UserError(
+            f"latents of {channels} channels need an autoencoder to become images: --vae FOLDER\n"
+            f"  MAR's KL-16 (16 channels): causalfusion weights import kl16.ckpt FOLDER; "
+            f"SD's (4 channels): a diffusers AutoencoderKL folder"
+        )
+    from diffusers import AutoencoderKL
+
+    try:
+        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no autoencoder in {folder}: {str(error).splitlines()[0]}") from error
+    if vae.config.latent_channels != channels:
+        raise UserError(
+            f"the autoencoder in {folder} has {vae.config.latent_channels} latent channels, the model {channels}"
+        )
+    return Autoencoder(vae.eval())

@@ -1,0 +1,196 @@
+"""Samples and edits of one model for people to look at, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from einops import rearrange
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from causalfusion import DiffusionConfig, Model, SamplingConfig, edit, keep_region, load_weights
+from causalfusion.edit import keep_from_image
+from causalfusion.weights import load_diffusion
+
+from ..config.errors import UserError
+from .autoencoder import Autoencoder, Pixels, open_autoencoder
+from .generate import Request, generate
+from .grid import sample_grid
+
+REGIONS = ("center", "outside", "top", "bottom")
+
+
+class Studio:
+    """A model with all that it needs to make pictures."""
+
+    def __init__(
+        self,
+        model: Model,
+        sampling: SamplingConfig,
+        diffusion: DiffusionConfig,
+        autoencoder: Pixels | Autoencoder,
+    ) -> None:
+        self.model, self.sampling, self.diffusion, self.autoencoder = model, sampling, diffusion, autoencoder
+
+    @classmethod
+    def open(cls, weights: Path, defaults: SamplingConfig, settings: Sequence[str], vae: Path | None) -> Studio:
+        """Load the model in a folder of weights.
+
+        Args:
+            weights: the folder.
+            defaults: how to sample where `settings` say nothing.
+            settings: `key=value` of `SamplingConfig`.
+            vae: folder of a diffusers autoencoder.
+
+        Raises:
+            UserError: a setting is wrong, does not fit the model, or an autoencoder is missing.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_weights(weights, device=device)
+        sampling = parse_settings(settings, defaults)
+        try:
+            sizes = sampling.sizes(model.config.num_tokens, 0)
+        except ValueError as error:
+            raise UserError(f"{error} (the model has {model.config.num_tokens} image tokens)") from error
+        if model.config.architecture == "dit" and len(sizes) > 1:
+            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {len(sizes)}")
+        return cls(model, sampling, load_diffusion(weights), open_autoencoder(vae, model.config.in_channels))
+
+    def parse_labels(self, text: str) -> list[int]:
+        """Read classes such as 3, 0,2,7 or 0-9.
+
+        Raises:
+            UserError: it is none of these, or the model has no such class.
+        """
+        last = self.model.config.num_classes - 1
+        labels: list[int] = []
+        for part in text.split(","):
+            first, dash, end = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not end.isdecimal()):
+                raise UserError(f"labels {text!r} are not numbers such as 3, 0,2,7 or 0-9")
+            labels += range(int(first), int(end if dash else first) + 1)
+        if not labels or max(labels) > last:
+            raise UserError(f"labels {text!r}: the model's classes are 0…{last}")
+        return labels
+
+    def describe(self) -> str:
+        """Return the settings of sampling, in words."""
+        size, sampling = self.model.config, self.sampling
+        sizes = sampling.sizes(size.num_tokens, 0)
+        steps = "+".join(map(str, sampling.inference_steps))
+        return (
+            f"S = {len(sizes)} AR step(s) of {size.num_tokens} tokens, {steps} {sampling.sampler} steps each, "
+            f"guidance {sampling.guidance_scale:g}"
+        )
+
+    def sample(self, classes: Sequence[int], per_label: int, seed: int) -> Tensor:
+        """Generate images of classes, `per_label` of each in turn: (len(classes) · per_label, 1 or 3, H, W)."""
+        labels = torch.tensor(classes).repeat_interleave(per_label)
+        return self.autoencoder.decode(self._generate(labels, seed))
+
+    def originals(self, source: str, count: int, seed: int) -> Tensor:
+        """Return latents to edit: generated ones of a class, or those of one image file, (count, channels, h, w).
+
+        Raises:
+            UserError: the source is neither a class of the model nor an image.
+        """
+        if not Path(source).is_file():
+            return self._generate(torch.tensor(self.parse_labels(source)[:1]).repeat(count), seed)
+        image = self._read_image(Path(source))
+        return self.autoencoder.encode(image).expand(count, -1, -1, -1)
+
+    def edit(self, latents: Tensor, keep: str, classes: Sequence[int], seed: int) -> Tensor:
+        """Regenerate what is not kept under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
+
+        Raises:
+            UserError: `keep` is neither a region nor an image.
+        """
+        size = self.model.config.input_size
+        if keep in REGIONS:
+            mask = keep_region(keep, size)  # type: ignore[arg-type]
+        elif Path(keep).is_file():
+            mask = keep_from_image(Path(keep), size)
+        else:
+            raise UserError(f"--keep {keep!r} is no image file and none of {', '.join(REGIONS)}")
+        labels = torch.tensor(classes).repeat_interleave(len(latents))
+        many = latents.repeat(len(classes), 1, 1, 1).to(self.model.device)
+        try:
+            # Another seed than the originals': their noise would bring the same picture back.
+            edited = edit(self.model, many, mask, labels, self.sampling, self.diffusion, seed=seed + 1)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return self.autoencoder.decode(edited.cpu())
+
+    def draw(self, images: Tensor, classes: Sequence[int], per_label: int, path: Path) -> None:
+        """Write a grid of images, a row per class."""
+        labels = torch.tensor(classes).repeat_interleave(per_label)
+        names = [str(label) for label in range(self.model.config.num_classes)]
+        _save(images, labels, names, per_label, path)
+
+    def draw_edits(
+        self, latents: Tensor, edited: Tensor, original: str, classes: Sequence[int], path: Path
+    ) -> None:
+        """Write a grid: the originals in the first row, then a row of edits per class."""
+        rows = torch.arange(len(classes) + 1).repeat_interleave(len(latents))
+        name = f"from {original}" if not Path(original).is_file() else "original"
+        names = [name, *(f"to {label}" for label in classes)]
+        _save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), rows, names, len(latents), path)
+
+    def _generate(self, labels: Tensor, seed: int) -> Tensor:
+        return generate(
+            self.model,
+            Request(labels=labels, sampling=self.sampling, diffusion=self.diffusion, seed=seed, bf16=False),
+            list(range(len(labels))),
+            batch_size=64,
+        )
+
+    def _read_image(self, path: Path) -> Tensor:
+        """Read an image at the size and in the channels that the model's latents come from: (1, C, H, W)."""
+        channels, size = self.model.config.in_channels, self.model.config.input_size
+        if isinstance(self.autoencoder, Autoencoder):
+            channels, size = 3, size * 2 ** (len(self.autoencoder.vae.config.block_out_channels) - 1)
+        try:
+            with Image.open(path) as image:
+                pixels = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BOX)
+        except OSError as error:
+            raise UserError(f"{path} is not a readable image: {error}") from error
+        array = np.asarray(pixels, dtype=np.float32).reshape(size, size, channels)
+        return torch.from_numpy(rearrange(array, "h w c -> 1 c h w") / 127.5 - 1)
+
+
+def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> SamplingConfig:
+    """Apply `key=value` settings to a sampling configuration.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
+    keys = [field.name for field in dataclasses.fields(SamplingConfig)]
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key.removeprefix("sampling.") not in keys:
+            raise UserError(f"setting {setting!r} is not KEY=VALUE with one of the keys {', '.join(keys)}")
+        changes[key.removeprefix("sampling.")] = yaml.safe_load(value)
+    try:
+        return TypeAdapter(SamplingConfig).validate_python({**dataclasses.asdict(defaults), **changes})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'][:1])) or 'sampling'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
+        raise UserError(f"settings {' '.join(settings)}: {faults}") from error
+
+
+def _save(images: Tensor, labels: Tensor, names: list[str], columns: int, path: Path) -> None:
+    if not path.suffix:
+        raise UserError(f"{path} has no suffix; name a picture, such as {path}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cell = max(48, min(images.shape[-1], 256))
+    sample_grid(images.float().cpu(), labels, names, columns=columns, cell=cell).save(path)

@@ -1,0 +1,34 @@
+"""Plain products against the fused kernel on this CPU, forward and backward, for each dtype and length."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import get_args
+
+import torch
+
+from causalfusion import attention
+
+from .timing import interleaved
+
+LENGTHS = (20, 36, 64, 128, 256, 512)
+
+
+def forward_and_backward(form: attention.AttentionForm, q: torch.Tensor, mask: torch.Tensor) -> None:
+    attention.attend_in_form(form, q, q, q, mask).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def run() -> None:
+    print("attention on the CPU: time of the fused kernel over that of plain products (above 1: plain is faster)")
+    print(f"{'dtype':<10}" + "".join(f"{f'L={length}':>9}" for length in LENGTHS))
+    for dtype in (torch.float32, torch.bfloat16):
+        ratios = []
+        for length in LENGTHS:
+            q = torch.randn(32, 4, length, 32, dtype=dtype, requires_grad=True)
+            mask = torch.ones(length, length, dtype=torch.bool).tril()
+            forms = {
+                form: partial(forward_and_backward, form, q, mask) for form in get_args(attention.AttentionForm)
+            }
+            times = interleaved(forms, rounds=13)
+            ratios.append(times["sdpa"] / times["matmul"])
+        print(f"{str(dtype).removeprefix('torch.'):<10}" + "".join(f"{ratio:>9.2f}" for ratio in ratios))

@@ -1,0 +1,20 @@
+"""Times of alternatives, taken in turns so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleaved(
+    alternatives: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
+) -> dict[str, float]:
+    """Run every alternative once a round; return the median seconds of each, without the first rounds."""
+    samples: dict[str, list[float]] = {name: [] for name in alternatives}
+    for _ in range(rounds + warmup):
+        for name, work in alternatives.items():
+            started = time.perf_counter()
+            work()
+            samples[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times[warmup:]) for name, times in samples.items()}

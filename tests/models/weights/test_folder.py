@@ -1,0 +1,173 @@
+"""Weights on disk: safetensors and JSON, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from causalfusion import CausalFusion, DiffusionConfig, DiT, DiTConfig, load_weights, save_weights
+from causalfusion.weights import load_diffusion
+
+ModelMaker = Callable[..., CausalFusion]
+
+
+def assert_restored(folder: Path, model: CausalFusion | DiT) -> None:
+    loaded = load_weights(folder)
+    assert type(loaded) is type(model)
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert loaded.state_dict()[name].dtype == torch.float32
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert torch.equal(loaded.positions, model.positions)
+
+
+@pytest.mark.parametrize("position_embedding", ["sinusoidal", "learnable"])
+def test_round_trip_is_exact(tmp_path: Path, make_model: ModelMaker, position_embedding: str) -> None:
+    model = make_model(position_embedding=position_embedding, class_token_repeat=2, qk_norm=False).float()
+    folder = tmp_path / "new" / "folder"
+    save_weights(folder, model.config, model.state_dict())
+    assert_restored(folder, model)
+
+
+@pytest.mark.parametrize("learn_sigma", [True, False])
+def test_round_trip_of_a_dit_is_exact(tmp_path: Path, learn_sigma: bool) -> None:
+    config = DiTConfig(
+        input_size=4,
+        in_channels=2,
+        hidden_size=16,
+        depth=2,
+        num_heads=2,
+        num_classes=3,
+        learn_sigma=learn_sigma,
+    )
+    model = DiT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    save_weights(tmp_path, model.config, model.state_dict())
+    assert_restored(tmp_path, model)
+
+
+def test_the_folder_holds_safetensors_and_json_only(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model().float()
+    save_weights(tmp_path, model.config, model.state_dict())
+    names = ["config.json", "diffusion.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert json.loads((tmp_path / "config.json").read_text()) == dataclasses.asdict(model.config)
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
+
+
+def test_the_noise_process_is_kept(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model().float()
+    process = DiffusionConfig(
+        num_train_steps=77,
+        beta_start=1 / 3000,
+        beta_end=1 / 70,
+        beta_schedule="scaled_linear",
+        prediction="x0",
+        variance="fixed_small",
+    )
+    save_weights(tmp_path, model.config, model.state_dict(), process)
+    assert load_diffusion(tmp_path) == process
+
+
+def test_the_noise_process_is_the_papers_if_none_is_named(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model().float()
+    save_weights(tmp_path, model.config, model.state_dict())
+    assert json.loads((tmp_path / "diffusion.json").read_text()) == {
+        "num_train_steps": 1000,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "prediction": "epsilon",
+        "variance": "fixed_large",
+    }
+
+
+def test_folders_of_earlier_versions_load(tmp_path: Path, make_model: ModelMaker) -> None:
+    """They have no `diffusion.json`, and their configuration names no architecture."""
+    model = make_model().float()
+    save_weights(tmp_path, model.config, model.state_dict())
+    (tmp_path / "diffusion.json").unlink()
+    (tmp_path / "config.json").write_text(
+        """{
+          "input_size": 8, "in_channels": 1, "patch_size": 2, "hidden_size": 16, "depth": 2, "num_heads": 2,
+          "mlp_ratio": 4.0, "num_classes": 3, "class_tokens": 2, "class_token_repeat": 1,
+          "position_embedding": "sinusoidal", "qk_norm": true
+        }"""
+    )
+    assert_restored(tmp_path, model)
+    process = load_diffusion(tmp_path)
+    assert (process.num_train_steps, process.prediction, process.variance) == (1000, "epsilon", "fixed_large")
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model().float()
+    save_weights(tmp_path, model.config, model.state_dict())
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"causalfusion"', '"mamba"'))
+    with pytest.raises(ValueError, match=r"config\.json: unknown architecture 'mamba'; known: causalfusion, dit$"):
+        load_weights(tmp_path)
+
+
+def test_saving_again_replaces(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model().float()
+    save_weights(tmp_path, model.config, model.state_dict(), DiffusionConfig(prediction="v"))
+    torch.nn.init.constant_(model.head.bias, 7.0)
+    save_weights(tmp_path, model.config, model.state_dict())
+    assert load_weights(tmp_path).head.bias.tolist() == [7.0] * 4
+    assert load_diffusion(tmp_path).prediction == "epsilon"
+
+
+def test_views_and_gradients_are_saved_as_plain_tensors(tmp_path: Path, make_model: ModelMaker) -> None:
+    """States from an optimizer or a sharded engine may be transposed, expanded, or require gradients."""
+    model = make_model().float()
+    state: dict[str, Tensor] = dict(model.named_parameters())
+    state["head.weight"] = state["head.weight"].detach().T.contiguous().T
+    assert not state["head.weight"].is_contiguous()
+    save_weights(tmp_path, model.config, state)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(load_weights(tmp_path).state_dict()[name], tensor), name
+
+
+def altered(make_model: ModelMaker, folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Save a tiny model whose state was changed."""
+    model = make_model().float()
+    state = model.state_dict()
+    change(state)
+    save_weights(folder, model.config, state)
+
+
+def test_a_missing_key_is_named(tmp_path: Path, make_model: ModelMaker) -> None:
+    altered(make_model, tmp_path, lambda state: state.pop("blocks.1.attn.qkv.weight"))
+    with pytest.raises(RuntimeError, match=r"Missing key.*blocks\.1\.attn\.qkv\.weight"):
+        load_weights(tmp_path)
+
+
+def test_an_unexpected_key_is_named(tmp_path: Path, make_model: ModelMaker) -> None:
+    altered(make_model, tmp_path, lambda state: state.update({"blocks.9.extra": torch.zeros(1)}))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*blocks\.9\.extra"):
+        load_weights(tmp_path)
+
+
+def test_a_wrong_shape_is_named(tmp_path: Path, make_model: ModelMaker) -> None:
+    altered(make_model, tmp_path, lambda state: state.update({"head.bias": torch.zeros(5)}))
+    with pytest.raises(RuntimeError, match=r"size mismatch for head\.bias"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(tmp_path: Path, make_model: ModelMaker, name: str) -> None:
+    model = make_model().float()
+    save_weights(tmp_path, model.config, model.state_dict())
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name.replace(".", r"\.")):
+        load_weights(tmp_path)

@@ -1,0 +1,180 @@
+"""What is said about wrong experiments: which key, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.config.trees import MODEL_GROUPS, SHIPPED, change, fault_of, message_of, write_yaml
+
+from causalfusion_platform.config.compose import experiment_names
+
+
+def test_an_unknown_experiment() -> None:
+    message = message_of("quikstart")
+    assert "no experiment 'quikstart'; did you mean 'quickstart'?" in message
+    assert f"experiments: {', '.join(experiment_names())}" in message
+    assert "causalfusion config show quickstart" in message
+    assert str(SHIPPED) in message
+
+
+def test_an_unknown_experiment_like_no_other() -> None:
+    message = message_of("zzz")
+    assert "'zzz'" in message
+    assert "did you mean" not in message
+    assert "causalfusion config show quickstart" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "fault", "nearest"),
+    [
+        ("trian.images=3", "trian", "train"),
+        ("sede=3", "sede", "seed"),
+        ("train.imags=3", "train.imags", "train.images"),
+        ("train.batch_size=3", "train.batch_size", "train.global_batch_size"),
+        ("optim.base_rl=3", "optim.base_rl", "optim.base_lr"),
+        ("data.window=3", "data.window", "data.window_rows"),
+        ("tracking.url=x", "tracking.url", "tracking.uri"),
+        ("model.dept=3", "model.dept", "model.depth"),
+        ("model.presets=tiny", "model.presets", "model.preset"),
+        ("objective.ar_decy=1", "objective.ar_decy", "objective.ar_decay"),
+        ("sampling.ar_steps=3", "sampling.ar_steps", "sampling.num_ar_steps"),
+        ("diffusion.beta_strat=3", "diffusion.beta_strat", "diffusion.beta_start"),
+    ],
+)
+def test_an_unknown_key(quickstart: dict[str, Any], override: str, fault: str, nearest: str) -> None:
+    message = fault_of(quickstart, override)
+    assert f"{fault}: unknown key; did you mean {nearest!r}?" in message
+    assert "causalfusion config schema" in message
+    *path, _ = fault.split(".")
+    section: Any = change(quickstart)
+    for part in path:
+        section = getattr(section, part)
+    fields = (
+        [field.name for field in dataclasses.fields(section)]
+        if dataclasses.is_dataclass(section)
+        else list(type(section).model_fields)
+    )
+    listed = re.search(r"keys here: (.*)", message)
+    assert listed is not None
+    assert set(listed[1].split(", ")) - {"preset"} == set(fields)
+
+
+def test_an_unknown_key_of_an_optional_section() -> None:
+    message = message_of("sweeps/gamma", "sweep.metrc=x")
+    assert "sweep.metrc: unknown key; did you mean 'sweep.metric'?" in message
+
+
+def test_every_fault_is_listed() -> None:
+    message = message_of("quickstart", "train.imags=3", "seed=-1", "objective.ar_decy=1")
+    assert "3 wrong value(s)" in message
+    for fault in ("train.imags", "seed", "objective.ar_decy"):
+        assert re.search(rf"^  {re.escape(fault)}: ", message, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("train.images=abc", ["train.images", "integer", "'abc'"]),
+        ("train.images=1.5", ["train.images", "integer", "1.5"]),
+        ("data.prepare=maybe", ["data.prepare", "boolean", "'maybe'"]),
+        ("train=3", ["train", "3"]),
+        ("seed=null", ["seed", "integer", "None"]),
+        ("objective.patch_order=spiral", ["objective.patch_order", "'blockwise'", "'raster'", "'spiral'"]),
+        ("optim.betas=[0.9]", ["optim.betas", "missing"]),
+        ("model.depth=deep", ["model.depth", "integer", "'deep'"]),
+        ("train.images=0", ["train.images", "greater than or equal to 1", "0"]),
+        ("optim.ema_decay=1", ["optim.ema_decay", "less than 1", "1"]),
+        ("optim.base_lr=0", ["optim.base_lr", "greater than 0", "0"]),
+        ("train.zero_stage=4", ["train.zero_stage", "0, 1, 2 or 3", "4"]),
+        ("evaluation.num_samples=1", ["evaluation.num_samples", "greater than or equal to 2", "1"]),
+        ("objective.ar_decay=2", ["objective", "ar_decay", "[0, 1]", "2.0"]),
+        ("objective.class_dropout=1", ["objective", "class_dropout", "[0, 1)", "1"]),
+        ("sampling.guidance_scale=-1", ["sampling", "guidance_scale", "negative", "-1"]),
+        ("model.depth=0", ["model", "depth", "at least 1", "0"]),
+        ("model.preset=huge", ["model", "'huge'", "tiny", "L/2"]),
+        ("model.patch_size=3", ["model", "input_size 8", "patch_size 3"]),
+        ("train.num_workers=7", ["train", "global_batch_size", "not a multiple of num_workers 7"]),
+        ("objective.num_ar_steps=17", ["objective.num_ar_steps 17", "16 image tokens"]),
+        ("sampling.num_ar_steps=17", ["sampling.num_ar_steps 17", "16 image tokens"]),
+        ("name=a/b", ["name", "'a/b'"]),
+        ("name=.hidden", ["name", "'.hidden'"]),
+        ("name=''", ["name", "''"]),
+        (f"name={'x' * 121}", ["name", "120"]),
+    ],
+)
+def test_a_value_that_is_not_allowed(quickstart: dict[str, Any], override: str, parts: list[str]) -> None:
+    message = fault_of(quickstart, override)
+    assert "'quickstart' has 1 wrong value(s)" in message
+    for part in parts:
+        assert part in message
+    assert "causalfusion config schema" in message
+
+
+@pytest.mark.parametrize("section", ["objective", "sampling"])
+@pytest.mark.parametrize("order", ["blockwise", "dilated"])
+@pytest.mark.parametrize("block", [3, 0, -2])
+def test_a_block_that_does_not_divide_the_grid(
+    quickstart: dict[str, Any], section: str, order: str, block: int
+) -> None:
+    message = fault_of(quickstart, f"{section}.patch_order={order}", f"{section}.order_block={block}")
+    assert f"{section}.order_block {block}" in message or f"order_block must be at least 1, got {block}" in message
+    assert "causalfusion config schema" in message
+
+
+def test_blocks_that_divide_the_grid_are_allowed(quickstart: dict[str, Any]) -> None:
+    for block in (1, 2, 4):
+        experiment = change(quickstart, "objective.patch_order=dilated", f"objective.order_block={block}")
+        assert experiment.objective.order_block == block
+    assert change(quickstart, "objective.order_block=3").objective.patch_order == "random"
+
+
+def test_more_diffusion_steps_than_the_schedule_has(quickstart: dict[str, Any]) -> None:
+    """Found here, not by the sampler, which first runs after minutes of training."""
+    message = fault_of(quickstart, "sampling.num_inference_steps=1001")
+    assert "num_inference_steps 1001" in message
+    assert "1000" in message
+    assert change(quickstart, "sampling.num_inference_steps=1000").sampling.num_inference_steps == 1000
+
+
+def test_a_preset_that_is_not_a_name() -> None:
+    message = message_of("quickstart", "model.preset=[tiny]")
+    assert "['tiny']" in message
+    assert "tiny, digits" in message
+
+
+@pytest.mark.parametrize("text", ["images", "=3", "", "hydra.run.dir=x"])
+def test_an_override_that_is_not_key_value(text: str) -> None:
+    message = message_of("quickstart", text)
+    assert f"override {text!r} is not of the form key=value, such as train.images=25600" in message
+    assert "causalfusion config schema" in message
+
+
+@pytest.mark.parametrize("text", ["train.images=[1", "description=a,b", "~seed=1", "model=3", "model=null"])
+def test_an_override_that_cannot_be_read(text: str) -> None:
+    message = message_of("quickstart", text)
+    assert "does not compose" in message
+    assert text in message
+    assert "causalfusion config show quickstart" in message
+
+
+def test_an_unknown_group_option() -> None:
+    message = message_of("quickstart", "model=tyni")
+    assert "model/tyni" in message
+    assert all(group in message for group in MODEL_GROUPS)
+    assert "causalfusion config show quickstart" in message
+
+
+def test_an_environment_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET_HERE", raising=False)
+    message = message_of("quickstart", "tracking.uri=${oc.env:NOT_SET_HERE}")
+    assert "NOT_SET_HERE" in message
+    assert "tracking.uri" in message
+
+
+def test_a_file_that_is_not_yaml(own_folder: Path) -> None:
+    write_yaml(own_folder / "experiments/broken.yaml", "name: [a\ntrain: }")
+    assert "'broken'" in message_of("broken")

@@ -138,7 +138,8 @@ def draw(
     Args:
         seed: the run's seed.
         step: the optimizer step, counted from 0.
-        samples: global numbers (images seen before each one); its draws depend on nothing else.
+        samples: global numbers (images seen before each one); draws depend on nothing else but, with times per AR
+            step, on S.
     """
     generators = draws.sample_streams(seed, "training sample", samples)
     sizes = draw_split(objective, model.num_tokens, seed, step)

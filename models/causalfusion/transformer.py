@@ -22,19 +22,15 @@ Mask = Tensor | SplitMask | None
 
 
 class QueryKeyValue(nn.Linear):
-    """The qkv projection; queries can be limited to the tokens whose outputs are read."""
+    """The qkv projection, as three products: queries can be limited to the tokens whose outputs are read."""
 
     def forward(  # type: ignore[override]
         self, x_BND: Tensor, read: slice | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries of the tokens in `read` (default: all), and keys and values of all tokens."""
-        if read is None:
-            q, k, v = super().forward(x_BND).chunk(3, dim=-1)
-            return q, k, v
-        width = self.in_features
-        q = functional.linear(x_BND[:, read], self.weight[:width])
-        k, v = functional.linear(x_BND, self.weight[width:]).chunk(2, dim=-1)
-        return q, k, v
+        of_q, of_k, of_v = self.weight.chunk(3)
+        q = functional.linear(x_BND if read is None else x_BND[:, read], of_q)
+        return q, functional.linear(x_BND, of_k), functional.linear(x_BND, of_v)
 
 
 class Attention(nn.Module):
@@ -51,8 +47,9 @@ class Attention(nn.Module):
     def forward(
         self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
     ) -> Tensor:
-        q, k, v = (rearrange(y, "b n (h e) -> b h n e", h=self.num_heads) for y in self.qkv(x_BND, read))
-        q, k = self.q_norm(q), self.k_norm(k)
+        # The norms come before heads change places with tokens: they would copy what is not contiguous.
+        q, k, v = (rearrange(y, "b n (h e) -> b n h e", h=self.num_heads) for y in self.qkv(x_BND, read))
+        q, k, v = (y.transpose(1, 2) for y in (self.q_norm(q), self.k_norm(k), v))
         if cache is not None:
             k, v = cache.extend(k, v)
         attended = attend_split(q, k, v, mask) if isinstance(mask, SplitMask) else attend(q, k, v, mask)

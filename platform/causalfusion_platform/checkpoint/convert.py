@@ -68,6 +68,8 @@ def import_checkpoint(
             _check_fits(dit.config, config, preset, checkpoint)
             return _write(dit, out, "a DiT")
         if "encoder.conv_in.weight" in names:
+            if preset is not None:
+                raise ValueError(f"{checkpoint} is an autoencoder, not preset {preset}")
             vae = import_kl16(checkpoint)
             vae.save_pretrained(out, safe_serialization=True)
             return (
@@ -91,17 +93,18 @@ def export_checkpoint(source: Path, out: Path) -> str:
         UserError: there are no weights, or that code has no such model.
     """
     folder = find_weights(source).folder
-    model = load_weights(folder)
     if out.exists():
         raise UserError(f"{out} exists\n  name another file, or remove it")
     try:
+        model = load_weights(folder)
         if isinstance(model, DiT):
             export_dit(model, out)
             return f"{folder} → {out}: as facebookresearch/DiT reads it"
         export_release(model, out)
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from error
-    return f"{folder} → {out}: as the code of the paper's authors reads it, under model and ema"
+    entries = "" if out.suffix == ".safetensors" else ", under model and ema"
+    return f"{folder} → {out}: as the code of the paper's authors reads it{entries}"
 
 
 def _causalfusion(config: ModelConfig | None, preset: str | None) -> CausalFusionConfig | None:

@@ -36,7 +36,7 @@ def sample(
     vae: VaeOption = None,
 ) -> None:
     """Generate samples of classes and draw them as a grid."""
-    studio = _open(checkpoint, settings, vae)
+    studio = _open(checkpoint, settings, vae, grid)
     classes = studio.parse_labels(labels)
     images = studio.sample(classes, per_label, seed)
     studio.draw(images, classes, per_label, grid)
@@ -59,7 +59,7 @@ def edit(
     vae: VaeOption = None,
 ) -> None:
     """Keep a part of images and regenerate the rest under new classes; the grid's first row has the originals."""
-    studio = _open(checkpoint, settings, vae)
+    studio = _open(checkpoint, settings, vae, grid)
     classes = studio.parse_labels(labels)
     originals = studio.originals(original, per_label, seed)
     edited = studio.edit(originals, keep, classes, seed)
@@ -67,14 +67,15 @@ def edit(
     print(f"{len(edited)} edits, {keep} kept: {studio.describe()}\n{grid}")
 
 
-def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None) -> Studio:
+def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: Path) -> Studio:
     """Load the model; where its run is known, sample as the run does."""
     from causalfusion import SamplingConfig
 
     from ..checkpoint.find import find_weights
     from ..launch.run_folder import run_experiment
-    from ..sampling.studio import Studio
+    from ..sampling.studio import Studio, check_picture
 
+    check_picture(grid)
     found = find_weights(checkpoint)
     experiment = run_experiment(found.run) if found.run else None
     return Studio.open(found.folder, experiment.sampling if experiment else SamplingConfig(), settings or [], vae)

@@ -57,7 +57,10 @@ def open_autoencoder(folder: Path | None, channels: int) -> Pixels | Autoencoder
     from diffusers import AutoencoderKL
 
     try:
-        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        # Low memory use needs a library that is not asked for, and diffusers warns where it is missing.
+        vae = AutoencoderKL.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"no autoencoder in {folder}: {str(error).splitlines()[0]}") from error
     if vae.config.latent_channels != channels:

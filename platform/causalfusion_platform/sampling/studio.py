@@ -53,14 +53,13 @@ class Studio:
             UserError: a setting is wrong, does not fit the model, or an autoencoder is missing.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_weights(weights, device=device)
-        sampling = parse_settings(settings, defaults)
         try:
-            sizes = sampling.sizes(model.config.num_tokens, 0)
-        except ValueError as error:
-            raise UserError(f"{error} (the model has {model.config.num_tokens} image tokens)") from error
-        if model.config.architecture == "dit" and len(sizes) > 1:
-            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {len(sizes)}")
+            model = load_weights(weights, device=device)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        sampling = parse_settings(settings, defaults)
+        if model.config.architecture == "dit" and _ar_steps(sampling) > 1:
+            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {_ar_steps(sampling)}")
         return cls(model, sampling, load_diffusion(weights), open_autoencoder(vae, model.config.in_channels))
 
     def parse_labels(self, text: str) -> list[int]:
@@ -75,19 +74,19 @@ class Studio:
             first, dash, end = part.strip().partition("-")
             if not first.isdecimal() or (dash and not end.isdecimal()):
                 raise UserError(f"labels {text!r} are not numbers such as 3, 0,2,7 or 0-9")
-            labels += range(int(first), int(end if dash else first) + 1)
-        if not labels or max(labels) > last:
-            raise UserError(f"labels {text!r}: the model's classes are 0…{last}")
-        return labels
+            part_labels = range(int(first), int(end if dash else first) + 1)
+            if not part_labels or part_labels[-1] > last:
+                raise UserError(f"labels {text!r}: the model's classes are 0…{last}")
+            labels += part_labels
+        return list(dict.fromkeys(labels))
 
     def describe(self) -> str:
         """Return the settings of sampling, in words."""
         size, sampling = self.model.config, self.sampling
-        sizes = sampling.sizes(size.num_tokens, 0)
         steps = "+".join(map(str, sampling.inference_steps))
         return (
-            f"S = {len(sizes)} AR step(s) of {size.num_tokens} tokens, {steps} {sampling.sampler} steps each, "
-            f"guidance {sampling.guidance_scale:g}"
+            f"S = {_ar_steps(sampling)} AR step(s) of {size.num_tokens} tokens, "
+            f"{steps} {sampling.sampler} steps each, guidance {sampling.guidance_scale:g}"
         )
 
     def sample(self, classes: Sequence[int], per_label: int, seed: int) -> Tensor:
@@ -116,7 +115,10 @@ class Studio:
         if keep in REGIONS:
             mask = keep_region(keep, size)  # type: ignore[arg-type]
         elif Path(keep).is_file():
-            mask = keep_from_image(Path(keep), size)
+            try:
+                mask = keep_from_image(Path(keep), size)
+            except OSError as error:
+                raise UserError(f"{keep} is not a readable image: {error}") from error
         else:
             raise UserError(f"--keep {keep!r} is no image file and none of {', '.join(REGIONS)}")
         labels = torch.tensor(classes).repeat_interleave(len(latents))
@@ -144,12 +146,11 @@ class Studio:
         _save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), rows, names, len(latents), path)
 
     def _generate(self, labels: Tensor, seed: int) -> Tensor:
-        return generate(
-            self.model,
-            Request(labels=labels, sampling=self.sampling, diffusion=self.diffusion, seed=seed, bf16=False),
-            list(range(len(labels))),
-            batch_size=64,
-        )
+        request = Request(labels=labels, sampling=self.sampling, diffusion=self.diffusion, seed=seed, bf16=False)
+        try:
+            return generate(self.model, request, list(range(len(labels))), batch_size=64)
+        except ValueError as error:
+            raise UserError(f"{error} (the model has {self.model.config.num_tokens} image tokens)") from error
 
     def _read_image(self, path: Path) -> Tensor:
         """Read an image at the size and in the channels that the model's latents come from: (1, C, H, W)."""
@@ -177,7 +178,10 @@ def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> Samplin
         key, equals, value = setting.partition("=")
         if not equals or key.removeprefix("sampling.") not in keys:
             raise UserError(f"setting {setting!r} is not KEY=VALUE with one of the keys {', '.join(keys)}")
-        changes[key.removeprefix("sampling.")] = yaml.safe_load(value)
+        try:
+            changes[key.removeprefix("sampling.")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"setting {setting!r} cannot be read: {' '.join(str(error).split())}") from error
     try:
         return TypeAdapter(SamplingConfig).validate_python({**dataclasses.asdict(defaults), **changes})
     except ValidationError as error:
@@ -188,9 +192,22 @@ def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> Samplin
         raise UserError(f"settings {' '.join(settings)}: {faults}") from error
 
 
+def check_picture(path: Path) -> None:
+    """See that a picture can be written to a path, before time goes into making it.
+
+    Raises:
+        UserError: its suffix is none of a kind of pictures.
+    """
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{path} has no suffix of pictures; name it such as samples.png")
+
+
+def _ar_steps(sampling: SamplingConfig) -> int:
+    return sampling.num_ar_steps if isinstance(sampling.step_sizes, str) else len(sampling.step_sizes)
+
+
 def _save(images: Tensor, labels: Tensor, names: list[str], columns: int, path: Path) -> None:
-    if not path.suffix:
-        raise UserError(f"{path} has no suffix; name a picture, such as {path}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     cell = max(48, min(images.shape[-1], 256))
     sample_grid(images.float().cpu(), labels, names, columns=columns, cell=cell).save(path)

@@ -54,15 +54,24 @@ def open_autoencoder(folder: Path | None, channels: int) -> Pixels | Autoencoder
             f"  MAR's KL-16 (16 channels): causalfusion weights import kl16.ckpt FOLDER; "
             f"SD's (4 channels): a diffusers AutoencoderKL folder"
         )
+    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+        if not (folder / file).is_file():  # diffusers would look for a model of that name on its hub
+            raise UserError(f"no autoencoder in {folder}: there is no {file}")
     from diffusers import AutoencoderKL
 
     try:
         # Low memory use needs a library that is not asked for, and diffusers warns where it is missing.
-        vae = AutoencoderKL.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        vae, found = AutoencoderKL.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"no autoencoder in {folder}: {str(error).splitlines()[0]}") from error
+    if found["missing_keys"]:  # diffusers would leave them random
+        raise UserError(f"no autoencoder in {folder}: there is no {sorted(found['missing_keys'])[0]}")
     if vae.config.latent_channels != channels:
         raise UserError(
             f"the autoencoder in {folder} has {vae.config.latent_channels} latent channels, the model {channels}"

@@ -80,6 +80,14 @@ def test_the_same_configuration(own_folder: Path, make_experiment: MakeExperimen
     check_same_config(state, make_experiment())
 
 
+def test_a_run_of_an_earlier_version_goes_on(make_experiment: MakeExperiment) -> None:
+    """Its configuration lacks keys that came later; their defaults count."""
+    state = state_of(make_experiment())
+    del state.config["model"]["architecture"], state.config["objective"]["time_copies"]
+    check_same_config(state, make_experiment())
+    assert "objective.time_copies: was 1, now 2" in refusal(state, make_experiment(objective={"time_copies": 2}))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -139,6 +139,8 @@ def test_an_autoencoder_that_is_missing_or_another(own_folder: Path, vae: Path) 
     assert "latents of 4 channels need an autoencoder to become images: --vae FOLDER" in message
     assert "causalfusion weights import kl16.ckpt FOLDER" in message
     assert f"no autoencoder in {own_folder / 'nowhere'}" in refusal(four, own_folder / "nowhere")
-    assert f"no autoencoder in {four}" in refusal(four, four)
+    assert f"no autoencoder in {four}: there is no diffusion_pytorch_model" in refusal(four, four)
+    (four / "diffusion_pytorch_model.safetensors").write_bytes((four / "model.safetensors").read_bytes())
+    assert f"no autoencoder in {four}: there is no decoder." in refusal(four, four)
     sixteen = latent_model(own_folder / "sixteen", 16)
     assert f"the autoencoder in {vae} has 4 latent channels, the model 16" in refusal(sixteen, vae)

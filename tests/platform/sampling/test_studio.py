@@ -10,7 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, build_model, preset, sample, save_weights
+from causalfusion import (
+    CausalFusion,
+    DiffusionConfig,
+    SamplingConfig,
+    build_model,
+    edit,
+    keep_region,
+    preset,
+    sample,
+    save_weights,
+)
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.sampling.studio import Studio, parse_settings
 
@@ -184,9 +194,13 @@ def test_kept_pixels_stay_bit_for_bit(studio: Studio, keep: str) -> None:
 
 
 def test_edits_under_their_own_class_differ_from_the_originals(studio: Studio) -> None:
+    """They are the model's, but with other noise than that which the originals come from."""
     originals = studio.originals("3", 2, 0)
     edited = studio.edit(originals, "top", [3], 0)
     assert float((edited - originals)[:, :, 4:].abs().max()) > 0.1
+    labels, keep = torch.tensor([3, 3]), keep_region("top", 8)
+    of_seed = [edit(studio.model, originals, keep, labels, FEW, PROCESS, seed=seed) for seed in range(3)]
+    assert [torch.equal(edited, other) for other in of_seed] == [False, True, False]
 
 
 def test_a_painted_mask(studio: Studio, own_folder: Path) -> None:

@@ -65,3 +65,17 @@ def test_resume_is_bit_exact(results: dict[int, dict[str, Any]], stage: str, wor
     measured = results[world][stage]
     assert measured["resumed"] == measured["uninterrupted"]
     assert measured["resumed_ema_equal"]
+
+
+def test_a_dit_trains_as_it_does_without_an_engine(results: dict[int, dict[str, Any]]) -> None:
+    """At S = 1 the weight of all tokens is λ = 2; a new model predicts zero, so its first MSE is that of noise."""
+    engine, plain = results[1]["dit"]["engine"], results[1]["dit"]["plain"]
+    assert len(engine) == len(plain) == 4
+    for done, expected in zip(engine, plain, strict=True):
+        assert done == pytest.approx(expected, rel=2e-5)
+        loss, mse, norm, ar_steps = done
+        assert loss == pytest.approx(2 * mse, rel=1e-6)
+        assert ar_steps == 1
+        assert norm > 0
+    assert engine[0][1] == pytest.approx(1, abs=0.15)  # 1,024 numbers: σ is 0.044
+    assert engine[-1][1] != engine[0][1]

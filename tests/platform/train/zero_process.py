@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from causalfusion import CausalFusion, Objective, draws
+from causalfusion import Model, Objective, build_model, draw, draws
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
 from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.config.schema import Experiment
@@ -23,9 +23,13 @@ from causalfusion_platform.train.loop import TrainLoop, TrainState
 STEPS_BEFORE, STEPS_AFTER, BATCH = 4, 2, 16
 
 
-def build(experiment: Experiment) -> TrainLoop:
+def new_model(experiment: Experiment) -> Model:
     torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
-    model = CausalFusion(experiment.model)
+    return build_model(experiment.model)
+
+
+def build(experiment: Experiment) -> TrainLoop:
+    model = new_model(experiment)
     objective = Objective(model, experiment.objective, experiment.diffusion)
     device = torch.device("cpu")
     engine = build_engine(model, experiment, device, "fp32")
@@ -101,12 +105,52 @@ def run_stage(stage: int, rank: int, world: int, folder: Path) -> dict[str, Any]
     }
 
 
+def run_dit() -> dict[str, list[list[float]]]:
+    """Train a DiT with the engine (ZeRO 1), and with torch alone: loss, MSE, gradient norm and S of each step."""
+    experiment = load_experiment(
+        "smoke",
+        [
+            "model.preset=digits-dit",
+            "model.depth=2",
+            "objective.num_ar_steps=1",
+            f"train.global_batch_size={BATCH}",
+        ],
+    )
+    loop, steps = build(experiment), []
+    for index in range(STEPS_BEFORE):
+        done = loop.train_step(batch(index, 0, 1))
+        loop.state.step += 1
+        loop.state.images_seen += BATCH
+        steps.append([float(done.loss), float(done.mse), float(done.grad_norm), float(done.num_ar_steps)])
+
+    model = new_model(experiment)
+    objective = Objective(model, experiment.objective, experiment.diffusion)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3 * BATCH / 256, betas=(0.9, 0.95), weight_decay=0)
+    plain = []
+    for index in range(STEPS_BEFORE):
+        rows = batch(index, 0, 1)
+        drawn = draw(
+            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=rows.samples
+        )
+        loss = objective(model, rows.latents, rows.labels, drawn)
+        optimizer.zero_grad()
+        loss.weighted.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        plain.append([float(loss.weighted), float(loss.mse), float(norm), 1.0])
+    return {"engine": steps, "plain": plain}
+
+
 def main() -> None:
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     store = f"file://{folder}/store-{world}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    results = {stage: run_stage(stage, rank, world, folder / f"world-{world}") for stage in (0, 1, 2, 3)}
+    results: dict[str, Any] = {
+        str(stage): run_stage(stage, rank, world, folder / f"world-{world}") for stage in (0, 1, 2, 3)
+    }
+    if world == 1:
+        results["dit"] = run_dit()
     if rank == 0:
         (folder / f"results-{world}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()

@@ -531,6 +531,8 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in its background, a test run perhaps, deaf to interrupts; children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert following.stdout is not None
     while (line := following.stdout.readline()) != "begun\n":

@@ -1,7 +1,7 @@
 """CausalFusion: diffusion and autoregression in one decoder-only transformer.
 
 The reference implementation of "Causal Diffusion Transformers for Generative Modeling" (arXiv 2412.12095). It
-needs torch and diffusers only, and works in a notebook.
+needs no Ray, DeepSpeed or MLflow, and works in a notebook.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .outpaint import outpaint
 from .presets import PRESETS, preset
 from .sample import SamplingConfig, sample
 from .transformer import CausalFusion
-from .weights import load_weights, save_weights
+from .weights import load_diffusion, load_weights, save_weights
 
 if TYPE_CHECKING:
     from .pipeline import CausalFusionPipeline, CausalFusionTransformer2DModel
@@ -42,6 +42,7 @@ __all__ = [
     "draw",
     "edit",
     "keep_region",
+    "load_diffusion",
     "load_weights",
     "outpaint",
     "preset",

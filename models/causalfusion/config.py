@@ -78,7 +78,7 @@ class CausalFusionConfig(TransformerSizes):
         ValueError: a size is out of range, or two sizes do not divide as they must.
     """
 
-    # Read by pydantic when a platform config embeds this class; plain data, so torch stays the only dependency.
+    # Read by pydantic when a platform config embeds this class; plain data, so pydantic is no dependency.
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     architecture: Literal["causalfusion"] = "causalfusion"

@@ -59,7 +59,7 @@ def keep_from_image(path: Path, size: int) -> Tensor:
     return torch.frombuffer(bytearray(gray.tobytes()), dtype=torch.uint8).view(size, size) > 127
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def edit(
     model: Model,
     latents: Tensor,
@@ -80,7 +80,7 @@ def edit(
         latents: (B, channels, height, width) in the model's scale.
         keep: (height, width) or (B, height, width) bool, True = keep.
         labels: (B,) classes of the result.
-        config: where on the plane; own `step_sizes` divide the tokens to regenerate.
+        config: where on the plane, with no more AR steps than tokens to regenerate; own `step_sizes` divide these.
         diffusion: the noise process of training.
         seed: with a sample's index, decides its order and all of its noise.
         indices: number of each sample, default 0…B−1.
@@ -122,7 +122,7 @@ def edit(
             model,
             labels[group.to(labels.device)],
             new_at,
-            config,
+            config.at_most(new_at.shape[1]),
             diffusion,
             [generators[i] for i in group.tolist()],
             seed=seed,

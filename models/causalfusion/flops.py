@@ -53,8 +53,8 @@ def forward_flops(
         sizes: |κ_1| … |κ_S|, with sum L.
         time_copies: noised copies, which share the class and clean tokens (Table 7).
         attention: which pairs of tokens count.
-        skip_unread: leave out of the last block what nothing reads, as `CausalFusion` does: queries, projection and
-            MLP of all but the noised tokens. The usual convention counts every token in every block.
+        skip_unread: leave out of the last block what nothing reads, as `CausalFusion` does: attention, projection
+            and MLP of all but the noised tokens. The usual convention counts every token in every block.
 
     Raises:
         ValueError: the sizes are not positive with sum L, or `time_copies` is below 1.
@@ -137,7 +137,7 @@ def _forward(
     token, pair = _token_products(config), 2 * width  # a pair: once for its score, once for the value
     products = config.depth * (token * (context + noised) + pair * (context_pairs + noised_pairs))
     if skip_unread:
-        products -= (token - 2 * width**2) * context + pair * context_pairs  # keys and values stay
+        products -= (token - 3 * width**2) * context + pair * context_pairs  # qkv stays
     ends = config.token_dim * width * (clean + 2 * noised)
     return 2 * (products + ends + copies * _time_products(config))
 

@@ -5,7 +5,6 @@ Shapes: B samples, P numbers in a patch.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Literal
@@ -21,7 +20,7 @@ from .sample import SamplingConfig, generate_tokens, sample_generators
 from .transformer import CausalFusion
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def outpaint(
     model: Model,
     labels: Tensor,
@@ -107,7 +106,7 @@ def outpaint(
             placed,
             labels,
             in_model[new],
-            dataclasses.replace(config, num_ar_steps=min(config.num_ar_steps, new.shape[1])),
+            config.at_most(new.shape[1]),
             diffusion,
             generators,
             seed=seed,

@@ -6,6 +6,7 @@ patch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -77,8 +78,9 @@ class SamplingConfig:
             raise ValueError(f"guidance_scale must not be negative, got {self.guidance_scale}")
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
-            if len(self.guidance_interval) != 2:
-                raise ValueError(f"guidance_interval must be two times, low and high, got {self.guidance_interval}")
+            interval = self.guidance_interval
+            if len(interval) != 2 or not 0 <= interval[0] <= interval[1]:
+                raise ValueError(f"guidance_interval must be two times, 0 ≤ low ≤ high, got {interval}")
 
     @property
     def inference_steps(self) -> tuple[int, ...]:
@@ -109,8 +111,14 @@ class SamplingConfig:
             )
         return sizes
 
+    def at_most(self, num_tokens: int) -> SamplingConfig:
+        """Return the configuration with no more AR steps than there are tokens to generate."""
+        if not isinstance(self.step_sizes, str):
+            return self
+        return dataclasses.replace(self, num_ar_steps=min(self.num_ar_steps, num_tokens))
 
-@torch.inference_mode()
+
+@torch.no_grad()
 def sample(
     model: Model,
     labels: Tensor,

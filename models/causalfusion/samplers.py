@@ -110,6 +110,18 @@ class Solver:
         return out
 
 
+def check_diffusion_steps(name: SamplerName, diffusion: DiffusionConfig, num_steps: int) -> None:
+    """See that a sampler can take so many steps.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    # Of T parts, rounding would give two the same time, and a solver's step between equal times divides by zero.
+    most = diffusion.num_train_steps - (name in ("dpm-solver++", "unipc"))
+    if not 1 <= num_steps <= most:
+        raise ValueError(f"{name}'s diffusion steps must lie in [1, {most}], got {num_steps}")
+
+
 def make_sampler(name: SamplerName, diffusion: DiffusionConfig, num_steps: int) -> Sampler:
     """Return a fresh sampler of `num_steps` diffusion steps.
 
@@ -126,11 +138,7 @@ def make_sampler(name: SamplerName, diffusion: DiffusionConfig, num_steps: int) 
         return LinearSampler(diffusion, num_steps, deterministic=name == "ddim")
     if name not in ("dpm-solver++", "unipc"):
         raise ValueError(f"unknown sampler {name!r}; samplers: ddpm, ddim, dpm-solver++, unipc")
-    # Of T parts, rounding would give two the same time, and a step between equal times divides by zero.
-    if not 1 <= num_steps < diffusion.num_train_steps:
-        raise ValueError(
-            f"{name}'s diffusion steps must lie in [1, {diffusion.num_train_steps - 1}], got {num_steps}"
-        )
+    check_diffusion_steps(name, diffusion, num_steps)
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     process = {

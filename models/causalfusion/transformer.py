@@ -21,25 +21,13 @@ Mask = Tensor | SplitMask | None
 """(queries, keys) bool, True = visible; the mask of a training sequence; or None: all is visible."""
 
 
-class QueryKeyValue(nn.Linear):
-    """The qkv projection, as three products: queries can be limited to the tokens whose outputs are read."""
-
-    def forward(  # type: ignore[override]
-        self, x_BND: Tensor, read: slice | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries of the tokens in `read` (default: all), and keys and values of all tokens."""
-        of_q, of_k, of_v = self.weight.chunk(3)
-        q = functional.linear(x_BND if read is None else x_BND[:, read], of_q)
-        return q, functional.linear(x_BND, of_k), functional.linear(x_BND, of_v)
-
-
 class Attention(nn.Module):
     """Multi-head attention with head-wise QK layer normalisation; no bias on the qkv projection."""
 
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = QueryKeyValue(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.q_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -47,8 +35,9 @@ class Attention(nn.Module):
     def forward(
         self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
     ) -> Tensor:
-        # The norms come before heads change places with tokens: they would copy what is not contiguous.
-        q, k, v = (rearrange(y, "b n (h e) -> b n h e", h=self.num_heads) for y in self.qkv(x_BND, read))
+        q, k, v = rearrange(self.qkv(x_BND), "b n (three h e) -> three b n h e", three=3, h=self.num_heads)
+        if read is not None:
+            q = q[:, read]
         q, k, v = (y.transpose(1, 2) for y in (self.q_norm(q), self.k_norm(k), v))
         if cache is not None:
             k, v = cache.extend(k, v)
@@ -150,8 +139,8 @@ class CausalFusion(PatchModel):
             x_BND: embedded tokens.
             mask: which tokens see which.
             cache: keys and values of earlier tokens; those of these tokens are written behind them.
-            read: the tokens whose outputs are wanted. The last block computes nothing else for the other tokens
-                but their keys and values.
+            read: the tokens whose outputs are wanted. The last block computes nothing for the others behind its
+                qkv projection.
         """
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):

@@ -144,4 +144,5 @@ def sample_request(experiment: Experiment, count: int, bf16: bool) -> Request:
         diffusion=experiment.diffusion,
         seed=experiment.seed,
         bf16=bf16,
+        batch_size=experiment.evaluation.batch_size,
     )

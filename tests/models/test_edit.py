@@ -276,12 +276,29 @@ def test_wrong_shapes_are_named(make_model: ModelMaker, latents: Tensor, keep: T
 def test_impossible_splits_and_labels_are_refused(make_model: ModelMaker) -> None:
     """Splits are those of the tokens to regenerate."""
     model, latents, keep = make_model(), random_latents(), patch_mask(set(range(12)))
-    with pytest.raises(ValueError, match=r"must lie in \[1, 4\], got 5"):
-        edit(model, latents, keep, LABELS, SamplingConfig(num_ar_steps=5), DIFFUSION, seed=0)
     with pytest.raises(ValueError, match=r"add up to 4, got \[8, 8\]"):
         edit(model, latents, keep, LABELS, SamplingConfig(step_sizes=(8, 8)), DIFFUSION, seed=0)
     with pytest.raises(ValueError, match=r"lie in \[0, 3\], got \[4, 0\]"):
         edit(model, latents, keep, torch.tensor([4, 0]), CONFIG, DIFFUSION, seed=0)
+
+
+def test_no_more_steps_than_tokens_to_regenerate(make_model: ModelMaker) -> None:
+    """Masks of one call leave different numbers of tokens, so that S is at most one step for each of them."""
+    model, latents, keep = make_model(), random_latents(), patch_mask(set(range(12)))
+    four, five = (
+        edit(
+            model,
+            latents,
+            keep,
+            LABELS,
+            SamplingConfig(num_ar_steps=steps, num_inference_steps=2),
+            DIFFUSION,
+            seed=0,
+        )
+        for steps in (4, 5)
+    )
+    assert torch.equal(four, five)
+    four += 1  # results are plain tensors, which can be changed
 
 
 def test_a_dit_keeps_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,8 @@ from ..model import CONFIGS, Model, ModelConfig, build_model
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 DIFFUSION_FILE = "diffusion.json"
+
+_Settings = TypeVar("_Settings")
 
 
 def save_weights(
@@ -51,7 +54,7 @@ def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> M
         raise ValueError(
             f"{folder / CONFIG_FILE}: unknown architecture {architecture!r}; known: {', '.join(CONFIGS)}"
         )
-    model = build_model(CONFIGS[architecture](**fields))
+    model = build_model(_read(CONFIGS[architecture], folder / CONFIG_FILE))
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.to(device).eval()
 
@@ -62,4 +65,16 @@ def load_diffusion(folder: Path | str) -> DiffusionConfig:
     A folder without `diffusion.json` is taken to be of the paper's.
     """
     file = Path(folder) / DIFFUSION_FILE
-    return DiffusionConfig(**json.loads(file.read_text())) if file.is_file() else DiffusionConfig()
+    return _read(DiffusionConfig, file) if file.is_file() else DiffusionConfig()
+
+
+def _read(kind: type[_Settings], file: Path) -> _Settings:
+    """Read a configuration.
+
+    Raises:
+        ValueError: a key is unknown, or a value is not allowed.
+    """
+    try:
+        return kind(**json.loads(file.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error

@@ -28,7 +28,7 @@ def find_weights(path: Path) -> Weights:
     """
     if _holds_weights(path):
         checkpoint = path.absolute().parent
-        return Weights(path, _run_of(checkpoint) if path.name == WEIGHTS_FOLDER else None)
+        return Weights(path, _run_of(checkpoint) if path.absolute().name == WEIGHTS_FOLDER else None)
     if _holds_weights(path / WEIGHTS_FOLDER):
         return Weights(path / WEIGHTS_FOLDER, _run_of(path.absolute()))
     if (path / "checkpoints").is_dir() and (newest := latest(path / "checkpoints")):

@@ -78,4 +78,10 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
     check_picture(grid)
     found = find_weights(checkpoint)
     experiment = run_experiment(found.run) if found.run else None
-    return Studio.open(found.folder, experiment.sampling if experiment else SamplingConfig(), settings or [], vae)
+    return Studio.open(
+        found.folder,
+        experiment.sampling if experiment else SamplingConfig(),
+        settings or [],
+        vae,
+        experiment.diffusion if experiment else None,
+    )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig, SamplingConfig
 from causalfusion.objective import check_objective
+from causalfusion.samplers import check_diffusion_steps
 
 
 class Section(BaseModel):
@@ -124,6 +125,8 @@ class EvaluationConfig(Section):
 
     num_samples: int = Field(200, ge=2)
     """Samples to generate; classes in turn."""
+    batch_size: int = Field(64, ge=1)
+    """Samples that one worker generates at once (guidance doubles the rows); less takes less memory."""
     classifier_epochs: int = Field(30, ge=1)
     """Epochs of the classifier that judges samples; it learns from the real images of the data set."""
 
@@ -190,11 +193,11 @@ class Experiment(Section):
             raise ValueError(f"sampling: {error}") from error
         if self.model.architecture == "dit" and len(sizes) > 1:
             raise ValueError(f"DiT has no AR steps: sampling.num_ar_steps must be 1, got {len(sizes)}")
-        if max(self.sampling.inference_steps) > self.diffusion.num_train_steps:
-            raise ValueError(
-                f"sampling.num_inference_steps {max(self.sampling.inference_steps)} exceeds "
-                f"diffusion.num_train_steps {self.diffusion.num_train_steps}"
-            )
+        for steps in self.sampling.inference_steps:
+            try:
+                check_diffusion_steps(self.sampling.sampler, self.diffusion, steps)
+            except ValueError as error:
+                raise ValueError(f"sampling.num_inference_steps: {error}") from error
         return self
 
     @property

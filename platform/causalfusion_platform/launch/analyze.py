@@ -6,14 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from causalfusion import load_weights
+import torch
+
+from causalfusion import Model, load_weights
 from causalfusion.analysis import sampled_step_sizes, step_size_law, validation_loss
 
 from ..checkpoint.find import find_weights
 from ..config.errors import UserError
 from ..config.schema import Experiment
-from ..data.manifest import Manifest
-from ..data.read import read_all
+from ..data.read import Batch, read_all
 from ..data.validate import open_shards
 from ..evaluation.evaluate import Yardstick
 from ..report.figures import loss_figure, plane_figure, step_size_figure
@@ -39,9 +40,9 @@ def read_numbers(text: str) -> list[int]:
 
 
 def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: list[int], num: int) -> Path:
-    """Write plane.png, ar_step_sizes.png, validation_loss.png and analysis.json into `out`, and return it.
+    """Write plane.png, ar_step_sizes.png, loss_by_step.png and analysis.json into `out`, and return it.
 
-    The validation loss is that of the run's own images: the bundled digits have no others.
+    The loss is that of the images that the run was trained on: the bundled digits have no others.
 
     Raises:
         UserError: no run, no weights, latents that are not pixels, or steps that do not fit the model.
@@ -60,10 +61,12 @@ def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: l
     manifest = open_shards(experiment.data.path)
     if manifest.autoencoder != "identity":
         raise UserError(f"latents in {experiment.data.path} are not pixels; the judge of digits cannot score them")
+    data = read_all(experiment.data.path, manifest)
+    model = load_weights(find_weights(run).folder, device="cuda" if torch.cuda.is_available() else "cpu")
     numbers = {
-        "plane": _plane(experiment, manifest, run, out, ar_steps, diffusion_steps, num),
+        "plane": _plane(experiment, model, data, out, ar_steps, diffusion_steps, num),
         "ar_step_sizes": _step_sizes(tokens, experiment, out),
-        "validation_loss": _losses(experiment, manifest, run, out, ar_steps),
+        "loss_by_step": _losses(experiment, model, data, out, ar_steps),
     }
     (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n")
     return out
@@ -71,24 +74,22 @@ def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: l
 
 def _plane(
     experiment: Experiment,
-    manifest: Manifest,
-    run: Path,
+    model: Model,
+    data: Batch,
     out: Path,
     ar_steps: list[int],
     diffusion_steps: list[int],
     num: int,
 ) -> list[dict[str, float]]:
     """Score samples of every (S, T)."""
-    real = read_all(experiment.data.path, manifest)
     yardstick = Yardstick(
-        real.latents,
-        real.labels,
-        num_classes=len(manifest.class_names),
+        data.latents,
+        data.labels,
+        num_classes=experiment.model.num_classes,
         epochs=experiment.evaluation.classifier_epochs,
         seed=experiment.seed,
     )
-    model = load_weights(find_weights(run).folder)
-    labels = labels_in_turn(num, len(manifest.class_names))
+    labels = labels_in_turn(num, experiment.model.num_classes)
     points: list[dict[str, float]] = []
     for size in ar_steps:
         for steps in diffusion_steps:
@@ -129,17 +130,15 @@ def _step_sizes(tokens: int, experiment: Experiment, out: Path) -> dict[str, lis
 
 
 def _losses(
-    experiment: Experiment, manifest: Manifest, run: Path, out: Path, ar_steps: list[int]
+    experiment: Experiment, model: Model, data: Batch, out: Path, ar_steps: list[int]
 ) -> dict[str, list[float]]:
     """Draw the loss of each AR step; return it by S."""
-    data = read_all(experiment.data.path, manifest)
     latents, labels = data.latents.repeat(_LOSS_DRAWS, 1, 1, 1), data.labels.repeat(_LOSS_DRAWS)
-    model = load_weights(find_weights(run).folder)
     losses = {
         steps: validation_loss(
             model, latents, labels, experiment.diffusion, num_ar_steps=steps, seed=experiment.seed + 1
         ).tolist()
         for steps in ar_steps
     }
-    loss_figure(losses, out / "validation_loss.png")
+    loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
     return {str(steps): loss for steps, loss in losses.items()}

@@ -86,10 +86,11 @@ def check_same_config(state: RunState, experiment: Experiment) -> None:
         UserError: keys differ; each is listed with both values.
     """
     # A run of an earlier version lacks keys that came later: their defaults do what was done before.
-    kind = {"architecture": experiment.model.architecture}
-    defaults = validate({"name": experiment.name, "model": kind}, experiment.name).model_dump(mode="json")
-    old = dict(flatten(defaults)) | dict(flatten(state.config))
-    new = dict(flatten(experiment.model_dump(mode="json")))
+    try:
+        started = validate(state.config, experiment.name).model_dump(mode="json")
+    except UserError:  # a key is gone, or its values are others now: compare what is written
+        started = state.config
+    old, new = (dict(flatten(tree)) for tree in (started, experiment.model_dump(mode="json")))
     changed = [
         f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})

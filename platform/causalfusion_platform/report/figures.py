@@ -32,14 +32,14 @@ def step_size_figure(
     _save(figure, path)
 
 
-def loss_figure(losses: Mapping[int, Sequence[float]], path: Path) -> None:
-    """Draw the validation loss of each AR step, one line for each S (Figure 4c)."""
+def loss_figure(losses: Mapping[int, Sequence[float]], *, title: str, path: Path) -> None:
+    """Draw the loss of each AR step, one line for each S (Figure 4c)."""
     figure, axes = _figure()
     for (steps, loss), shade in zip(losses.items(), _shades(len(losses)), strict=True):
         middles = (np.arange(steps) + 0.5) / steps
         axes.plot(middles, loss, "o-", color=shade, markersize=4, label=f"S = {steps}")
     axes.set(xlabel="place along the AR axis, s / S", ylabel="mean squared error", xlim=(0, 1))
-    axes.set_title("Validation loss of each AR step", loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=10)
     axes.legend(frameon=False)
     _save(figure, path)
 

@@ -31,16 +31,17 @@ class Autoencoder:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Map latents (B, channels, h, w) to images (B, 3, H, W) in about [−1, 1], one after the other."""
-        images = [self.vae.decode(latent[None] / self.scale).sample for latent in latents]
+        images = [self.vae.decode(one[None].to(self.vae.device) / self.scale).sample.cpu() for one in latents]
         return torch.cat(images)
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [−1, 1] to latents: the mean of the posterior."""
-        return torch.cat([self.vae.encode(image[None]).latent_dist.mean * self.scale for image in images])
+        posteriors = [self.vae.encode(image[None].to(self.vae.device)).latent_dist for image in images]
+        return torch.cat([posterior.mean.cpu() * self.scale for posterior in posteriors])
 
 
-def open_autoencoder(folder: Path | None, channels: int) -> Pixels | Autoencoder:
+def open_autoencoder(folder: Path | None, channels: int, device: str = "cpu") -> Pixels | Autoencoder:
     """Return the autoencoder in a diffusers folder; without one, latents of 1 or 3 channels are pixels.
 
     Raises:
@@ -76,4 +77,4 @@ def open_autoencoder(folder: Path | None, channels: int) -> Pixels | Autoencoder
         raise UserError(
             f"the autoencoder in {folder} has {vae.config.latent_channels} latent channels, the model {channels}"
         )
-    return Autoencoder(vae.eval())
+    return Autoencoder(vae.to(device).eval())

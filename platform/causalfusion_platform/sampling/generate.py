@@ -21,6 +21,8 @@ class Request:
     seed: int
     bf16: bool
     """Whether matrix products are in bf16."""
+    batch_size: int = 64
+    """Samples that go through the model at once."""
 
 
 def labels_in_turn(count: int, num_classes: int) -> Tensor:
@@ -28,11 +30,11 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
     return torch.arange(count) % num_classes
 
 
-def generate(model: Model, request: Request, indices: list[int], *, batch_size: int = 256) -> Tensor:
+def generate(model: Model, request: Request, indices: list[int]) -> Tensor:
     """Generate the samples of `request` numbered `indices`: (len(indices), channels, height, width), on the CPU."""
     parts = []
-    for start in range(0, max(len(indices), 1), batch_size):
-        part = indices[start : start + batch_size]
+    for start in range(0, max(len(indices), 1), request.batch_size):
+        part = indices[start : start + request.batch_size]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=request.bf16):
             latents = sample(
                 model,

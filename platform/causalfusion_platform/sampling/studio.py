@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from causalfusion import DiffusionConfig, Model, SamplingConfig, edit, keep_region, load_weights
-from causalfusion.edit import keep_from_image
+from causalfusion.edit import Region, keep_from_image
 from causalfusion.weights import load_diffusion
 
 from ..config.errors import UserError
@@ -24,7 +24,9 @@ from .autoencoder import Autoencoder, Pixels, open_autoencoder
 from .generate import Request, generate
 from .grid import sample_grid
 
-REGIONS = ("center", "outside", "top", "bottom")
+REGIONS = get_args(Region)
+
+_BATCH = 64
 
 
 class Studio:
@@ -40,7 +42,14 @@ class Studio:
         self.model, self.sampling, self.diffusion, self.autoencoder = model, sampling, diffusion, autoencoder
 
     @classmethod
-    def open(cls, weights: Path, defaults: SamplingConfig, settings: Sequence[str], vae: Path | None) -> Studio:
+    def open(
+        cls,
+        weights: Path,
+        defaults: SamplingConfig,
+        settings: Sequence[str],
+        vae: Path | None,
+        diffusion: DiffusionConfig | None = None,
+    ) -> Studio:
         """Load the model in a folder of weights.
 
         Args:
@@ -48,6 +57,7 @@ class Studio:
             defaults: how to sample where `settings` say nothing.
             settings: `key=value` of `SamplingConfig`.
             vae: folder of a diffusers autoencoder.
+            diffusion: the noise process of training; default: what lies beside the weights.
 
         Raises:
             UserError: a setting is wrong, does not fit the model, or an autoencoder is missing.
@@ -55,12 +65,13 @@ class Studio:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             model = load_weights(weights, device=device)
+            diffusion = diffusion or load_diffusion(weights)
         except (RuntimeError, ValueError) as error:
             raise UserError(str(error)) from error
         sampling = parse_settings(settings, defaults)
         if model.config.architecture == "dit" and _ar_steps(sampling) > 1:
             raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {_ar_steps(sampling)}")
-        return cls(model, sampling, load_diffusion(weights), open_autoencoder(vae, model.config.in_channels))
+        return cls(model, sampling, diffusion, open_autoencoder(vae, model.config.in_channels, device))
 
     def parse_labels(self, text: str) -> list[int]:
         """Read classes such as 3, 0,2,7 or 0-9.
@@ -122,13 +133,27 @@ class Studio:
         else:
             raise UserError(f"--keep {keep!r} is no image file and none of {', '.join(REGIONS)}")
         labels = torch.tensor(classes).repeat_interleave(len(latents))
-        many = latents.repeat(len(classes), 1, 1, 1).to(self.model.device)
-        try:
-            # Another seed than the originals': their noise would bring the same picture back.
-            edited = edit(self.model, many, mask, labels, self.sampling, self.diffusion, seed=seed + 1)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return self.autoencoder.decode(edited.cpu())
+        many = latents.repeat(len(classes), 1, 1, 1)
+        parts = []
+        for start in range(0, len(many), _BATCH):
+            some = range(start, min(start + _BATCH, len(many)))
+            part = many[some.start : some.stop].to(self.model.device)
+            try:
+                # Another seed than the originals': their noise would bring the same picture back.
+                edited = edit(
+                    self.model,
+                    part,
+                    mask,
+                    labels[some.start : some.stop],
+                    self.sampling,
+                    self.diffusion,
+                    seed=seed + 1,
+                    indices=some,
+                )
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            parts.append(edited.cpu())
+        return self.autoencoder.decode(torch.cat(parts))
 
     def draw(self, images: Tensor, classes: Sequence[int], per_label: int, path: Path) -> None:
         """Write a grid of images, a row per class."""
@@ -148,7 +173,7 @@ class Studio:
     def _generate(self, labels: Tensor, seed: int) -> Tensor:
         request = Request(labels=labels, sampling=self.sampling, diffusion=self.diffusion, seed=seed, bf16=False)
         try:
-            return generate(self.model, request, list(range(len(labels))), batch_size=64)
+            return generate(self.model, request, list(range(len(labels))))
         except ValueError as error:
             raise UserError(f"{error} (the model has {self.model.config.num_tokens} image tokens)") from error
 
@@ -182,6 +207,11 @@ def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> Samplin
             changes[key.removeprefix("sampling.")] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"setting {setting!r} cannot be read: {' '.join(str(error).split())}") from error
+    # Sizes of one's own set S too: the default's S does not hold beside them.
+    if isinstance(changes.get("step_sizes"), list):
+        changes.setdefault("num_ar_steps", 1)
+    elif "num_ar_steps" in changes and not isinstance(defaults.step_sizes, str):
+        changes.setdefault("step_sizes", "equal")
     try:
         return TypeAdapter(SamplingConfig).validate_python({**dataclasses.asdict(defaults), **changes})
     except ValidationError as error:

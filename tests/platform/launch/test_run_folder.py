@@ -80,6 +80,12 @@ def test_the_same_configuration(own_folder: Path, make_experiment: MakeExperimen
     check_same_config(state, make_experiment())
 
 
+def test_a_dit_goes_on(make_experiment: MakeExperiment) -> None:
+    """Its defaults alone would not be valid: it has one AR step."""
+    dit = make_experiment(model={"preset": "digits-dit"}, objective={"num_ar_steps": 1})
+    check_same_config(state_of(dit), dit)
+
+
 def test_a_run_of_an_earlier_version_goes_on(make_experiment: MakeExperiment) -> None:
     """Its configuration lacks keys that came later; their defaults count."""
     state = state_of(make_experiment())

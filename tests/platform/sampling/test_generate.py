@@ -44,7 +44,7 @@ def test_a_request_is_what_the_model_samples(random_model: CausalFusion, whole: 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
 def test_batches_do_not_matter(random_model: CausalFusion, whole: Tensor, batch_size: int) -> None:
-    parts = generate(random_model, REQUEST, list(range(7)), batch_size=batch_size)
+    parts = generate(random_model, dataclasses.replace(REQUEST, batch_size=batch_size), list(range(7)))
     torch.testing.assert_close(parts, whole, rtol=0, atol=ROUNDING)
 
 

@@ -106,7 +106,7 @@ def test_an_interval_over_all_times_is_plain_guidance(make_model: ModelMaker) ->
     assert rows_of_forwards(model, guidance_interval=(0, 1000)) == rows_of_forwards(model) == [6] * 18
 
 
-@pytest.mark.parametrize("interval", [(500, 500), (700, 300), (501, 749), (1000, 2000), (-5, 0)])
+@pytest.mark.parametrize("interval", [(500, 500), (0, 0), (501, 749), (1000, 2000)])
 def test_an_interval_that_catches_no_time_is_no_guidance(make_model: ModelMaker, interval: tuple[int, int]) -> None:
     """Bit for bit, and the null class never enters the network."""
     model = make_model()
@@ -198,7 +198,9 @@ def test_guided_sampling_equals_recomputing_everything(
     ("changes", "message"),
     [
         ({"guidance_scale": -0.5}, "guidance_scale must not be negative, got -0.5"),
-        ({"guidance_interval": (1, 2, 3)}, "guidance_interval must be two times, low and high"),
+        ({"guidance_interval": (1, 2, 3)}, "guidance_interval must be two times, 0 ≤ low ≤ high, got"),
+        ({"guidance_interval": (700, 300)}, "guidance_interval must be two times, 0 ≤ low ≤ high, got"),
+        ({"guidance_interval": (-5, 0)}, "guidance_interval must be two times, 0 ≤ low ≤ high, got"),
     ],
 )
 def test_options_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:

@@ -23,7 +23,7 @@ def attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output, and the keys and values of all tokens; `hidden` is (N, N), True where attention is not."""
     own = block.attn
-    q, k, v = (rearrange(y, "b n (h e) -> b h n e", h=own.num_heads) for y in own.qkv(x))
+    q, k, v = rearrange(own.qkv(x), "b n (three h e) -> three b h n e", three=3, h=own.num_heads)
     q, k = own.q_norm(q), own.k_norm(k)
     if kept is not None:
         k, v = torch.cat([kept[0], k], dim=2), torch.cat([kept[1], v], dim=2)

@@ -75,7 +75,7 @@ def outpaint(
         placed = model
     patch = model.config.patch_size
     generators = sample_generators(model, labels, seed, indices)
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    dtype = model.latent_dtype
     canvas = torch.zeros(len(labels), rows * columns, model.config.token_dim, dtype=dtype, device=model.device)
     done = torch.zeros(rows, columns, dtype=torch.bool)
     places = torch.arange(rows * columns).view(rows, columns)

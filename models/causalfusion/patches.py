@@ -57,6 +57,11 @@ class PatchModel(nn.Module):
         return self.patch_embed.weight.dtype
 
     @property
+    def latent_dtype(self) -> torch.dtype:
+        """Type that latents are generated in: float32 whatever the weights are in, but for a float64 model."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return self.patch_embed.weight.device

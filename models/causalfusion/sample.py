@@ -212,8 +212,7 @@ def generate_tokens(
         )
         for sampler, end in zip(samplers, ends, strict=True)
     ]
-    # Latents stay in float32 whatever the weights are in, but for a float64 model.
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    dtype = model.latent_dtype
     patches = torch.empty(count, num_tokens, model.config.token_dim, device=model.device, dtype=dtype)
     if not count:
         return patches

@@ -20,8 +20,7 @@ def stream_seed(seed: int, *key: str | int) -> int:
     Among n streams some n²/2³³ pairs coincide: now and then two samples of a long run draw the same noise, which
     biases nothing. No two streams of one sample do, since it has one only.
     """
-    text = json.dumps([seed, *(part if isinstance(part, str) else int(part) for part in key)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+    return _hash(json.dumps([seed, *(part if isinstance(part, str) else int(part) for part in key)]))
 
 
 def stream(seed: int, *key: str | int) -> torch.Generator:
@@ -31,9 +30,19 @@ def stream(seed: int, *key: str | int) -> torch.Generator:
 
 def sample_streams(seed: int, what: str, indices: Sequence[int]) -> list[torch.Generator]:
     """Return one generator per sample index: sample i draws the same numbers whatever its neighbours."""
-    return [stream(seed, what, index) for index in indices]
+    return [torch.Generator().manual_seed(value) for value in sample_seeds(seed, what, indices)]
+
+
+def sample_seeds(seed: int, what: str, indices: Sequence[int]) -> list[int]:
+    """Return `stream_seed(seed, what, index)` of every sample index, sooner than one after the other."""
+    start = json.dumps([seed, what])[:-1]
+    return [_hash(f"{start}, {int(index)}]") for index in indices]
 
 
 def randn_each(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     """Stack one standard-normal tensor of `shape` per generator: (B, *shape), float32, on the CPU."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

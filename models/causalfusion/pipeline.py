@@ -38,6 +38,7 @@ from .sample import SamplingConfig, sample
 from .samplers import SamplerName
 from .scheduler import check_one_of, read_scheduler
 from .sequence import lay_out
+from .vae import decode_latents
 from .weights import load_diffusion, load_weights
 
 OutputType = Literal["pil", "np", "pt", "latent"]
@@ -282,7 +283,7 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         latents = sample(
             self.transformer.model, torch.tensor(labels), config, diffusion, seed=seed, indices=indices
         )
-        decoded = latents if output_type == "latent" else self._decode(latents)
+        decoded = latents if output_type == "latent" or self.vae is None else decode_latents(self.vae, latents)
         images = VaeImageProcessor().postprocess(decoded, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -330,13 +331,6 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError(
                 f"the autoencoder has {self.vae.config.latent_channels} latent channels, the model {channels}"
             )
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Map latents in the model's scale to images in about [−1, 1], one after the other."""
-        if self.vae is None:
-            return latents
-        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
-        return torch.cat([self.vae.decode(one[None]).sample for one in unscaled])
 
 
 def _draw_seed(generator: torch.Generator | None) -> int:

@@ -1,12 +1,13 @@
-"""Autoencoders of latents: MAR's KL-16 as diffusers' `AutoencoderKL` (arXiv:2406.11838)."""
+"""Autoencoders of latents, as diffusers' `AutoencoderKL`: MAR's KL-16 (arXiv:2406.11838), SD's (2112.10752)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,30 @@ MAR_SCALE = 0.2325
 SD_SCALE = 0.18215
 """Factor of the SD VAE's latents (4 channels, 1/8 of the image's side)."""
 
-_KL16_WIDTHS = (128, 128, 256, 256, 512)
-_KL16_LATENT_CHANNELS = 16
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """LDM's autoencoder has two residual blocks a level down, three up, and one attention in each middle."""
+
+    widths: tuple[int, ...]
+    latent_channels: int
+    low_attention: bool
+    """Whether the encoder has attention at its last level too."""
+    scale: float
+    beside: str
+    """Pattern of tensors of training that lie in a file beside the weights."""
+
+
+_KL16 = _Layout(
+    widths=(128, 128, 256, 256, 512), latent_channels=16, low_attention=True, scale=MAR_SCALE, beside=r"(?!)"
+)
+_SD = _Layout(
+    widths=(128, 256, 512, 512),
+    latent_channels=4,
+    low_attention=False,
+    scale=SD_SCALE,
+    beside=r"loss\..*|model_ema\.(decay|num_updates)",
+)
 _NORM_GROUPS = 32
 
 # Parts of names, diffusers' and LDM's. The middle block comes first: its parts have names of their own.
@@ -43,12 +66,14 @@ _NAME_PARTS = (
     ("to_v", "v"),
     ("to_out.0", "proj_out"),
 )
+# diffusers' names and its former ones, which the file of SD's VAE still has.
+_FORMER_NAME_PARTS = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
 
 
 def kl16_autoencoder(
     *,
-    widths: tuple[int, ...] = _KL16_WIDTHS,
-    latent_channels: int = _KL16_LATENT_CHANNELS,
+    widths: tuple[int, ...] = _KL16.widths,
+    latent_channels: int = _KL16.latent_channels,
     device: torch.device | str = "cpu",
 ) -> AutoencoderKL:
     """Return an autoencoder with MAR's layout and new random weights; the defaults are the sizes of its KL-16.
@@ -59,26 +84,23 @@ def kl16_autoencoder(
     Raises:
         ValueError: there is no level or channel, or a width that the 32 groups of the norms do not divide.
     """
-    if not widths or any(width < 1 or width % _NORM_GROUPS for width in widths):
-        raise ValueError(f"widths must be one or more positive multiples of {_NORM_GROUPS}, got {widths}")
-    if latent_channels < 1:
-        raise ValueError(f"latent_channels must be at least 1, got {latent_channels}")
+    return _autoencoder(_KL16, widths, latent_channels, device)
 
-    # diffusers takes seconds to import; who reads encoded latents never needs it.
-    from diffusers import AutoencoderKL
 
-    levels = len(widths)
-    with torch.device(device):
-        return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * (levels - 1) + ("AttnDownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=widths,
-            layers_per_block=2,
-            latent_channels=latent_channels,
-            norm_num_groups=_NORM_GROUPS,
-            sample_size=256,
-            scaling_factor=MAR_SCALE,
-        )
+def sd_autoencoder(
+    *,
+    widths: tuple[int, ...] = _SD.widths,
+    latent_channels: int = _SD.latent_channels,
+    device: torch.device | str = "cpu",
+) -> AutoencoderKL:
+    """Return an autoencoder with SD's layout and new random weights; the defaults are the sizes of its f8c4.
+
+    Encoder and decoder have attention in the middle only; else it is as `kl16_autoencoder`.
+
+    Raises:
+        ValueError: there is no level or channel, or a width that the 32 groups of the norms do not divide.
+    """
+    return _autoencoder(_SD, widths, latent_channels, device)
 
 
 def import_kl16(path: Path) -> AutoencoderKL:
@@ -91,22 +113,43 @@ def import_kl16(path: Path) -> AutoencoderKL:
         FileNotFoundError: there is no such file.
         ValueError: the file needs pickled code, or its tensors are not those of MAR's layout; they are named.
     """
-    state = read_state(path, prefer=("model",))
-    widths = _widths(state)
-    # On the meta device: no time goes into random weights, and the caller's random state stays as it is.
-    model = kl16_autoencoder(widths=widths, latent_channels=_latent_channels(state), device="meta")
+    return _import(_KL16, read_state(path, prefer=("model",)), path)
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    ldm_names = {name: ldm_name(name, levels=len(widths)) for name in shapes}
-    report_mismatch(
-        # The matrices are the attention's projections, which LDM writes as convolutions of 1×1.
-        {ldm_names[name]: shape if len(shape) != 2 else (*shape, 1, 1) for name, shape in shapes.items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        source=path,
-    )
-    tensors = {name: state[ldm_names[name]].reshape(shape) for name, shape in shapes.items()}
-    model.load_state_dict({name: x.to(torch.float32, copy=True) for name, x in tensors.items()}, assign=True)
-    return model.eval()
+
+def import_sd_vae(path: Path) -> AutoencoderKL:
+    """Return the autoencoder in a file with SD's, in float32 on the CPU and in evaluation mode.
+
+    `path` holds {"state_dict": state dict} or the state dict itself, with LDM's names, such as
+    `vae-ft-mse-840000-ema-pruned.safetensors`, or with diffusers', such as `diffusion_pytorch_model.safetensors`;
+    its shapes give the widths and the latent channels. Tensors of training beside them (`loss.…`, counters of the
+    EMA) are left out. No file says its scale: `config.scaling_factor` is SD's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file needs pickled code, or its tensors are not those of SD's layout; they are named.
+    """
+    return _import(_SD, read_state(path, prefer=("state_dict",)), path)
+
+
+def import_vae(path: Path) -> AutoencoderKL:
+    """Return the autoencoder in a file of either kind: only in MAR's layout does a level have attention.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `import_kl16` and `import_sd_vae`.
+    """
+    state = read_state(path, prefer=("model", "state_dict"))
+    low_attention = any(re.match(r"encoder\.down(_blocks)?\.\d+\.att", name) for name in state)
+    return _import(_KL16 if low_attention else _SD, state, path)
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Map latents in the model's scale, (B, channels, h, w), to images (B, 3, H, W) in about [−1, 1].
+
+    One after the other: a decoder's activations take far more memory than its weights.
+    """
+    unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
+    return torch.cat([vae.decode(one[None]).sample for one in unscaled])
 
 
 def ldm_name(name: str, *, levels: int) -> str:
@@ -115,24 +158,79 @@ def ldm_name(name: str, *, levels: int) -> str:
     LDM counts the decoder's levels from the image, diffusers from the latent.
     """
     name = re.sub(r"\bup_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
-    for theirs, ldm in _NAME_PARTS:
-        name = name.replace(theirs, ldm)
+    return _replace(name, _NAME_PARTS)
+
+
+def _autoencoder(
+    layout: _Layout, widths: tuple[int, ...], latent_channels: int, device: torch.device | str
+) -> AutoencoderKL:
+    if not widths or any(width < 1 or width % _NORM_GROUPS for width in widths):
+        raise ValueError(f"widths must be one or more positive multiples of {_NORM_GROUPS}, got {widths}")
+    if latent_channels < 1:
+        raise ValueError(f"latent_channels must be at least 1, got {latent_channels}")
+
+    # diffusers takes seconds to import; who reads encoded latents never needs it.
+    from diffusers import AutoencoderKL
+
+    levels = len(widths)
+    last = "AttnDownEncoderBlock2D" if layout.low_attention else "DownEncoderBlock2D"
+    with torch.device(device):
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * (levels - 1) + (last,),
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=widths,
+            layers_per_block=2,
+            latent_channels=latent_channels,
+            norm_num_groups=_NORM_GROUPS,
+            sample_size=256,
+            scaling_factor=layout.scale,
+        )
+
+
+def _import(layout: _Layout, state: Mapping[str, Tensor], path: Path) -> AutoencoderKL:
+    state = {name: tensor for name, tensor in state.items() if not re.fullmatch(layout.beside, name)}
+    widths = _widths(state) or layout.widths
+    # On the meta device: no time goes into random weights, and the caller's random state stays as it is.
+    model = _autoencoder(layout, widths, _latent_channels(state) or layout.latent_channels, "meta")
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    of_ldm = not any(".mid_block." in name for name in state)
+    former = any(".mid_block.attentions.0.query." in name for name in state)
+    names = {
+        name: ldm_name(name, levels=len(widths)) if of_ldm else _replace(name, _FORMER_NAME_PARTS if former else ())
+        for name in shapes
+    }
+    report_mismatch(
+        # The matrices are the attention's projections, which LDM writes as convolutions of 1×1.
+        {names[name]: (*shape, 1, 1) if of_ldm and len(shape) == 2 else shape for name, shape in shapes.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        source=path,
+    )
+    tensors = {name: state[names[name]].reshape(shape) for name, shape in shapes.items()}
+    model.load_state_dict({name: x.to(torch.float32, copy=True) for name, x in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def _replace(name: str, parts: tuple[tuple[str, str], ...]) -> str:
+    for old, new in parts:
+        name = name.replace(old, new)
     return name
 
 
 def _widths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the widths of the encoder's levels, or KL-16's where there are none."""
+    """Return the widths of the encoder's levels, if the tensors say them."""
     found: dict[int, list[int]] = {}
+    block = re.compile(r"encoder\.down(?:_blocks)?\.(\d+)\.(?:block|resnets)\.\d+\.(?:conv1|norm2|conv2)\.\w+")
     for name, tensor in state.items():
-        match = re.fullmatch(r"encoder\.down\.(\d+)\.block\.\d+\.(?:conv1|norm2|conv2)\.\w+", name)
+        match = block.fullmatch(name)
         if match and tensor.ndim:
             found.setdefault(int(match[1]), []).append(tensor.shape[0])
     # What most tensors of a level say: one of a wrong shape is then what the error names.
-    return tuple(mode(found[level]) for level in sorted(found)) or _KL16_WIDTHS
+    return tuple(mode(found[level]) for level in sorted(found))
 
 
-def _latent_channels(state: Mapping[str, Tensor]) -> int:
-    """Return the latent's channels, or KL-16's where no tensor says."""
+def _latent_channels(state: Mapping[str, Tensor]) -> int | None:
+    """Return the latent's channels, if a tensor says them."""
     axes = {"post_quant_conv.weight": 0, "post_quant_conv.bias": 0, "decoder.conv_in.weight": 1}
     found = [state[name].shape[axis] for name, axis in axes.items() if name in state and state[name].ndim > axis]
-    return mode(found) if found else _KL16_LATENT_CHANNELS
+    return mode(found) if found else None

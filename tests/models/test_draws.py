@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from causalfusion.draws import randn_each, sample_streams, stream, stream_seed
+from causalfusion.draws import randn_each, sample_seeds, sample_streams, stream, stream_seed
 
 parts = st.one_of(st.integers(-5, 300), st.text(max_size=3))
 
@@ -74,3 +75,26 @@ def test_a_samples_stream_does_not_depend_on_its_neighbours() -> None:
     for row, index in enumerate([4, 9, 2]):
         assert torch.equal(randn_each(sample_streams(3, "x", [index]), 2, 5)[0], together[row])
         assert torch.equal(torch.randn(2, 5, generator=stream(3, "x", index)), together[row])
+
+
+@given(st.integers(-(2**63), 2**63), st.text(max_size=5), st.lists(st.integers(-5, 2**70), max_size=4))
+def test_seeds_of_many_samples_are_those_of_each(seed: int, what: str, indices: list[int]) -> None:
+    assert sample_seeds(seed, what, indices) == [stream_seed(seed, what, index) for index in indices]
+
+
+def test_seeds_of_samples_do_not_change() -> None:
+    """Whatever integers the indices come as: numpy's, a tensor's, a range's."""
+    known = [1_749_488_273]
+    assert sample_seeds(17, "training sample", range(123_456, 123_457)) == known
+    assert sample_seeds(17, "training sample", list(np.array([123_456]))) == known
+    assert sample_seeds(17, "training sample", list(torch.tensor([123_456]))) == known
+    assert sample_seeds(17, "training sample", []) == []
+
+
+def test_coins_from_seeds_are_fair() -> None:
+    """A seed's lowest bit serves as a coin: even over many samples, whatever its neighbours and other streams."""
+    coins = np.array([sample_seeds(seed, "flip", range(20_000)) for seed in (0, 1)]) % 2
+    others = np.array(sample_seeds(0, "posterior", range(20_000))) % 2
+    pairs = [coins[0], coins[1], coins[0] ^ coins[1], coins[0] ^ others, coins[0, 1:] ^ coins[0, :-1]]
+    for each in pairs:
+        assert stats.binomtest(int(each.sum()), len(each)).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""KL-16 in diffusers' classes: the same numbers as plain arithmetic on LDM's tensors."""
+"""KL-16 and SD's autoencoder in diffusers' classes: the same numbers as plain arithmetic on LDM's tensors."""
 
 from __future__ import annotations
 
@@ -7,156 +7,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn import functional as F
+from safetensors.torch import load_file, save_file
+from tests.models.ldm_vae import LATENT, WIDTHS, Ldm, State, ldm_shapes, random_state
 
-from causalfusion.vae import MAR_SCALE, import_kl16, kl16_autoencoder, ldm_name
-
-State = dict[str, Tensor]
-
-WIDTHS = (32, 64, 64, 96)
-LATENT = 4
-
-
-def ldm_shapes(widths: tuple[int, ...], latent: int) -> dict[str, tuple[int, ...]]:
-    """LDM's names and shapes, written down from the layout: 2 residual blocks a level down, 3 up."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def norm(name: str, channels: int) -> None:
-        shapes.update({f"{name}.weight": (channels,), f"{name}.bias": (channels,)})
-
-    def conv(name: str, inputs: int, outputs: int, side: int) -> None:
-        shapes.update({f"{name}.weight": (outputs, inputs, side, side), f"{name}.bias": (outputs,)})
-
-    def resnet(name: str, inputs: int, outputs: int) -> None:
-        norm(f"{name}.norm1", inputs)
-        conv(f"{name}.conv1", inputs, outputs, 3)
-        norm(f"{name}.norm2", outputs)
-        conv(f"{name}.conv2", outputs, outputs, 3)
-        if inputs != outputs:
-            conv(f"{name}.nin_shortcut", inputs, outputs, 1)
-
-    def attention(name: str, channels: int) -> None:
-        norm(f"{name}.norm", channels)
-        for part in ("q", "k", "v", "proj_out"):
-            conv(f"{name}.{part}", channels, channels, 1)
-
-    def half(name: str, inputs: int, first: int, last: int, outputs: int) -> None:
-        conv(f"{name}.conv_in", inputs, first, 3)
-        resnet(f"{name}.mid.block_1", widths[-1], widths[-1])
-        attention(f"{name}.mid.attn_1", widths[-1])
-        resnet(f"{name}.mid.block_2", widths[-1], widths[-1])
-        norm(f"{name}.norm_out", last)
-        conv(f"{name}.conv_out", last, outputs, 3)
-
-    half("encoder", 3, widths[0], widths[-1], 2 * latent)
-    half("decoder", latent, widths[-1], widths[0], 3)
-    end = len(widths) - 1
-    for level, width in enumerate(widths):
-        for block in range(2):
-            before = widths[max(level - 1, 0)] if block == 0 else width
-            resnet(f"encoder.down.{level}.block.{block}", before, width)
-            if level == end:
-                attention(f"encoder.down.{level}.attn.{block}", width)
-        for block in range(3):
-            before = widths[min(level + 1, end)] if block == 0 else width
-            resnet(f"decoder.up.{level}.block.{block}", before, width)
-        if level < end:
-            conv(f"encoder.down.{level}.downsample.conv", width, width, 3)
-        if level > 0:
-            conv(f"decoder.up.{level}.upsample.conv", width, width, 3)
-    conv("quant_conv", 2 * latent, 2 * latent, 1)
-    conv("post_quant_conv", latent, latent, 1)
-    return shapes
-
-
-def random_state() -> State:
-    """A small file's content. Queries and keys are large, or attention would be a mean whatever they are."""
-    generator = torch.Generator().manual_seed(3)
-    state = {}
-    for name, shape in ldm_shapes(WIDTHS, LATENT).items():
-        noise = torch.randn(shape, generator=generator)
-        if len(shape) == 1:
-            state[name] = 0.3 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        else:
-            gain = 2.0 if name.endswith(("q.weight", "k.weight")) else 1.0
-            state[name] = gain * noise / math.sqrt(math.prod(shape[1:]))
-    return state
-
-
-class Ldm:
-    """LDM's autoencoder in float64, as functions of a state with LDM's names."""
-
-    def __init__(self, state: State) -> None:
-        self.state = {name: tensor.double() for name, tensor in state.items()}
-
-    def conv(self, x: Tensor, name: str, *, stride: int = 1, padding: int | None = None) -> Tensor:
-        weight = self.state[f"{name}.weight"]
-        around = weight.shape[-1] // 2 if padding is None else padding
-        return F.conv2d(x, weight, self.state[f"{name}.bias"], stride=stride, padding=around)
-
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        groups = x.reshape(x.shape[0], 32, -1)
-        centred = groups - groups.mean(-1, keepdim=True)
-        unit = (centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()).reshape(x.shape)
-        weight, bias = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
-        return unit * weight[:, None, None] + bias[:, None, None]
-
-    def swish_norm(self, x: Tensor, name: str) -> Tensor:
-        y = self.norm(x, name)
-        return y / (1 + (-y).exp())
-
-    def resnet(self, x: Tensor, name: str) -> Tensor:
-        y = self.conv(self.swish_norm(x, f"{name}.norm1"), f"{name}.conv1")
-        y = self.conv(self.swish_norm(y, f"{name}.norm2"), f"{name}.conv2")
-        return y + (self.conv(x, f"{name}.nin_shortcut") if f"{name}.nin_shortcut.weight" in self.state else x)
-
-    def attention(self, x: Tensor, name: str) -> Tensor:
-        """One head over all pixels; it moves values, so that the tests are sure to see it."""
-        y = self.norm(x, f"{name}.norm")
-        q, k, v = (self.conv(y, f"{name}.{part}").flatten(2) for part in "qkv")
-        weights = (torch.einsum("bci,bcj->bij", q, k) / math.sqrt(x.shape[1])).softmax(-1)
-        assert weights.max() > 0.5
-        seen = torch.einsum("bij,bcj->bci", weights, v).reshape(x.shape)
-        return x + self.conv(seen, f"{name}.proj_out")
-
-    def middle(self, x: Tensor, half: str) -> Tensor:
-        x = self.attention(self.resnet(x, f"{half}.mid.block_1"), f"{half}.mid.attn_1")
-        return self.resnet(x, f"{half}.mid.block_2")
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return mean and log variance, one after the other."""
-        x = self.conv(x, "encoder.conv_in")
-        end = len(WIDTHS) - 1
-        for level in range(end + 1):
-            for block in range(2):
-                x = self.resnet(x, f"encoder.down.{level}.block.{block}")
-                if level == end:
-                    x = self.attention(x, f"encoder.down.{level}.attn.{block}")
-            if level < end:
-                below_and_right = F.pad(x, (0, 1, 0, 1))
-                x = self.conv(below_and_right, f"encoder.down.{level}.downsample.conv", stride=2, padding=0)
-        x = self.swish_norm(self.middle(x, "encoder"), "encoder.norm_out")
-        return self.conv(self.conv(x, "encoder.conv_out"), "quant_conv")
-
-    def decode(self, z: Tensor) -> Tensor:
-        x = self.middle(self.conv(self.conv(z, "post_quant_conv"), "decoder.conv_in"), "decoder")
-        for level in reversed(range(len(WIDTHS))):
-            for block in range(3):
-                x = self.resnet(x, f"decoder.up.{level}.block.{block}")
-            if level > 0:
-                x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-                x = self.conv(x, f"decoder.up.{level}.upsample.conv")
-        return self.conv(self.swish_norm(x, "decoder.norm_out"), "decoder.conv_out")
+from causalfusion.vae import (
+    MAR_SCALE,
+    SD_SCALE,
+    decode_latents,
+    import_kl16,
+    import_sd_vae,
+    import_vae,
+    kl16_autoencoder,
+    ldm_name,
+    sd_autoencoder,
+)
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    return random_state()
+    return random_state(low_attention=True)
 
 
 @pytest.fixture
@@ -166,10 +39,15 @@ def path(tmp_path: Path, state: State) -> Path:
     return tmp_path / "kl16.ckpt"
 
 
+@pytest.fixture(scope="module")
+def sd_state() -> State:
+    return random_state(low_attention=False)
+
+
 @torch.no_grad()
-def test_encode_and_decode_are_ldms(path: Path, state: State) -> None:
-    """An oblong image, so that rows and columns cannot be confused: 24×40 pixels, 3×5 latent pixels."""
-    model, reference = import_kl16(path).double(), Ldm(state)
+def check_is_ldms(model: Any, state: State) -> None:
+    """Compare on an oblong image, so that rows and columns cannot be confused: 24×40 pixels, 3×5 latent pixels."""
+    model, reference = model.double(), Ldm(state)
     generator = torch.Generator().manual_seed(4)
     image = torch.randn(2, 3, 24, 40, generator=generator, dtype=torch.float64)
     latent = torch.randn(2, LATENT, 3, 5, generator=generator, dtype=torch.float64)
@@ -185,10 +63,14 @@ def test_encode_and_decode_are_ldms(path: Path, state: State) -> None:
     assert decoded.std() > 0.1
 
 
+def test_encode_and_decode_are_ldms(path: Path, state: State) -> None:
+    check_is_ldms(import_kl16(path), state)
+
+
 def test_kl16_has_the_tensors_of_its_release() -> None:
     """Each of LDM's 312 names is one of diffusers'; 66,456,019 is what MAR's own classes count."""
     names = kl16_autoencoder(device="meta").state_dict()
-    shapes = ldm_shapes((128, 128, 256, 256, 512), 16)
+    shapes = ldm_shapes((128, 128, 256, 256, 512), 16, low_attention=True)
     assert len(names) == len(shapes) == 312
     assert {ldm_name(name, levels=5) for name in names} == shapes.keys()
     assert all(math.prod(shapes[ldm_name(name, levels=5)]) == tensor.numel() for name, tensor in names.items())
@@ -292,10 +174,150 @@ def test_another_models_file_is_compared_with_kl16(tmp_path: Path) -> None:
         import_kl16(tmp_path / "model.pt")
 
 
+# SD's autoencoder
+
+
+def former(name: str) -> str:
+    """What diffusers called a tensor of attention before; SD's file has these names."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f"mid_block.attentions.0.{new}.", f"mid_block.attentions.0.{old}.")
+    return name
+
+
+def write_sd(folder: Path, state: State, form: str) -> Path:
+    """Write SD's autoencoder as the files of it that are about."""
+    ours = sd_autoencoder(widths=WIDTHS, latent_channels=LATENT, device="meta").state_dict()
+    by_diffusers = {
+        name: state[ldm_name(name, levels=len(WIDTHS))].reshape(tensor.shape) for name, tensor in ours.items()
+    }
+    path = folder / ("vae.ckpt" if form == "ckpt" else "vae.safetensors")
+    match form:
+        case "ckpt":
+            torch.save({"state_dict": state, "epoch": 3}, path)
+        case "ldm":
+            save_file(state, path)
+        case "diffusers":
+            save_file(by_diffusers, path)
+        case "former":
+            save_file({former(name): tensor for name, tensor in by_diffusers.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["ckpt", "ldm", "diffusers", "former"])
+def test_sds_files_are_ldms_arithmetic(tmp_path: Path, sd_state: State, form: str) -> None:
+    path = write_sd(tmp_path, sd_state, form)
+    model = import_sd_vae(path)
+    assert (model.config.scaling_factor, model.config.latent_channels) == (SD_SCALE, LATENT) == (0.18215, 4)
+    assert model.config.block_out_channels == WIDTHS
+    assert not model.training
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    check_is_ldms(model, sd_state)
+
+
+def test_sd_is_as_diffusers_converts_it(tmp_path: Path, sd_state: State) -> None:
+    """The names and shapes come out as in diffusers' own conversion of LDM's files, which has another table."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    model = import_sd_vae(write_sd(tmp_path, sd_state, "ldm"))
+    theirs = convert_ldm_vae_checkpoint(dict(sd_state), model.config)
+    ours = model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_sd_has_the_tensors_of_its_release() -> None:
+    """248 tensors of 83,653,863 numbers, and the configuration's widths, as they are published."""
+    model = sd_autoencoder(device="meta")
+    names = model.state_dict()
+    shapes = ldm_shapes((128, 256, 512, 512), 4, low_attention=False)
+    assert len(names) == len(shapes) == 248
+    assert {ldm_name(name, levels=4) for name in names} == shapes.keys()
+    assert sum(tensor.numel() for tensor in names.values()) == 83_653_863
+    assert sum(math.prod(shape) for shape in shapes.values()) == 83_653_863
+
+
+def test_what_training_left_beside_sds_weights(tmp_path: Path, sd_state: State) -> None:
+    """The discriminator and the EMA's counters go; an EMA's own copy of the weights is not passed over."""
+    beside = {"loss.logvar": torch.zeros(()), "loss.discriminator.main.0.weight": torch.zeros(2)}
+    counters = {"model_ema.decay": torch.ones(()), "model_ema.num_updates": torch.ones((), dtype=torch.int32)}
+    save_file({**sd_state, **beside, **counters}, tmp_path / "vae.safetensors")
+    check_is_ldms(import_sd_vae(tmp_path / "vae.safetensors"), sd_state)
+    save_file({**sd_state, "model_ema.decoderconv_inbias": torch.zeros(2)}, tmp_path / "vae.safetensors")
+    with pytest.raises(ValueError, match=r"unknown \(1\): model_ema\.decoderconv_inbias$"):
+        import_sd_vae(tmp_path / "vae.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "tensor", "message"),
+    [
+        ("ldm", "encoder.mid.attn_1.q.weight", None, r"missing \(1\): encoder\.mid\.attn_1\.q\.weight$"),
+        ("ldm", "decoder.mid.attn_1.k.weight", (96, 96), r"k\.weight is \(96, 96\), wanted \(96, 96, 1, 1\)$"),
+        (
+            "diffusers",
+            "decoder.mid_block.attentions.0.to_k.weight",
+            (96, 96, 1, 1),
+            r"to_k\.weight is \(96, 96, 1, 1\), wanted \(96, 96\)$",
+        ),
+        (
+            "former",
+            "encoder.mid_block.attentions.0.value.bias",
+            None,
+            r"missing \(1\): encoder\.mid_block\.attentions\.0\.value\.bias$",
+        ),
+        ("diffusers", "decoder.more", (1,), r"unknown \(1\): decoder\.more$"),
+    ],
+)
+def test_faults_of_sds_files_are_named(
+    tmp_path: Path, sd_state: State, form: str, name: str, tensor: tuple[int, ...] | None, message: str
+) -> None:
+    path = write_sd(tmp_path, sd_state, form)
+    state = load_file(path)
+    if tensor is None:
+        del state[name]
+    else:
+        state[name] = torch.zeros(tensor)
+    save_file(state, path)
+    with pytest.raises(ValueError, match=message):
+        import_sd_vae(path)
+
+
+def test_a_file_tells_which_autoencoder_it_is(tmp_path: Path, path: Path, state: State, sd_state: State) -> None:
+    """KL-16 and SD's, whatever the names; the other's importer names what does not fit."""
+    model = import_vae(path)
+    check_is_ldms(model, state)
+    model.float().save_pretrained(tmp_path)
+    renamed = import_vae(tmp_path / "diffusion_pytorch_model.safetensors")
+    assert renamed.config.scaling_factor == MAR_SCALE
+    check_is_ldms(renamed, state)
+    for form in ("ckpt", "former"):
+        sd = write_sd(tmp_path, sd_state, form)
+        assert import_vae(sd).config.scaling_factor == SD_SCALE
+        check_is_ldms(import_vae(sd), sd_state)
+    save_file(state, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match=r"unknown \(\d+\): encoder\.down\.3\.attn\.0\.k\.bias"):
+        import_sd_vae(tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match=r"missing \(20\): encoder\.down\.3\.attn\.0\.k\.bias"):
+        import_kl16(write_sd(tmp_path, sd_state, "ldm"))
+
+
+@torch.no_grad()
+def test_latents_are_decoded_in_the_models_scale(path: Path, state: State) -> None:
+    model = import_kl16(path).double()
+    latents = torch.randn(2, LATENT, 3, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    images = decode_latents(model, latents)
+    expected = Ldm(state).decode(latents / 0.2325)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-10)
+
+
+# Sizes
+
+
 @pytest.mark.parametrize("widths", [(), (32, 48), (0,), (-32,)])
 def test_widths_that_the_norms_cannot_divide(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
         kl16_autoencoder(widths=widths)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        sd_autoencoder(widths=widths)
 
 
 def test_a_latent_needs_a_channel() -> None:

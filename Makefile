@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help install quickstart test lint types imports tests bench clean
+.PHONY: help install quickstart test test-faults lint types imports tests bench clean
 
 help:
 	@echo "make quickstart   install, then train on bundled digits, judge the samples, open nothing else"
 	@echo "make test         install, then ruff, mypy, import-linter and pytest"
+	@echo "make test-faults  install, then what kills processes and breaks storage; minutes"
 	@echo "make bench        install, then the speed measurements of tests/benchmarks"
 	@echo "make clean        remove .venv and caches; runs/ and shards/ stay"
 
@@ -54,8 +55,11 @@ imports: install
 tests: install
 	$(BIN)/pytest
 
+test-faults: install
+	$(BIN)/pytest -m faults tests/faults
+
 bench: install
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -15,7 +15,7 @@ from causalfusion import Objective, build_model, draws
 
 from .config.schema import Experiment
 from .data.manifest import Manifest
-from .data.read import Batch
+from .data.read import Batch, Dataset
 from .sampling.generate import Request, generate_together, labels_in_turn
 from .tracking.mlflow import MlflowTracker
 from .tracking.tracker import NoTracker, Tracker
@@ -36,6 +36,8 @@ class Job(BaseModel):
 
     experiment: Experiment
     mlflow_run_id: str
+    bad_shards: tuple[str, ...] = ()
+    """Shards that the run goes without."""
 
     @property
     def checkpoints(self) -> Path:
@@ -48,8 +50,8 @@ class Surroundings:
     """What differs between a Ray worker and a process on its own."""
 
     device: torch.device
-    batches: Callable[[Experiment, Manifest, int, int], Iterator[Batch]]
-    """(experiment, manifest, start, stop) → this rank's part of the global batches of rows start … stop − 1.
+    batches: Callable[[Experiment, Dataset, int, int], Iterator[Batch]]
+    """(experiment, data, start, stop) → this rank's part of the global batches of rows start … stop − 1.
 
     Reading starts at the call, not with the first batch."""
     progress: ProgressSink
@@ -80,7 +82,8 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     first = found[1].images_seen if found else 0
     total = experiment.train.total_images
     # Reading starts up while the model and the engine are built.
-    batches = around.batches(experiment, manifest, first, total) if first < total else iter(())
+    data = open_dataset(experiment, manifest.without(job.bad_shards))
+    batches = around.batches(experiment, data, first, total) if first < total else iter(())
     # Every rank starts from the same weights, whatever else it has drawn.
     torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
     model = build_model(experiment.model)
@@ -133,6 +136,19 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
         hook_seconds=loop_seconds - metrics.training_seconds,
         sample_seconds=time.perf_counter() - started,
         images=loop.state.images_seen - first,
+    )
+
+
+def open_dataset(experiment: Experiment, manifest: Manifest) -> Dataset:
+    """Return the experiment's data, and how a latent is drawn from each row."""
+    data = experiment.data
+    return Dataset(
+        folder=data.path,
+        manifest=manifest,
+        seed=experiment.seed,
+        window_rows=data.window_rows,
+        sample_posterior=manifest.posterior and data.posterior == "sample",
+        flip=manifest.flip and data.flip is not False,
     )
 
 

@@ -1,12 +1,25 @@
-"""`make bench`: speeds as ratios, measured interleaved in one run, because these machines are shared and noisy."""
+"""`make bench`: speeds as ratios, measured interleaved in one run, because these machines are shared and noisy.
+
+`make bench ARGS="streaming encoding"` runs some of them.
+"""
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
-from . import attention_forms, model_speed
+from . import attention_forms, encoding, model_speed, streaming
+
+BENCHMARKS = {
+    "attention": attention_forms.run,
+    "model": model_speed.run,
+    "streaming": streaming.run,
+    "encoding": encoding.run,
+}
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    attention_forms.run()
-    model_speed.run()
+    for name, run in BENCHMARKS.items():
+        if not sys.argv[1:] or name in sys.argv[1:]:
+            run()

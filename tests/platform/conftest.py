@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ import torch
 
 from causalfusion import PRESETS, CausalFusion, build_model
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.manifest import Manifest
-from causalfusion_platform.data.shards import Latents, write_shards
+from causalfusion_platform.data.manifest import AutoencoderId, Description, Manifest, SourceId
+from causalfusion_platform.data.shards import Rows, write_shards
 
 
 @pytest.fixture(autouse=True)
@@ -34,38 +35,64 @@ def digit_images() -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.from_numpy(bunch.target).long()
 
 
-def small_latents(rows: int, *, labels: npt.NDArray[np.int64] | None = None) -> Latents:
+def small_rows(
+    rows: int, *, labels: npt.NDArray[np.int64] | None = None, posterior: bool = False, flip: bool = False
+) -> Rows:
     """Return a data set of 2×2 latents with three classes, all numbers of which are distinct."""
-    values = np.arange(rows * 4, dtype=np.float64).reshape(rows, 1, 2, 2)
-    return Latents(
-        source="numbers in turn",
-        autoencoder="identity",
-        scale=1.0,
-        class_names=["zero", "one", "two"],
-        latents=(values / 512).astype(np.float16),
+
+    def latents(first: int) -> npt.NDArray[np.float16]:
+        values = np.arange(rows * 4, dtype=np.float64).reshape(rows, 1, 2, 2)
+        return (first + values / 512).astype(np.float16)
+
+    return Rows(
+        row_ids=np.arange(rows, dtype=np.int64),
         labels=np.arange(rows, dtype=np.int64) * 7 % 3 if labels is None else labels,
+        keys=[f"key {row}" for row in range(rows)],
+        mean=latents(0),
+        std=latents(1) if posterior else None,
+        mean_flip=-latents(2) if flip else None,
+        std_flip=latents(3) if posterior and flip else None,
+    )
+
+
+def description_of(rows: Rows) -> Description:
+    """Return what the manifest says of such a data set."""
+    return Description(
+        source=SourceId(kind="folders", location="numbers in turn", items=len(rows.labels), digest="0" * 64),
+        autoencoder=AutoencoderId(name="identity", scale=1.0),
+        shape=rows.mean.shape[1:],
+        posterior=rows.std is not None,
+        flip=rows.mean_flip is not None,
+        class_names=["zero", "one", "two"],
     )
 
 
 @pytest.fixture(scope="session")
-def make_latents() -> Callable[..., Latents]:
-    """Return a function that makes a data set of 2×2 latents in memory: (rows, labels=…)."""
-    return small_latents
+def make_rows() -> Callable[..., Rows]:
+    """Return a function that makes a data set of 2×2 latents in memory: (rows, labels=…, posterior=…, flip=…)."""
+    return small_rows
+
+
+@pytest.fixture(scope="session")
+def write_rows() -> Callable[..., Manifest]:
+    """Return a function that writes such a data set: (rows, folder, rows_per_shard=…, rows_per_group=…)."""
+
+    def write(rows: Rows, folder: Path, *, rows_per_shard: int, rows_per_group: int) -> Manifest:
+        return write_shards(
+            rows, description_of(rows), folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group
+        )
+
+    return write
 
 
 @pytest.fixture
-def write_small(tmp_path: Path) -> Callable[..., tuple[Path, Latents, Manifest]]:
-    """Return a function that writes such a data set as shards: (rows, rows_per_shard=…, rows_per_group=…)."""
+def write_small(tmp_path: Path, write_rows: Callable[..., Manifest]) -> Callable[..., tuple[Path, Rows, Manifest]]:
+    """Return a function that makes and writes one: (rows, rows_per_shard=…, rows_per_group=…, posterior=…, …)."""
 
-    def write(
-        rows: int, *, rows_per_shard: int, rows_per_group: int, labels: npt.NDArray[np.int64] | None = None
-    ) -> tuple[Path, Latents, Manifest]:
-        data, folder = small_latents(rows, labels=labels), tmp_path / "small"
-        return (
-            folder,
-            data,
-            write_shards(data, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group),
-        )
+    def write(rows: int, *, rows_per_shard: int, rows_per_group: int, **kind: Any) -> tuple[Path, Rows, Manifest]:
+        data, folder = small_rows(rows, **kind), tmp_path / "small"
+        manifest = write_rows(data, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
+        return folder, data, manifest
 
     return write
 

@@ -9,7 +9,7 @@ from causalfusion import PRESETS, CausalFusion, CausalFusionConfig, DiT, ModelCo
 from causalfusion.baselines import export_dit, import_dit
 from causalfusion.checkpoint_file import read_state
 from causalfusion.config import PositionEmbedding
-from causalfusion.vae import import_kl16
+from causalfusion.vae import MAR_SCALE, import_vae
 from causalfusion.weights import export_release, import_release, load_weights, save_weights
 
 from ..config.errors import UserError
@@ -70,10 +70,11 @@ def import_checkpoint(
         if "encoder.conv_in.weight" in names:
             if preset is not None:
                 raise ValueError(f"{checkpoint} is an autoencoder, not preset {preset}")
-            vae = import_kl16(checkpoint)
+            vae = import_vae(checkpoint)
             vae.save_pretrained(out, safe_serialization=True)
+            whose = "MAR's" if vae.config.scaling_factor == MAR_SCALE else "SD's"
             return (
-                f"{checkpoint}: MAR's KL VAE, {vae.config.latent_channels} latent channels, scale "
+                f"{checkpoint}: {whose} KL VAE, {vae.config.latent_channels} latent channels, scale "
                 f"{vae.config.scaling_factor}\n{out}: a diffusers AutoencoderKL; use it with --vae {out}"
             )
     except (ValueError, FileNotFoundError) as error:
@@ -82,7 +83,7 @@ def import_checkpoint(
     raise UserError(
         f"{checkpoint} is of no known code; its tensors: {shown} …\n"
         f"  known: CausalFusion of the paper's authors (x_proj…), facebookresearch/DiT (x_embedder…), MAR's KL-16 "
-        f"VAE (encoder.conv_in…)"
+        f"and SD's VAE (encoder.conv_in…)"
     )
 
 

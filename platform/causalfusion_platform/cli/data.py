@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from .data_check import inspect, stats, verify
+from .data_encode import encode, list_faults
+
 data_app = typer.Typer(help="Make and check latent shards.", no_args_is_help=True)
 
 
@@ -36,10 +39,8 @@ def digits(
     )
 
 
-@data_app.command("verify")
-def verify(folder: Annotated[Path, typer.Argument(help="Folder of latent shards.")]) -> None:
-    """Check every shard against the manifest: size, SHA-256, schema, rows, label range."""
-    from ..data.validate import open_shards
-
-    manifest = open_shards(folder)
-    print(f"{folder}: {len(manifest.shards)} shards and {manifest.rows} rows are as their manifest says")
+data_app.command("encode")(encode)
+data_app.command("faults")(list_faults)
+data_app.command("verify")(verify)
+data_app.command("inspect")(inspect)
+data_app.command("stats")(stats)

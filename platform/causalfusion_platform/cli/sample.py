@@ -15,7 +15,7 @@ LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0,2,7 or 
 GridOption = Annotated[Path, typer.Option(help="PNG to write: a row per class.")]
 PerLabelOption = Annotated[int, typer.Option("--per-label", min=1, help="Samples of each class.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="With a sample's number, decides it.")]
-VaeOption = Annotated[Path | None, typer.Option(help="Folder of a diffusers autoencoder; none for pixels.")]
+VaeOption = Annotated[Path | None, typer.Option(help="Autoencoder, a folder or file; none for pixels.")]
 SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(

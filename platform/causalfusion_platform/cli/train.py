@@ -39,7 +39,7 @@ def run_and_show(composed: object, *, local: bool, as_json: bool) -> None:
     console.print(preflight_line(), soft_wrap=True)
     console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True)
     with TrainingDisplay(console) as display:
-        outcome = run_training(composed, local=local, show=display.show)
+        outcome = run_training(composed, local=local, show=display.show, say=display.say)
     if outcome.already_finished:
         console.print(
             f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"

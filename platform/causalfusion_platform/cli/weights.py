@@ -12,7 +12,7 @@ weights_app = typer.Typer(help="Import and export checkpoints of other code.", n
 
 @weights_app.command("import")
 def import_weights(
-    checkpoint: Annotated[Path, typer.Argument(help="File of the paper's authors, of DiT, or MAR's KL-16 VAE.")],
+    checkpoint: Annotated[Path, typer.Argument(help="File of the paper's authors, DiT, or a VAE of MAR or SD.")],
     out: Annotated[Path, typer.Argument(help="Folder to write safetensors and JSON into.")],
     preset: Annotated[
         str | None, typer.Option(help="Model that it must be; default: sizes from the tensors.")

@@ -37,6 +37,15 @@ class DataConfig(Section):
     """Folder of latent shards with a manifest.json; relative paths count from CAUSALFUSION_HOME."""
     prepare: bool = False
     """Write the bundled handwritten digits to `path` first, if there is no manifest yet."""
+    flip: bool | None = None
+    """Take the latent of the mirrored image half of the time; null: wherever the shards hold it."""
+    posterior: Literal["sample", "mean"] = "sample"
+    """Draw latents anew from the autoencoder's posterior whenever they are read, or take its mean."""
+    verify: Literal["hash", "quick"] = "hash"
+    """Checks before a run starts: every byte against its SHA-256, or all but that. Page checksums are always
+    compared while reading."""
+    max_bad_rows: float = Field(0.0, ge=0, lt=1)
+    """Largest share of the rows that a run may go without because their shards fail the checks at its start."""
     window_rows: int = Field(8192, ge=1)
     """Rows that one reading task shuffles together; row groups are shuffled over the whole data set before."""
     cpus_per_task: float = Field(0.25, gt=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,10 +16,45 @@ from ..config.errors import UserError
 MANIFEST_FILE = "manifest.json"
 
 
-class Shard(BaseModel):
-    """One Parquet file."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SourceId(_Part):
+    """Where the images came from."""
+
+    kind: str
+    """`folders`, `flat`, `webdataset`, `parquet`, or `bundled`."""
+    location: str
+    """The source as it was named."""
+    items: int = Field(ge=1)
+    """Images and other files that the source held, those left out included; row ids are below this number."""
+    digest: str
+    """SHA-256 over every item's key, size and label, wherever the source lies; empty: bundled with the platform."""
+
+
+class AutoencoderId(_Part):
+    """The autoencoder that made the latents."""
+
+    name: str
+    """`identity` (pixels in [−1, 1]), `AutoencoderKL` or `AutoencoderTiny`."""
+    scale: float = Field(gt=0)
+    """Factor that the stored latents were multiplied by (SD 0.18215, MAR's KL-16 0.2325, identity 1)."""
+    weights_sha256: str | None = None
+    """SHA-256 over the names, shapes and values of its weights; null: it has none."""
+
+
+class Crop(_Part):
+    """How images were brought to their size."""
+
+    kind: Literal["adm_center"] = "adm_center"
+    """ADM's centre crop: halvings with a box filter, then bicubic to the shorter side, then the middle."""
+    size: int = Field(ge=1)
+    """Side of the square, in pixels."""
+
+
+class Shard(_Part):
+    """One Parquet file."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.parquet$")
     """File name inside the folder."""
@@ -29,26 +65,53 @@ class Shard(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Manifest(BaseModel):
-    """Everything a reader must know about a folder of shards. Written last: a folder without it is not trusted."""
+class Quarantined(_Part):
+    """A shard that was set aside."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    file: str
+    rows: int
+    reason: str
 
-    version: Literal[1] = 1
+
+class Description(_Part):
+    """What the latents of a data set are and how they were made."""
+
+    version: Literal[2] = 2
     """Schema version of this file and of the shards."""
-    source: str
-    """What the images are."""
-    rows: int = Field(ge=1)
+    source: SourceId
+    autoencoder: AutoencoderId
+    crop: Crop | None = None
+    """Null: images were taken as they were."""
+    order: Literal["source", "shuffled"] = "source"
+    """Whether rows lie in the order of the source's keys, or in one fixed permutation of it."""
     shape: tuple[int, int, int]
     """Channels, height and width of one latent."""
     dtype: Literal["float16"] = "float16"
-    scale: float = Field(gt=0)
-    """Factor that was applied to the autoencoder's latents (SD VAE 0.18215, MAR VAE 0.2325, identity 1)."""
-    autoencoder: str
-    """Autoencoder that made the latents; `identity`: pixels in [−1, 1]."""
+    posterior: bool = False
+    """Shards hold the posterior's standard deviation beside its mean; else the latent is `mean`."""
+    flip: bool = False
+    """Shards hold the latents of the mirrored image too."""
+    captions: bool = False
+    """Shards hold a list of captions for each image."""
     class_names: list[str] = Field(min_length=1)
     """Name of each class; labels are indices into this list."""
+    faults: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Fault of the source's images → what was done (convert, keep, skip) → how many."""
+
+    @property
+    def latent_columns(self) -> tuple[str, ...]:
+        """The tensor columns of every shard."""
+        names = ("mean", "std") if self.posterior else ("mean",)
+        return (*names, *(f"{name}_flip" for name in names)) if self.flip else names
+
+
+class Manifest(Description):
+    """Everything a reader must know about a folder of shards. Written last: a folder without it is not trusted."""
+
+    rows: int = Field(ge=1)
     shards: list[Shard] = Field(min_length=1)
+    quarantined: list[Quarantined] = Field(default_factory=list)
+    """Shards that were found bad and set aside; `rows` and `shards` are without them."""
 
     @property
     def digest(self) -> str:
@@ -56,11 +119,22 @@ class Manifest(BaseModel):
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def without(self, files: Collection[str]) -> Self:
+        """Return the manifest of a folder that lacks some shards.
+
+        Raises:
+            UserError: no shard is left.
+        """
+        if not files:
+            return self
+        shards = [shard for shard in self.shards if shard.file not in files]
+        if not shards:
+            raise UserError(f"all {len(self.shards)} shards are bad\n  make the folder anew")
+        return self.model_copy(update={"shards": shards, "rows": sum(shard.rows for shard in shards)})
+
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`, atomically."""
-        temporary = folder / f".{MANIFEST_FILE}.{os.getpid()}"
-        temporary.write_text(self.model_dump_json(indent=2) + "\n")
-        temporary.replace(folder / MANIFEST_FILE)
+        write_atomically(folder / MANIFEST_FILE, (self.model_dump_json(indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -69,13 +143,16 @@ class Manifest(BaseModel):
         Raises:
             UserError: the folder or its manifest is missing, or the manifest is not one of ours.
         """
-        make = f"make the bundled digits there: causalfusion data digits {folder}"
+        make = (
+            f"make them from images: causalfusion data encode IMAGES {folder} --vae VAE, "
+            f"or the bundled digits: causalfusion data digits {folder}"
+        )
         if not folder.is_dir():
-            raise UserError(f"data.path {folder} is not a folder of latent shards: it does not exist\n  {make}")
+            raise UserError(f"{folder} is not a folder of latent shards: it does not exist\n  {make}")
         path = folder / MANIFEST_FILE
         if not path.is_file():
             raise UserError(
-                f"data.path {folder} has no {MANIFEST_FILE}, which is written last: its shards are incomplete "
+                f"{folder} has no {MANIFEST_FILE}, which is written last: its shards are incomplete "
                 f"or it is another folder\n  {make}"
             )
         try:
@@ -84,7 +161,7 @@ class Manifest(BaseModel):
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "the file"
             raise UserError(
-                f"{path} is not a shard manifest of version 1: {where}: {fault['msg']}\n  {make}"
+                f"{path} is not a shard manifest of version 2: {where}: {fault['msg']}\n  {make}"
             ) from error
         if len({shard.file for shard in manifest.shards}) != len(manifest.shards):
             raise UserError(f"{path} lists a shard twice\n  {make}")
@@ -99,3 +176,13 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

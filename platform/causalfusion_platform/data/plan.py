@@ -39,6 +39,8 @@ class Window:
     """First row taken, in the permuted order."""
     stop: int = 0
     """One past the last row taken, in the permuted order."""
+    position: int = 0
+    """Position in the stream of the first row taken."""
 
     @property
     def rows(self) -> int:
@@ -75,7 +77,7 @@ def windows_between(manifest: Manifest, seed: int, window_rows: int, start: int,
         for window in epoch_windows(manifest, seed, position // manifest.rows, window_rows):
             first, last = max(start - position, 0), min(stop - position, window.rows)
             if first < last:
-                yield Window(window.epoch, window.index, window.groups, first, last)
+                yield Window(window.epoch, window.index, window.groups, first, last, position + first)
             position += window.rows
 
 

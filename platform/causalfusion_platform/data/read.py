@@ -1,4 +1,4 @@
-"""Read windows of rows from shards, and hand them out as batches."""
+"""Read windows of rows from shards, draw each row's latent, and hand them out as batches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from causalfusion import draws
+
+from ..config.errors import UserError
 from .manifest import Manifest
-from .plan import Window, row_order, windows_between
+from .plan import RowGroup, Window, row_order, windows_between
+
+Columns = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -31,30 +36,121 @@ class Batch:
     """(B,) int64"""
 
 
-def read_window(folder: Path, window: Window, seed: int) -> pa.Table:
-    """Read a window's rows in their shuffled order, page checksums verified."""
+@dataclass(frozen=True)
+class Dataset:
+    """A folder of shards, and how a latent is drawn from a row each time it is read."""
+
+    folder: Path
+    manifest: Manifest
+    seed: int
+    """Seed of the order and of the draws."""
+    window_rows: int
+    """Rows that are permuted together."""
+    sample_posterior: bool = False
+    """Draw mean + std · ε instead of taking the mean."""
+    flip: bool = False
+    """Take the latent of the mirrored image half of the time."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The Parquet columns that are read."""
+        latents = [
+            name
+            for name in self.manifest.latent_columns
+            if (self.sample_posterior or not name.startswith("std")) and (self.flip or not name.endswith("_flip"))
+        ]
+        return ["row_id", "label", *latents]
+
+    def windows(self, start: int, stop: int) -> Iterator[Window]:
+        """Yield the windows that cover rows start … stop − 1 of the stream."""
+        return windows_between(self.manifest, self.seed, self.window_rows, start, stop)
+
+
+def read_window(data: Dataset, window: Window) -> Columns:
+    """Read a window's rows in their shuffled order, page checksums verified.
+
+    Row groups of which no row is taken are not read. In memory are the result and one row group at a time.
+
+    Returns:
+        row_id (B,), label (B,) and latent (B, channels, height, width) fp16.
+
+    Raises:
+        UserError: a shard is damaged; the message has its name.
+    """
+    order = row_order(window, data.seed).numpy()
+    place = np.full(window.rows, -1)  # of each row of the window's row groups, in the result
+    place[order] = np.arange(len(order))
+    row_id, label = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+    latent = np.empty((len(order), *data.manifest.shape), np.float16)
     files: dict[str, pq.ParquetFile] = {}
-    tables = []
+    first = 0
     for group in window.groups:
+        places = place[first : first + group.rows]
+        first += group.rows
+        taken = np.flatnonzero(places >= 0)
+        if not len(taken):
+            continue
+        columns = _read_group(data, files, group)
+        to = places[taken]
+        row_id[to], label[to] = columns["row_id"][taken], columns["label"][taken]
+        latent[to] = _draw_latents(data, columns, taken, window.position + to)
+    return {"row_id": row_id, "label": label, "latent": latent}
+
+
+def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup) -> Columns:
+    path = data.folder / group.file
+    try:
         if group.file not in files:
-            files[group.file] = pq.ParquetFile(folder / group.file, page_checksum_verification=True)
-        tables.append(files[group.file].read_row_group(group.index))
-    # One chunk per column: taking rows of an extension array that lies in several chunks is not supported.
-    table = pa.concat_tables(tables).combine_chunks()
-    return table.take(pa.array(row_order(window, seed).numpy()))
+            files[group.file] = pq.ParquetFile(path, page_checksum_verification=True)
+        # Other tasks read beside this one: threads of its own would only take their CPUs.
+        table = files[group.file].read_row_group(group.index, columns=data.columns, use_threads=False)
+        return {name: _as_numpy(table.column(name)) for name in data.columns}
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # a damaged footer has other columns
+        share = next(shard.rows for shard in data.manifest.shards if shard.file == group.file) / data.manifest.rows
+        raise UserError(
+            f"shard {path} cannot be read: row group {group.index}: {error}\n"
+            f"  see what is wrong: causalfusion data verify {data.folder}; restore the file and run the same "
+            f"command again, or go on without its rows: data.verify=hash data.max_bad_rows={share + 5e-4:.3f}"
+        ) from error
 
 
-def to_numpy(table: pa.Table) -> dict[str, NDArray[np.generic]]:
-    """Turn rows into arrays: row_id (B,), label (B,), latent (B, channels, height, width) fp16."""
-    column = table.column("latent").combine_chunks()
-    return {
-        "row_id": table.column("row_id").to_numpy(),
-        "label": table.column("label").to_numpy(),
-        "latent": column.to_numpy_ndarray(),
-    }
+def _draw_latents(
+    data: Dataset, columns: Columns, taken: NDArray[np.int64], samples: NDArray[np.int64]
+) -> NDArray[np.generic]:
+    """Return the latents of the rows `taken`: a pure function of the seed and each row's position in the stream."""
+    # Rows are copied with `take`, arithmetic is torch's: numpy's indexing and its fp16 are several times slower.
+    mean = columns["mean"].take(taken, axis=0)
+    std = columns["std"].take(taken, axis=0) if data.sample_posterior else None
+    if not data.flip and std is None:
+        return mean
+    if data.flip:
+        for row, coin in enumerate(draws.sample_seeds(data.seed, "flip", samples.tolist())):
+            if coin % 2:
+                mean[row] = columns["mean_flip"][taken[row]]
+                if std is not None:
+                    std[row] = columns["std_flip"][taken[row]]
+    if std is None:
+        return mean
+    generators = draws.sample_streams(data.seed, "posterior", samples.tolist())
+    latents = draws.randn_each(generators, *mean.shape[1:])
+    latents.mul_(torch.from_numpy(std).float()).add_(torch.from_numpy(mean).float())
+    drawn: NDArray[np.generic] = latents.half().numpy()
+    return drawn
 
 
-def to_batch(columns: dict[str, NDArray[np.generic]], first_sample: int) -> Batch:
+def _as_numpy(column: pa.ChunkedArray) -> NDArray[np.generic]:
+    array = column.combine_chunks()
+    numbers: NDArray[np.generic]
+    numbers = array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
+    return numbers
+
+
+def to_columns(table: pa.Table) -> Columns:
+    """Turn a table of row_id, label and latent into arrays, without copying where that is possible."""
+    return {name: _as_numpy(table.column(name)) for name in table.column_names}
+
+
+def to_batch(columns: Columns, first_sample: int) -> Batch:
     """Turn arrays into tensors; `first_sample` is the position of the first row in the stream."""
     return Batch(
         samples=range(first_sample, first_sample + len(columns["label"])),
@@ -65,23 +161,26 @@ def to_batch(columns: dict[str, NDArray[np.generic]], first_sample: int) -> Batc
 
 
 def read_all(folder: Path, manifest: Manifest) -> Batch:
-    """Read a whole data set in the order of its rows (for evaluation; it must fit in memory)."""
-    tables = [pq.read_table(folder / shard.file, page_checksum_verification=True) for shard in manifest.shards]
-    return to_batch(to_numpy(pa.concat_tables(tables)), 0)
+    """Read all rows in their order, as posterior means (for evaluation; they must fit in memory)."""
+    names = ["row_id", "label", "mean"]
+    tables = [
+        pq.read_table(folder / shard.file, columns=names, page_checksum_verification=True)
+        for shard in manifest.shards
+    ]
+    row_id, label, latent = (_as_numpy(pa.concat_tables(tables).column(name)) for name in names)
+    return to_batch({"row_id": row_id, "label": label, "latent": latent}, 0)
 
 
-def local_batches(
-    folder: Path, manifest: Manifest, *, seed: int, window_rows: int, batch_size: int, start: int, stop: int
-) -> Iterator[Batch]:
+def local_batches(data: Dataset, *, batch_size: int, start: int, stop: int) -> Iterator[Batch]:
     """Yield global batches of rows start … stop − 1 in this process, without Ray; the last may be smaller."""
-    rest: pa.Table | None = None
+    rest: Columns = {}
     position = start
-    for window in windows_between(manifest, seed, window_rows, start, stop):
-        table = read_window(folder, window, seed)
-        rest = table if rest is None else pa.concat_tables([rest, table])
-        while rest.num_rows >= batch_size:
-            yield to_batch(to_numpy(rest.slice(0, batch_size)), position)
-            rest = rest.slice(batch_size)
+    for window in data.windows(start, stop):
+        columns = read_window(data, window)
+        rest = {name: np.concatenate([rest[name], columns[name]]) for name in columns} if rest else columns
+        while len(rest["label"]) >= batch_size:
+            yield to_batch({name: column[:batch_size] for name, column in rest.items()}, position)
+            rest = {name: column[batch_size:] for name, column in rest.items()}
             position += batch_size
-    if rest is not None and rest.num_rows:
-        yield to_batch(to_numpy(rest), position)
+    if rest and len(rest["label"]):
+        yield to_batch(rest, position)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,27 +16,78 @@ from causalfusion import ModelConfig
 
 from ..config.errors import UserError
 from .manifest import Manifest, Shard, sha256_of
-from .shards import shard_schema
+from .shards import manifest_schema
+
+_ARROW_SCHEMA = b"ARROW:schema"
 
 
-def open_shards(folder: Path) -> Manifest:
-    """Return the manifest of `folder` after checking every shard against it.
+@dataclass(frozen=True)
+class CheckedShards:
+    """A folder of shards after a look at each."""
 
-    Checked: presence, size, SHA-256, schema (nothing but the shard schema, so no pickled extension types),
-    rows of every row group, and the range of labels.
+    folder: Path
+    manifest: Manifest
+    bad: dict[str, str]
+    """File → what is wrong with it."""
+
+    @property
+    def usable(self) -> Manifest:
+        """The manifest without the bad shards."""
+        return self.manifest.without(self.bad)
+
+    @property
+    def notice(self) -> str:
+        """What is left out, for people; empty where all is well."""
+        if not self.bad:
+            return ""
+        left_out = self.manifest.rows - self.usable.rows
+        named = "".join(f"\n  {file}: {fault}" for file, fault in self.bad.items())
+        return (
+            f"left out: {len(self.bad)} of {len(self.manifest.shards)} shards in {self.folder}, {left_out} of "
+            f"{self.manifest.rows} rows{named}"
+        )
+
+
+def open_shards(folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True) -> CheckedShards:
+    """Look at every shard of `folder`.
+
+    Checked of every shard: presence, size, SHA-256, schema (nothing but the shard schema, so no pickled extension
+    types), rows of every row group, and the range of labels.
+
+    Args:
+        folder: the folder of shards.
+        max_bad_rows: largest share of the rows that may be in bad shards.
+        hashes: read every byte to compare SHA-256; page checksums are compared while training either way.
 
     Raises:
-        UserError: the first fault found, with the shard's name.
+        UserError: more rows than that are bad; the message names the shards.
     """
     manifest = Manifest.read(folder)
-    for shard in manifest.shards:
-        fault = _fault(folder / shard.file, shard, manifest)
-        if fault:
-            raise UserError(
-                f"shard {folder / shard.file} does not match its manifest: {fault}\n"
-                f"  restore the file, or make the folder anew (bundled digits: causalfusion data digits {folder})"
-            )
-    return manifest
+    bad = dict(faults(folder, manifest, hashes=hashes))
+    share = sum(shard.rows for shard in manifest.shards if shard.file in bad) / manifest.rows
+    if share > max_bad_rows:
+        named = "\n".join(
+            f"shard {folder / file} does not match its manifest: {fault}" for file, fault in bad.items()
+        )
+        enough = f"{share + 5e-4:.3f}"
+        without = f"; or train without it: data.max_bad_rows={enough} (now {max_bad_rows:g})"
+        raise UserError(
+            f"{named}\n"
+            f"  restore the file, or set it aside: causalfusion data verify {folder} --quarantine"
+            f"{without if float(enough) < 1 else ''}"
+        )
+    return CheckedShards(folder, manifest, bad)
+
+
+def faults(folder: Path, manifest: Manifest, *, hashes: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield (file, fault) of every shard that is not what the manifest says, in the manifest's order."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing leaves Python's lock alone
+        found = threads.map(
+            lambda shard: shard_fault(folder / shard.file, shard, manifest, hashes), manifest.shards
+        )
+        for shard, fault in zip(manifest.shards, found, strict=True):
+            if fault:
+                yield shard.file, fault
 
 
 def check_model_fits(manifest: Manifest, model: ModelConfig, folder: Path) -> None:
@@ -53,29 +109,86 @@ def check_model_fits(manifest: Manifest, model: ModelConfig, folder: Path) -> No
         )
 
 
-def _fault(path: Path, shard: Shard, manifest: Manifest) -> str | None:
+def check_draws(manifest: Manifest, flip: bool | None, folder: Path) -> None:
+    """Check that the latents hold what is to be drawn from them.
+
+    Raises:
+        UserError: mirrored images are asked for, and the shards have none.
+    """
+    if flip and not manifest.flip:
+        raise UserError(
+            f"data.flip=true, but the shards in {folder} hold no mirrored images\n"
+            f"  leave data.flip at null, or encode the images again without --no-flip"
+        )
+
+
+def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = True) -> str | None:
+    """Return what is wrong with a shard, or None."""
     if not path.is_file():
         return "the file is missing"
     if path.stat().st_size != shard.bytes:
         return f"it has {path.stat().st_size} bytes, not {shard.bytes}"
-    if (found := sha256_of(path)) != shard.sha256:
-        return f"its SHA-256 is {found[:12]}…, not {shard.sha256[:12]}…"
     try:
-        parquet = pq.ParquetFile(path)
-        schema = parquet.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+        if hashes and (found := sha256_of(path)) != shard.sha256:
+            return f"its SHA-256 is {found[:12]}…, not {shard.sha256[:12]}…"
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror or error}"
+    schema = manifest_schema(manifest)
+    try:
+        footer = _footer(path)
+        if not footer:
+            return "it is not readable Parquet (it has no footer)"
+        if footer.count(_ARROW_SCHEMA) != 1 or _schema_entry(schema) not in footer:
+            return f"its schema is not that of the manifest, {', '.join(schema.names)} for {manifest.shape}"
+        with pq.ParquetFile(path) as file:
+            metadata, columns = file.metadata, file.schema_arrow
+        if not columns.equals(schema):
+            return f"its columns are not those of the manifest: {', '.join(schema.names)} for {manifest.shape}"
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         return f"it is not readable Parquet ({error})"
-    if not schema.equals(shard_schema(manifest.shape)):
-        return f"its schema is {schema.to_string(show_field_metadata=False)!r}, not the shard schema"
-    metadata = parquet.metadata
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     if [group.num_rows for group in groups] != shard.row_groups:
         return f"its row groups have {[group.num_rows for group in groups]} rows, not {shard.row_groups}"
     column = schema.names.index("label")
     classes = len(manifest.class_names)
     for group in groups:
-        statistics = group.column(column).statistics
-        if statistics is None or not 0 <= statistics.min <= statistics.max < classes:
-            given = "unknown" if statistics is None else f"{statistics.min}…{statistics.max}"
-            return f"a label is out of range: labels are {given}, allowed is 0…{classes - 1}"
+        labels = group.column(column)
+        # Arrow ends the process where statistics are asked of a column whose two types differ.
+        statistics = labels.statistics if labels.physical_type == "INT64" else None
+        if statistics is None or not statistics.has_min_max:
+            given = "unknown"
+        elif not 0 <= statistics.min <= statistics.max < classes:
+            given = f"{statistics.min}…{statistics.max}"
+        else:
+            continue
+        return f"a label is out of range: labels are {given}, allowed is 0…{classes - 1}"
     return None
+
+
+def _footer(path: Path) -> bytes:
+    """Return the footer of a Parquet file; empty: it has none."""
+    with path.open("rb") as file:
+        end = max(file.seek(0, os.SEEK_END) - 8, 0)
+        file.seek(end)
+        length, magic = file.read(4), file.read(4)
+        start = end - int.from_bytes(length, "little")
+        if magic != b"PAR1" or start < 0:
+            return b""
+        file.seek(start)
+        return file.read(end - start)
+
+
+def _schema_entry(schema: pa.Schema) -> bytes:
+    """Return how a footer holds an Arrow schema: key and value, each a Thrift string, as Arrow writes them.
+
+    Bytes are compared, since Arrow makes the types of the schema as soon as it opens a file, be it for its metadata
+    alone; and what an extension type carries may be code.
+    """
+    entry = b""
+    for text in (_ARROW_SCHEMA, base64.b64encode(schema.serialize().to_pybytes())):
+        length, size = bytearray(), len(text)
+        while size >= 128:
+            length.append(size % 128 + 128)
+            size //= 128
+        entry += b"\x18" + bytes([*length, size]) + text
+    return entry

@@ -22,18 +22,17 @@ from .run_folder import SUMMARY_FILE
 _NOT_MEASURED = dict.fromkeys(field.name for field in dataclasses.fields(Scores))
 
 
-def judge_and_draw(experiment: Experiment, tracker: Tracker) -> dict[str, Any]:
+def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
     """Judge the run's final samples and draw their grid.
 
     Returns:
         The scores (null where latents are not pixels: their images need the autoencoder's decoder), `num_samples`
         and `grid_path`.
     """
-    manifest = Manifest.read(experiment.data.path)
     samples = load_file(experiment.run_dir / FINAL_SAMPLES_FILE)
     latents, labels = samples["latents"], samples["labels"]
     scores: dict[str, Any] = _NOT_MEASURED
-    if manifest.autoencoder == "identity":
+    if manifest.autoencoder.name == "identity":
         real = read_all(experiment.data.path, manifest)
         yardstick = Yardstick(
             real.latents,

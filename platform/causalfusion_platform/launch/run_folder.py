@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from ..config.compose import Composed, flatten, validate
 from ..config.errors import UserError
 from ..config.schema import Experiment
-from ..data.manifest import Manifest
+from ..data.validate import CheckedShards
 from ..tracking.lineage import lineage_tags
 from ..tracking.mlflow import MlflowTracker, start_run
 
@@ -30,6 +30,8 @@ _FREE = (
     "data.cpus_per_task",
     "data.concurrency",
     "data.prefetch_batches",
+    "data.verify",
+    "data.max_bad_rows",
     "train.cpus_per_worker",
     "train.keep_checkpoints",
     "train.max_failures",
@@ -46,6 +48,8 @@ class RunState(BaseModel):
     config: dict[str, Any]
     """The resolved experiment that the run was started with."""
     finished: bool = False
+    bad_shards: list[str] = []
+    """Shards that the newest launch goes without."""
     launches: int = 1
     """Times that the run was launched: 1, and one more for each resume."""
 
@@ -104,19 +108,21 @@ def check_same_config(state: RunState, experiment: Experiment) -> None:
         )
 
 
-def open_run(composed: Composed, manifest: Manifest, state: RunState | None, parent: str | None = None) -> RunState:
+def open_run(
+    composed: Composed, shards: CheckedShards, state: RunState | None, parent: str | None = None
+) -> RunState:
     """Make the run's folder and its MLflow run, or open them again; the state is written last.
 
     Args:
         composed: the experiment.
-        manifest: its data, for lineage.
+        shards: its data.
         state: what `read_state` returned.
         parent: MLflow run that a new run is a child of.
     """
     experiment = composed.experiment
     folder = experiment.run_dir
     if state is not None:
-        state = state.model_copy(update={"launches": state.launches + 1})
+        state = state.model_copy(update={"launches": state.launches + 1, "bad_shards": sorted(shards.bad)})
         MlflowTracker(experiment.tracking_uri, state.mlflow_run_id).reopen()
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +135,7 @@ def open_run(composed: Composed, manifest: Manifest, state: RunState | None, par
             tags={
                 "run.dir": str(folder),
                 "mlflow.note.content": experiment.description,
-                **lineage_tags(manifest),
+                **lineage_tags(shards.manifest),
             },
             parent=parent,
         )
@@ -137,6 +143,7 @@ def open_run(composed: Composed, manifest: Manifest, state: RunState | None, par
             mlflow_run_id=run_id,
             tracking_uri=experiment.tracking_uri,
             config=experiment.model_dump(mode="json"),
+            bad_shards=sorted(shards.bad),
         )
         config = write_config(composed, folder)
         MlflowTracker(experiment.tracking_uri, run_id).artifact(config)

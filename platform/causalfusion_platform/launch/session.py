@@ -35,10 +35,13 @@ def port_is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS (Ray sets it in a submitted job), or start a local Ray.
 
     A local Ray is ended on the way out; a cluster, or a Ray that was already initialised here, is left as it is.
+
+    Args:
+        object_store_bytes: size of a local Ray's object store; default: Ray's own choice.
     """
     if ray.is_initialized():
         yield
@@ -67,7 +70,14 @@ def ray_session() -> Iterator[None]:
     try:
         # Ray's sockets live below this folder, and a socket's path may have 107 characters at most.
         with tempfile.TemporaryDirectory(prefix="cf-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            ray.init(address="local", include_dashboard=True, dashboard_port=port, _temp_dir=folder, **quiet)
+            ray.init(
+                address="local",
+                include_dashboard=True,
+                dashboard_port=port,
+                object_store_memory=object_store_bytes,
+                _temp_dir=folder,
+                **quiet,
+            )
             _protect_token()
             try:
                 yield

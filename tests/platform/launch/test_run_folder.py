@@ -12,6 +12,7 @@ from causalfusion_platform.config.compose import Composed
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.data.validate import CheckedShards
 from causalfusion_platform.launch import run_folder
 from causalfusion_platform.launch.run_folder import RunState, check_same_config, open_run, read_state
 
@@ -140,6 +141,7 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     experiment = make_experiment()
     free = {"description", "runs", "sweep"}
     free |= {f"data.{key}" for key in ("path", "prepare", "cpus_per_task", "concurrency", "prefetch_batches")}
+    free |= {"data.verify", "data.max_bad_rows"}
     free |= {f"train.{key}" for key in ("max_failures", "keep_checkpoints", "cpus_per_worker")}
     found = set()
     tree = experiment.model_dump(mode="json")
@@ -202,7 +204,11 @@ def test_a_new_run_is_opened_and_then_again(
 ) -> None:
     experiment, manifest = make_experiment(description="what for"), Manifest.read(digits_folder)
     composed = Composed(experiment, {})
-    state = open_run(composed, manifest, None, parent="above")
+    whole, lacking = (
+        CheckedShards(digits_folder, manifest, {}),
+        CheckedShards(digits_folder, manifest, {"a": "bad"}),
+    )
+    state = open_run(composed, whole, None, parent="above")
     assert (state.mlflow_run_id, state.launches, state.finished) == ("new-run", 1, False)
     assert read_state(experiment.run_dir) == state
     (names, given), config = tracked[0][1], tracked[1][1]
@@ -215,7 +221,7 @@ def test_a_new_run_is_opened_and_then_again(
     assert config == experiment.run_dir / "config.yaml"
     assert config.is_file()
 
-    again = open_run(composed, manifest, state)
+    again = open_run(composed, lacking, state)
     assert tracked[2:] == [("reopen", "new-run")]
-    assert again == state.model_copy(update={"launches": 2})
+    assert again == state.model_copy(update={"launches": 2, "bad_shards": ["a"]})
     assert read_state(experiment.run_dir) == again

@@ -43,7 +43,7 @@ def batch(step: int, rank: int, world: int) -> Batch:
     return Batch(
         samples=rows,
         row_ids=torch.arange(rows.start, rows.stop),
-        latents=torch.from_numpy(data.latents[rows.start : rows.stop]).float(),
+        latents=torch.from_numpy(data.mean[rows.start : rows.stop]).float(),
         labels=torch.from_numpy(data.labels[rows.start : rows.stop]),
     )
 

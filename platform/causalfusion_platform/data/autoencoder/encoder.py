@@ -1,80 +1,192 @@
-"""From latents to images and back: a diffusers autoencoder, or nothing where latents are pixels."""
+"""What makes latents of images, and images of latents.
+
+Shapes: B images, H×H pixels; latents are (B, channels, h, h) in the model's scale.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config.errors import UserError
+from causalfusion.vae import decode_latents
+
+from ...config.errors import UserError
+
+Images = NDArray[np.uint8] | Tensor
+"""(B, H, H, channels) uint8."""
 
 
-class Pixels:
-    """Latents are images in [−1, 1]."""
+class Encoder(Protocol):
+    """An autoencoder with everything about it that a data set of its latents must say."""
+
+    name: str
+    """`identity`, `AutoencoderKL` or `AutoencoderTiny`."""
+    scale: float
+    """Factor that encoded latents have been multiplied by."""
+    has_posterior: bool
+    """Whether an image's latent is a distribution, with a mean and a standard deviation."""
+    downsampling: int
+    """Pixels along a side per latent pixel."""
+    image_channels: int
+    latent_channels: int
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 over the weights, whatever file they came from; None: there are none."""
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latent of an image of `size`×`size` pixels.
+
+        Raises:
+            UserError: the autoencoder does not take images of that size.
+        """
+        side, rest = divmod(size, self.downsampling)
+        if rest or side < 1:
+            below = max(side, 1) * self.downsampling
+            raise UserError(
+                f"images of {size}×{size} pixels do not fit the {self.name}, which halves sides down to a "
+                f"{self.downsampling}th\n  name a multiple of {self.downsampling}, such as --size {below}"
+            )
+        return self.latent_channels, side, side
+
+    def encode(self, images: Images) -> tuple[Tensor, Tensor | None]:
+        """Map images (B, H, H, image_channels) uint8, pixel x as x / 127.5 − 1, to latents in the model's scale.
+
+        Returns:
+            Mean and standard deviation of the posterior, both times the scale; without a posterior, the latent and
+            None. float32 on the CPU. The same images in the same batch give the same bits on the same machine.
+
+        Raises:
+            ValueError: `images` are of another shape or type.
+            UserError: they are of a size that the autoencoder does not take.
+        """
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map latents in the model's scale to images (B, image_channels, H, H) in about [−1, 1], on the CPU."""
+
+
+class Identity(Encoder):
+    """Latents are the pixels, in [−1, 1]."""
+
+    name = "identity"
+    scale = 1.0
+    has_posterior = False
+    downsampling = 1
+    weights_sha256 = None
+
+    def __init__(self, channels: int = 3) -> None:
+        self.image_channels = self.latent_channels = channels
+
+    def encode(self, images: Images) -> tuple[Tensor, None]:
+        return _pixels(self, images, "cpu"), None
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def encode(self, images: Tensor) -> Tensor:
-        return images
 
+class Autoencoder(Encoder):
+    """A diffusers `AutoencoderKL` or `AutoencoderTiny`, in float32.
 
-class Autoencoder:
-    """A diffusers autoencoder; latents are in the model's scale."""
-
-    def __init__(self, vae: Any) -> None:
-        self.vae = vae
-        self.scale = float(vae.config.scaling_factor)
-
-    @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Map latents (B, channels, h, w) to images (B, 3, H, W) in about [−1, 1], one after the other."""
-        images = [self.vae.decode(one[None].to(self.vae.device) / self.scale).sample.cpu() for one in latents]
-        return torch.cat(images)
-
-    @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
-        """Map images in [−1, 1] to latents: the mean of the posterior."""
-        posteriors = [self.vae.encode(image[None].to(self.vae.device)).latent_dist for image in images]
-        return torch.cat([posterior.mean.cpu() * self.scale for posterior in posteriors])
-
-
-def open_autoencoder(folder: Path | None, channels: int, device: str = "cpu") -> Pixels | Autoencoder:
-    """Return the autoencoder in a diffusers folder; without one, latents of 1 or 3 channels are pixels.
-
-    Raises:
-        UserError: one is needed and not given, or the folder holds none.
+    diffusers' convention holds for both: the model's latents are the encoder's times `config.scaling_factor`.
+    TAESD's is 1, since its encoder was trained to give SD's latents already scaled.
     """
-    if folder is None:
-        if channels in (1, 3):
-            return Pixels()
-        raise UserError(
-            f"latents of {channels} channels need an autoencoder to become images: --vae FOLDER\n"
-            f"  MAR's KL-16 (16 channels): causalfusion weights import kl16.ckpt FOLDER; "
-            f"SD's (4 channels): a diffusers AutoencoderKL folder"
-        )
-    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
-        if not (folder / file).is_file():  # diffusers would look for a model of that name on its hub
-            raise UserError(f"no autoencoder in {folder}: there is no {file}")
-    from diffusers import AutoencoderKL
 
-    try:
-        # Low memory use needs a library that is not asked for, and diffusers warns where it is missing.
-        vae, found = AutoencoderKL.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
+    image_channels = 3
+
+    def __init__(self, vae: Any, *, bf16: bool = False) -> None:
+        """Take the autoencoder, in float32 and in evaluation mode.
+
+        Args:
+            vae: the autoencoder.
+            bf16: whether to encode under autocast to bfloat16, faster on GPUs and less exact.
+        """
+        self.vae, self.bf16 = vae, bf16
+        self.name = type(vae).__name__
+        self.has_posterior = self.name == "AutoencoderKL"
+        self.scale = float(vae.config.scaling_factor)
+        self.latent_channels = int(vae.config.latent_channels)
+        levels = vae.config.block_out_channels if self.has_posterior else vae.config.encoder_block_out_channels
+        self.downsampling = 2 ** (len(levels) - 1)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return hash_weights(self.vae.state_dict())
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> tuple[Tensor, Tensor | None]:
+        pixels = _pixels(self, images, self.vae.device)
+        self.latent_shape(pixels.shape[-1])
+        rough = torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16)
+        with exact_convolutions(pixels.device), rough:
+            encoded = self.vae.encode(pixels)
+        if not self.has_posterior:
+            return self._scaled(encoded.latents), None
+        posterior = encoded.latent_dist
+        return self._scaled(posterior.mean), self._scaled(posterior.std)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.cat([decode_latents(self.vae, one[None]).cpu() for one in latents])
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        return (latents.float() * self.scale).cpu()
+
+
+def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """Let a device compute the same bits every time, in full float32, while the context lasts.
+
+    cuDNN otherwise picks the kernel that is fastest at the moment, and rounds float32 to 10 bits (TF32). Its
+    switches are the process's own, so on CPUs, where threads encode side by side, they are left alone.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return exact
+
+
+def encode_both(encoder: Encoder, images: Images, *, flip: bool = True) -> dict[str, Tensor]:
+    """Encode images, and their mirror images by themselves: an autoencoder does not commute with mirroring.
+
+    Returns:
+        `mean`, `std`, `mean_flip` and `std_flip`, those of them that there are, as `Encoder.encode` gives them.
+    """
+    encoded = {"": encoder.encode(images)}
+    if flip:
+        encoded["_flip"] = encoder.encode(np.asarray(images)[:, :, ::-1])
+    return {
+        f"{name}{suffix}": latents
+        for suffix, moments in encoded.items()
+        for name, latents in zip(("mean", "std"), moments, strict=True)
+        if latents is not None
+    }
+
+
+def hash_weights(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over the tensors' names, types, shapes and bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _pixels(encoder: Encoder, images: Images, device: torch.device | str) -> Tensor:
+    """Return (B, channels, H, H) float32 in [−1, 1]."""
+    array = np.array(images, order="C")  # a copy: torch takes no array that is read-only or runs backwards
+    square = array.ndim == 4 and array.shape[1] == array.shape[2]
+    if array.dtype != np.uint8 or not square or array.shape[3] != encoder.image_channels:
+        raise ValueError(
+            f"images must be (B, H, H, {encoder.image_channels}) uint8, got {array.shape} {array.dtype}"
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"no autoencoder in {folder}: {str(error).splitlines()[0]}") from error
-    if found["missing_keys"]:  # diffusers would leave them random
-        raise UserError(f"no autoencoder in {folder}: there is no {sorted(found['missing_keys'])[0]}")
-    if vae.config.latent_channels != channels:
-        raise UserError(
-            f"the autoencoder in {folder} has {vae.config.latent_channels} latent channels, the model {channels}"
-        )
-    return Autoencoder(vae.to(device).eval())
+    pixels = torch.from_numpy(array).to(device).permute(0, 3, 1, 2).contiguous()
+    return pixels.float() / 127.5 - 1

@@ -1,0 +1,103 @@
+"""`causalfusion data verify`, `inspect` and `stats`: look at latent shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FolderArgument = Annotated[Path, typer.Argument(help="Folder of latent shards.")]
+
+
+def verify(
+    folder: FolderArgument,
+    quick: Annotated[bool, typer.Option("--quick", help="Read only sizes and headers, in seconds.")] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Move bad shards into FOLDER/quarantine, and go on without them.")
+    ] = False,
+) -> None:
+    """Check every byte, number, row id and key of every shard. Status 1: there are bad shards, all of them named.
+
+    With --quarantine the status is 0 once the folder is in order without them.
+    """
+    from rich.console import Console
+
+    from ..data.quarantine import quarantine_shards, restore_advice
+    from ..data.scan import scan_shards
+    from ..report.dataset import repeats_lines, set_aside_lines, verdict_lines
+    from ..report.scanning import RowsDisplay
+
+    with RowsDisplay(Console(stderr=True), "verify") as display:
+        scan = scan_shards(folder, quick=quick, show=display.show)
+    checked = scan.checked
+    print("\n".join([*verdict_lines(checked, quick=quick), *repeats_lines(scan)]), flush=True)
+    if not checked.bad:
+        return
+    if not quarantine:
+        print(
+            f"  restore the files, or set them aside: causalfusion data verify {folder} --quarantine\n"
+            f"  {restore_advice(folder, checked.manifest)}"
+        )
+        raise typer.Exit(1)
+    rest = quarantine_shards(folder, checked.manifest, checked.bad)
+    print("\n".join(set_aside_lines(checked, rest, restore_advice(folder, rest))))
+
+
+def inspect(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option(help="PNG of images to write.")] = Path("preview.png"),
+    vae: Annotated[
+        str | None, typer.Option(help="Autoencoder that the images were encoded with; none for pixels.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Images to show, of up to ten classes.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which images.")] = 0,
+) -> None:
+    """Show what a data set is, how its classes are spread and mixed, and draw some of its images."""
+    import torch
+    from rich.console import Console
+
+    from ..data.classes import read_classes
+    from ..data.scan import scan_shards
+    from ..report.dataset import class_lines, summary_lines
+    from ..report.scanning import RowsDisplay
+    from ..sampling.preview import open_decoder, write_preview
+    from ..sampling.studio import check_picture
+
+    check_picture(out)
+    checked = scan_shards(folder, quick=True).checked
+    manifest = checked.usable
+    decoder = open_decoder(manifest, vae, "cuda" if torch.cuda.is_available() else "cpu")
+    print("\n".join([*summary_lines(folder, manifest), *([checked.notice] if checked.bad else [])]))
+    with RowsDisplay(Console(stderr=True), "read labels") as display:
+        classes = read_classes(folder, manifest, display.show)
+    print("\n".join(class_lines(manifest, classes)))
+    if decoder is None:
+        print(f"\nno images drawn: latents of an {manifest.autoencoder.name} need it to be decoded: --vae PATH")
+        return
+    shown = write_preview(folder, manifest, classes, decoder, out, num=samples, seed=seed)
+    beside = ", each with its mirror image at its right" if manifest.flip else ""
+    print(f"\n{shown} images{beside}: {out}")
+
+
+def stats(
+    folder: FolderArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
+) -> None:
+    """Mean and standard deviation of the latents per channel, over all rows, and the scale factor they suggest."""
+    from rich.console import Console
+
+    from ..data.stats import latent_stats
+    from ..data.validate import open_shards
+    from ..report.dataset import stats_lines
+    from ..report.scanning import RowsDisplay
+
+    manifest = open_shards(folder, hashes=False).manifest
+    with RowsDisplay(Console(stderr=True), "stats") as display:
+        found = latent_stats(folder, manifest, display.show)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), "suggested_scale": found.suggested_scale}))
+    else:
+        print("\n".join(stats_lines(folder, found)))

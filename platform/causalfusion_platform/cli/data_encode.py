@@ -1,0 +1,109 @@
+"""`causalfusion data encode`: images → latent shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def encode(
+    source: Annotated[str, typer.Argument(help="Folder, tars or Parquet files of images; a path or a URL.")],
+    out: Annotated[Path, typer.Argument(help="Folder of latent shards, on storage that all nodes share.")],
+    vae: Annotated[
+        str, typer.Option(help="Autoencoder: a diffusers folder, kl16.ckpt, SD's VAE file, or identity for pixels.")
+    ],
+    size: Annotated[int, typer.Option(help="Side of ADM's centre crop, in pixels.")] = 256,
+    kind: Annotated[
+        str, typer.Option(help="folders, flat, webdataset, parquet; auto: told from the files.")
+    ] = "auto",
+    labels: Annotated[str | None, typer.Option(help="CSV or JSON file of labels, for a flat folder.")] = None,
+    image_column: Annotated[str, typer.Option(help="Where the image is, in Parquet, tars or labels.")] = "auto",
+    label_column: Annotated[str, typer.Option(help="Where the label is.")] = "auto",
+    caption_column: Annotated[str | None, typer.Option(help="Where captions are; default: none are kept.")] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAULT=ACTION",
+            help="What to do about a kind of fault; see: causalfusion data faults. Repeatable.",
+        ),
+    ] = None,
+    max_pixels: Annotated[int, typer.Option(help="Images of more pixels than this are `huge`.")] = 89_478_485,
+    flip: Annotated[bool, typer.Option(help="Encode the mirrored image too.")] = True,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16: faster on GPUs, less exact.")] = False,
+    order: Annotated[
+        str, typer.Option(help="source, shuffled, or auto: shuffled where keys are by class.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Images that the autoencoder sees at once.")] = 32,
+    rows_per_shard: Annotated[int, typer.Option(help="Items per shard.")] = 4096,
+    rows_per_group: Annotated[int, typer.Option(help="Rows per Parquet row group, the unit of shuffling.")] = 256,
+    encoders: Annotated[
+        int | None, typer.Option(help="Autoencoders at work; default: one per GPU, or per node without.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON line, last.")] = False,
+) -> None:
+    """Encode images into verified latent shards. Stopped at any moment, the same command continues."""
+    from rich.console import Console
+
+    from ..data.encode.plan import EncodeSettings
+    from ..data.faults import parse_policies
+    from ..data.sources import open_source
+    from ..launch.encode import encode_source
+    from ..report.encoding import EncodingDisplay, encoding_panel
+    from ..report.terminal import as_path
+
+    policies = parse_policies(on or [])
+    settings = EncodeSettings(
+        size=size,
+        policies=policies,
+        max_pixels=max_pixels,
+        flip=flip,
+        bf16=bf16,
+        batch_size=batch_size,
+        rows_per_shard=rows_per_shard,
+        rows_per_group=rows_per_group,
+        order=order,
+    )
+    console = Console(highlight=False)
+    with EncodingDisplay(console) as display:
+        opened = open_source(
+            source,
+            kind=kind,  # type: ignore[arg-type]  # checked there
+            labels=labels,
+            image_column=image_column,
+            label_column=label_column,
+            caption_column=caption_column,
+            policies=policies,
+        )
+        encoded = encode_source(opened, vae, settings, out, encoders=encoders, show=display.show, say=display.say)
+    manifest = encoded.manifest
+    console.print(encoding_panel(manifest, encoded.faults, encoded.seconds, encoded.made, as_path(out)))
+    if as_json:
+        summary = {
+            "rows": manifest.rows,
+            "items": manifest.source.items,
+            "shards": len(manifest.shards),
+            "made": encoded.made,
+            "seconds": encoded.seconds,
+            "faults": manifest.faults,
+            "digest": manifest.digest,
+        }
+        print(json.dumps(summary))
+
+
+def list_faults() -> None:
+    """List the kinds of faults that `data encode` knows, and what may be done about each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..data.faults import FAULT_KINDS
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("fault", "default", "also", "meaning"):
+        table.add_column(name, no_wrap=name == "fault")
+    for kind in FAULT_KINDS.values():
+        also = [action for action in kind.allowed if action != kind.default]
+        table.add_row(kind.name, kind.default, " ".join(also), kind.meaning)
+    Console(highlight=False).print(table)

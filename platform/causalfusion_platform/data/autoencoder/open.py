@@ -1,0 +1,143 @@
+"""Open an autoencoder that lies on this machine; none is ever downloaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from causalfusion.vae import import_vae
+
+from ...config.errors import UserError
+from .encoder import Autoencoder, Encoder, Identity
+
+_CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+_PIXEL_CHANNELS = (1, 3)
+
+
+def open_encoder(spec: Path | str, device: str = "cpu", *, bf16: bool = False) -> Encoder:
+    """Return the autoencoder that `spec` names, in float32.
+
+    Args:
+        spec: `identity` (latents are the pixels), a folder of a diffusers `AutoencoderKL` or `AutoencoderTiny`, or
+            a file that `causalfusion.vae.import_vae` reads: MAR's `kl16.ckpt`, or SD's VAE with LDM's or diffusers'
+            names of tensors.
+        device: where it computes.
+        bf16: whether it encodes under autocast to bfloat16.
+
+    Raises:
+        UserError: there is none, it is damaged, or its latents are not what `Encoder` promises.
+    """
+    if str(spec) == "identity":
+        return Identity()
+    path = Path(spec)
+    if path.name == _WEIGHTS and (path.parent / _CONFIG).is_file():
+        path = path.parent  # its configuration says the scale, which the file alone does not
+    if path.is_dir():
+        vae = _read_folder(path)
+    elif path.is_file():
+        try:
+            vae = import_vae(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no autoencoder: {error}\n  {_known(path)}") from error
+    else:
+        raise UserError(f"no autoencoder in {path}: there is no such file or folder\n  {_known(path)}")
+    _check(vae.config, path)
+    return Autoencoder(vae.to(device).eval(), bf16=bf16)
+
+
+def open_autoencoder(path: Path | str | None, channels: int | None, device: str = "cpu") -> Encoder:
+    """Return the autoencoder of a model's latents.
+
+    Args:
+        path: as `open_encoder`; None or `identity`: latents of 1 or 3 channels are pixels.
+        channels: channels of the latents; None: whatever the autoencoder has.
+        device: where it computes.
+
+    Raises:
+        UserError: one is needed and not given, there is none, or it is of other latents.
+    """
+    if path is None or str(path) == "identity":
+        if channels is None or channels in _PIXEL_CHANNELS:
+            return Identity(channels or 3)
+        raise UserError(
+            f"latents of {channels} channels need an autoencoder to become images: --vae FOLDER\n"
+            f"  MAR's KL-16 (16 channels): causalfusion weights import kl16.ckpt FOLDER; "
+            f"SD's (4 channels): a diffusers AutoencoderKL folder"
+        )
+    encoder = open_encoder(path, device)
+    if channels is not None and encoder.latent_channels != channels:
+        raise UserError(
+            f"the autoencoder in {path} has {encoder.latent_channels} latent channels, the model {channels}"
+        )
+    return encoder
+
+
+def _read_folder(folder: Path) -> Any:
+    for file in (_CONFIG, _WEIGHTS):
+        if not (folder / file).is_file():  # diffusers would look for a model of that name on its hub
+            raise UserError(f"no autoencoder in {folder}: there is no {file}\n  {_known(folder)}")
+    try:
+        config = json.loads((folder / _CONFIG).read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"no autoencoder in {folder}: {_CONFIG} is not JSON: {error}\n  {_known(folder)}"
+        ) from error
+    kind = config.get("_class_name", _CLASSES[0]) if isinstance(config, dict) else type(config).__name__
+    if kind not in _CLASSES:
+        raise UserError(
+            f"no autoencoder in {folder}: {_CONFIG} is of a {kind}; allowed: {', '.join(_CLASSES)}\n"
+            f"  {_known(folder)}"
+        )
+
+    import diffusers
+
+    try:
+        # Low memory use needs a library that is not asked for, and diffusers warns where it is missing.
+        vae, found = getattr(diffusers, kind).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a configuration's values reach torch and Python as they are
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" …")
+        raise UserError(f"no autoencoder in {folder}: {reason}\n  {_known(folder)}") from error
+    # diffusers would leave missing tensors random, and others out.
+    for fault, word in (("missing_keys", "there is no"), ("unexpected_keys", "its configuration has no")):
+        if found[fault]:
+            raise UserError(f"no autoencoder in {folder}: {word} {sorted(found[fault])[0]}\n  {_known(folder)}")
+    return vae
+
+
+def _check(config: Any, path: Path) -> None:
+    if (config.in_channels, config.out_channels) != (3, 3):
+        raise UserError(
+            f"the autoencoder in {path} maps {config.in_channels} to {config.out_channels} channels; "
+            f"allowed: RGB images, 3 to 3"
+        )
+    scale = config.scaling_factor
+    if not (isinstance(scale, int | float) and 0 < scale < math.inf):
+        raise UserError(f"the autoencoder in {path} has scaling_factor {scale!r}; allowed: numbers above 0")
+    for name in ("shift_factor", "latents_mean", "latents_std"):
+        if getattr(config, name, None):
+            raise UserError(
+                f"the autoencoder in {path} has {name} {getattr(config, name)}; allowed: latents that are only "
+                f"scaled, as those of SD, SDXL, MAR and TAESD"
+            )
+
+
+def _known(path: Path) -> str:
+    return (
+        f"nothing is downloaded: fetch the files of one where there is a network, and put them at {path}\n"
+        f"  SD's VAE (4 channels, 1/8): a folder with {_CONFIG} and {_WEIGHTS} of Hugging Face's "
+        f"stabilityai/sd-vae-ft-mse, or the file vae-ft-mse-840000-ema-pruned.safetensors of its "
+        f"stabilityai/sd-vae-ft-mse-original\n"
+        f"  MAR's KL-16 (16 channels, 1/16): the file kl16.ckpt, linked in the README of LTH14/mar on GitHub\n"
+        f"  TAESD (4 channels, 1/8; small, less exact): a folder with the two files of madebyollin/taesd\n"
+        f"  identity: pixels as latents, no files"
+    )

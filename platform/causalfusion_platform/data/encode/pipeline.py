@@ -1,0 +1,146 @@
+"""Ray Data carries images to shards: decode in tasks → encode in a pool of actors → write in tasks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from ..sources import Listing, Reader
+from .plan import EncodingPlan
+from .stages import Decode, Encode, Write
+from .tally import Encoding, Tally
+
+_WRITE_CPUS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the pipeline may use of the cluster."""
+
+    encoders: int
+    """Actors with an autoencoder each."""
+    gpus_per_encoder: float
+    cpus_per_encoder: float
+    threads: int
+    """Threads of an encoder."""
+    decoders: int
+    """Tasks that read and decode at once."""
+    cpus_per_decoder: float
+
+
+def run_pipeline(
+    plan: EncodingPlan,
+    listing: Listing,
+    reader: Reader,
+    vae: str,
+    shards: Sequence[int],
+    folder: Path,
+    records: Path,
+    resources: Resources,
+    show: Callable[[Encoding], None],
+) -> None:
+    """Make the shards that are missing, in order.
+
+    Raises:
+        UserError: an image has a fault that stops.
+    """
+    tally = ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    total = len(plan.order)
+    done = total - sum(len(plan.items(shard)) for shard in shards)
+    table = ray.put(listing.table)
+    # In a process of its own, whose log Ray keeps: what Ray Data says of its workings is not for the terminal.
+    conduct = ray.remote(_conduct).options(num_cpus=0, max_retries=0)
+    with _following(tally, done, total, show):
+        ray.get(conduct.remote(plan, [table], reader, vae, shards, folder, records, resources, tally))
+    ray.kill(tally)
+
+
+def _conduct(
+    plan: EncodingPlan,
+    table: list[Any],
+    reader: Reader,
+    vae: str,
+    shards: Sequence[int],
+    folder: Path,
+    records: Path,
+    resources: Resources,
+    tally: Any,
+) -> None:
+    settings = plan.settings
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.target_max_block_size = None  # a block is a chunk: Ray Data would cut large ones, and batches with them
+    chunks = plan.chunks(shards)
+    encoder = {
+        "vae": vae,
+        "flip": settings.flip,
+        "bf16": settings.bf16,
+        "batch_size": settings.batch_size,
+        "device": "cuda" if resources.gpus_per_encoder else "cpu",
+        "threads": resources.threads,
+        "tally": tally,
+    }
+    pipeline = (
+        ray.data.from_items([{"chunk": index} for index in range(len(chunks))], override_num_blocks=len(chunks))
+        .map_batches(
+            Decode(plan, table[0], reader, chunks).__call__,
+            batch_size=1,
+            num_cpus=resources.cpus_per_decoder,
+            compute=ray.data.TaskPoolStrategy(size=resources.decoders),
+        )
+        .map_batches(
+            Encode,
+            fn_constructor_kwargs=encoder,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=resources.cpus_per_encoder,
+            num_gpus=resources.gpus_per_encoder or None,
+            compute=ray.data.ActorPoolStrategy(size=resources.encoders),
+            zero_copy_batch=True,
+        )
+        .map_batches(
+            Write(plan, folder, records).__call__,
+            batch_size=settings.rows_per_shard,
+            batch_format="pyarrow",
+            num_cpus=_WRITE_CPUS,
+            zero_copy_batch=True,
+        )
+    )
+    for _ in pipeline.iter_rows():
+        pass
+
+
+@contextmanager
+def _following(tally: object, done: int, total: int, show: Callable[[Encoding], None]) -> Iterator[None]:
+    """Show progress twice a second while the body runs, and once after it."""
+    stop = threading.Event()
+    began: list[float] = []
+
+    def look() -> None:
+        items, images, faults = ray.get(tally.read.remote())  # type: ignore[attr-defined]
+        if items and not began:
+            began.append(time.perf_counter())
+        seconds = time.perf_counter() - began[0] if began else 0.0
+        show(Encoding(done + items, total, images / seconds if seconds > 1 else 0.0, faults))
+
+    def follow() -> None:
+        while not stop.wait(0.5):
+            look()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+    look()

@@ -1,0 +1,203 @@
+"""What is encoded into which shard: a pure function of the source's listing and the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from causalfusion import draws
+
+from ...config.errors import UserError
+from ..autoencoder import Encoder
+from ..faults import Policies
+from ..manifest import AutoencoderId, Crop, Description, SourceId, write_atomically
+from ..shards import shard_name
+from ..sources import Listing
+
+PLAN_FILE = "plan.json"
+
+# Decoded images that one reading task hands on at a time; well below the size at which Ray Data would cut them.
+_TASK_BYTES = 48 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """Everything but source and autoencoder that decides the bytes of the shards."""
+
+    size: int
+    """Side of the centre crop, in pixels."""
+    policies: Policies
+    """What is done about each kind of fault."""
+    max_pixels: int
+    """Pixels above which an image is `huge`."""
+    flip: bool = True
+    """Encode the mirrored image too."""
+    bf16: bool = False
+    """Let the autoencoder compute under autocast to bfloat16: faster on GPUs, and less exact."""
+    batch_size: int = 32
+    """Images that a GPU sees at once: sums round differently in another batch. A CPU sees them one by one."""
+    rows_per_shard: int = 4096
+    """Items of the source per shard; images that are left out make it smaller."""
+    rows_per_group: int = 256
+    """Rows per Parquet row group, the smallest thing that is read and shuffled."""
+    order: str = "auto"
+    """`source`, `shuffled` (one fixed permutation of the items), or `auto`: what suits the source."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "max_pixels", "batch_size", "rows_per_shard", "rows_per_group"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.rows_per_shard % self.batch_size:
+            raise UserError(
+                f"{self.rows_per_shard} rows per shard are not a multiple of the batch size {self.batch_size}\n"
+                f"  name others: --rows-per-shard, --batch-size"
+            )
+        if self.order not in ("auto", "source", "shuffled"):
+            raise UserError(f"order must be auto, source or shuffled, got {self.order!r}")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Batches of one shard that one task reads and decodes."""
+
+    shard: int
+    start: int
+    """First item, counted in the shard."""
+    stop: int
+    """One past the last item."""
+
+
+@dataclass(frozen=True)
+class EncodingPlan:
+    """Which items go into which shard, and in which batches."""
+
+    settings: EncodeSettings
+    description: Description
+    order: NDArray[np.int64]
+    """(items,) positions in the listing, in the order of the shards."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards, those included of which every image is left out."""
+        return -(-len(self.order) // self.settings.rows_per_shard)
+
+    def file(self, shard: int) -> str:
+        """Return the file name of a shard."""
+        return shard_name(shard, self.num_shards)
+
+    def items(self, shard: int, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """Return the items of a shard, or of some of its places, as positions in the listing."""
+        first = shard * self.settings.rows_per_shard
+        return self.order[first : first + self.settings.rows_per_shard][start:stop]
+
+    def chunks(self, shards: Sequence[int]) -> list[Chunk]:
+        """Return what the reading tasks do, in order. A chunk is whole batches of one shard."""
+        size = self.settings.size
+        batches = max(1, _TASK_BYTES // (self.settings.batch_size * size * size * 3))
+        step = batches * self.settings.batch_size
+        return [
+            Chunk(shard, start, min(start + step, rows))
+            for shard in shards
+            for rows in [len(self.items(shard))]
+            for start in range(0, rows, step)
+        ]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bytes of the shards, for people and to compare."""
+        described = self.description.model_dump(mode="json")
+        names = described.pop("class_names")
+        described["classes"] = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        described["source"].pop("location")  # the same images may lie elsewhere by now
+        # The order is what `auto` comes to, and so described already.
+        settings = {name: value for name, value in vars(self.settings).items() if name != "order"}
+        return {**described, **settings, "policies": dict(self.settings.policies)}
+
+    def begin(self, folder: Path) -> None:
+        """Write down what is encoded into `folder`, or check that it is what was begun there.
+
+        A policy that was to stop may have changed: no finished shard holds an image that it applies to.
+
+        Raises:
+            UserError: another encoding was begun there; what differs is listed.
+        """
+        path = folder / PLAN_FILE
+        text = (json.dumps(self.identity, indent=2) + "\n").encode()
+        mine = dict(_flatten(self.identity))
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text)
+            return
+        try:
+            theirs = dict(_flatten(json.loads(path.read_bytes())))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}\n  encode into another folder, or remove it") from error
+        changed = [
+            f"  {key}: was {theirs.get(key)!r}, now {mine.get(key)!r}"
+            for key in sorted({*mine, *theirs})
+            if mine.get(key) != theirs.get(key) and not (key.startswith("policies.") and theirs.get(key) == "stop")
+        ]
+        if changed:
+            lines = "\n".join(changed)
+            raise UserError(
+                f"{folder.parent} was begun with other images or settings:\n{lines}\n"
+                f"  use the old ones to continue it, or encode into another folder"
+            )
+        if mine != theirs:
+            write_atomically(path, text)
+
+
+def make_plan(listing: Listing, encoder: Encoder, settings: EncodeSettings) -> EncodingPlan:
+    """Plan the encoding of a source.
+
+    Raises:
+        UserError: the source is empty, or the autoencoder does not take images of that size.
+    """
+    count = listing.table.num_rows
+    if not count:
+        raise UserError(f"{listing.location} holds no images")
+    shuffled = listing.shuffled if settings.order == "auto" else settings.order == "shuffled"
+    order = np.arange(count)
+    if shuffled:
+        order = torch.randperm(count, generator=draws.stream(0, "order of encoding")).numpy()
+    description = Description(
+        source=SourceId(
+            kind=listing.kind,
+            location=listing.location,
+            items=count + len(listing.findings),
+            digest=listing.digest,
+        ),
+        autoencoder=AutoencoderId(name=encoder.name, scale=encoder.scale, weights_sha256=encoder.weights_sha256),
+        crop=Crop(size=settings.size),
+        order="shuffled" if shuffled else "source",
+        shape=encoder.latent_shape(settings.size),
+        posterior=encoder.has_posterior,
+        flip=settings.flip,
+        captions="captions" in listing.table.column_names,
+        class_names=listing.class_names,
+    )
+    return EncodingPlan(settings, description, order)
+
+
+def take_items(table: pa.Table, items: NDArray[np.int64]) -> pa.Table:
+    """Return the listing's rows of some items."""
+    return table.take(pa.array(items))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, value))
+    return pairs

@@ -1,0 +1,201 @@
+"""From the bytes of an image file to the square of pixels that is encoded, with every fault on record."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
+
+from .colour import to_rgb
+from .container import FORMATS, ends_early, family, format_by_name, format_by_signature, zeros_for_end
+from .crop import center_crop, enlarged_size
+from .faults import FAULT_KINDS, Action, FaultStop, Finding, Policies
+
+# Threads share all of this, so it is set once. Faults become findings, and the limit of pixels is an argument.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+_Turn = Image.Transpose
+_UPRIGHT = {
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
+"""EXIF orientation (CIPA DC-008, tag 0x0112) → what turns the picture upright; Pillow turns counterclockwise."""
+_AS_STORED = _UPRIGHT | {6: _Turn.ROTATE_90, 8: _Turn.ROTATE_270}
+"""The way back; all but the quarter turns are their own inverse."""
+
+_MACHINE_BOUND = re.compile(
+    r"""'[^']*[/\\][^']*'|"[^"]*[/\\][^"]*"|\S*[/\\]\S*"""  # paths
+    r"|<[^>]* at 0x[^>]*>|0x[0-9a-fA-F]{5,}"  # addresses
+)
+
+
+def decode_image(
+    content: bytes | OSError, name: str, size: int, policies: Policies, max_pixels: int
+) -> tuple[NDArray[np.uint8] | None, list[Finding]]:
+    """Decode one image file and cut out its centred square.
+
+    The result depends on the arguments alone, not on the machine or on other threads. Damage that the decoder does
+    not notice, such as flipped bits amid a JPEG, stays unnoticed.
+
+    Args:
+        content: the file's bytes, or the error that came instead of them.
+        name: the image's key; its extension is compared with the content.
+        size: side of the square, in pixels.
+        policies: action of every kind of fault; see `parse_policies`.
+        max_pixels: more pixels than this, as stored or once enlarged to the crop, is the fault "huge".
+
+    Returns:
+        pixels: (size, size, 3) uint8 RGB, or None where a fault's policy is to skip.
+        findings: every fault found, those converted among them; after one that skips nothing more is looked for.
+
+    Raises:
+        FaultStop: a fault's policy is to stop.
+        ValueError: a kind has no policy, or one that it does not allow.
+    """
+    record = _Record(name, policies)
+    try:
+        return _decode(content, name, size, max_pixels, record), record.findings
+    except _Skipped:
+        return None, record.findings
+
+
+class _Skipped(Exception):
+    """The image is left out."""
+
+
+@dataclass
+class _Record:
+    """The faults of one image so far."""
+
+    name: str
+    policies: Policies
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for kind in FAULT_KINDS.values():
+            action = self.policies.get(kind.name)
+            if action not in kind.allowed:
+                raise ValueError(f"the policy of {kind.name} is {action!r}; allowed: {', '.join(kind.allowed)}")
+
+    def found(self, kind: str, detail: str) -> Action:
+        """Note a fault; return what to do about it, or raise where that is to skip or to stop."""
+        finding = Finding(kind, self.policies[kind], detail)
+        self.findings.append(finding)
+        if finding.action == "stop":
+            raise FaultStop(self.name, finding)
+        if finding.action == "skip":
+            raise _Skipped
+        return finding.action
+
+    def reject(self, kind: str, detail: str) -> NoReturn:
+        """Note a fault that leaves nothing to decode, so that its policy is to skip or to stop."""
+        raise AssertionError(f"{kind} is no fault to {self.found(kind, detail)}")
+
+
+def _decode(content: bytes | OSError, name: str, size: int, max_pixels: int, record: _Record) -> NDArray[np.uint8]:
+    if isinstance(content, OSError):
+        record.reject("unreadable", _message(content))
+    if not content:
+        record.reject("zero_bytes", "0 bytes")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            rgb = _upright_rgb(image, content, name, max_pixels, record)
+    except (_Skipped, FaultStop):
+        raise
+    except Exception as error:  # whatever Pillow raises at broken files: it promises no set of types
+        record.reject(*_undecodable(content, error))
+    if min(rgb.size) < size:
+        width, height = enlarged_size(*rgb.size, size)
+        record.found("tiny", f"{rgb.width}×{rgb.height} for a crop of {size}")
+        if width * height > max_pixels:
+            record.reject("huge", f"{width}×{height} once enlarged; at most {max_pixels} pixels are allowed")
+    return center_crop(rgb, size)
+
+
+def _upright_rgb(image: Image.Image, content: bytes, name: str, max_pixels: int, record: _Record) -> Image.Image:
+    """Return the first frame of an opened image: decoded, RGB, upright. What Pillow raises goes through."""
+    if image.width * image.height > max_pixels:
+        record.reject("huge", f"{image.width}×{image.height}; at most {max_pixels} pixels are allowed")
+    animated = getattr(image, "is_animated", False)
+    levels = _levels(image, content)
+    # Pillow turns TIFF upright, and only TIFF, while it decodes.
+    turned = isinstance(image, TiffImageFile)
+    orientation = _orientation(image) if turned else 1
+    image.load()
+    if not turned:
+        orientation = _orientation(image)
+
+    if zeros := zeros_for_end(content):
+        record.reject("truncated", f"JPEG of {len(content)} bytes: {zeros} zeros for its end")
+    stored_format = family(image.format or "")
+    named_format = format_by_name(name)
+    if named_format not in (None, stored_format):
+        record.found("wrong_extension", f"{stored_format} under an extension of {named_format}")
+    if animated:
+        record.found("animated", f"{image.format} of more than one frame")
+    rgb = to_rgb(image, levels, record.found)
+    if orientation in _UPRIGHT:
+        upright = record.found("exif_rotation", f"EXIF orientation {orientation}") == "convert"
+        if upright != turned:
+            rgb = rgb.transpose((_UPRIGHT if upright else _AS_STORED)[orientation])
+    return rgb
+
+
+def _levels(image: Image.Image, content: bytes) -> int:
+    """Return the largest sample value of an opened image as far as its header tells at no cost, else 255."""
+    if image.format == "PNG":
+        bits = content[24]  # IHDR comes first
+        return (1 << bits) - 1
+    if isinstance(image, TiffImageFile):
+        bits = int(image.tag_v2.get(BITSPERSAMPLE, (1,))[0])
+        return (1 << bits) - 1
+    if isinstance(image, PpmImageFile):
+        if image.mode == "I":
+            return 65535  # whatever the file's own maximum, Pillow scales to this
+        arguments = image.tile[0].args
+        if image.mode == "RGB" and isinstance(arguments, tuple):
+            return int(arguments[1])
+    return 255
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1, as stored, where there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(Base.Orientation, 1))
+    except Exception:  # the picture is whole, whatever its EXIF is
+        return 1
+
+
+def _undecodable(content: bytes, error: Exception) -> tuple[str, str]:
+    """Return the kind of fault that made a decoder fail, and its details."""
+    announced = format_by_signature(content)
+    if announced is None:
+        return "not_image", f"none of {', '.join(FORMATS)}"
+    detail = f"{announced} of {len(content)} bytes: {_message(error)}"
+    if ends_early(content) or any(words in str(error).lower() for words in ("truncated", "not enough image data")):
+        return "truncated", detail
+    return "corrupt", detail
+
+
+def _message(error: Exception) -> str:
+    """Return the type and the text of an error on one line, without memory addresses and paths."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(_MACHINE_BOUND.sub("…", text).split())
+    return f"{type(error).__name__}: {text}"[:200].removesuffix(": ")

@@ -1,0 +1,94 @@
+"""Passes over all shards: several shards at once, one row group of each in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..config.errors import UserError
+from .manifest import Manifest, Shard
+
+T = TypeVar("T")
+
+Tick = Callable[[int], None]
+"""To be called with the number of rows just done."""
+
+ShowRows = Callable[[int, int], None]
+"""Called about twice a second with rows done, and rows in all."""
+
+
+class _Stopped(Exception):
+    """Another shard has failed, or a person has interrupted the pass."""
+
+
+def over_shards(manifest: Manifest, work: Callable[[Shard, Tick], T], show: ShowRows = lambda *_: None) -> list[T]:
+    """Return what `work` returns for every shard, in the manifest's order; its first exception ends the pass."""
+    done = [0] * len(manifest.shards)
+    stop = threading.Event()
+
+    def one(index: int) -> T:
+        def tick(rows: int) -> None:
+            done[index] += rows
+            if stop.is_set():
+                raise _Stopped
+
+        result = work(manifest.shards[index], tick)
+        done[index] = manifest.shards[index].rows
+        return result
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        futures = [threads.submit(one, index) for index in range(len(manifest.shards))]
+        pending = set(futures)
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+                show(sum(done), manifest.rows)
+        except BaseException:  # an interrupt too: what has not begun must not begin
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+def read_groups(folder: Path, shard: Shard, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns of each row group of a shard, page checksums verified.
+
+    Raises:
+        UserError: the shard is damaged; the message has its name.
+    """
+    for group in range(len(shard.row_groups)):
+        yield read_group(folder, shard, group, columns)
+
+
+def read_group(folder: Path, shard: Shard, group: int, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of one row group.
+
+    Raises:
+        UserError: the shard is damaged; the message has its name.
+    """
+    path = folder / shard.file
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read_row_group(group, columns=list(columns), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"shard {path} cannot be read: row group {group}: {error}\n"
+            f"  see what is wrong: causalfusion data verify {folder}"
+        ) from error
+
+
+def latents_of(table: pa.Table, name: str) -> NDArray[np.float16]:
+    """Return a tensor column: (rows, channels, height, width)."""
+    latents: NDArray[np.float16] = table.column(name).combine_chunks().to_numpy_ndarray()
+    return latents

@@ -1,0 +1,68 @@
+"""Set bad shards aside, so that the rest of a folder can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..config.errors import UserError
+from .manifest import Manifest, Quarantined
+from .scan import look_at_shard
+from .shards import QUARANTINE
+
+
+def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) -> Manifest:
+    """Move bad shards into `quarantine/`, take them out of the manifest of `folder`, and return the new manifest.
+
+    Missing shards are only taken out. The manifest is written after the moves: a call that is killed in between
+    leaves shards that the manifest lists and the folder lacks, which the next call takes out.
+
+    Args:
+        folder: the folder of shards.
+        manifest: its manifest.
+        bad: file → what is wrong with it.
+
+    Raises:
+        UserError: every shard is bad, and nothing was moved; or a file cannot be moved.
+    """
+    if len(bad) == len(manifest.shards):
+        raise UserError(
+            f"all {len(bad)} shards in {folder} are bad; none was moved\n  {restore_advice(folder, manifest)}"
+        )
+    aside = folder / QUARANTINE
+    entries = []
+    for shard in manifest.shards:
+        if shard.file not in bad:
+            continue
+        path, reason = folder / shard.file, bad[shard.file]
+        if path.is_file():
+            _move(path, aside)
+        elif (aside / shard.file).is_file():  # an interrupted call has moved it
+            fault = look_at_shard(aside / shard.file, shard, manifest)
+            reason = f"it was in {QUARANTINE}/ already: {fault if isinstance(fault, str) else reason}"
+        entries.append(Quarantined(file=shard.file, rows=shard.rows, reason=reason))
+    rest = manifest.without(bad).model_copy(update={"quarantined": [*manifest.quarantined, *entries]})
+    rest.write(folder)
+    return rest
+
+
+def restore_advice(folder: Path, manifest: Manifest) -> str:
+    """Say how to get bad or missing shards back."""
+    if manifest.source.kind == "bundled":
+        return f"make them anew: causalfusion data digits {folder}"
+    return (
+        f"make them anew: the same command as before, causalfusion data encode {manifest.source.location} {folder} "
+        f"…, makes the shards that are missing"
+    )
+
+
+def _move(path: Path, aside: Path) -> None:
+    target, number = aside / path.name, 1
+    while target.exists():  # set aside before, made anew, and bad again
+        number += 1
+        target = aside / f"{path.name}.{number}"
+    try:
+        aside.mkdir(exist_ok=True)
+        path.rename(target)
+    except OSError as error:
+        raise UserError(f"{path} cannot be moved to {aside}: {error.strerror or error}") from error

@@ -1,0 +1,71 @@
+"""Images in any folders, with a file that names their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...config.errors import UserError
+from ..faults import Policies
+from .files import Files
+from .filesystem import locate
+from .folders import FileReader
+from .label_file import Columns, read_label_file
+from .labels import as_labels, number_labels
+from .listing import Listing, leave_out, make_listing, utf8
+
+
+@dataclass(frozen=True)
+class FlatFolder:
+    """A folder of images and a label file; names in it are relative to the folder."""
+
+    files: Files
+    labels: str
+    columns: Columns
+    policies: Policies
+
+    def listing(self) -> Listing:
+        """List the images that have a label."""
+        files = self.files
+        entries = read_label_file(self.labels, self.columns)
+        filesystem, label_path = locate(self.labels)
+        own = {name for name in files.names if files.path(name) == label_path and filesystem == files.filesystem}
+        names = utf8(files.names, files.location)
+        numbered = number_labels(as_labels(entries.labels, entries.places), self.labels)
+        listed = pa.array(entries.names, pa.string())
+        entry = pc.index_in(names, value_set=listed)
+        if not entry.is_valid().true_count:
+            raise UserError(
+                f"{self.labels} names no file of {files.location}: its first entry is {entries.names[0]!r}, "
+                f"the first file there {min(files.names)!r}\n"
+                f"  name the folder that the names in {self.labels} start from"
+            )
+        labels = pc.take(pa.array(numbered.labels), entry)
+        found = pc.fill_null(pc.greater_equal(labels, 0), False)
+        unlabelled = [
+            (name, "has no entry in the label file" if label is None else "its label is negative")
+            for name, label in zip(
+                *(part.filter(pc.invert(found)).to_pylist() for part in (names, labels)), strict=True
+            )
+            if name not in own
+        ]
+        there = pc.is_in(listed, value_set=names)
+        missing = [(name, "has a label, but is not there") for name in listed.filter(pc.invert(there)).to_pylist()]
+        keys = names.filter(found)
+        columns = {
+            "key": keys,
+            "label": labels.filter(found),
+            "file": pc.binary_join_element_wise(pa.scalar(files.path("")), keys, ""),
+            "size": pa.array(files.sizes, pa.int64()).filter(found),
+        }
+        if entries.captions is not None:
+            captions = pa.array(entries.captions, pa.list_(pa.string()))
+            columns["captions"] = pc.take(captions, entry.filter(found))
+        findings = leave_out("unlabelled", unlabelled, self.policies) + leave_out("missing", missing, self.policies)
+        return make_listing("flat", files.location, numbered.class_names, columns, findings)
+
+    def reader(self) -> FileReader:
+        """Return what reads the images."""
+        return FileReader(self.files.filesystem)

@@ -1,0 +1,70 @@
+"""Images in class folders, as ImageNet has them: DIR/class/**/file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from ...config.errors import UserError
+from ..faults import Policies
+from .files import Files
+from .filesystem import read_patiently, read_whole
+from .listing import Listing, leave_out, make_listing, utf8
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads images that are files."""
+
+    filesystem: fs.FileSystem
+
+    def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
+        """Yield the content of each row's file, or why it cannot be read."""
+        for path in items["file"].to_pylist():
+            yield read_patiently(partial(read_whole, self.filesystem, path))
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A folder with a folder for each class.
+
+    Every file below a class folder counts as an image: one that is none is reported when it is decoded. Files
+    beside the class folders have no label; nor has what lies in hidden folders, which are no classes.
+    """
+
+    files: Files
+    policies: Policies
+
+    def listing(self) -> Listing:
+        """List the images; classes are the folders, sorted bytewise, empty ones too."""
+        files = self.files
+        class_names = sorted({name for name in files.folders if not name.startswith(".")})
+        if not class_names:
+            raise UserError(
+                f"{files.location} has no class folders\n"
+                f"  images without folders need a file of labels: --labels FILE.csv"
+            )
+        names = utf8(files.names, files.location)
+        heads = pa.array([name.partition("/")[0] if "/" in name else None for name in files.names], pa.string())
+        labels = pc.index_in(heads, value_set=utf8(class_names, files.location))
+        found = labels.is_valid()
+        stray = [(name, "lies in no class folder") for name in names.filter(pc.invert(found)).to_pylist()]
+        keys = names.filter(found)
+        columns = {
+            "key": keys,
+            "label": labels.filter(found),
+            "file": pc.binary_join_element_wise(pa.scalar(files.path("")), keys, ""),
+            "size": pa.array(files.sizes, pa.int64()).filter(found),
+        }
+        return make_listing(
+            "folders", files.location, class_names, columns, leave_out("unlabelled", stray, self.policies)
+        )
+
+    def reader(self) -> FileReader:
+        """Return what reads the images."""
+        return FileReader(self.files.filesystem)

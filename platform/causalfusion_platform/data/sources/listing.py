@@ -1,0 +1,172 @@
+"""What a source of images holds: one row per image in one canonical order, and what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...config.errors import UserError
+from ..faults import FaultStop, Finding, Policies
+
+Kind = Literal["folders", "flat", "webdataset", "parquet"]
+
+_COLUMNS = {
+    "key": pa.string(),
+    "label": pa.int64(),
+    "file": pa.string(),
+    "offset": pa.int64(),
+    "size": pa.int64(),
+    "row_group": pa.int64(),
+    "captions": pa.list_(pa.string()),
+}
+
+_ARROW = (pa.Array, pa.ChunkedArray)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source."""
+
+    kind: Kind
+    location: str
+    """The source as it was named."""
+    class_names: list[str]
+    """Name of each class; labels are indices into this list."""
+    digest: str
+    """SHA-256 over one line of JSON per row of `table`: [key, size, label], and the captions if there are any.
+
+    Independent of where the source lies and of the order in which its storage lists it. The images' contents
+    are not read.
+    """
+    table: pa.Table
+    """One row per image, sorted by key, bytewise.
+
+    key: its name inside the source: a path, `shard.tar/member.jpg`, or `file.parquet#000000012`.
+    label: index of its class.
+    file: path of the file that holds it, in the filesystem of the source.
+    offset: first byte inside a tar; row inside a Parquet file; else 0.
+    size: bytes; −1: not known.
+    row_group: of the Parquet file; else −1.
+    captions: list of strings; only if they were asked for.
+    """
+    findings: list[tuple[str, Finding]]
+    """Key of each item that was left out, and why, sorted by key."""
+    shuffled: bool
+    """Whether images should be encoded in shuffled order: their keys are sorted by class."""
+
+
+class Reader(Protocol):
+    """Reads images. Picklable; opens files where it is used, by one thread at a time."""
+
+    def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
+        """Yield the content of each row of (a part of) a listing's table, or why it cannot be read."""
+        ...
+
+
+class Source(Protocol):
+    """A place that images come from."""
+
+    def listing(self) -> Listing:
+        """List the images.
+
+        Raises:
+            UserError: the source cannot be listed, or contradicts itself.
+            FaultStop: an image has no label, or a label no image, and the policy is to stop.
+        """
+        ...
+
+    def reader(self) -> Reader:
+        """Return what reads the images of the listing."""
+        ...
+
+
+def make_listing(
+    kind: Kind,
+    location: str,
+    class_names: list[str],
+    columns: Mapping[str, Iterable[object]],
+    findings: list[tuple[str, Finding]],
+) -> Listing:
+    """Bring rows into canonical order.
+
+    Args:
+        kind: kind of the source.
+        location: the source as it was named.
+        class_names: name of each class.
+        columns: key, label, file and size, and where they apply offset, row_group and captions: sequences or
+            Arrow arrays of one length, in any order.
+        findings: what was left out.
+
+    Raises:
+        UserError: there is no row, a key is there twice,
+    """
+    arrays = {
+        name: values.cast(_COLUMNS[name]) if isinstance(values, _ARROW) else pa.array(values, _COLUMNS[name])
+        for name, values in columns.items()
+    }
+    rows = len(arrays["key"])
+    if not rows:
+        raise UserError(
+            f"{location} holds no image with a label ({len(findings)} items without)\n  name another source"
+        )
+    arrays.setdefault("offset", pa.repeat(pa.scalar(0, pa.int64()), rows))
+    arrays.setdefault("row_group", pa.repeat(pa.scalar(-1, pa.int64()), rows))
+    table = pa.table({name: arrays[name] for name in _COLUMNS if name in arrays})
+    table = table.take(pc.sort_indices(table["key"])).combine_chunks()
+    keys = table["key"]
+    same = pc.index(pc.equal(keys[1:], keys[:-1]), True).as_py()
+    if same >= 0:
+        raise UserError(f"{location} holds {keys[same].as_py()!r} twice\n  remove one of the two")
+    return Listing(
+        kind=kind,
+        location=location,
+        class_names=class_names,
+        digest=_digest(table),
+        table=table,
+        findings=sorted(findings, key=lambda left_out: (left_out[0].encode(), left_out[1].kind)),
+        shuffled=kind in ("folders", "flat"),
+    )
+
+
+def leave_out(kind: str, items: Sequence[tuple[str, str]], policies: Policies) -> list[tuple[str, Finding]]:
+    """Return the findings for items that are left out: (key, what is wrong with it).
+
+    Raises:
+        FaultStop: there are such items, and the policy is to stop.
+    """
+    action = policies[kind]
+    if items and action == "stop":
+        key, detail = min(items, key=lambda item: item[0].encode())
+        others = f" (and {len(items) - 1:,} more)" if len(items) > 1 else ""
+        raise FaultStop(key, Finding(kind, action, f"{detail}{others}"))
+    return [(key, Finding(kind, action, detail)) for key, detail in items]
+
+
+def utf8(names: Sequence[str], location: str) -> pa.Array:
+    """Return names as an Arrow array.
+
+    Raises:
+        UserError: a name of a file is not UTF-8.
+    """
+    try:
+        return pa.array(names, pa.string())
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{location} holds a name that is not UTF-8: {error.object!a}\n  rename the file"
+        ) from error
+
+
+def _digest(table: pa.Table) -> str:
+    digest = hashlib.sha256()
+    names = ["key", "size", "label"] + (["captions"] if "captions" in table.column_names else [])
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    for batch in table.select(names).to_batches(max_chunksize=65536):
+        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        digest.update("".join(f"{encode(row)}\n" for row in rows).encode())
+    return digest.hexdigest()

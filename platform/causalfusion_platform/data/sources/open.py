@@ -1,0 +1,114 @@
+"""Tell what kind of source a location is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from ...config.errors import UserError
+from ..faults import Policies
+from .files import Files, list_files
+from .flat import FlatFolder
+from .folders import ClassFolders
+from .label_file import Columns
+from .listing import Kind, Source
+from .parquet import ParquetFiles
+from .suffixes import COMPRESSED_TAR, IMAGE_SUFFIXES, PARQUET, TAR
+from .webdataset import Tars
+
+_IMAGES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
+_KINDS = (
+    "allowed: a folder of class folders (folders), a folder with --labels FILE (flat), tars (webdataset), "
+    "Parquet files (parquet)"
+)
+
+
+def open_source(
+    location: str,
+    *,
+    kind: Literal["auto"] | Kind = "auto",
+    labels: str | None = None,
+    image_column: str = "auto",
+    label_column: str = "auto",
+    caption_column: str | None = None,
+    policies: Policies,
+) -> Source:
+    """Open a source of images.
+
+    Args:
+        location: a folder, a file, or a pattern of files, as a local path or a URL of PyArrow or fsspec.
+        kind: `folders`, `flat`, `webdataset` or `parquet`; `auto`: told from the files' names.
+        labels: path or URL of a file of labels (.csv or .json), for `flat`.
+        image_column: where a file's name (a CSV file of labels) or the image (tars: extension; Parquet) is.
+        label_column: where the label is: `cls` or a key of .json for tars.
+        caption_column: where the caption is: `txt` or a key of .json for tars.
+        policies: what to do about images without labels and labels without images.
+
+    Raises:
+        UserError: the location is missing or empty, its kind is not clear, or options do not go with it.
+    """
+    if kind not in ("auto", *get_args(Kind)):
+        raise UserError(f"{kind!r} is no kind of source\n  name one: --kind auto, {', '.join(get_args(Kind))}")
+    files = list_files(location)
+    if kind == "auto":
+        kind = "flat" if labels is not None else _tell(files)
+    if labels is not None and kind != "flat":
+        raise UserError(f"{kind} sources have their labels inside\n  leave out --labels, or use --kind flat")
+    if kind in ("folders", "flat") and files.given != "folder":
+        raise UserError(f"{location} is a {files.given}, not a folder, so it cannot be {kind!r}\n  {_KINDS}")
+    if kind == "folders":
+        if (image_column, label_column, caption_column) != ("auto", "auto", None):
+            raise UserError("class folders have no columns\n  leave out the options that name columns")
+        return ClassFolders(files, policies)
+    if kind == "flat":
+        if labels is None:
+            raise UserError(f"{location} needs a file of labels\n  name it: --labels FILE.csv (or .json)")
+        return FlatFolder(files, labels, Columns(image_column, label_column, caption_column), policies)
+    if kind == "webdataset":
+        _refuse_compressed(files)
+        return Tars(_only(files, TAR), policies, image_column, label_column, caption_column)
+    return ParquetFiles(_only(files, PARQUET), policies, image_column, label_column, caption_column)
+
+
+def _tell(files: Files) -> Kind:
+    tars, parquet, images = (files.ending_in(*suffixes) for suffixes in (TAR, PARQUET, _IMAGES))
+    found = {"tars": tars, "Parquet files": parquet, "images": images}
+    if sum(map(bool, found.values())) > 1:
+        held = ", ".join(f"{len(names):,} {kind} ({names[0]})" for kind, names in found.items() if names)
+        raise UserError(f"{files.location} is not clear: it holds {held}\n  name one: --kind; {_KINDS}")
+    if tars:
+        return "webdataset"
+    if parquet:
+        return "parquet"
+    _refuse_compressed(files)
+    if files.given != "folder":
+        raise UserError(f"{files.location}: {files.names[0]} is no source of images\n  {_KINDS}")
+    beside = [name for name in files.ending_in(".csv", ".json") if "/" not in name]
+    if not any(folder for folder in files.folders if not folder.startswith(".")) or beside:
+        example = f"{files.location.rstrip('/')}/{beside[0]}" if beside else "FILE.csv"
+        raise UserError(
+            f"{files.location} is not clear: it has {len(files.folders)} class folders and "
+            f"{len(beside)} files that may hold labels\n"
+            f"  name the labels: --labels {example}, or take its folders as classes: --kind folders"
+        )
+    return "folders"
+
+
+def _only(files: Files, suffixes: tuple[str, ...]) -> Files:
+    """Keep a folder's files of one kind; files that were named are taken as they are."""
+    if files.given != "folder":
+        return files
+    sizes = dict(zip(files.names, files.sizes, strict=True))
+    names = files.ending_in(*suffixes)
+    if not names:
+        raise UserError(f"{files.location} holds no {' or '.join(suffixes)} file\n  {_KINDS}")
+    return replace(files, names=names, sizes=[sizes[name] for name in names])
+
+
+def _refuse_compressed(files: Files) -> None:
+    compressed = files.ending_in(*COMPRESSED_TAR)
+    if compressed:
+        raise UserError(
+            f"{compressed[0]} is compressed, so images cannot be read out of its middle\n"
+            f"  unpack it to a plain tar: gunzip, unzstd, unxz or bunzip2 {compressed[0]}"
+        )

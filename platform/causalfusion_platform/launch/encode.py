@@ -1,0 +1,203 @@
+"""Encode a source of images into latent shards: the whole of `causalfusion data encode`."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config.errors import UserError
+from ..data.autoencoder import open_encoder
+from ..data.encode.pipeline import Resources, run_pipeline
+from ..data.encode.plan import EncodeSettings, EncodingPlan, make_plan
+from ..data.encode.records import Fault, ShardRecord, count_faults, finished_shards, write_faults
+from ..data.encode.stages import stopped
+from ..data.encode.tally import Encoding
+from ..data.faults import FaultStop
+from ..data.manifest import MANIFEST_FILE, Manifest
+from ..data.shards import QUARANTINE
+from ..data.sources import Listing, Source
+from .causes import user_error_in
+from .session import ray_session
+
+RECORDS_FOLDER = "encoding"
+
+_HALF_WRITTEN = re.compile(r"\.(shard-\d+.*|manifest\.json|faults\.csv|plan\.json)\.\d+")
+_OURS = re.compile(
+    rf"shard-\d+-of-\d+\.parquet|manifest\.json|faults\.csv|{QUARANTINE}|{RECORDS_FOLDER}|{_HALF_WRITTEN.pattern}"
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoding came to."""
+
+    manifest: Manifest
+    faults: list[Fault]
+    made: int
+    """Shards made by this launch; the others were there."""
+    seconds: float
+
+
+def encode_source(
+    source: Source,
+    vae: str,
+    settings: EncodeSettings,
+    out: Path,
+    *,
+    encoders: int | None = None,
+    show: Callable[[Encoding], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Encoded:
+    """Encode every image of a source, or what an earlier call left to do; the manifest comes last.
+
+    Args:
+        source: the images.
+        vae: autoencoder, as `open_encoder` takes it.
+        settings: size, faults, and the layout of shards.
+        out: folder of shards, on storage that all nodes share.
+        encoders: actors with an autoencoder each; default: one per GPU, or one for all CPUs.
+        show: called with progress, about twice a second.
+        say: called with what a person must know beside that.
+
+    Raises:
+        UserError: something given is wrong, or an image has a fault that stops; finished shards stay.
+    """
+    started = time.perf_counter()
+    encoder = open_encoder(vae)
+    try:
+        listing = source.listing()
+    except FaultStop as stop:
+        raise stopped(stop) from stop
+    plan = make_plan(listing, encoder, settings)
+    del encoder  # the actors open their own
+    records = out / RECORDS_FOLDER
+    _check_folder(out)
+    with _only_one(out, records):
+        plan.begin(records)
+        finished = finished_shards(records, out, plan.num_shards)
+        missing = [shard for shard in range(plan.num_shards) if shard not in finished]
+        if missing:
+            _check_space(plan, missing, out)
+            (out / MANIFEST_FILE).unlink(missing_ok=True)  # until all shards are there, none is to be trusted
+            if finished:
+                say(f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do")
+            with ray_session():
+                resources = find_resources(encoders)
+                try:
+                    run_pipeline(plan, listing, source.reader(), vae, missing, out, records, resources, show)
+                except Exception as error:
+                    raise (user_error_in(error) or error) from error
+            finished = finished_shards(records, out, plan.num_shards)
+        manifest, faults = _finish(plan, listing, finished, out)
+    return Encoded(manifest, faults, len(missing), time.perf_counter() - started)
+
+
+def find_resources(encoders: int | None) -> Resources:
+    """Share a cluster's CPUs and GPUs between reading and encoding, so that neither waits for ever for a CPU.
+
+    Raises:
+        UserError: so many encoders do not fit.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    if encoders is not None and encoders < 1:
+        raise UserError(f"--encoders must be at least 1, got {encoders}")
+    if gpus:
+        count = encoders or int(gpus)
+        if count > gpus:
+            raise UserError(f"--encoders {count}, but the cluster has {gpus:g} GPUs, one for each")
+        # A GPU takes the images that a few CPUs decode; the last 2 CPUs stay for Ray and for writing.
+        return Resources(
+            encoders=count,
+            gpus_per_encoder=1,
+            cpus_per_encoder=0.5,
+            threads=1,
+            decoders=max(1, int(cpus - 0.5 * count) - 2),
+            cpus_per_decoder=min(1.0, cpus / 4),
+        )
+    count = encoders or len(nodes)
+    per_node = math.ceil(count / len(nodes))
+    smallest = min(node["CPU"] for node in nodes)
+    if per_node > smallest:
+        raise UserError(f"--encoders {count}, but {len(nodes)} nodes have {cpus:g} CPUs")
+    # An encoder computes with all of its node's CPUs. It reserves fewer: tasks decode and write beside it.
+    return Resources(
+        encoders=count,
+        gpus_per_encoder=0,
+        cpus_per_encoder=0.6 * smallest / per_node,
+        threads=max(1, int(smallest / per_node)),
+        decoders=max(1, int(cpus)),
+        cpus_per_decoder=0.25,
+    )
+
+
+def _finish(
+    plan: EncodingPlan, listing: Listing, finished: dict[int, ShardRecord], out: Path
+) -> tuple[Manifest, list[Fault]]:
+    """Write the list of faults, then the manifest."""
+    records = [finished[shard] for shard in range(plan.num_shards)]
+    faults = [
+        Fault(key=key, kind=finding.kind, action=finding.action, detail=finding.detail)
+        for key, finding in listing.findings
+    ]
+    faults += [fault for record in records for fault in record.faults]
+    path = write_faults(out, faults)
+    shards = [record.shard for record in records if record.shard is not None]
+    if not shards:
+        raise UserError(f"every image of {listing.location} was left out; {path} says why")
+    described = plan.description.model_copy(update={"faults": count_faults(faults)})
+    manifest = Manifest(
+        **described.model_dump(), rows=sum(shard.rows for shard in shards), shards=[dict(shard) for shard in shards]
+    )
+    manifest.write(out)
+    return manifest, faults
+
+
+def _check_folder(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file\n  name a new or empty folder")
+    strange = [path.name for path in sorted(out.iterdir()) if not _OURS.fullmatch(path.name)]
+    if strange or (any(out.iterdir()) and not (out / RECORDS_FOLDER).is_dir()):
+        what = strange[0] if strange else "shards of another kind"
+        raise UserError(f"{out} holds {what}: it was not made by this command\n  name a new or empty folder")
+
+
+def _check_space(plan: EncodingPlan, missing: list[int], out: Path) -> None:
+    described = plan.description
+    columns = (2 if described.posterior else 1) * (2 if described.flip else 1)
+    need = sum(len(plan.items(shard)) for shard in missing) * columns * 2 * math.prod(described.shape)
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise UserError(
+            f"the shards to make take about {need / 2**30:.1f} GiB, but {out} has {free / 2**30:.1f} GiB left\n"
+            f"  name a folder on another disk; --no-flip halves them"
+        )
+
+
+@contextmanager
+def _only_one(out: Path, records: Path) -> Iterator[None]:
+    """Hold the folder for this process; clear what a killed one left half written."""
+    records.mkdir(parents=True, exist_ok=True)
+    with (records / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is encoding into {out}\n  wait for it, or name another folder"
+            ) from error
+        for folder in (out, records):
+            for path in folder.glob(".*"):
+                if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink()
+        yield

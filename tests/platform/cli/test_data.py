@@ -1,0 +1,187 @@
+"""`causalfusion data verify`, `inspect` and `stats`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from tests.platform.cli.conftest import Run, check_refusal
+from tests.platform.conftest import description_of, small_rows
+from tests.platform.data.damage import put, rewrite
+from tests.platform.data.tiny_vaes import new_kl
+
+from causalfusion_platform.data.autoencoder import open_encoder
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest
+from causalfusion_platform.data.shards import Rows, write_shards
+
+SHARDS = [f"shard-{index:05d}-of-00004.parquet" for index in range(4)]
+
+
+@pytest.fixture
+def digits(digits_folder: Path, own_folder: Path) -> Path:
+    """Return a copy of the digits, to be damaged."""
+    return Path(shutil.copytree(digits_folder, own_folder / "digits"))
+
+
+# verify
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"], ["--quarantine"]])
+def test_a_folder_in_order(run: Run, digits: Path, options: list[str]) -> None:
+    before = {path: path.read_bytes() for path in digits.iterdir()}
+    result = run("data", "verify", "digits", *options)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("digits: 4 shards and 1797 rows are whole")
+    assert result.out.count("\n") == 1
+    assert {path: path.read_bytes() for path in digits.iterdir()} == before
+
+
+def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
+    rewrite(digits, 1, put("mean", 130, np.nan))
+    (digits / SHARDS[3]).unlink()
+    before = {path: path.read_bytes() for path in digits.iterdir()}
+    result = run("data", "verify", "digits")
+    assert (result.status, result.err) == (1, "")
+    lines = result.out.splitlines()
+    assert lines[:3] == [
+        "digits: 2 of 4 shards are bad, 897 of 1797 rows",
+        f"  {SHARDS[1]}: row group 1: mean holds NaN or infinity in row 2 (row id 580)",
+        f"  {SHARDS[3]}: the file is missing",
+    ]
+    assert "causalfusion data verify digits --quarantine" in result.out
+    assert {path: path.read_bytes() for path in digits.iterdir()} == before
+    quick = run("data", "verify", "digits", "--quick")
+    assert quick.status == 1
+    assert quick.out.startswith(f"digits: 1 of 4 shards are bad, 447 of 1797 rows\n  {SHARDS[3]}: ")
+
+
+def test_quarantine_and_back(run: Run, digits: Path, digits_folder: Path) -> None:
+    """Set aside, verified without them, and made anew as the command says."""
+    rewrite(digits, 1, put("mean", 130, np.nan))
+    (digits / SHARDS[3]).unlink()
+    result = run("data", "verify", "digits", "--quarantine")
+    assert (result.status, result.err) == (0, "")
+    assert "NaN" in result.out
+    rest = Manifest.read(digits)
+    assert f"900 of 1797 rows are left in 2 shards, digest {rest.digest[:16]}" in result.out
+    assert (digits / "quarantine" / SHARDS[1]).is_file()
+    assert run("data", "verify", "digits").out.startswith("digits: 2 shards and 900 rows are whole")
+    assert "set aside     2 shards with 897 rows" in run("data", "inspect", "digits").out
+    assert "make them anew: causalfusion data digits digits" in result.out
+    assert run("data", "digits", "digits").status == 0
+    assert Manifest.read(digits) == Manifest.read(digits_folder)
+
+
+def test_an_encoded_folder_is_restored_by_encoding(run: Run, own_folder: Path) -> None:
+    rows = small_rows(20)
+    write_shards(rows, description_of(rows), own_folder / "mine", rows_per_shard=5, rows_per_group=5)
+    (own_folder / "mine" / SHARDS[0]).unlink()
+    for options in ([], ["--quarantine"]):
+        assert "causalfusion data encode numbers in turn mine" in run("data", "verify", "mine", *options).out
+
+
+def test_nothing_is_left(run: Run, digits: Path) -> None:
+    for file in SHARDS:
+        (digits / file).write_bytes(b"nothing")
+    result = run("data", "verify", "digits", "--quarantine")
+    assert result.status == 2
+    assert result.err.startswith("error: all 4 shards in digits are bad; none was moved")
+    assert result.out.count("it has 7 bytes") == 4
+    assert not (digits / "quarantine").exists()
+
+
+def test_images_that_are_there_twice(run: Run, own_folder: Path) -> None:
+    rows = small_rows(20)
+    rows.mean[13] = rows.mean[4]
+    write_shards(rows, description_of(rows), own_folder / "mine", rows_per_shard=5, rows_per_group=5)
+    result = run("data", "verify", "mine")
+    assert result.status == 0
+    assert result.out.splitlines()[1:] == [
+        "note: 1 row holds the latent of an earlier row under another key, such as",
+        "  key 13 = key 4",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect", "stats"])
+def test_no_data_set(run: Run, own_folder: Path, verb: str) -> None:
+    check_refusal(run("data", verb, "nowhere"), "nowhere", "does not exist", "causalfusion data digits")
+    assert not list(own_folder.iterdir())
+
+
+# inspect
+
+
+def test_inspect_the_digits(run: Run, digits: Path) -> None:
+    result = run("data", "inspect", "digits", "--out", "new/p.png", "--samples", "25")
+    assert (result.status, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert "rows          1,797 in 4 shards, 16 row groups" in result.out
+    assert "per class     174 (8), median 180, 183 (3)" in result.out
+    assert "warning" not in result.out
+    assert result.out.endswith("20 images: new/p.png\n")
+    first = Path("new/p.png").read_bytes()
+    run("data", "inspect", "digits", "--out", "new/p.png", "--samples", "25", "--seed", "1")
+    assert Path("new/p.png").read_bytes() != first
+    run("data", "inspect", "digits", "--out", "new/p.png", "--samples", "25", "--seed", "0")
+    assert Path("new/p.png").read_bytes() == first
+
+
+def test_inspect_goes_on_without_a_bad_shard(run: Run, digits: Path) -> None:
+    (digits / SHARDS[1]).unlink()
+    result = run("data", "inspect", "digits")
+    assert result.status == 0
+    assert "left out: 1 of 4 shards in digits, 450 of 1797 rows" in result.out
+    assert "rows          1,347 in 3 shards" in result.out
+
+
+def test_inspect_refuses_what_is_no_picture(run: Run, digits: Path) -> None:
+    check_refusal(run("data", "inspect", "digits", "--out", "preview.txt"), "preview.txt has no suffix of pictures")
+
+
+def test_inspect_latents_of_an_autoencoder(run: Run, own_folder: Path) -> None:
+    new_kl().save_pretrained("vae")
+    encoder = open_encoder("vae")
+    latents = np.random.default_rng(0).standard_normal((6, 4, 2, 2)).astype(np.float16)
+    rows = Rows(row_ids=np.arange(6), labels=np.arange(6) % 3, keys=list("abcdef"), mean=latents)
+    made = AutoencoderId(name=encoder.name, scale=encoder.scale, weights_sha256=encoder.weights_sha256)
+    description = description_of(rows).model_copy(update={"autoencoder": made})
+    write_shards(rows, description, own_folder / "mine", rows_per_shard=6, rows_per_group=6)
+    without = run("data", "inspect", "mine")
+    assert (without.status, without.err) == (0, "")
+    assert "no images drawn: latents of an AutoencoderKL need it" in without.out
+    assert "--vae PATH" in without.out
+    assert not Path("preview.png").exists()
+    shown = run("data", "inspect", "mine", "--vae", "vae")
+    assert shown.status == 0
+    assert shown.out.endswith("6 images: preview.png\n")
+    with Image.open("preview.png") as image:
+        assert image.height > 3 * 48
+    check_refusal(run("data", "inspect", "mine", "--vae", "identity"), "--vae identity is another autoencoder")
+    check_refusal(run("data", "inspect", "mine", "--vae", "nothing"), "no autoencoder in nothing")
+
+
+# stats
+
+
+def test_stats(run: Run, digits: Path) -> None:
+    pixels = load_digits().data / 8 - 1
+    result = run("data", "stats", "digits", "--json")
+    assert (result.status, result.err) == (0, "")
+    found = json.loads(result.out)
+    assert found["rows"] == 1797
+    assert found["channels"] == [found["overall"]]
+    assert found["overall"]["std"] == pytest.approx(pixels.std(), rel=1e-12)
+    assert found["suggested_scale"] == pytest.approx(1 / pixels.std(), rel=1e-12)
+    table = run("data", "stats", "digits")
+    assert f"all     {pixels.mean():9.4g} {pixels.std():9.4g}        -1         1" in table.out
+    assert max(map(len, table.out.splitlines())) <= 80
+
+
+def test_stats_of_a_folder_that_is_not_whole(run: Run, digits: Path) -> None:
+    (digits / SHARDS[1]).unlink()
+    check_refusal(run("data", "stats", "digits"), SHARDS[1], "the file is missing", "data verify digits")

@@ -1,0 +1,181 @@
+"""What `data encode` refuses before it starts Ray, and how it shares a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from tests.platform.data.sources.makers import digit, write_files
+
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.encode.plan import EncodeSettings
+from causalfusion_platform.data.faults import parse_policies
+from causalfusion_platform.data.sources import open_source
+from causalfusion_platform.launch import encode as launch
+from causalfusion_platform.launch.encode import encode_source, find_resources
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(launch, "ray_session", refuse)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_files(tmp_path / "source", {f"a/{row}.png": digit(row) for row in range(6)})
+
+
+def encode(source: Path, out: Path, vae: str = "identity", size: int = 8) -> None:
+    policies = parse_policies([])
+    settings = EncodeSettings(size=size, policies=policies, max_pixels=10**9, batch_size=2, rows_per_shard=2)
+    encode_source(open_source(str(source), policies=policies), vae, settings, out)
+
+
+def test_started_with_all_that_is_needed(source: Path, tmp_path: Path) -> None:
+    """The other tests of this file go no further than this."""
+    with pytest.raises(AssertionError, match="Ray was started"):
+        encode(source, tmp_path / "out")
+    with pytest.raises(AssertionError, match="Ray was started"):
+        encode(source, tmp_path / "out")  # begun, and nothing finished
+
+
+def test_missing_autoencoder_is_told_first(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no autoencoder in .*kl16\.ckpt: there is no such file or folder\n"):
+        encode(source, tmp_path / "out", str(tmp_path / "kl16.ckpt"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_encoder_of_a_folder_is_refused(source: Path, tmp_path: Path) -> None:
+    half_written = tmp_path / "out/encoding/.shard-00000.json.17"
+
+    def second() -> None:
+        half_written.touch()
+        encode(source, tmp_path / "out")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "ray_session", second)  # while the first one holds the folder
+        with pytest.raises(UserError, match=r"another process is encoding into .*out\n  wait for it"):
+            encode(source, tmp_path / "out")
+    assert half_written.exists()
+    with pytest.raises(AssertionError, match="Ray was started"):  # none holds it any more
+        encode(source, tmp_path / "out")
+    assert not half_written.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["notes.txt"], "notes.txt"),
+        (["shard-00000-of-00002.parquet", "holiday.jpg", "encoding/plan.json"], "holiday.jpg"),
+        ([".git/HEAD"], ".git"),
+        (["shard-00000-of-00002.parquet", "manifest.json"], "shards of another kind"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(source: Path, tmp_path: Path, files: list[str], names: str) -> None:
+    out = write_files(tmp_path / "out", dict.fromkeys(files, "mine"))
+    with pytest.raises(UserError, match=f"out holds {names}: it was not made by this command\n"):
+        encode(source, out)
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == sorted(files)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="out is a file\n"):
+        encode(source, tmp_path / "out")
+
+
+def test_an_empty_folder_will_do(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(AssertionError, match="Ray was started"):
+        encode(source, tmp_path / "out")
+
+
+def test_what_a_killed_one_left_half_written_is_cleared(source: Path, tmp_path: Path) -> None:
+    left = [".shard-00000-of-00003.parquet.17", ".manifest.json.4", ".faults.csv.4"]
+    left += ["encoding/.shard-00001.json.17", "encoding/.plan.json.4"]
+    out = write_files(tmp_path / "out", dict.fromkeys([*left, "shard-00000-of-00003.parquet"], "half"))
+    with pytest.raises(AssertionError, match="Ray was started"):
+        encode(source, out)
+    assert sorted(path.name for path in out.rglob("*")) == [
+        "encoding",
+        "lock",
+        "plan.json",
+        "shard-00000-of-00003.parquet",  # without a record it is not trusted, and will be written again
+    ]
+
+
+def test_a_disk_that_is_too_small_is_told_first(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6 images of 3 × 8 × 8 fp16 numbers, twice: 4608 bytes."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4607))
+    with pytest.raises(UserError, match=r"out has 0\.0 GiB left\n.*--no-flip"):
+        encode(source, tmp_path / "out")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4608))
+    with pytest.raises(AssertionError, match="Ray was started"):
+        encode(source, tmp_path / "out")
+
+
+# --- the cluster ------------------------------------------------------------------------------------------
+
+Nodes = Callable[[list[dict[str, float]]], None]
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    """Return a function that sets the nodes of the cluster; a dead one is among them."""
+
+    def set_nodes(resources: list[dict[str, float]]) -> None:
+        alive: list[dict[str, Any]] = [{"Alive": True, "Resources": node} for node in resources]
+        dead = {"Alive": False, "Resources": {"CPU": 512.0, "GPU": 8.0}}
+        monkeypatch.setattr(ray, "nodes", lambda: [*alive, dead])
+
+    return set_nodes
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        [{"CPU": 1.0}],
+        [{"CPU": 2.0}],
+        [{"CPU": 16.0}, {"CPU": 4.0}],
+        [{"CPU": 64.0}] * 3,
+        [{"CPU": 2.0, "GPU": 1.0}],
+        [{"CPU": 16.0, "GPU": 1.0}],
+        [{"CPU": 96.0, "GPU": 8.0}] * 2,
+        [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}],
+    ],
+)
+def test_encoders_leave_room_for_what_feeds_them(nodes: Nodes, resources: list[dict[str, float]]) -> None:
+    nodes(resources)
+    found = find_resources(None)
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in resources) for kind in ("CPU", "GPU"))
+    assert found.encoders == (gpus or len(resources))
+    assert found.gpus_per_encoder == bool(gpus)
+    rest = cpus - found.encoders * found.cpus_per_encoder
+    assert rest >= found.cpus_per_decoder + 0.1  # one task that decodes and one that writes
+    if not gpus:  # on the smallest node too
+        assert min(node["CPU"] for node in resources) >= found.threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "encoders", "message"),
+    [
+        ([{"CPU": 4.0}], 0, "--encoders must be at least 1, got 0"),
+        ([{"CPU": 4.0}], 5, "--encoders 5, but 1 nodes have 4 CPUs"),
+        ([{"CPU": 16.0, "GPU": 2.0}], 3, "--encoders 3, but the cluster has 2 GPUs"),
+    ],
+)
+def test_more_encoders_than_fit_are_refused(
+    nodes: Nodes, resources: list[dict[str, float]], encoders: int, message: str
+) -> None:
+    nodes(resources)
+    with pytest.raises(UserError, match=message):
+        find_resources(encoders)

@@ -206,7 +206,7 @@ def test_ten_kills(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[s
                 launch.until(lambda launch=launch, now=now: len(launch.shards()) > now)  # type: ignore[misc]
         finally:
             killed = launch.kill()
-        running += killed
+        running += killed or worker_first  # the driver may end at the loss of a worker
         check_finished_shards(out)
         with capsys.disabled():
             print(

@@ -53,9 +53,14 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGE: dict[str, Callable[[Path, Path], object]] = {
     "shard missing": lambda shard, _: shard.unlink(),
-    "shard is a folder": lambda shard, _: (shard.unlink(), shard.mkdir()),
+    "shard is a folder": lambda shard, _: _to_folder(shard),
     "shard of the same size": lambda shard, _: _flip(shard),
     "shard cut": lambda shard, _: shard.write_bytes(shard.read_bytes()[:-1]),
     "shard longer": lambda shard, _: shard.write_bytes(shard.read_bytes() + b"\0"),

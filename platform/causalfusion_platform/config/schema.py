@@ -50,7 +50,7 @@ class DataConfig(Section):
     """Rows that one reading task shuffles together; row groups are shuffled over the whole data set before."""
     cpus_per_task: float = Field(0.25, gt=0)
     """CPUs reserved for each Ray Data reading task."""
-    concurrency: int = Field(2, ge=1)
+    concurrency: int = Field(3, ge=1)
     """Reading tasks that may run at once."""
     prefetch_batches: int = Field(4, ge=1)
     """Global batches held ready before the training loop asks for them."""

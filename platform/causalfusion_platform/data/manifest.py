@@ -115,8 +115,10 @@ class Manifest(Description):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the whole manifest, shard hashes included: names exactly this data set."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 over the manifest, shard hashes included: names exactly this data set, wherever its source lay."""
+        tree = self.model_dump(mode="json")
+        del tree["source"]["location"]
+        text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def without(self, files: Collection[str]) -> Self:

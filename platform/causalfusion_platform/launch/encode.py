@@ -96,7 +96,8 @@ def encode_source(
                     raise (user_error_in(error) or error) from error
             finished = finished_shards(records, out, plan.num_shards)
         manifest, faults = _finish(plan, listing, finished, out)
-    return Encoded(manifest, faults, len(missing), time.perf_counter() - started)
+    made = sum(finished[shard].shard is not None for shard in missing)
+    return Encoded(manifest, faults, made, time.perf_counter() - started)
 
 
 def find_resources(encoders: int | None) -> Resources:

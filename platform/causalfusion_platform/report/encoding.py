@@ -63,7 +63,7 @@ class EncodingDisplay:
             self.task, description="encode", total=report.total, completed=report.items, numbers=numbers
         )
         due = time.monotonic() - self.printed_at >= _PLAIN_EVERY_SECONDS
-        done = report.items == report.total and report != self.last
+        done = report.items == report.total and (self.last is None or self.last.items != report.items)
         self.last = report
         if not self.console.is_terminal and (due or done):
             self.printed_at = time.monotonic()

@@ -141,7 +141,8 @@ class Encode:
         for name in names:
             columns[name] = np.zeros((rows, *self.encoder.latent_shape(size)), np.float16)
             if len(pixels):
-                columns[name][places] = encoded[name].numpy().astype(np.float16)
+                with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for later
+                    columns[name][places] = encoded[name].numpy().astype(np.float16)
         return columns
 
     def _moments(self, pixels: NDArray[np.uint8]) -> dict[str, torch.Tensor]:

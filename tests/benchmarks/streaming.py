@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,21 +75,17 @@ def stream(folder: Path, manifest: Manifest, rows: int) -> Streamed:
 def peak_memory() -> Iterator[dict[str, float]]:
     """Watch Ray's processes while the body runs: peak MiB of their own memory together, and of the object store."""
     peak = {"processes": 0.0, "object store": 0.0}
-    stop = threading.Event()
+    stop, before = threading.Event(), psutil.virtual_memory().shared
 
     def watch() -> None:
         while not stop.wait(0.5):
-            own = store = 0
+            own = 0
             for process in psutil.Process().children(recursive=True):
-                try:
-                    memory = process.memory_full_info()
-                except psutil.Error:
-                    continue
-                own += memory.uss
-                if "raylet" in process.name():
-                    store = memory.shared  # the object store is shared memory that the raylet has touched
+                with suppress(psutil.Error):
+                    own += process.memory_full_info().uss
+            shared = psutil.virtual_memory().shared - before  # the object store is all the machine's shared memory
             peak["processes"] = max(peak["processes"], own / 2**20)
-            peak["object store"] = max(peak["object store"], store / 2**20)
+            peak["object store"] = max(peak["object store"], shared / 2**20)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -124,7 +120,7 @@ def run() -> None:
                     f"{name:<12}{statistics.median(bare):>12.0f}{speed:>12.0f}{speed * per_row / 1e6:>11.0f}"
                     f"{ratio:>7.2f}{first:>9.2f}"
                 )
-        with ray_session(object_store_bytes=STORE), peak_memory() as peak:
+        with peak_memory() as peak, ray_session(object_store_bytes=STORE):
             folder = Path(scratch) / next(iter(SHAPES))
             stream(folder, Manifest.read(folder), ROWS)
         print(

@@ -115,7 +115,7 @@ class Manifest(Description):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the manifest, shard hashes included: names exactly this data set, wherever its source lay."""
+        """SHA-256 over the manifest but for where its source lay, shard hashes included: names this data set."""
         tree = self.model_dump(mode="json")
         del tree["source"]["location"]
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))

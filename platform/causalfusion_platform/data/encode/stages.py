@@ -137,7 +137,7 @@ class Encode:
         size = pixels.shape[1]
         columns: dict[str, NDArray[np.float16]] = {}
         names = [name for name in LATENT_COLUMNS if self._has(name)]
-        encoded = self._moments(pixels) if len(pixels) else {}
+        encoded = self.moments(pixels) if len(pixels) else {}
         for name in names:
             columns[name] = np.zeros((rows, *self.encoder.latent_shape(size)), np.float16)
             if len(pixels):
@@ -145,7 +145,9 @@ class Encode:
                     columns[name][places] = encoded[name].numpy().astype(np.float16)
         return columns
 
-    def _moments(self, pixels: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+    def moments(self, pixels: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+        """Return the posterior of images (B, H, H, 3) and of their mirror images."""
+
         def encode(images: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
             return encode_both(self.encoder, images, flip=self.flip)
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray.exceptions import RayError, RayTaskError
+
 from ..config.errors import UserError
 from ..data.autoencoder import open_encoder
 from ..data.encode.pipeline import Resources, run_pipeline
@@ -27,6 +29,9 @@ from .causes import user_error_in
 from .session import ray_session
 
 RECORDS_FOLDER = "encoding"
+
+# Losses of processes in a row, without a shard finished in between, that end an encoding.
+_LOSSES = 3
 
 _HALF_WRITTEN = re.compile(r"\.(shard-\d+.*|manifest\.json|faults\.csv|plan\.json)\.\d+")
 _OURS = re.compile(
@@ -90,14 +95,43 @@ def encode_source(
                 say(f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do")
             with ray_session():
                 resources = find_resources(encoders)
-                try:
-                    run_pipeline(plan, listing, source.reader(), vae, missing, out, records, resources, show)
-                except Exception as error:
-                    raise (user_error_in(error) or error) from error
-            finished = finished_shards(records, out, plan.num_shards)
+
+                def make(shards: list[int]) -> None:
+                    run_pipeline(plan, listing, source.reader(), vae, shards, out, records, resources, show)
+
+                finished = _make_shards(make, plan, missing, out, say)
         manifest, faults = _finish(plan, listing, finished, out)
     made = sum(finished[shard].shard is not None for shard in missing)
     return Encoded(manifest, faults, made, time.perf_counter() - started)
+
+
+def _make_shards(
+    make: Callable[[list[int]], None], plan: EncodingPlan, missing: list[int], out: Path, say: Callable[[str], None]
+) -> dict[int, ShardRecord]:
+    """Make the missing shards; go on where a process of Ray's was lost, but not for ever. Return all records."""
+    losses = 0
+    while True:
+        lost: Exception | None = None
+        try:
+            make(missing)
+        except Exception as error:
+            fault = user_error_in(error)
+            if fault is not None or isinstance(error, RayTaskError) or not isinstance(error, RayError):
+                raise (fault or error) from error
+            lost = error
+        finished = finished_shards(out / RECORDS_FOLDER, out, plan.num_shards)
+        if lost is None:
+            return finished
+        left = [shard for shard in missing if shard not in finished]
+        losses = 0 if len(left) < len(missing) else losses + 1
+        if losses == _LOSSES:
+            raise UserError(
+                f"processes of the pipeline died {_LOSSES} times without a shard being finished: "
+                f"{str(lost).splitlines()[0]}\n"
+                f"  often the memory is too small: lower --batch-size or --encoders, in a new folder"
+            ) from lost
+        missing = left
+        say(f"a process of the pipeline was lost ({type(lost).__name__}); going on with {len(missing)} shards")
 
 
 def find_resources(encoders: int | None) -> Resources:

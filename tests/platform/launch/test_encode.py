@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,3 +180,23 @@ def test_more_encoders_than_fit_are_refused(
     nodes(resources)
     with pytest.raises(UserError, match=message):
         find_resources(encoders)
+
+
+def test_lost_processes_are_replaced_but_not_for_ever(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three losses in a row without a finished shard end it; what was finished is not asked for again."""
+    asked: list[list[int]] = []
+    looks = iter([{}, {}, {0: None}, {0: None}, {0: None}, {0: None}])
+
+    def lose(plan: Any, listing: Any, reader: Any, vae: str, shards: list[int], *_: Any) -> None:
+        asked.append(shards)
+        raise ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(launch, "ray_session", nullcontext)
+    monkeypatch.setattr(launch, "find_resources", lambda _: None)
+    monkeypatch.setattr(launch, "run_pipeline", lose)
+    monkeypatch.setattr(launch, "finished_shards", lambda *_: next(looks))
+    with pytest.raises(UserError, match="died 3 times without a shard being finished"):
+        encode(source, tmp_path / "out")
+    assert asked == [[0, 1, 2], [0, 1, 2], [1, 2], [1, 2], [1, 2]]

@@ -7,14 +7,14 @@ import time
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import TaskID
 from rich.table import Table
 
 from ..data.encode.records import Fault
 from ..data.encode.tally import Encoding
 from ..data.faults import FAULT_KINDS
 from ..data.manifest import Manifest
-from .terminal import clock
+from .terminal import clock, progress_bar
 
 _PLAIN_EVERY_SECONDS = 10.0
 _NAMED = 3
@@ -25,14 +25,7 @@ class EncodingDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[numbers]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bar = progress_bar(console)
         self.task: TaskID | None = None
         self.printed_at = time.monotonic()
         self.last: Encoding | None = None

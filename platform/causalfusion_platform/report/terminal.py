@@ -39,20 +39,24 @@ def as_path(path: Path) -> str:
         return str(path)
 
 
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that fits 80 columns, with free text at its right (the field `numbers`); none off a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[numbers]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
 class TrainingDisplay:
     """A progress bar on a terminal; a line every ten seconds elsewhere (a log file, a submitted job)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[numbers]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=False,
-        )
+        self.bar = progress_bar(console)
         self.task: TaskID | None = None
         self.last: Report | None = None
         self.printed_at = 0.0

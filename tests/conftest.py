@@ -20,9 +20,9 @@ settings.load_profile("reproducible")
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run the tiny models of unit tests on one thread: more only wait for each other.
 
-    Not so in integration tests: what they run here is compared bit for bit with what other processes run.
+    Not so in integration and fault tests: what they run here is compared bit for bit with what other processes run.
     """
-    if "integration" in request.path.parts:
+    if {"integration", "faults"} & set(request.path.parts):
         yield
         return
     threads = torch.get_num_threads()

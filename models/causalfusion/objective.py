@@ -110,6 +110,10 @@ class Draws:
     dropped: Tensor
     """(B,) bool: class replaced by the null class."""
 
+    def part(self, rows: slice) -> Draws:
+        """Return the draws of some of the samples: a micro-batch, with the same AR split."""
+        return Draws(self.sizes, self.orders[rows], self.times[rows], self.noise[rows], self.dropped[rows])
+
 
 def draw_split(config: ObjectiveConfig, num_tokens: int, seed: int, step: int) -> list[int]:
     """Draw the AR split of one training step: the same on every rank (seeded by the step alone).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,31 +14,55 @@ from safetensors.torch import save_file
 
 from causalfusion import Objective, build_model, draws
 
+from .checkpoint.manifest import config_digest
+from .checkpoint.save import Saver
+from .checkpoint.store import Retention
 from .config.schema import Experiment
 from .data.manifest import Manifest
 from .data.read import Batch, Dataset
 from .sampling.generate import Request, generate_together, labels_in_turn
-from .tracking.mlflow import MlflowTracker
+from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
+from .tracking.lineage import package_versions
+from .tracking.spool import Spool
 from .tracking.tracker import NoTracker, Tracker
-from .train.ema import Ema
-from .train.engine import build_engine, choose_precision
-from .train.hooks import CheckpointHook, MetricsHook, SampleGridHook, find_checkpoint, restore
+from .train.checkpointing import CheckpointHook, Fixed
+from .train.control import Control, StopHook
+from .train.deepspeed_config import Arithmetic
+from .train.device import peak
+from .train.ema import Averages
+from .train.ema_profiles import profiles_of
+from .train.engine import build_engine, choose_precision, grad_norm
+from .train.grids import SampleGridHook
+from .train.guard import Guard
 from .train.loop import Hook, TrainLoop, TrainState
+from .train.metrics import MetricsHook, Recording, Spent
 from .train.progress import ProgressSink
+from .train.resume import Resume, find_resume, restore
 
 GRID_SAMPLES_PER_CLASS = 8
 FINAL_SAMPLES_FILE = "samples/final.safetensors"
+SPOOL_FOLDER = "spool"
+"""Folder of a run with what MLflow has not taken yet."""
 
 
 class Job(BaseModel):
     """What every worker of a run is given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     experiment: Experiment
-    mlflow_run_id: str
+    mlflow_run_id: str | None = None
+    """None while MLflow has not answered yet."""
     bad_shards: tuple[str, ...] = ()
     """Shards that the run goes without."""
+    attempt: int = 1
+    """Number of the attempt, over all launches."""
+    order: int = 0
+    """Times that the order of the data was changed, by going back to a checkpoint after divergence."""
+    recorded_images: int = 0
+    """Metrics up to here are recorded already."""
+    other_data: bool = False
+    """Go on even if the checkpoint was trained on other data."""
 
     @property
     def checkpoints(self) -> Path:
@@ -55,8 +80,7 @@ class Surroundings:
 
     Reading starts at the call, not with the first batch."""
     progress: ProgressSink
-    saved: Callable[[Path, int], None]
-    """Called on every rank after a checkpoint: (folder, images seen)."""
+    control: Control
 
 
 @dataclass(frozen=True)
@@ -70,82 +94,176 @@ class TrainingTimes:
     sample_seconds: float
     """The final samples."""
     images: int
-    """Images trained on by this launch; fewer than the run's if it resumed."""
+    """Images trained on by this attempt; fewer than the run's if it resumed."""
 
 
 def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
-    """Train one rank's part of a job to its end, then generate the final samples; ranks run it together."""
-    experiment = job.experiment
+    """Train one rank's part of a job to its end, then generate the final samples; ranks run it together.
+
+    Raises:
+        UserError: something given is wrong.
+        Stopped: it was asked to stop; there is a checkpoint.
+        Diverged: skipping steps did not help.
+        NotSaved: checkpoints cannot be written.
+    """
+    experiment, control = job.experiment, around.control
     rank = torch.distributed.get_rank()
+    journal = Journal(experiment.run_dir) if rank == 0 else None
     manifest = Manifest.read(experiment.data.path)
-    found = find_checkpoint(experiment, job.checkpoints, manifest.digest)
-    first = found[1].images_seen if found else 0
+    control.mark("find the checkpoint", 0)
+    resume = find_resume(experiment, job.checkpoints, manifest.digest, job.other_data, _tell_bad(journal, control))
+    first = resume.manifest.images_seen if resume else 0
     total = experiment.train.total_images
     # Reading starts up while the model and the engine are built.
-    data = open_dataset(experiment, manifest.without(job.bad_shards))
+    data = open_dataset(experiment, manifest.without(job.bad_shards), job.order)
     batches = around.batches(experiment, data, first, total) if first < total else iter(())
-    # Every rank starts from the same weights, whatever else it has drawn.
-    torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
-    model = build_model(experiment.model)
+    control.mark("build the engine", first)
     precision = choose_precision(experiment.train.precision, around.device)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
-    engine = build_engine(model, experiment, around.device, precision)
-    ema = Ema(model, experiment.optim.ema_decay, warmup=experiment.optim.ema_warmup)
-    loop = TrainLoop(experiment, engine, objective, ema, TrainState(), around.device)
-    if found:
-        restore(loop, *found)
+    loop = build_loop(job, around.device, precision, data.manifest.rows, resume)
+    if resume and resume.universal:
+        _tell_resharded(job, resume, journal, control)
 
-    tracker: Tracker = NoTracker()
-    progress: ProgressSink = lambda _: None  # noqa: E731
-    if rank == 0:
-        tracker, progress = MlflowTracker(experiment.tracking_uri, job.mlflow_run_id), around.progress
+    tracker: Tracker = Spool(experiment.run_dir / SPOOL_FOLDER) if rank == 0 else NoTracker()
+    spent, peak_here = Spent(), peak(around.device, precision)
+    recording = None
+    if journal is not None:
+        recording = Recording(tracker, journal, around.progress, job.attempt, job.recorded_images)
+    metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here)
+    guard = build_guard(job, loop, resume, journal, control)
     sampler = build_model(experiment.model).to(around.device).eval()
-    metrics = MetricsHook(experiment.train.log_every_images, tracker, progress)
-    hooks: list[Hook] = [
-        metrics,
-        SampleGridHook(
-            experiment.train.sample_every_images,
-            sampler,
-            sample_request(experiment, GRID_SAMPLES_PER_CLASS * len(manifest.class_names), precision == "bf16"),
-            manifest.class_names,
-            experiment.run_dir / "samples",
-            tracker,
+    grids = SampleGridHook(
+        experiment.train.sample_every_images,
+        sampler,
+        sample_request(
+            experiment, GRID_SAMPLES_PER_CLASS * len(manifest.class_names), precision.startswith("bf16")
         ),
-        CheckpointHook(
-            experiment.train.checkpoint_every_images,
-            job.checkpoints,
-            experiment.train.keep_checkpoints,
-            manifest.digest,
-            around.saved,
-        ),
-    ]
+        manifest.class_names,
+        experiment.run_dir / "samples",
+        tracker,
+        control,
+        spent,
+    )
+    checkpoints = CheckpointHook(
+        experiment.train.checkpoint_every_images,
+        build_saver(job),
+        Fixed(config_digest(experiment), manifest.digest, package_versions(), job.mlflow_run_id, precision),
+        guard=guard,
+        metrics=metrics,
+        spent=spent,
+        control=control,
+        journal=journal,
+        attempt=job.attempt,
+    )
+    stop = StopHook(control, checkpoints.now, checkpoints.storage_fails)
+    hooks: list[Hook] = [guard, metrics, grids, checkpoints, stop]
+    if journal is not None:
+        device = torch.cuda.get_device_name(around.device) if around.device.type == "cuda" else "cpu"
+        journal.add(
+            TrainingStarted(
+                attempt=job.attempt,
+                images=first,
+                device=device,
+                peak_tflops=peak_here.tflops,
+                peak_source=peak_here.source,
+            )
+        )
+    control.mark("train", first)
     started = time.perf_counter()
-    loop.run(batches, hooks)
+    try:
+        loop.run(batches, hooks)
+    except BaseException:
+        checkpoints.saver.abandon()
+        raise
     loop_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
-    sampler.load_state_dict(ema.full_state())
-    request = sample_request(experiment, experiment.evaluation.num_samples, precision == "bf16")
-    latents = generate_together(sampler, request)
+    control.mark("final samples", total)
+    sampler.load_state_dict(loop.averages.full_state())
+    request = sample_request(experiment, experiment.evaluation.num_samples, precision.startswith("bf16"))
+    latents = generate_together(sampler, request, lambda: control.mark("final samples", total))
     if rank == 0:
         path = experiment.run_dir / FINAL_SAMPLES_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"latents": latents, "labels": request.labels}, path)
+    training = spent.steps + spent.data
     return TrainingTimes(
-        train_seconds=metrics.training_seconds,
-        hook_seconds=loop_seconds - metrics.training_seconds,
+        train_seconds=training,
+        hook_seconds=loop_seconds - training,
         sample_seconds=time.perf_counter() - started,
         images=loop.state.images_seen - first,
     )
 
 
-def open_dataset(experiment: Experiment, manifest: Manifest) -> Dataset:
-    """Return the experiment's data, and how a latent is drawn from each row."""
+def build_loop(
+    job: Job, device: torch.device, precision: Arithmetic, data_rows: int, resume: Resume | None
+) -> TrainLoop:
+    """Build model, engine and averages, and put them where the checkpoint left them."""
+    experiment = job.experiment
+    # Every rank starts from the same weights, whatever else it has drawn.
+    torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
+    model = build_model(experiment.model)
+    objective = Objective(model, experiment.objective, experiment.diffusion)
+    universal = resume is not None and resume.universal is not None
+    engine = build_engine(model, experiment, device, precision, load_universal=universal)
+    averages = Averages(engine.module, profiles_of(experiment.optim))
+    state = TrainState(order=job.order)
+    loop = TrainLoop(experiment, engine, objective, averages, state, device, data_rows=data_rows)
+    if resume:
+        restore(loop, resume)
+    return loop
+
+
+def build_guard(
+    job: Job, loop: TrainLoop, resume: Resume | None, journal: Journal | None, control: Control
+) -> Guard:
+    """Build the guard, and give it the say over the optimizer's steps."""
+
+    def skipped(images: int, reason: str) -> None:
+        control.note(f"update skipped at {images} images: {reason}")
+        if journal is not None:
+            journal.add(StepSkipped(attempt=job.attempt, images=images, reason=reason))
+
+    # After a roll-back the norms before it are those that led there.
+    norms = resume.manifest.grad_norms if resume and resume.manifest.order == job.order else ()
+    guard = Guard(
+        job.experiment.supervision,
+        lambda: float(grad_norm(loop.engine)),
+        skipped,
+        norms,
+        overflow_is_usual=job.experiment.train.precision == "fp16",
+    )
+    guard.images = loop.state.images_seen
+    loop.engine.basic_optimizer.allow = guard.allow
+    return guard
+
+
+def build_saver(job: Job) -> Saver:
+    """Build what writes this rank's part of the checkpoints."""
+    train = job.experiment.train
+    staging = train.staging or Path(tempfile.gettempdir()) / "causalfusion-staging"
+    return Saver(
+        job.checkpoints,
+        staging / config_digest(job.experiment)[:16],
+        rank=torch.distributed.get_rank(),
+        world_size=torch.distributed.get_world_size(),
+        attempt=f"attempt-{job.attempt:04d}",
+        retention=Retention(train.keep_checkpoints, train.keep_best, every_images=train.keep_every_images),
+    )
+
+
+def open_dataset(experiment: Experiment, manifest: Manifest, order: int = 0) -> Dataset:
+    """Return the experiment's data, and how a latent is drawn from each row.
+
+    Args:
+        experiment: its seed and its data section.
+        manifest: the shards to read.
+        order: 0, or how often a roll-back has changed the order of the rows.
+    """
     data = experiment.data
     return Dataset(
         folder=data.path,
         manifest=manifest,
-        seed=experiment.seed,
+        seed=draws.stream_seed(experiment.seed, "order after a roll-back", order) if order else experiment.seed,
         window_rows=data.window_rows,
         sample_posterior=manifest.posterior and data.posterior == "sample",
         flip=manifest.flip and data.flip is not False,
@@ -162,3 +280,28 @@ def sample_request(experiment: Experiment, count: int, bf16: bool) -> Request:
         bf16=bf16,
         batch_size=experiment.evaluation.batch_size,
     )
+
+
+def _tell_bad(journal: Journal | None, control: Control) -> Callable[[Path, str], None]:
+    def tell(folder: Path, reason: str) -> None:
+        control.note(f"checkpoint {folder.name} is set aside: {reason}")
+        if journal is not None:
+            journal.add(SetAside(checkpoint=folder.name, reason=reason))
+
+    return tell
+
+
+def _tell_resharded(job: Job, resume: Resume, journal: Journal | None, control: Control) -> None:
+    train = job.experiment.train
+    new = f"{train.num_workers} workers, ZeRO {train.zero_stage}"
+    control.note(f"checkpoint converted from {resume.was} to {new} in {resume.convert_seconds:.0f} s")
+    if journal is not None:
+        journal.add(
+            Resharded(
+                attempt=job.attempt,
+                images=resume.manifest.images_seen,
+                old=resume.was,
+                new=new,
+                seconds=resume.convert_seconds,
+            )
+        )

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT, run_environment
 
 from causalfusion import load_weights
-from causalfusion_platform.checkpoint.manifest import read_verified
+from causalfusion_platform.checkpoint.manifest import check
 from causalfusion_platform.checkpoint.store import latest
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
@@ -88,8 +88,7 @@ def test_progress_reaches_the_driver(on_ray: tuple[Outcome, list[Progress]]) -> 
 def test_checkpoints_are_whole_and_pruned(on_ray: tuple[Outcome, list[Progress]]) -> None:
     root = Path(on_ray[0].summary["run_dir"]) / "checkpoints"
     assert sorted(path.name for path in root.iterdir()) == ["images-000000000768", "images-000000001024"]
-    manifest = read_verified(root / "images-000000001024")
-    assert manifest is not None
+    manifest = check(root / "images-000000001024")
     assert (manifest.step, manifest.images_seen, manifest.world_size, manifest.zero_stage) == (16, 1024, 2, 1)
     model = load_weights(root / "images-000000001024" / "weights")
     assert model.config.hidden_size == 32

@@ -1,17 +1,61 @@
-"""The checkpoints of one run: a folder each, named by images seen, on storage that every worker shares."""
+"""The checkpoints of one run: a folder each, named by images seen, on storage that every worker shares.
+
+root/images-000000051200/                complete: the manifest was written, then the folder got this name
+root/.images-000000051200.<attempt>/     being written or removed; what a stopped process left behind
+root/bad/images-000000051200/            found damaged and set aside; reason.txt says why
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import re
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from .manifest import MANIFEST_FILE, CheckpointManifest, read_verified
+from ..config.errors import UserError
+from .manifest import (
+    MANIFEST_FILE,
+    BadCheckpoint,
+    CheckpointManifest,
+    Facts,
+    FileRecord,
+    check,
+    read,
+    write_manifest,
+)
+from .parts import sync_folder
 
 log = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = "weights"
 """Folder inside a checkpoint with the EMA weights as safetensors: what people load."""
+AVERAGES_FOLDER = "averages"
+"""Folder inside a checkpoint with the other averages, each in a folder of its profile's name."""
+BAD_FOLDER = "bad"
+REASON_FILE = "reason.txt"
+_NAME = re.compile(r"images-(\d{12,})")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints are kept; the newest always is."""
+
+    last: int
+    """The newest so many."""
+    best: int = 0
+    """The best so many by `metric`, lower being better."""
+    metric: str = "loss"
+    """Key of the manifest's metrics."""
+    every_images: int | None = None
+    """For each multiple of it, the first checkpoint at or after that many images; these are kept for good."""
+
+    def __post_init__(self) -> None:
+        if self.last < 1 or self.best < 0 or (self.every_images is not None and self.every_images < 1):
+            raise ValueError(f"{self} keeps too little: last ≥ 1, best ≥ 0, every_images ≥ 1")
 
 
 def checkpoint_folder(root: Path, images_seen: int) -> Path:
@@ -19,23 +63,146 @@ def checkpoint_folder(root: Path, images_seen: int) -> Path:
     return root / f"images-{images_seen:012d}"
 
 
-def latest(root: Path) -> tuple[Path, CheckpointManifest] | None:
-    """Return the newest complete, verified checkpoint; damaged ones are passed over with a warning."""
-    for folder in sorted(root.glob("images-*"), reverse=True):
-        manifest = read_verified(folder)
-        if manifest is not None:
-            return folder, manifest
-        log.warning("checkpoint %s is incomplete or damaged; trying the one before it", folder)
+def latest(
+    root: Path, on_bad: Callable[[Path, str], None] | None = None, *, set_aside: bool = False
+) -> tuple[Path, CheckpointManifest] | None:
+    """Return the newest complete, verified checkpoint, or None. Damaged ones are passed over.
+
+    After a roll-back the checkpoints of the changed data order are newer than all before, however many images
+    those had seen.
+
+    Args:
+        root: folder of the run's checkpoints.
+        on_bad: told of each damaged one and of what is wrong with it; None: a warning is logged.
+        set_aside: move damaged ones to `root/bad`. Only the one process that resumes a run may do so.
+
+    Raises:
+        UserError: another version of this code wrote one of them.
+    """
+    for folder in _newest_first(root):
+        try:
+            return folder, check(folder)
+        except BadCheckpoint as bad:
+            if on_bad is None:
+                log.warning("checkpoint %s is passed over: %s", folder, bad)
+            else:
+                on_bad(folder, str(bad))
+            if set_aside:
+                move_aside(folder, str(bad))
     return None
 
 
+def newest(root: Path) -> Path | None:
+    """Return the newest checkpoint without a look at its files, or None."""
+    return next(iter(_newest_first(root)), None)
+
+
+def complete(partial: Path, facts: Facts, files: Mapping[str, FileRecord]) -> Path:
+    """Turn a partial folder that holds all files into a checkpoint: its manifest, then its name. Return its place.
+
+    Where the same checkpoint is already there and whole, that one stays; a damaged one, or one of another order of
+    the data, is set aside.
+
+    Raises:
+        OSError: storage refuses.
+        UserError: another version of this code wrote the one that is there.
+    """
+    write_manifest(partial, facts, files)
+    sync_folder(partial)
+    folder = checkpoint_folder(partial.parent, facts.images_seen)
+    if folder.exists():
+        try:
+            there = check(folder)
+        except BadCheckpoint as bad:
+            move_aside(folder, str(bad))
+        else:
+            if there.order == facts.order:
+                clear(partial)
+                return folder
+            move_aside(folder, f"replaced after a roll-back: the order of its data was number {there.order}")
+    partial.rename(folder)
+    sync_folder(folder.parent)
+    return folder
+
+
+def move_aside(folder: Path, reason: str) -> Path:
+    """Move a checkpoint to `bad` beside it, with the reason in a file, and return its new place."""
+    place = folder.parent / BAD_FOLDER
+    place.mkdir(exist_ok=True)
+    target, number = place / folder.name, 1
+    while target.exists():
+        target, number = place / f"{folder.name}.{number}", number + 1
+    folder.rename(target)
+    (target / REASON_FILE).write_text(f"{datetime.now(UTC).isoformat(timespec='seconds')} {reason}\n")
+    return target
+
+
 def clear(folder: Path) -> None:
-    """Remove what an interrupted save left in `folder`; its manifest goes first."""
+    """Remove a checkpoint or what is left of one, such that a removal cut short leaves nothing that looks whole."""
+    if not folder.is_dir():
+        return
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    if not folder.name.startswith("."):
+        hidden = folder.with_name(f".{folder.name}.removed")
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder = folder.rename(hidden)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for folder in sorted(root.glob("images-*"), reverse=True)[keep:]:
+def clear_partial(root: Path) -> list[Path]:
+    """Remove what interrupted saves and removals left under `root`, and return it.
+
+    Call it where nothing of the run is being written: when a launch starts.
+    """
+    leftovers = [path for path in sorted(root.glob(".images-*")) if path.is_dir()]
+    for folder in leftovers:
         clear(folder)
+    return leftovers
+
+
+def prune(root: Path, retention: Retention) -> list[Path]:
+    """Remove the checkpoints that `retention` does not keep, and return where they were.
+
+    Only files' sizes are looked at. What is visibly damaged, or of another version, neither counts nor is removed.
+    """
+    found: list[tuple[Path, CheckpointManifest]] = []
+    for folder in _folders(root):
+        try:
+            found.append((folder, check(folder, hashes=False)))
+        except (BadCheckpoint, UserError, OSError):
+            continue
+    found.sort(key=lambda item: (item[1].order, item[1].images_seen), reverse=True)
+    kept = {folder for folder, _ in found[: retention.last]}
+    kept |= {folder for folder, _ in _best(found, retention.metric)[: retention.best]}
+    if retention.every_images is not None:
+        firsts: dict[int, Path] = {}
+        for folder, manifest in sorted(found, key=lambda item: item[1].images_seen):
+            firsts.setdefault(manifest.images_seen // retention.every_images, folder)
+        kept |= {folder for multiple, folder in firsts.items() if multiple > 0}
+    removed = [folder for folder, _ in found if folder not in kept]
+    for folder in removed:
+        clear(folder)
+    return removed
+
+
+def _best(found: list[tuple[Path, CheckpointManifest]], metric: str) -> list[tuple[Path, CheckpointManifest]]:
+    # Sorting is stable: of equal ones the newer comes first.
+    known = [item for item in found if math.isfinite(item[1].metrics.get(metric, math.nan))]
+    return sorted(known, key=lambda item: item[1].metrics[metric])
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+
+
+def _newest_first(root: Path) -> list[Path]:
+    def age(folder: Path) -> tuple[float, int]:
+        images = int(folder.name.removeprefix("images-"))
+        try:
+            return read(folder).order, images
+        except BadCheckpoint:
+            return math.inf, images  # looked at first, so that it is reported
+
+    return sorted(_folders(root), key=age, reverse=True)

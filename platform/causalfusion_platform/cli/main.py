@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 
 from ..config.errors import UserError
+from ..launch.ended import NotFinished
 from .analyze import analyze
 from .config import config_app
 from .data import data_app
+from .doctor import doctor
 from .models import models
 from .quickstart import quickstart
+from .runs import runs_app
 from .sample import edit, sample
 from .submit import submit
 from .sweep import sweep
@@ -36,15 +39,21 @@ app.command()(edit)
 app.command()(analyze)
 app.command()(ui)
 app.command()(models)
+app.command()(doctor)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:
-    """Run the command line; a fault that the user can mend is one message on stderr and status 2."""
+    """Run the command line; a fault that the user can mend is one message on stderr and status 2.
+
+    A run that was stopped with a checkpoint ends with status 75, one that gave up with 3.
+    """
     try:
         app()
-    except UserError as error:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {error}")
-        sys.exit(2)
+    except (UserError, NotFinished) as error:
+        heading = "error: " if isinstance(error, UserError) else ""
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{heading}{error}")
+        sys.exit(error.status if isinstance(error, NotFinished) else 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,6 +11,18 @@ import typer
 from .config import Overrides
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line, last.")]
+AllowOption = Annotated[
+    str,
+    typer.Option(
+        "--allow-config-change",
+        metavar="KEY,…",
+        help="Keys that may differ from those that the run was started with, such as optim.base_lr.",
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be done, its needs and cost; start and write nothing."),
+]
 LocalOption = Annotated[bool, typer.Option("--local", help="One process without Ray: for debugging, single GPUs.")]
 
 
@@ -17,15 +30,34 @@ def train(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment; see: causalfusion config list.")],
     overrides: Overrides = None,
     local: LocalOption = False,
+    allow: AllowOption = "",
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an experiment, judge its samples, record it in MLflow. The same name=… continues the same run."""
     from ..config.compose import compose_experiment
 
-    run_and_show(compose_experiment(experiment, overrides or []), local=local, as_json=as_json)
+    composed = compose_experiment(experiment, overrides or [])
+    if dry_run:
+        show_plan(composed, f"{experiment} {' '.join(overrides or [])}".strip())
+        return
+    keys = [key.strip() for key in allow.split(",") if key.strip()]
+    run_and_show(composed, local=local, as_json=as_json, allow_changes=keys)
 
 
-def run_and_show(composed: object, *, local: bool, as_json: bool) -> None:
+def show_plan(composed: object, command: str) -> None:
+    """Print what training would do, need and cost."""
+    from rich.console import Console
+
+    from ..config.compose import Composed
+    from ..launch.plan import make_plan
+    from ..report.dry_run import plan_panel
+
+    assert isinstance(composed, Composed)
+    Console(highlight=False).print(plan_panel(make_plan(composed), command))
+
+
+def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes: Sequence[str] = ()) -> None:
     """Run a composed experiment with everything that a person sees of it."""
     from rich.console import Console
 
@@ -39,7 +71,9 @@ def run_and_show(composed: object, *, local: bool, as_json: bool) -> None:
     console.print(preflight_line(), soft_wrap=True)
     console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True)
     with TrainingDisplay(console) as display:
-        outcome = run_training(composed, local=local, show=display.show, say=display.say)
+        outcome = run_training(
+            composed, local=local, show=display.show, say=display.say, allow_changes=allow_changes
+        )
     if outcome.already_finished:
         console.print(
             f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"

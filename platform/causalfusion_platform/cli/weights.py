@@ -1,4 +1,4 @@
-"""`causalfusion weights`: bring in checkpoints of other code, and write them for it."""
+"""`causalfusion weights`: checkpoints of other code in and out, and averages chosen after training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-weights_app = typer.Typer(help="Import and export checkpoints of other code.", no_args_is_help=True)
+weights_app = typer.Typer(
+    help="Import and export checkpoints of other code; choose an average after training.", no_args_is_help=True
+)
 
 
 @weights_app.command("import")
@@ -43,3 +45,17 @@ def export_weights(
     from ..checkpoint.convert import export_checkpoint
 
     print(export_checkpoint(checkpoint, out))
+
+
+@weights_app.command("posthoc")
+def posthoc_weights(
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run trained with optim.ema_power, or of its checkpoints.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write safetensors and JSON into.")],
+    sigma: Annotated[float, typer.Option(help="Relative width of the average: above 0, up to 0.28.")] = 0.1,
+) -> None:
+    """Make an average of the weights of any width, after training, from the averages that a run stored."""
+    from ..checkpoint.posthoc import reconstruct
+
+    print(reconstruct(run, sigma, out))

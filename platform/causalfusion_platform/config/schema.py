@@ -57,6 +57,7 @@ class DataConfig(Section):
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]
 
 
 class OptimConfig(Section):
@@ -74,10 +75,40 @@ class OptimConfig(Section):
     """Largest gradient norm; 0 switches clipping off (release: 1.0)."""
     warmup_images: int = Field(0, ge=0)
     """Images over which the learning rate rises linearly from 0 to its constant value."""
+    warmup_epochs: float | None = Field(None, ge=0)
+    """The same in epochs of the data set, in place of warmup_images."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
-    """Decay of the weights' moving average, per step (release: 0.9999). Kept in fp32."""
+    """Decay of the weights' moving average, per step (release: 0.9999). Kept in fp32; samples are drawn from it."""
     ema_warmup: bool = True
     """Start with the smaller decay (1 + n) / (10 + n) at step n, so that short runs forget their start."""
+    ema_more_decays: tuple[Momentum, ...] = ()
+    """Decays of further averages, kept beside that of ema_decay and stored in each checkpoint."""
+    ema_power: tuple[RelativeWidth, ...] = ()
+    """Relative widths σ_rel of power-function averages, below 0.28 (Karras et al. 2024, Section 3; they use 0.05
+    and 0.10). `causalfusion weights posthoc` makes an average of any other width from them."""
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> OptimConfig:
+        if self.warmup_epochs is not None and self.warmup_images:
+            raise ValueError(
+                f"warmup_images {self.warmup_images} and warmup_epochs {self.warmup_epochs} both give the warmup: "
+                f"leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_averages(self) -> OptimConfig:
+        for keys, values in (
+            ("ema_decay and ema_more_decays", (self.ema_decay, *self.ema_more_decays)),
+            ("ema_power", self.ema_power),
+        ):
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"{keys} name an average twice: {', '.join(map(str, twice))}")
+        return self
+
+
+Precision = Literal["auto", "fp32", "bf16", "bf16_weights", "fp16"]
 
 
 class TrainConfig(Section):
@@ -97,8 +128,23 @@ class TrainConfig(Section):
     """GPUs reserved per worker."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: shards optimizer state (1), gradients (2), parameters (3)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of matrix products; parameters stay fp32. auto: bf16 where the hardware multiplies in it."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Images that a worker runs through the model at once; gradients of several such parts are added up before the
+    optimizer step. null: all of a worker's images of the step. Less takes less memory; the training is the same."""
+    precision: Precision = "auto"
+    """Arithmetic. fp32; bf16: matrix products in bf16, parameters and gradients in fp32; auto: bf16 where the
+    hardware multiplies in it, else fp32; bf16_weights: parameters and gradients in bf16 too, with fp32 masters in
+    the optimizer; fp16: the same in fp16, with dynamic loss scaling. The last two need ZeRO 1, 2 or 3."""
+    activation_checkpointing: bool = False
+    """Compute each transformer block anew in the backward pass, which takes less memory and a third more time."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What waits in the memory of the CPU while a GPU has no use for it: nothing; the optimizer's state (ZeRO 1, 2
+    or 3); that and the parameters (ZeRO 3)."""
+    compile: bool = False
+    """Compile the transformer blocks with torch.compile, for any sequence length; the first steps take longer."""
+    deepspeed: dict[str, Any] = {}
+    """More keys of DeepSpeed's own configuration, as `zero_optimization: {reduce_bucket_size: 1.0e+8}`. Keys that
+    follow from other settings are refused, and so are unknown ones."""
     log_every_images: int = Field(1_280, ge=1)
     """Cadence of metrics."""
     sample_every_images: int = Field(51_200, ge=1)
@@ -107,8 +153,13 @@ class TrainConfig(Section):
     """Cadence of checkpoints; there is always one at the end."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints that are kept."""
-    max_failures: int = Field(1, ge=0)
-    """Times that lost workers are replaced, from the last checkpoint, before the run gives up."""
+    keep_best: int = Field(0, ge=0)
+    """Checkpoints that are kept beside these: those with the lowest training loss since the one before."""
+    keep_every_images: int | None = Field(None, ge=1)
+    """Checkpoints at multiples of so many images are kept for good; null: none."""
+    staging: Path | None = None
+    """Fast local folder that checkpoints are written to, before they are copied to the run's folder in the
+    background; null: the system's folder of temporary files."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -116,7 +167,39 @@ class TrainConfig(Section):
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of num_workers {self.num_workers}"
             )
+        if self.worker_batch_size % self.rows_at_once:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide the {self.worker_batch_size} images of "
+                f"a worker: global_batch_size {self.global_batch_size} / num_workers {self.num_workers}"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _check_stage(self) -> TrainConfig:
+        needs: list[tuple[bool, tuple[int, ...], str]] = [
+            (self.precision in ("bf16_weights", "fp16"), (1, 2, 3), f"precision {self.precision}"),
+            (self.offload == "optimizer", (1, 2, 3), "offload optimizer"),
+            (self.offload == "parameters", (3,), "offload parameters"),
+        ]
+        for given, stages, what in needs:
+            if given and self.zero_stage not in stages:
+                raise ValueError(f"{what} needs zero_stage {' or '.join(map(str, stages))}, got {self.zero_stage}")
+        return self
+
+    @property
+    def worker_batch_size(self) -> int:
+        """Images of one worker in an optimizer step."""
+        return self.global_batch_size // self.num_workers
+
+    @property
+    def rows_at_once(self) -> int:
+        """Images of one worker in one backward pass."""
+        return self.micro_batch_size or self.worker_batch_size
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Backward passes of one worker in an optimizer step."""
+        return self.worker_batch_size // self.rows_at_once
 
     @property
     def steps(self) -> int:
@@ -127,6 +210,31 @@ class TrainConfig(Section):
     def total_images(self) -> int:
         """Images that the whole run sees: whole batches."""
         return self.steps * self.global_batch_size
+
+
+class SupervisionConfig(Section):
+    """What a run does about faults."""
+
+    max_failures: int = Field(10, ge=0)
+    """Times that one launch starts its workers again, from the last good checkpoint, before it gives up."""
+    max_failures_without_progress: int = Field(3, ge=1)
+    """Failures in a row, with no new checkpoint between them, after which a launch gives up with its diagnosis."""
+    hang_seconds: float = Field(600, gt=0)
+    """Longest time without a sign of life from the training loop; then stacks are dumped and workers replaced."""
+    start_seconds: float = Field(1800, gt=0)
+    """The same limit before the first step, while checkpoints are verified or converted and the engine is built."""
+    resource_seconds: float = Field(300, gt=0)
+    """Longest wait for the cluster to have room for the workers again."""
+    min_workers: int | None = Field(None, ge=1)
+    """Fewest workers to go on with when the cluster has no room for all; null: never fewer than train.num_workers.
+
+    The number must divide the global batch; the checkpoint is converted, and the loss curve stays the same."""
+    spike_factor: float = Field(20.0, ge=0)
+    """A gradient norm so many times the median of the last 100 is a spike, and its update is skipped; 0: none is."""
+    max_skipped_steps: int = Field(3, ge=0)
+    """Updates among the last 100 that may be skipped (NaN, Inf or spikes); with one more the run rolls back."""
+    max_rollbacks: int = Field(2, ge=0)
+    """Times that a run goes back to its last good checkpoint, with another order of the data, before it stops."""
 
 
 class EvaluationConfig(Section):
@@ -178,6 +286,7 @@ class Experiment(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

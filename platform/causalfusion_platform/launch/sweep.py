@@ -14,18 +14,22 @@ from typing import Any
 import ray
 from ray import tune
 
+from ..assemble import SPOOL_FOLDER
 from ..config.compose import Composed, with_overrides
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..report.tables import cell, markdown_table
-from ..tracking.mlflow import MlflowTracker
-from .run_folder import check_same_config, open_run, read_state
+from ..tracking.courier import Courier
+from ..tracking.mlflow import MlflowTracker, check_reachable
+from ..tracking.spool import Spool
+from .run_folder import RunState, check_same_config, open_run, read_state
 from .session import check_resources, ray_session
 from .train import check_inputs, run_training
 
 # A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
 # the CPU that its workers wait for.
 _TRIAL_CPUS = 0.01
+_MLFLOW_SECONDS = 60.0
 _COLUMNS = ("class_accuracy", "fd_digits_cnn", "images_per_second", "total_seconds")
 
 
@@ -110,11 +114,15 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
     if state is not None:
         check_same_config(state, experiment)
     shards = check_inputs(experiment)
+    check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
     if shards.bad:
         say(shards.notice)
     with ray_session():
         concurrent = _concurrent_trials(experiment)
-        state = open_run(composed, shards, state)
+        spool = Spool(experiment.run_dir / SPOOL_FOLDER)
+        state = open_run(composed, shards, state, spool)
+        state = _deliver(spool, experiment, state)
+        assert state.mlflow_run_id is not None
         tracker = MlflowTracker(experiment.tracking_uri, state.mlflow_run_id)
         say(f"{len(trials)} trials, {concurrent} at a time")
         try:
@@ -129,6 +137,24 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
     tracker.finish("FAILED" if result.failed else "FINISHED")
     state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
     return result
+
+
+def _deliver(spool: Spool, experiment: Experiment, state: RunState) -> RunState:
+    """Wait until MLflow has the sweep's run; return the state with its id.
+
+    Raises:
+        UserError: it does not take it.
+    """
+    ids = [state.mlflow_run_id] if state.mlflow_run_id else []
+    courier = Courier(spool.folder, experiment.tracking_uri, run_id=state.mlflow_run_id, on_run_id=ids.append)
+    courier.start()
+    left = courier.drain(_MLFLOW_SECONDS)
+    courier.stop()
+    if left or not ids:
+        raise UserError(f"MLflow at {experiment.tracking_uri} does not take the sweep: {courier.state}")
+    state = state.model_copy(update={"mlflow_run_id": ids[-1]})
+    state.write(experiment.run_dir)
+    return state
 
 
 class Announce(tune.Callback):  # type: ignore[misc]

@@ -1,28 +1,44 @@
-"""Run one training job from start to end: checks, workers, samples, scores, summary."""
+"""Run one training job from start to end: checks, supervised workers, samples, scores, summary."""
 
 from __future__ import annotations
 
-import threading
+import os
+import shutil
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..assemble import Job, TrainingTimes
+from ..assemble import SPOOL_FOLDER, Job, TrainingTimes
 from ..checkpoint import store
 from ..config.compose import Composed
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.digits import ensure_digits
 from ..data.validate import CheckedShards, check_draws, check_model_fits, open_shards
-from ..tracking.mlflow import MlflowTracker, check_reachable
+from ..tracking.accounting import account
+from ..tracking.courier import Courier
+from ..tracking.journal import Ended, Journal, Launched, last_attempt, recorded_images
+from ..tracking.mlflow import answers, check_address
+from ..tracking.spool import Spool
+from ..train.pass_through import check_deepspeed
 from ..train.progress import ProgressSink
-from .causes import user_error_in
+from .ended import StoppedRun
 from .finish import judge_and_draw, read_summary, write_summary
-from .run_folder import check_same_config, open_run, read_state
+from .lock import only_launch, refuse_if_under_way
+from .room import wait_for_room
+from .run_folder import RunState, check_same_config, open_run, read_state
 from .session import check_resources, ray_session
+from .signals import StopRequest, stop_on_signals
+from .supervise import Supervisor
+
+_RUN_SECONDS = 15.0
+"""Wait for MLflow to make the run, if it answers; workers start all the same."""
+_DRAIN_SECONDS = 60.0
+_DRAIN_SECONDS_AWAY = 5.0
+"""Wait for MLflow to take the last records, if it answers and if it does not; what is left stays on disk."""
 
 
 @dataclass
@@ -62,6 +78,7 @@ def run_training(
     show: ProgressSink = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
     parent: str | None = None,
+    allow_changes: Sequence[str] = (),
 ) -> Outcome:
     """Train an experiment, or continue it, to its end; then judge its samples.
 
@@ -71,9 +88,11 @@ def run_training(
         show: called with the newest progress, about twice a second.
         say: called with what a person must know beside that.
         parent: MLflow run that this one is a child of.
+        allow_changes: keys of the configuration that may differ from those that the run was started with.
 
     Raises:
         UserError: something given is wrong; nothing was started.
+        NotFinished: the run was stopped, or gave up; the message says what to do.
     """
     started, stages = time.perf_counter(), Stages()
     experiment = composed.experiment
@@ -82,13 +101,15 @@ def run_training(
             f"--local is one process, but train.num_workers={experiment.train.num_workers}\n"
             f"  add train.num_workers=1, or leave --local out"
         )
+    refuse_if_under_way(experiment.run_dir)
     state = read_state(experiment.run_dir)
     if state is not None:
-        check_same_config(state, experiment)
+        check_same_config(state, experiment, allow_changes)
         if state.finished:
             return Outcome(read_summary(experiment.run_dir), already_finished=True)
     with stages.time("prepare"):
         shards = check_inputs(experiment)
+        check_deepspeed(experiment)
     if shards.bad:
         say(shards.notice)
     if state is not None and state.bad_shards != sorted(shards.bad):
@@ -96,51 +117,30 @@ def run_training(
             "the run had other shards before: the order of the rows to come is another one, and in the epoch under "
             "way some rows may come twice and others not at all"
         )
-    with _workers_place(experiment, local, stages):
+    with (
+        _workers_place(experiment, local, stages),
+        only_launch(experiment.run_dir),
+        stop_on_signals() as stop,
+    ):
         with stages.time("prepare"):
-            state = open_run(composed, shards, state, parent)
-        tracker = MlflowTracker(experiment.tracking_uri, state.mlflow_run_id)
-        job = Job(experiment=experiment, mlflow_run_id=state.mlflow_run_id, bad_shards=tuple(sorted(shards.bad)))
+            store.clear_partial(experiment.run_dir / "checkpoints")
+            shutil.rmtree(experiment.run_dir / "ray", ignore_errors=True)  # Ray's own state: never read again
+            spool = Spool(experiment.run_dir / SPOOL_FOLDER)
+            state = open_run(composed, shards, read_state(experiment.run_dir), spool, parent)
+        launch = _Launch(composed, state, shards, spool, stop, show, say, local, "data.digest" in allow_changes)
         try:
-            began = time.perf_counter()
-            times = _run_local(job, show) if local else _run_on_ray(job, show)
-            _add_worker_stages(stages, times, time.perf_counter() - began)
-            with stages.time("judge"):
-                results = judge_and_draw(experiment, shards.usable, tracker)
-        except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-    summary = {
-        "name": experiment.name,
-        **results,
-        "images_seen": experiment.train.total_images,
-        "train_seconds": times.train_seconds,
-        "images_per_second": times.images / times.train_seconds if times.images else 0.0,
-        "total_seconds": time.perf_counter() - started,
-        "stage_seconds": stages.seconds,
-        "launches": state.launches,
-        "num_workers": experiment.train.num_workers,
-        "zero_stage": experiment.train.zero_stage,
-        "run_dir": str(experiment.run_dir),
-        "weights_path": str(_newest_weights(job)),
-        "data_digest": shards.manifest.digest,
-        "bad_shards": shards.bad,
-        "mlflow_run_id": state.mlflow_run_id,
-        "tracking_uri": experiment.tracking_uri,
-    }
-    tracker.artifact(write_summary(experiment.run_dir, summary))
-    tracker.finish()
-    state.model_copy(update={"finished": True}).write(experiment.run_dir)
-    return Outcome(summary)
+            return launch.run(stages, started)
+        finally:
+            launch.courier.stop()
 
 
 def check_inputs(experiment: Experiment) -> CheckedShards:
-    """Check the shards, the model against them, and the tracking store, before anything is started.
+    """Check the shards, the model against them, and the tracking store's address, before anything is started.
 
     Raises:
         UserError: the first fault found.
     """
-    check_reachable(experiment.tracking_uri)
+    check_address(experiment.tracking_uri)
     if experiment.data.prepare:
         ensure_digits(experiment.data.path)
     data = experiment.data
@@ -148,6 +148,150 @@ def check_inputs(experiment: Experiment) -> CheckedShards:
     check_model_fits(shards.manifest, experiment.model, data.path)
     check_draws(shards.manifest, data.flip, data.path)
     return shards
+
+
+@dataclass
+class _Launch:
+    """One launch of a run, from its opened folder to its summary."""
+
+    composed: Composed
+    state: RunState
+    shards: CheckedShards
+    spool: Spool
+    stop: StopRequest
+    show: ProgressSink
+    say: Callable[[str], None]
+    local: bool
+    other_data: bool
+
+    def __post_init__(self) -> None:
+        self.experiment = self.composed.experiment
+        self.journal = Journal(self.experiment.run_dir)
+        self.courier = Courier(
+            self.spool.folder,
+            self.experiment.tracking_uri,
+            run_id=self.state.mlflow_run_id,
+            on_run_id=lambda run_id: self._keep(mlflow_run_id=run_id),
+        )
+
+    def run(self, stages: Stages, started: float) -> Outcome:
+        """Train, judge, and write the summary; whatever happens, MLflow and the journal learn how it ended."""
+        launch = self.state.launches
+        reason = answers(self.experiment.tracking_uri)
+        if reason is not None:
+            self.say(
+                f"MLflow does not answer at {self.experiment.tracking_uri} ({reason}); training goes on, and its "
+                f"records wait in {self.spool.folder}"
+            )
+        self.courier.start()
+        if reason is None:
+            self.courier.drain(_RUN_SECONDS)  # so that checkpoints can name the run
+        self.journal.add(Launched(launch=launch, host=socket.gethostname(), pid=os.getpid()))
+        try:
+            job = Job(
+                experiment=self.experiment,
+                mlflow_run_id=self.state.mlflow_run_id,
+                bad_shards=tuple(sorted(self.shards.bad)),
+                order=self.state.order,
+                other_data=self.other_data,
+            )
+            began = time.perf_counter()
+            times = self._supervisor(job).run()
+            _add_worker_stages(stages, times, time.perf_counter() - began)
+            with stages.time("judge"):
+                results = judge_and_draw(self.experiment, self.shards.usable, self.spool)
+        except BaseException as error:
+            stopped = isinstance(error, StoppedRun)
+            self.spool.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
+            self.journal.add(
+                Ended(launch=launch, how="stopped" if stopped else "failed", detail=str(error).partition("\n")[0])
+            )
+            self._deliver()
+            raise
+        self._deliver()
+        summary = self._summary(results, times, stages, started)
+        self.journal.add(Ended(launch=launch, how="finished"))
+        accounted = account(self.journal.events())
+        summary["goodput"] = accounted.goodput
+        summary["time_accounted"] = accounted.seconds
+        values = {f"time/{name}": seconds for name, seconds in accounted.seconds.items()}
+        self.spool.metrics({"time/goodput": accounted.goodput, **values}, self.experiment.train.total_images)
+        self.spool.artifact(write_summary(self.experiment.run_dir, summary))
+        self.spool.finish()
+        self._keep(finished=True)
+        self._deliver()
+        return Outcome(summary)
+
+    def _supervisor(self, job: Job) -> Supervisor:
+        if self.local:
+            from .worker import local_worker
+
+            attempt: Callable[[Job], Any] = lambda job: local_worker(job, self.stop, self.show, self.say)  # noqa: E731
+            make_room: Callable[[Job], Job] = lambda job: job  # noqa: E731
+        else:
+            import ray
+
+            from .attempt import Attempt
+
+            attempt = lambda job: Attempt(job, self.stop, self.show, self.say).run()  # noqa: E731
+            make_room = lambda job: wait_for_room(  # noqa: E731
+                job, self.experiment, resources=ray.cluster_resources, stop=self.stop, say=self.say
+            )
+
+        def next_attempt(job: Job) -> Any:
+            run_id, seen = self.state.mlflow_run_id, recorded_images(self.journal.events())
+            return attempt(job.model_copy(update={"mlflow_run_id": run_id, "recorded_images": seen}))
+
+        return Supervisor(
+            job=job,
+            journal=self.journal,
+            attempt=next_attempt,
+            make_room=make_room,
+            rolled_back=lambda order: self._keep(order=order),
+            stop=self.stop,
+            say=self.say,
+            launch=self.state.launches,
+            first_attempt=last_attempt(self.journal.events()) + 1,
+        )
+
+    def _keep(self, **changes: Any) -> None:
+        """Change the run's state, in memory and on disk."""
+        self.state = self.state.model_copy(update=changes)
+        self.state.write(self.experiment.run_dir)
+
+    def _deliver(self) -> None:
+        """Give MLflow a while to take what is recorded; the rest waits for the next launch, or for `runs sync`."""
+        away = answers(self.experiment.tracking_uri) is not None
+        left = self.courier.drain(_DRAIN_SECONDS_AWAY if away else _DRAIN_SECONDS)
+        if left:
+            self.say(
+                f"{left} records for MLflow wait in {self.spool.folder} ({self.courier.state})\n"
+                f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
+            )
+
+    def _summary(
+        self, results: dict[str, Any], times: TrainingTimes, stages: Stages, started: float
+    ) -> dict[str, Any]:
+        experiment, train = self.experiment, self.experiment.train
+        newest = store.newest(experiment.run_dir / "checkpoints")
+        return {
+            "name": experiment.name,
+            **results,
+            "images_seen": train.total_images,
+            "train_seconds": times.train_seconds,
+            "images_per_second": times.images / times.train_seconds if times.images else 0.0,
+            "total_seconds": time.perf_counter() - started,
+            "stage_seconds": stages.seconds,
+            "launches": self.state.launches,
+            "num_workers": train.num_workers,
+            "zero_stage": train.zero_stage,
+            "run_dir": str(experiment.run_dir),
+            "weights_path": str(newest / store.WEIGHTS_FOLDER if newest else None),
+            "data_digest": self.shards.manifest.digest,
+            "bad_shards": self.shards.bad,
+            "mlflow_run_id": self.state.mlflow_run_id,
+            "tracking_uri": experiment.tracking_uri,
+        }
 
 
 @contextmanager
@@ -165,88 +309,9 @@ def _workers_place(experiment: Experiment, local: bool, stages: Stages) -> Itera
         yield
 
 
-def _run_local(job: Job, show: ProgressSink) -> TrainingTimes:
-    from .worker import local_worker
-
-    return local_worker(job, show)
-
-
-def _run_on_ray(job: Job, show: ProgressSink) -> TrainingTimes:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from .board import Board, enter_worker
-
-    train = job.experiment.train
-    board = ray.remote(Board).options(num_cpus=0).remote()
-    resources = {"CPU": train.cpus_per_worker}
-    if train.gpus_per_worker:
-        resources["GPU"] = train.gpus_per_worker
-    trainer = TorchTrainer(
-        enter_worker,
-        train_loop_config={"job": job.model_dump_json(), "board": board},
-        torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=train.num_workers,
-            use_gpu=bool(train.gpus_per_worker),
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            # Ray's own state is new at every launch: what a run resumes from are its verified checkpoints.
-            name=f"launch-{time.time_ns()}",
-            storage_path=str(job.experiment.run_dir / "ray"),
-            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=1),
-        ),
-    )
-    with _following(lambda: ray.get(board.read.remote())[0], show):
-        _fit(trainer)
-    _, times = ray.get(board.read.remote())
-    ray.kill(board)
-    return TrainingTimes(**times)
-
-
-def _fit(trainer: Any) -> None:
-    from ray.train import WorkerGroupError
-
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        # A fault that the user can mend reads the same from a worker as from the driver.
-        raise (user_error_in(error) or error) from error
-
-
-@contextmanager
-def _following(read: Callable[[], Any], show: ProgressSink) -> Iterator[None]:
-    """Show the newest progress about twice a second while the body runs."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(0.5):
-            progress = read()
-            if progress is not None:
-                show(progress)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-        last = read()
-        if last is not None:
-            show(last)
-
-
 def _add_worker_stages(stages: Stages, times: TrainingTimes, wall: float) -> None:
     inside = times.train_seconds + times.hook_seconds + times.sample_seconds
     stages.add("workers up and down", max(wall - inside, 0.0))
     stages.add("train", times.train_seconds)
     stages.add("checkpoints and grids", times.hook_seconds)
     stages.add("sample", times.sample_seconds)
-
-
-def _newest_weights(job: Job) -> Path | None:
-    found = store.latest(job.checkpoints)
-    return found[0] / store.WEIGHTS_FOLDER if found else None

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import json
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from ..assemble import Job, Surroundings, TrainingTimes, train_and_sample
+from ..assemble import Job, Surroundings, train_and_sample
 from ..config.schema import Experiment
 from ..data.read import Batch, Dataset, local_batches
 from ..data.stream import StreamSpec, start_feeder, worker_batches
+from ..train.checkpointing import NotSaved
+from ..train.control import LocalControl, Stopped
+from ..train.guard import Diverged
 from ..train.progress import ProgressSink
+from .signals import StopRequest
+
+Ended = dict[str, Any]
+"""How training ended: `how` (done, stopped, preempted, storage or diverged), `detail`, `images`; if done, `times`."""
 
 
 def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> StreamSpec:
@@ -45,6 +49,8 @@ def ray_worker(job: Job, board: Any) -> None:
     import ray.train.collective
     import ray.train.torch
 
+    from .watch import Watch
+
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
@@ -56,27 +62,23 @@ def ray_worker(job: Job, board: Any) -> None:
         feeder = ray.train.collective.broadcast_from_rank_zero(start_feeder(spec, world) if rank == 0 else None)
         return worker_batches(feeder, spec, rank, world)
 
-    def saved(folder: Path, images_seen: int) -> None:
-        # Ray is told where the checkpoint is. The workers have written it to its place already.
-        with tempfile.TemporaryDirectory() as pointer:
-            (Path(pointer) / "pointer.json").write_text(json.dumps({"checkpoint": str(folder)}))
-            checkpoint = ray.train.Checkpoint.from_directory(pointer) if rank == 0 else None
-            ray.train.report({"images_seen": images_seen}, checkpoint=checkpoint)
-
-    times = train_and_sample(
-        job,
-        Surroundings(
+    watch = Watch(board, rank)
+    watch.start()
+    try:
+        around = Surroundings(
             device=ray.train.torch.get_device(),
             batches=batches,
             progress=lambda progress: board.show.remote(progress),
-            saved=saved,
-        ),
-    )
+            control=watch,
+        )
+        ended = _train(job, around)
+    finally:
+        watch.end()
     if rank == 0:
-        ray.get(board.finish.remote(dataclasses.asdict(times)))
+        ray.get(board.finish.remote(ended))
 
 
-def local_worker(job: Job, progress: ProgressSink) -> TrainingTimes:
+def local_worker(job: Job, stop: StopRequest, progress: ProgressSink, say: Callable[[str], None]) -> Ended:
     """Run the same training in this process, without Ray: for debugging and single-GPU machines."""
 
     def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
@@ -84,7 +86,24 @@ def local_worker(job: Job, progress: ProgressSink) -> TrainingTimes:
 
     device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
     _be_the_only_process("nccl" if device.type == "cuda" else "gloo")
-    return train_and_sample(job, Surroundings(device, batches, progress, lambda *_: None))
+    control = LocalControl(stop.reason, say)
+    stop.on_request = lambda reason: setattr(control, "stop", reason)
+    return _train(job, Surroundings(device, batches, progress, control))
+
+
+def _train(job: Job, around: Surroundings) -> Ended:
+    """Train; turn the ends that all ranks have agreed on into words."""
+    try:
+        times = train_and_sample(job, around)
+    except Stopped as stopped:
+        detail = "checkpoints cannot be written" if stopped.reason == "storage" else ""
+        return {"how": stopped.reason, "detail": detail, "images": around.control.images}
+    except Diverged as diverged:
+        return {"how": "diverged", "detail": str(diverged), "images": around.control.images}
+    except NotSaved as fault:
+        return {"how": "storage", "detail": str(fault), "images": around.control.images}
+    images = job.experiment.train.total_images
+    return {"how": "done", "detail": "", "images": images, "times": dataclasses.asdict(times)}
 
 
 def _be_the_only_process(backend: str) -> None:

@@ -83,6 +83,8 @@ class TrainingDisplay:
         numbers = (
             f"{report.images_per_second:.0f} images/s  loss {report.loss:.4f}  ETA {clock(report.eta_seconds)}"
         )
+        if report.mfu is not None:
+            numbers += f"  MFU {report.mfu:.{0 if report.mfu >= 0.1 else 1}%}"
         assert self.task is not None
         self.bar.update(
             self.task, description="train", total=report.total, completed=report.images, numbers=numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +31,13 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
     return torch.arange(count) % num_classes
 
 
-def generate(model: Model, request: Request, indices: list[int]) -> Tensor:
-    """Generate the samples of `request` numbered `indices`: (len(indices), channels, height, width), on the CPU."""
+def generate(
+    model: Model, request: Request, indices: list[int], alive: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Generate the samples of `request` numbered `indices`: (len(indices), channels, height, width), on the CPU.
+
+    `alive` is called after each batch.
+    """
     parts = []
     for start in range(0, max(len(indices), 1), request.batch_size):
         part = indices[start : start + request.batch_size]
@@ -45,14 +51,18 @@ def generate(model: Model, request: Request, indices: list[int]) -> Tensor:
                 indices=part,
             )
         parts.append(latents.cpu())
+        alive()
     return torch.cat(parts)
 
 
-def generate_together(model: Model, request: Request) -> Tensor:
-    """Generate all samples of `request` with every rank doing its share; all ranks get them all."""
+def generate_together(model: Model, request: Request, alive: Callable[[], None] = lambda: None) -> Tensor:
+    """Generate all samples of `request` with every rank doing its share; all ranks get them all.
+
+    `alive` is called after each batch.
+    """
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     count = len(request.labels)
-    mine = generate(model, request, list(range(rank, count, world)))
+    mine = generate(model, request, list(range(rank, count, world)), alive)
     parts: list[Tensor] = [torch.empty(0)] * world
     torch.distributed.all_gather_object(parts, mine)
     everything = torch.empty(count, *mine.shape[1:], dtype=mine.dtype)

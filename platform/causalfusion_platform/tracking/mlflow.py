@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, into the progress display
 }
-_PARAMETERS_PER_CALL = 100  # MLflow's limit for one batch
+_PARAMETERS_PER_CALL = 100  # MLflow's limits
+_LONGEST_PARAMETER = 6000  # characters
+_ADVICE = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite:///FILE"
 
 
 def client(uri: str) -> Any:
@@ -33,42 +36,88 @@ def client(uri: str) -> Any:
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # What goes wrong is raised as well: tracebacks and each retry would only tear the progress display.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def check_reachable(uri: str) -> None:
-    """Check that the tracking store answers; for a file-based one, that its folder can be made.
+def check_address(uri: str) -> None:
+    """Check that the address of the tracking store can be one; make the folder of a file-based one.
 
     Raises:
-        UserError: it does not, or the scheme is not one that is supported.
+        UserError: it is no address, its scheme is not one that is supported, or its folder cannot be made.
     """
-    advice = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite:///FILE"
     try:
         parts = urlsplit(uri)
-        port = parts.port or 5000
+        _ = parts.port
     except ValueError as error:
-        raise UserError(f"tracking.uri {uri} is not an address: {error}\n  {advice}") from error
+        raise UserError(f"tracking.uri {uri} is not an address: {error}\n  {_ADVICE}") from error
     if parts.scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///")).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the folder of tracking.uri {uri} cannot be made: {error}\n  {advice}") from error
-        return
-    if parts.scheme not in ("http", "https"):
-        raise UserError(f"tracking.uri {uri!r} is not supported\n  {advice}")
+            raise UserError(f"the folder of tracking.uri {uri} cannot be made: {error}\n  {_ADVICE}") from error
+    elif parts.scheme not in ("http", "https"):
+        raise UserError(f"tracking.uri {uri!r} is not supported\n  {_ADVICE}")
+    elif not parts.hostname:
+        raise UserError(f"tracking.uri {uri} names no host\n  {_ADVICE}")
+
+
+def answers(uri: str) -> str | None:
+    """Return why the tracking server does not answer, or None if it does; a file-based store always does.
+
+    Takes five seconds at most, as long as names resolve.
+    """
+    if uri.startswith("sqlite"):
+        return None
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:
             answer.read()
     except (OSError, ValueError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
+        return str(getattr(error, "reason", error))
+    return None
+
+
+def check_reachable(uri: str) -> None:
+    """Check that the address can be one and that its server answers now.
+
+    Raises:
+        UserError: it cannot, or no server answers.
+    """
+    check_address(uri)
+    reason = answers(uri)
+    if reason is not None:
         raise UserError(
-            f"no MLflow server answers at tracking.uri {uri}: {reason}\n  {advice}\n"
-            f"  start one: mlflow server --host 127.0.0.1 --port {port}"
-        ) from error
+            f"no MLflow server answers at tracking.uri {uri}: {reason}\n  {_ADVICE}\n"
+            f"  start one: mlflow server --host 127.0.0.1 --port {urlsplit(uri).port or 5000}"
+        )
+
+
+def open_experiment(api: Any, uri: str, name: str, artifacts: Path) -> str:
+    """Return the id of an MLflow experiment, which is made if need be.
+
+    Args:
+        api: client of the store.
+        uri: tracking URI.
+        name: the experiment's name.
+        artifacts: folder of artifacts for a store that has no server of its own (SQLite).
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = api.get_experiment_by_name(name)
+    if found is None:
+        location = artifacts.absolute().as_uri() if uri.startswith("sqlite") else None
+        try:
+            return str(api.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another run made it at the same moment
+            found = api.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def start_run(
@@ -93,25 +142,27 @@ def start_run(
         parent: id of the run that this one is a child of.
     """
     from mlflow.entities import Param
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     api = client(uri)
-    found = api.get_experiment_by_name(experiment)
-    if found is None:
-        location = artifacts.absolute().as_uri() if uri.startswith("sqlite") else None
-        try:
-            experiment_id = api.create_experiment(experiment, artifact_location=location)
-        except MlflowException:  # another run made it at the same moment
-            experiment_id = api.get_experiment_by_name(experiment).experiment_id
-    else:
-        experiment_id = found.experiment_id
-    parentage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-    run = api.create_run(experiment_id, run_name=name, tags={**tags, **parentage})
-    items = [Param(key, str(value)[:6000]) for key, value in parameters.items()]
-    for start in range(0, len(items), _PARAMETERS_PER_CALL):
-        api.log_batch(run.info.run_id, params=items[start : start + _PARAMETERS_PER_CALL])
+    experiment_id = open_experiment(api, uri, experiment, artifacts)
+    run = api.create_run(experiment_id, run_name=name, tags={**tags, **parentage(parent)})
+    for some in batches(parameters):
+        api.log_batch(run.info.run_id, params=[Param(key, value) for key, value in some.items()])
     return str(run.info.run_id)
+
+
+def parentage(parent: str | None) -> dict[str, str]:
+    """Return the tags of a run that is a child of `parent`."""
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    return {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+
+
+def batches(parameters: Mapping[str, object]) -> Iterator[dict[str, str]]:
+    """Yield the parameters as text, as long and as many at a time as MLflow takes."""
+    items = [(key, str(value)[:_LONGEST_PARAMETER]) for key, value in parameters.items()]
+    for start in range(0, len(items), _PARAMETERS_PER_CALL):
+        yield dict(items[start : start + _PARAMETERS_PER_CALL])
 
 
 class MlflowTracker:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from causalfusion import Model
+from causalfusion import Draws, Model, Objective
 
-from ..config.schema import Experiment
+from ..checkpoint.universal import ENGINE_CONFIG
+from ..config.errors import UserError
+from ..config.schema import Experiment, Precision
+from ..data.read import Batch
+from .blocks import set_up_blocks
+from .deepspeed_config import Arithmetic, deepspeed_config
+from .optimizer import build_optimizer
+from .pass_through import check_deepspeed
 
 
-def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return the arithmetic of matrix products: `auto` is bf16 where the hardware multiplies in it.
+def choose_precision(wanted: Precision, device: torch.device) -> Arithmetic:
+    """Return the arithmetic: `auto` is bf16 where the hardware multiplies in it, else fp32.
 
     On a CPU that means AMX tiles or AVX512-BF16; without them bf16 is emulated, and slower than fp32.
     """
@@ -24,60 +32,89 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.devi
     return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def deepspeed_config(experiment: Experiment, precision: Literal["fp32", "bf16"]) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for this experiment."""
-    train = experiment.train
-    return {
-        "train_batch_size": train.global_batch_size,
-        "train_micro_batch_size_per_gpu": train.global_batch_size // train.num_workers,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": experiment.optim.clip_grad_norm,
-        "zero_optimization": {"stage": train.zero_stage},
-        # The optimizer is torch's own: DeepSpeed's fused ones compile for minutes on a CPU.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        # Parameters stay fp32; DeepSpeed switches an outer torch.autocast off, so it must do this itself.
-        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
-        "steps_per_print": 2**31 - 1,
-        "wall_clock_breakdown": False,
-    }
-
-
-def build_optimizer(model: Model, experiment: Experiment) -> torch.optim.Optimizer:
-    """Return AdamW over all parameters (Tables 9 and 10)."""
-    optim = experiment.optim
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=experiment.learning_rate,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        fused=True,
-    )
-
-
 def build_engine(
-    model: Model, experiment: Experiment, device: torch.device, precision: Literal["fp32", "bf16"]
+    model: Model,
+    experiment: Experiment,
+    device: torch.device,
+    precision: Arithmetic,
+    *,
+    load_universal: bool = False,
 ) -> Any:
-    """Wrap the model in a DeepSpeed engine; torch.distributed must be initialised."""
+    """Wrap the model in a DeepSpeed engine; torch.distributed must be initialised.
+
+    The verdict on each step goes to `engine.basic_optimizer.allow` (GuardedAdamW).
+
+    With `load_universal` the engine takes a state in DeepSpeed's universal format only.
+
+    Raises:
+        UserError: `train.deepspeed` is wrong, or the hardware cannot do the precision.
+    """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     import deepspeed
     import deepspeed.ops
+    from deepspeed.accelerator import get_accelerator
 
+    check_deepspeed(experiment)
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise UserError(
+            f"train.precision=fp16: this machine's {device.type} has no fp16 arithmetic\n"
+            f"  use train.precision=bf16_weights for weights of 16 bits, or train.precision=auto"
+        )
     if device.type == "cpu":
         # Its shared-memory collectives compile for up to a minute at first use; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    train = experiment.train
     model.to(device)
+    set_up_blocks(model, compiled=train.compile, recomputed=train.activation_checkpointing)
+    optimizer = build_optimizer(model, experiment)
     engine, *_ = deepspeed.initialize(
         model=model,
-        optimizer=build_optimizer(model, experiment),
-        config=deepspeed_config(experiment, precision),
+        optimizer=optimizer,
+        config={**deepspeed_config(experiment, precision, device), **(ENGINE_CONFIG if load_universal else {})},
         dist_init_required=False,
     )
+    # Counts the calls of engine.step(), and loading a checkpoint does not set it back.
+    optimizer.clock = lambda: engine.micro_steps
     return engine
 
 
-def learning_rate_at(experiment: Experiment, images_seen: int) -> float:
-    """Return the learning rate after `images_seen` images: linear warmup, then constant (Tables 9 and 10)."""
-    warmup = experiment.optim.warmup_images
-    return experiment.learning_rate * min(1.0, images_seen / warmup if warmup else 1.0)
+def optimizer_step(
+    engine: Any, objective: Objective, batch: Batch, drawn: Draws, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Make one optimizer step on this rank's rows, in parts of `train.micro_batch_size`.
+
+    Returns:
+        The weighted loss and the unweighted MSE of this rank's rows, detached; they stay on the device.
+    """
+    dtype = engine.module.dtype
+
+    def predict(
+        noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+    ) -> Tensor:
+        # The objective computes in fp32; weights of 16 bits want their inputs in their own type.
+        out: Tensor = engine(noised.to(dtype), clean.to(dtype), positions, t, labels, mask)
+        return out
+
+    rows = engine.train_micro_batch_size_per_gpu()
+    losses, errors = [], []
+    for first in range(0, len(batch.labels), rows):
+        part = slice(first, first + rows)
+        latents = batch.latents[part].to(device, non_blocking=True)
+        labels = batch.labels[part].to(device, non_blocking=True)
+        loss = objective(predict, latents, labels, drawn.part(part))
+        engine.backward(loss.weighted)  # divides by the number of parts
+        engine.step()  # acts after the last part
+        losses.append(loss.weighted.detach())
+        errors.append(loss.mse)
+    return torch.stack(losses).mean(), torch.stack(errors).mean()
+
+
+def grad_norm(engine: Any) -> Tensor | float:
+    """Return the norm of the step's gradient over all ranks, before clipping: the same number on all ranks.
+
+    Known when `GuardedAdamW.allow` is asked, and after `engine.step()`. A gradient that is not finite gives a norm
+    that is not: infinity for NaN too with ZeRO 1–3, where DeepSpeed does not tell them apart. It then skips the
+    step by itself, and `allow` is not asked. 0 before the first step.
+    """
+    norm: Tensor | float = getattr(engine.optimizer, "_global_grad_norm", 0.0)
+    return norm

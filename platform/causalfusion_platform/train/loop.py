@@ -14,8 +14,9 @@ from causalfusion import Objective, draw
 
 from ..config.schema import Experiment
 from ..data.read import Batch
-from .ema import Ema
-from .engine import learning_rate_at
+from .ema import Averages
+from .engine import grad_norm, optimizer_step
+from .rates import learning_rate_at
 
 
 @dataclass
@@ -26,6 +27,8 @@ class TrainState:
     """Optimizer steps done."""
     images_seen: int = 0
     """Images trained on; also the position in the stream of rows."""
+    order: int = 0
+    """Times that the order of the data was changed, by going back to a checkpoint after divergence."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,15 @@ class OptimizerStep:
     grad_norm: Tensor | float
     """Gradient norm before clipping, over all ranks."""
     learning_rate: float
-    num_ar_steps: int
-    """S of this step, shared by all ranks."""
+    sizes: tuple[int, ...]
+    """|κ_1| … |κ_S| of this step, shared by all ranks."""
+    skipped: bool = False
+    """Whether the update was left out: by the guard, or because fp16 gradients overflowed."""
+
+    @property
+    def num_ar_steps(self) -> int:
+        """S of this step."""
+        return len(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,19 @@ class TrainLoop:
         experiment: Experiment,
         engine: Any,
         objective: Objective,
-        ema: Ema,
+        averages: Averages,
         state: TrainState,
         device: torch.device,
+        *,
+        data_rows: int | None = None,
     ) -> None:
         self.experiment = experiment
         self.engine = engine
         self.objective = objective
-        self.ema = ema
+        self.averages = averages
         self.state = state
         self.device = device
+        self.data_rows = data_rows
 
     def train_step(self, batch: Batch) -> OptimizerStep:
         """Make one optimizer step on this rank's rows."""
@@ -101,20 +114,20 @@ class TrainLoop:
             step=self.state.step,
             samples=batch.samples,
         )
-        latents = batch.latents.to(self.device, non_blocking=True)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        loss = self.objective(self.engine, latents, labels, drawn)
-        rate = learning_rate_at(experiment, self.state.images_seen + experiment.train.global_batch_size)
+        after = self.state.images_seen + experiment.train.global_batch_size
+        rate = learning_rate_at(experiment, after, rows=self.data_rows)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        self.engine.backward(loss.weighted)
-        self.engine.step()
+        optimizer = self.engine.basic_optimizer
+        made = optimizer.steps_made
+        loss, mse = optimizer_step(self.engine, self.objective, batch, drawn, self.device)
         return OptimizerStep(
-            loss=loss.weighted.detach(),
-            mse=loss.mse,
-            grad_norm=self.engine.get_global_grad_norm() or 0.0,
+            loss=loss,
+            mse=mse,
+            grad_norm=grad_norm(self.engine),
             learning_rate=rate,
-            num_ar_steps=len(drawn.sizes),
+            sizes=tuple(drawn.sizes),
+            skipped=optimizer.steps_made == made,
         )
 
     def run(self, batches: Iterator[Batch], hooks: Sequence[Hook]) -> TrainState:
@@ -127,7 +140,8 @@ class TrainLoop:
             step = self.train_step(batch)
             self.state.step += 1
             self.state.images_seen += train.global_batch_size
-            self.ema.update(self.state.step)
+            if not step.skipped:
+                self.averages.update(self.state.step)
             result = StepResult(
                 step=step,
                 images=train.global_batch_size,

@@ -18,8 +18,8 @@ class Progress:
     """Weighted loss, averaged over ranks and steps since the last report."""
     images_per_second: float
     """Over all workers, since the last report."""
-    doing: str = "train"
-    """Stage: train, checkpoint or sample."""
+    mfu: float | None = None
+    """Model FLOP/s over the devices' peak, since the last report; None if the peak is unknown."""
 
     @property
     def eta_seconds(self) -> float:

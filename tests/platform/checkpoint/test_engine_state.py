@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from causalfusion_platform.checkpoint.engine_state import _weights_only, load_engine, save_engine
+from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine, weights_only
 
 VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -25,19 +25,39 @@ class MakesFolder:
         return os.mkdir, (str(self.folder),)
 
 
+class Files:
+    """Writes files, as DeepSpeed's own writer does."""
+
+    def makedirs(self, folder: str, exist_ok: bool = False) -> None:
+        os.makedirs(folder, exist_ok=exist_ok)  # noqa: PTH103
+
+    def save(self, state_dict: object, path: str) -> None:
+        torch.save(state_dict, path)
+
+
 class Engine:
     """An engine that saves and loads one file, the way DeepSpeed does."""
 
     def __init__(self, state: object = None) -> None:
         self.state = state
+        self.checkpoint_engine = Files()
+        self.barriers = 0
 
     def save_checkpoint(self, folder: str, *, tag: str, save_latest: bool) -> None:
-        assert save_latest
-        (Path(folder) / tag).mkdir(parents=True)
-        torch.save(self.state, Path(folder) / tag / "rank-0.pt")
+        self.checkpoint_engine.makedirs(str(Path(folder) / tag), exist_ok=True)
+        self.checkpoint_engine.save(state_dict=self.state, path=str(Path(folder) / tag / "rank-0.pt"))
+        self._copy_recovery_script(folder)
+        self.barriers += 1
 
-    def load_checkpoint(self, folder: str, *, tag: str) -> None:
-        self.state = torch.load(Path(folder) / tag / "rank-0.pt", map_location="cpu", weights_only=False)
+    def _copy_recovery_script(self, folder: str) -> None:
+        (Path(folder) / "zero_to_fp32.py").write_text("print()")
+
+    def load_checkpoint(self, folder: str, *, tag: str) -> tuple[str | None, dict[str, Any]]:
+        path = Path(folder) / tag / "rank-0.pt"
+        if not path.exists():
+            return None, {}
+        self.state = torch.load(path, map_location="cpu", weights_only=False)
+        return str(path), {}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +74,7 @@ def test_a_malicious_file_is_refused(own_folder: Path, zipped: bool) -> None:
     torch.load(file, weights_only=False)
     assert made.is_dir()  # the file works, where nothing guards against it
     made.rmdir()
-    with _weights_only(), pytest.raises(pickle.UnpicklingError, match="mkdir"):
+    with weights_only(), pytest.raises(pickle.UnpicklingError, match="mkdir"):
         torch.load(file, weights_only=False)
     assert not made.exists()
 
@@ -96,7 +116,7 @@ def test_the_guard_leaves_the_process_as_it_was(
         monkeypatch.setenv(VARIABLE, before)
     allowed = set(torch.serialization.get_safe_globals())
     try:
-        with _weights_only():
+        with weights_only():
             assert os.environ[VARIABLE] == "1"
             assert set(torch.serialization.get_safe_globals()) > allowed
             if fails:
@@ -105,3 +125,29 @@ def test_the_guard_leaves_the_process_as_it_was(
         assert fails
     assert os.environ.get(VARIABLE) == before
     assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_a_folder_without_a_state(own_folder: Path) -> None:
+    """DeepSpeed says so in its return value only, and would train on from new weights."""
+    with pytest.raises(FileNotFoundError, match="holds no state of an engine"):
+        load_engine(Engine(), own_folder)
+
+
+def test_a_state_is_data_only(own_folder: Path) -> None:
+    engine = Engine({"step": 3})
+    save_engine(engine, own_folder / "engine")
+    files = [path.name for path in (own_folder / "engine").rglob("*") if path.is_file()]
+    assert files == ["rank-0.pt"]
+    assert type(engine.checkpoint_engine) is Files
+    assert "_copy_recovery_script" not in vars(engine)
+
+
+def test_a_rank_that_cannot_write_reaches_the_barrier_of_the_others(own_folder: Path) -> None:
+    """/dev/full refuses every byte; torch then raises a RuntimeError."""
+    (own_folder / "engine/state").mkdir(parents=True)
+    (own_folder / "engine/state/rank-0.pt").symlink_to("/dev/full")
+    engine = Engine(torch.zeros(10_000))
+    with pytest.raises(OSError, match="engine cannot be written"):
+        save_engine(engine, own_folder / "engine")
+    assert engine.barriers == 1
+    assert type(engine.checkpoint_engine) is Files

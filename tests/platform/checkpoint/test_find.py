@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.platform.checkpoint.made import facts
 
 from causalfusion import PRESETS, build_model, save_weights
 from causalfusion_platform.checkpoint.find import Weights, find_weights
-from causalfusion_platform.checkpoint.manifest import write_manifest
+from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.errors import UserError
 
@@ -23,7 +24,7 @@ def put_checkpoint(run: Path, images: int) -> Path:
     """Write a complete checkpoint of a run; return its folder of weights."""
     folder = checkpoint_folder(run / "checkpoints", images)
     put_weights(folder / "weights")
-    write_manifest(folder, step=1, images_seen=images, world_size=1, zero_stage=1, data_digest="abc")
+    write_manifest(folder, facts(images), hash_files(folder))
     return folder / "weights"
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from tests.platform.checkpoint.made import facts
 from tests.platform.cli.conftest import Run, check_refusal
 
 from causalfusion import CausalFusion, save_weights
-from causalfusion_platform.checkpoint.manifest import write_manifest
+from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.launch.run_folder import RunState
 
@@ -43,7 +44,7 @@ def of_a_run(own_folder: Path, weights: Path, make_experiment: Callable[..., Exp
     checkpoint = experiment.run_dir / "checkpoints/images-000000000064"
     checkpoint.mkdir(parents=True)
     weights.rename(checkpoint / "weights")
-    write_manifest(checkpoint, step=1, images_seen=64, world_size=1, zero_stage=1, data_digest="abc")
+    write_manifest(checkpoint, facts(64), hash_files(checkpoint))
     state = RunState(mlflow_run_id="abc", tracking_uri="sqlite:///x", config=experiment.model_dump(mode="json"))
     state.write(experiment.run_dir)
     return experiment.run_dir

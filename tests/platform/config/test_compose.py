@@ -109,9 +109,10 @@ def test_keys_that_the_file_does_not_hold_can_be_set() -> None:
     assert "weight_decay" not in text
     assert "sweep" not in text
     experiment = load_experiment(
-        "quickstart", ["optim.weight_decay=0.5", "+train.max_failures=3", "sweep.grid={objective.ar_decay: [1.0]}"]
+        "quickstart",
+        ["optim.weight_decay=0.5", "+supervision.max_failures=3", "sweep.grid={objective.ar_decay: [1.0]}"],
     )
-    assert (experiment.optim.weight_decay, experiment.train.max_failures) == (0.5, 3)
+    assert (experiment.optim.weight_decay, experiment.supervision.max_failures) == (0.5, 3)
     assert experiment.sweep is not None
     assert experiment.sweep.grid == {"objective.ar_decay": [1.0]}
 

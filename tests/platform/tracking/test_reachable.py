@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.tracking.mlflow import check_reachable
+from causalfusion_platform.tracking.mlflow import answers, check_address, check_reachable
 
 
 def refusal(uri: str) -> str:
@@ -127,3 +127,23 @@ def test_a_file_gets_its_folder(own_folder: Path) -> None:
 def test_a_folder_that_cannot_be_made(own_folder: Path) -> None:
     (own_folder / "file").write_text("not a folder")
     assert str(own_folder / "file") in refusal(f"sqlite:///{own_folder}/file/mlflow.db")
+
+
+def test_the_address_alone_asks_nobody(own_folder: Path) -> None:
+    """A run starts without its server: only an address that cannot be one keeps it from that."""
+    with server(500) as (url, asked):
+        check_address(url)
+        assert not asked
+    with pytest.raises(UserError, match="is not supported"):
+        check_address("file:///tmp/mlruns")
+    check_address(f"sqlite:///{own_folder}/new/mlflow.db")
+    assert (own_folder / "new").is_dir()
+
+
+def test_why_a_server_does_not_answer(own_folder: Path) -> None:
+    with server(200) as (url, _):
+        assert answers(url) is None
+    assert answers(url) == "[Errno 111] Connection refused"
+    with server(503) as (url, _):
+        assert answers(url) == "Service Unavailable"
+    assert answers(f"sqlite:///{own_folder}/mlflow.db") is None

@@ -32,7 +32,7 @@ class Loop(TrainLoop):
 
     def train_step(self, batch: Batch) -> OptimizerStep:
         loss = torch.tensor(float(batch.samples.start))
-        return OptimizerStep(loss=loss, mse=torch.tensor(0.0), grad_norm=0.25, learning_rate=0.5, num_ar_steps=3)
+        return OptimizerStep(loss=loss, mse=torch.tensor(0.0), grad_norm=0.25, learning_rate=0.5, sizes=(1, 1, 2))
 
 
 class Notes:
@@ -113,7 +113,7 @@ def test_hooks_see_every_step_in_order(make_experiment: Callable[..., Experiment
     loop, hook = make_loop(100, 30), Notes(1, False)
     loop.run(batches(0, 30, 4), [hook])
     assert [float(result.step.loss) for result in hook.seen] == [0, 30, 60, 90]
-    average: Any = loop.ema
+    average: Any = loop.averages
     assert average.steps == [1, 2, 3, 4]
     for result in hook.seen:
         step = result.step

@@ -1,0 +1,209 @@
+"""Saving while training goes on: ranks copy their files to storage in the background, and rank 0 completes it.
+
+Each rank writes its files to a folder of its own on a fast disk, which is all that training waits for. A thread
+then copies them to storage and leaves a record there. Rank 0's thread waits for the records of all ranks, writes
+the manifest, and gives the folder its name. The threads talk through files alone: a collective beside those of the
+training would deadlock with them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .manifest import Facts
+from .parts import Abandoned, PartRecord, gather_parts, parts_folder, upload
+from .store import Retention, checkpoint_folder, complete, prune
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is complete."""
+
+    folder: Path
+    images_seen: int
+    bytes: int
+    """Size of all its files."""
+    upload_seconds: float
+    """From the hand-over until it was complete; training went on meanwhile."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A checkpoint that came to nothing; those before it are untouched."""
+
+    images_seen: int
+    reason: str
+
+
+class Saver:
+    """Saves the checkpoints of one rank, one at a time. All ranks make the same calls in the same order."""
+
+    def __init__(
+        self,
+        root: Path,
+        staging: Path,
+        *,
+        rank: int,
+        world_size: int,
+        attempt: str,
+        retention: Retention,
+        timeout_seconds: float = 600,
+    ) -> None:
+        """Start with nothing in flight.
+
+        Args:
+            root: folder of the run's checkpoints, on storage that all ranks share.
+            staging: folder of this run on a fast local disk; ranks of one machine may share it.
+            rank: of this process.
+            world_size: number of ranks.
+            attempt: the same on all ranks, and never used before under `root`: what a process of an earlier
+                attempt still writes stays apart.
+            retention: what is removed after each save.
+            timeout_seconds: how long rank 0 waits for the other ranks' files.
+        """
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", attempt), attempt
+        self.root, self.rank, self.world_size, self.retention = root, rank, world_size, retention
+        self.attempt, self.timeout_seconds = attempt, timeout_seconds
+        self.waited_seconds = 0.0
+        """Seconds that `begin` has waited for the save before, in all."""
+        for left in staging.glob(f"rank-{rank:05d}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self._staging = staging / f"rank-{rank:05d}.{attempt}"
+        self._number, self._images = 0, 0
+        self._thread: threading.Thread | None = None
+        self._abandoned = threading.Event()
+        self._outcomes: deque[Saved | Failed] = deque()
+
+    def begin(self, images_seen: int) -> Path:
+        """Return this rank's empty staging folder, after the save in flight is over.
+
+        Raises:
+            OSError: the staging disk refuses; call `fail`.
+        """
+        started = time.perf_counter()
+        self._join()
+        self.waited_seconds += time.perf_counter() - started
+        # Counted first: ranks must agree on the number, also where one has no room for a folder.
+        self._number, self._images = self._number + 1, images_seen
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir(parents=True)
+        return self._staging
+
+    def submit(self, facts: Facts) -> None:
+        """Hand what lies in the staging folder over; rank 0's facts go into the manifest. Returns at once."""
+        self._start(facts, None)
+
+    def fail(self, reason: str) -> None:
+        """Say instead of `submit` that the staging folder could not be filled, so that no rank waits for it."""
+        self._start(None, reason)
+
+    def poll(self) -> list[Saved | Failed]:
+        """Return what came of saves since the last call. Ranks but the first tell only of their own failures."""
+        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+
+    def wait(self) -> list[Saved | Failed]:
+        """Return what `poll` does, after the save in flight is over."""
+        self._join()
+        return self.poll()
+
+    def abandon(self) -> None:
+        """Give up the save in flight, as when another rank was lost. Nothing can be saved afterwards."""
+        self._abandoned.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1)  # one that hangs in a dead file system is left behind
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _start(self, facts: Facts | None, fault: str | None) -> None:
+        assert self._thread is None, "begin() comes before submit() or fail()"
+        name = f".{checkpoint_folder(self.root, self._images).name}.{self.attempt}-{self._number}"
+        self._thread = threading.Thread(
+            target=self._save, args=(self.root / name, self._images, facts, fault), daemon=True
+        )
+        self._thread.start()
+
+    def _save(self, partial: Path, images: int, facts: Facts | None, fault: str | None) -> None:
+        started = time.perf_counter()
+        try:
+            if self.rank == 0:
+                self._remove_leftovers()
+            own = self._put_part(partial, fault)
+            if self.rank > 0:
+                if own.error:
+                    self._outcomes.append(Failed(images, own.error))
+                return
+            files = gather_parts(partial, self.world_size, self.timeout_seconds, self._pause)
+            assert facts is not None  # else this rank's own part holds an error
+            shutil.rmtree(parts_folder(partial))
+            folder = complete(partial, facts, files)
+            size = sum(record.size for record in files.values())
+            self._outcomes.append(Saved(folder, images, size, time.perf_counter() - started))
+        except Exception as error:
+            # Whatever it was: training can go on, and the next save may work.
+            self._outcomes.append(Failed(images, _reason(error)))
+            if self.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            return
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        try:
+            prune(self.root, self.retention)
+        except OSError as error:
+            log.warning("old checkpoints in %s cannot be removed: %s", self.root, error)
+
+    def _put_part(self, partial: Path, fault: str | None) -> PartRecord:
+        self._patiently(lambda: parts_folder(partial).mkdir(parents=True, exist_ok=True))
+        record = PartRecord(error=fault)
+        if fault is None:
+            try:
+                record = PartRecord(files=upload(self._staging, partial, self._abandoned.is_set))
+            except OSError as error:
+                record = PartRecord(error=_reason(error))
+        self._patiently(lambda: record.write(partial, self.rank))
+        return record
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        # A full disk has room again when all ranks have removed what they copied.
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or time.monotonic() > until:
+                    raise
+            self._pause(0.25)
+
+    def _remove_leftovers(self) -> None:
+        # Of earlier saves that were given up: a rank that was late has written on.
+        for folder in self.root.glob(f".images-*.{self.attempt}-*"):
+            if int(folder.name.rpartition("-")[2]) < self._number:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _pause(self, seconds: float) -> None:
+        if self._abandoned.wait(seconds):
+            raise Abandoned
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Abandoned):
+        return "given up"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,40 @@
+"""`causalfusion doctor`: check this machine and an experiment before anything is started."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .config import Overrides
+
+
+def doctor(
+    experiment: Annotated[str, typer.Argument(help="Experiment that is to run.")] = "quickstart",
+    overrides: Overrides = None,
+) -> None:
+    """Check machine, storage, shards, MLflow, Ray, memory; make a training step. Status 1: a check failed."""
+    import os
+    from textwrap import wrap
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..config.compose import compose_experiment
+    from ..launch.doctor import diagnose
+
+    composed = compose_experiment(experiment, overrides or [])
+    console = Console(highlight=False)
+    styles = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
+    failed = 0
+    for check in diagnose(composed.experiment, os.environ.get("RAY_ADDRESS")):
+        failed += check.verdict == "FAIL"
+        head = Text.assemble((f"{check.verdict:<5}", styles[check.verdict]), (f"{check.name:<12}", "bold"))
+        advice = [f"→ {check.advice}"] if check.advice and check.verdict != "ok" else []
+        first, *rest = (line for text in (check.line, *advice) for line in wrap(text, console.width - 17))
+        console.print(head + Text(first))
+        for line in rest:
+            console.print(Text(" " * 17 + line))
+    if failed:
+        console.print(f"{failed} check{'s' if failed > 1 else ''} failed")
+        raise typer.Exit(1)

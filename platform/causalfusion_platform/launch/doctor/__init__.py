@@ -1,0 +1,42 @@
+"""`causalfusion doctor`: is all in order for an experiment to run here? Every check does the thing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ...config.schema import Experiment
+from .check import Check
+from .machine import check_compiler, check_gpu, check_memory, check_python, check_versions
+from .services import check_ports, check_ray, check_token
+from .step import check_step
+from .storage import check_disk, check_mlflow, check_shards, check_storage
+
+
+def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]:
+    """Make every check, one after the other; one that breaks off is a failure, and the others go on.
+
+    Args:
+        experiment: what is to run.
+        ray_address: RAY_ADDRESS: the cluster that it is to run on; None: this machine.
+    """
+    elsewhere = ray_address not in (None, "local")
+    checks: list[tuple[str, Callable[[], Check]]] = [
+        ("python", check_python),
+        ("packages", check_versions),
+        ("compiler", lambda: check_compiler(experiment)),
+        ("GPU", lambda: check_gpu(experiment, elsewhere=elsewhere)),
+        ("storage", lambda: check_storage(experiment)),
+        ("disk", lambda: check_disk(experiment)),
+        ("shards", lambda: check_shards(experiment)),
+        ("MLflow", lambda: check_mlflow(experiment)),
+        ("Ray token", check_token),
+        ("Ray cluster", lambda: check_ray(experiment, ray_address)),
+        ("ports", check_ports),
+        ("memory", lambda: check_memory(experiment, elsewhere=elsewhere)),
+        ("dry step", lambda: check_step(experiment)),
+    ]
+    for name, check in checks:
+        try:
+            yield check()
+        except Exception as error:  # whatever a broken machine raises
+            yield Check(name, "FAIL", f"the check broke off: {type(error).__name__}: {error}")

@@ -1,0 +1,86 @@
+"""Is Ray safe and reachable: its token, the ports, the cluster?"""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.request import urlopen
+
+from ...config.schema import Experiment
+from ..session import port_is_free
+from .check import Check
+
+TOKEN = Path.home() / ".ray" / "auth_token"
+PORTS: tuple[tuple[int, str], ...] = ((5000, "causalfusion ui --port 5001"),)
+"""(port, what to do if it is taken): a local Ray takes any free ones."""
+
+_JOIN = """
+import json, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+print(json.dumps(ray.cluster_resources()))
+"""
+
+
+def check_token(token: Path = TOKEN) -> Check:
+    """See that nobody else can read the token, which opens the whole cluster."""
+    try:
+        mode = stat.S_IMODE(token.stat().st_mode)
+    except FileNotFoundError:
+        return Check("Ray token", "ok", f"none yet: Ray makes {token} when it starts, then it is set to 0600")
+    if mode & 0o077:
+        return Check("Ray token", "FAIL", f"{token} has mode {mode:04o}: others can read it", f"chmod 600 {token}")
+    return Check("Ray token", "ok", f"{token}, mode {mode:04o}")
+
+
+def check_ports(ports: Sequence[tuple[int, str]] = PORTS) -> Check:
+    """See that the ports that commands listen on are free."""
+    taken = [(port, advice) for port, advice in ports if not port_is_free(port)]
+    if taken:
+        listed = ", ".join(str(port) for port, _ in taken)
+        return Check("ports", "warn", f"in use: {listed}", "; ".join(advice for _, advice in taken))
+    return Check("ports", "ok", f"free: {', '.join(str(port) for port, _ in ports)}")
+
+
+def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0) -> Check:
+    """Join the cluster and compare its resources with what the workers ask for.
+
+    Args:
+        experiment: its workers.
+        address: RAY_ADDRESS; None or `local`: a Ray of its own is started for each run.
+        seconds: longest wait for an answer.
+    """
+    if address is None or address == "local":
+        return Check("Ray cluster", "ok", "RAY_ADDRESS is not set: each run starts a Ray of its own here")
+    advice = "unset RAY_ADDRESS to use a local Ray, or start a head: ray start --head"
+    if address.startswith("http"):
+        try:
+            with urlopen(f"{address.rstrip('/')}/api/version", timeout=5) as answer:
+                found = json.load(answer).get("ray_version")
+        except (OSError, ValueError) as error:
+            fault = getattr(error, "reason", error)
+            return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer: {fault}", advice)
+        return Check("Ray cluster", "ok", f"{address} takes jobs, Ray {found}")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _JOIN, address], capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer in {seconds:g} s", advice)
+    if done.returncode:
+        fault = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
+        return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer: {fault}", advice)
+    return _compare(experiment, address, json.loads(done.stdout.splitlines()[-1]))
+
+
+def _compare(experiment: Experiment, address: str, have: Mapping[str, float]) -> Check:
+    train = experiment.train
+    cpus = train.num_workers * train.cpus_per_worker + experiment.data.cpus_per_task
+    gpus = train.num_workers * train.gpus_per_worker
+    line = f"{address}: {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs; wanted {cpus:g} and {gpus:g}"
+    if cpus > have.get("CPU", 0) or gpus > have.get("GPU", 0):
+        return Check("Ray cluster", "FAIL", line, "fewer train.num_workers, or fewer train.cpus_per_worker")
+    return Check("Ray cluster", "ok", line)

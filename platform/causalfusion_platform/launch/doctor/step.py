@@ -1,0 +1,125 @@
+"""One training step of an experiment in a process of its own, so that a crash is a finding and not the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+
+from causalfusion import PRESETS, Objective, build_model, draw
+
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.read import Batch
+from ...report.units import size
+from ...train.device import memory_in_use
+from ...train.engine import build_engine, choose_precision, optimizer_step
+from ...train.memory import estimate
+from .check import Check
+from .machine import available_memory
+
+_ROWS = 2
+
+
+def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[str, ...] | None = None) -> Check:
+    """Build the real engine, and make one step on two rows of noise.
+
+    Args:
+        experiment: its model, objective, optimizer and engine; the tiny model where its own does not fit here.
+        seconds: time limit.
+        command: what is run with the experiment on its input; None: `step` of this module.
+    """
+    small, note = _small(experiment)
+    command = command or (sys.executable, "-m", __spec__.name)
+    try:
+        done = subprocess.run(
+            command, input=small.model_dump_json(), capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        advice = "look for other processes that are busy, or for a compiler at work: top"
+        return Check("dry step", "FAIL", f"not done after {seconds:g} s{note}", advice)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        how = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        fault = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
+        advice = "causalfusion train smoke --local, for the whole message"
+        return Check("dry step", "FAIL", f"{how}: {fault}{note}", advice)
+    found = json.loads(lines[-1])
+    if "fault" in found:
+        fault, _, advice = found["fault"].partition("\n")
+        return Check("dry step", "FAIL", f"{fault}{note}", " ".join(advice.split()))
+    line = (
+        f"loss {found['loss']:.3f} in {found['seconds']:.1f} s, {found['precision']}, {size(found['bytes'])}{note}"
+    )
+    if not found["finite"]:
+        return Check("dry step", "FAIL", line, "a loss or weight is not finite: try train.precision=fp32")
+    return Check("dry step", "ok", line)
+
+
+def _small(experiment: Experiment) -> tuple[Experiment, str]:
+    changes: dict[str, Any] = {"num_workers": 1, "global_batch_size": _ROWS, "micro_batch_size": None}
+    if not torch.cuda.is_available():
+        changes["gpus_per_worker"] = 0.0
+    small = experiment.model_copy(update={"train": experiment.train.model_copy(update=changes), "sweep": None})
+    need = estimate(small, workers=1, zero_stage=small.train.zero_stage, precision="fp32")
+    if small.train.gpus_per_worker or 2 * (need.total + need.host_total) < available_memory():
+        return small, ""
+    tiny = PRESETS["tiny" if experiment.model.architecture == "causalfusion" else "digits-dit"]
+    return small.model_copy(update={"model": tiny}), "; a small model, since the experiment's does not fit here"
+
+
+def step(experiment: Experiment) -> dict[str, Any]:
+    """Make the step in this process.
+
+    Returns:
+        loss, seconds of the step, precision, bytes at their most, and whether weights and loss are finite.
+    """
+    gpu = experiment.train.gpus_per_worker > 0
+    device = torch.device("cuda" if gpu else "cpu")
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("nccl" if gpu else "gloo", store=store, rank=0, world_size=1)
+    precision = choose_precision(experiment.train.precision, device)
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment.model)
+    objective = Objective(model, experiment.objective, experiment.diffusion)
+    engine = build_engine(model, experiment, device, precision)
+    shape = (experiment.model.in_channels, experiment.model.input_size, experiment.model.input_size)
+    batch = Batch(
+        range(_ROWS), torch.arange(_ROWS), torch.randn(_ROWS, *shape), torch.zeros(_ROWS, dtype=torch.int64)
+    )
+    settings = (experiment.model, experiment.objective, experiment.diffusion)
+    drawn = draw(*settings, seed=experiment.seed, step=0, samples=range(_ROWS))
+    started = time.perf_counter()
+    loss, _ = optimizer_step(engine, objective, batch, drawn, device)
+    value = float(loss)
+    weights = [getattr(weight, "ds_tensor", weight) for weight in engine.module.parameters()]
+    finite = all(bool(weight.detach().isfinite().all()) for weight in weights)
+    used = memory_in_use(device)
+    return {
+        "loss": value,
+        "seconds": time.perf_counter() - started,
+        "precision": precision,
+        "bytes": used[0] if gpu else used[1],
+        "finite": finite and abs(value) < float("inf"),
+    }
+
+
+def main() -> None:
+    """Read an experiment, make its step, print what came of it: one line of JSON."""
+    experiment = Experiment.model_validate_json(sys.stdin.read())
+    try:
+        found = step(experiment)
+    except UserError as error:
+        found = {"fault": str(error)}
+    print(json.dumps(found), flush=True)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

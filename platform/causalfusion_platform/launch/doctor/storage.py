@@ -1,0 +1,110 @@
+"""Is there room for what a run writes, and is what it reads whole: folder of runs, shards, MLflow's store?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.manifest import MANIFEST_FILE
+from ...data.validate import check_draws, check_model_fits, open_shards
+from ...report.dry_run import disk_needed
+from ...report.units import size
+from ...tracking.mlflow import check_reachable, client
+from ...train.memory import checkpoint_bytes
+from ..plan import planned_precision
+from .check import Check
+
+_CONTENT = os.urandom(1 << 20)
+
+
+def nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def check_storage(experiment: Experiment) -> Check:
+    """Write where the run will write: a file to the disk itself, read back, renamed over another, removed."""
+    place = nearest(experiment.runs)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as name:
+            old, new = Path(name) / "old", Path(name) / "new"
+            old.write_bytes(b"old")
+            with new.open("wb") as file:
+                file.write(_CONTENT)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(old)
+            if old.read_bytes() != _CONTENT or new.exists():
+                return Check("storage", "FAIL", f"{place} gives back other bytes than were written", "runs=FOLDER")
+    except OSError as error:
+        return Check("storage", "FAIL", f"{place}: {error.strerror or error}", "choose another folder: runs=FOLDER")
+    return Check("storage", "ok", f"{place}: write, fsync, rename and read back")
+
+
+def check_disk(experiment: Experiment) -> Check:
+    """Compare the free space with the checkpoints that are kept, and of the staging folder with one checkpoint."""
+    one = checkpoint_bytes(experiment, planned_precision(experiment))
+    needed = disk_needed(experiment, one)
+    staging = Path(experiment.train.staging or tempfile.gettempdir())
+    lines, verdict = [], True
+    for place, need, what in ((experiment.runs, needed, "checkpoints"), (staging, one, "staging")):
+        free = shutil.disk_usage(nearest(place)).free
+        lines.append(f"{what} {size(need)} of {size(free)} free in {nearest(place)}")
+        verdict = verdict and need <= free
+    if verdict:
+        return Check("disk", "ok", "; ".join(lines))
+    advice = "train.keep_checkpoints=1, or other folders: runs=FOLDER train.staging=FOLDER"
+    return Check("disk", "FAIL", "; ".join(lines), advice)
+
+
+def check_shards(experiment: Experiment) -> Check:
+    """Compare every shard's size, header and rows with the manifest; hashes are compared when a run starts."""
+    data = experiment.data
+    if data.prepare and not (data.path / MANIFEST_FILE).is_file():
+        return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")
+    try:
+        found = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=False)
+        check_model_fits(found.manifest, experiment.model, data.path)
+        check_draws(found.manifest, data.flip, data.path)
+    except UserError as error:
+        fault, _, advice = str(error).partition("\n")
+        return Check("shards", "FAIL", fault, " ".join(advice.split()))
+    if found.bad:
+        return Check("shards", "warn", found.notice, f"causalfusion data verify {data.path}")
+    line = f"{data.path}: {found.manifest.rows:,} rows in {len(found.manifest.shards)} shards (sizes and headers)"
+    return Check("shards", "ok", line)
+
+
+def check_mlflow(experiment: Experiment) -> Check:
+    """Ask the server, or write and read a scratch database beside the one that will be used."""
+    uri = experiment.tracking_uri
+    try:
+        if not uri.startswith("sqlite"):
+            check_reachable(uri)
+            client(uri).search_experiments(max_results=1)
+            return Check("MLflow", "ok", f"{uri} answers")
+        place = nearest(Path(uri.removeprefix("sqlite:///")).parent)
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as name:
+            _use_store(Path(name))
+    except UserError as error:
+        fault, _, advice = str(error).partition("\n")
+        return Check("MLflow", "FAIL", fault, " ".join(advice.split()))
+    except Exception as error:  # MLflow and its database raise many kinds
+        fault = " ".join(str(error).split())[:200]
+        return Check("MLflow", "FAIL", f"{uri}: {fault}", "another store: tracking.uri=sqlite:////FOLDER/mlflow.db")
+    return Check("MLflow", "ok", f"SQLite in {place}: run made, metric written, read and removed")
+
+
+def _use_store(folder: Path) -> None:
+    api = client(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = api.create_experiment("doctor", artifact_location=(folder / "artifacts").as_uri())
+    run = api.create_run(experiment)
+    api.log_metric(run.info.run_id, "answer", 42.0)
+    found = api.get_run(run.info.run_id).data.metrics
+    if found != {"answer": 42.0}:
+        raise RuntimeError(f"the store gave back {found}")
+    api.delete_run(run.info.run_id)

@@ -1,0 +1,86 @@
+"""Where the time of a run went: goodput, and what was lost to what. A pure function of the run's journal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .journal import AttemptStarted, Cause, Event, Launched, Progressed, TrainingStarted
+from .ledger import Category, Ledger, Status
+from .rates import Rates, rates, stretches
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a run, over all its launches."""
+
+    status: Status
+    """`killed`: the newest launch has no end, and its driver is gone."""
+    images: int
+    """Images seen at the newest report."""
+    step: int
+    launches: int
+    attempts: int
+    incidents: dict[Cause, int]
+    """How often each occurred; a launch that was killed counts as `driver`."""
+    seconds: dict[Category, float]
+    """Where the time of the launches went; every category is there."""
+    by_cause: dict[Cause, float]
+    """Seconds of `redone` and `recovery` together, by what they were due to."""
+    down_seconds: float
+    """Time between launches, when nobody tried."""
+    training: TrainingStarted | None
+    """The newest start of training: device and peak."""
+    attempt: AttemptStarted | None
+    """The newest attempt: workers and ZeRO stage."""
+    newest: Rates | None
+    """Speeds of the newest attempt that reported progress."""
+    whole: Rates | None
+    """Speeds over all attempts."""
+    reported: float | None
+    """UNIX time of the newest event."""
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Time of all launches. While training runs it is counted up to the newest report."""
+        return math.fsum(self.seconds.values())
+
+    @property
+    def goodput(self) -> float:
+        """Time in useful steps over elapsed time; 0 before anything was done."""
+        elapsed = self.elapsed_seconds
+        return self.seconds["useful"] / elapsed if elapsed else 0.0
+
+
+def account(events: Sequence[Event], now: float | None = None) -> Account:
+    """Account for a run.
+
+    Args:
+        events: its journal. Clocks of several machines may differ: time is taken never to go back.
+        now: the present UNIX time, if the run's driver is alive; None: it is not.
+    """
+    ledger = Ledger()
+    for event in events:
+        ledger.take(event)
+    status = ledger.close(now)
+    attempts = stretches(events)
+    progress = [event for event in events if isinstance(event, Progressed)]
+    trainings = [event for event in events if isinstance(event, TrainingStarted)]
+    starts = [event for event in events if isinstance(event, AttemptStarted)]
+    return Account(
+        status=status,
+        images=progress[-1].images if progress else 0,
+        step=progress[-1].step if progress else 0,
+        launches=sum(isinstance(event, Launched) for event in events),
+        attempts=len(starts),
+        incidents=ledger.incidents,
+        seconds=ledger.seconds,
+        by_cause=ledger.by_cause,
+        down_seconds=ledger.down,
+        training=trainings[-1] if trainings else None,
+        attempt=starts[-1] if starts else None,
+        newest=rates(attempts[-1:]),
+        whole=rates(attempts),
+        reported=ledger.latest if events else None,
+    )

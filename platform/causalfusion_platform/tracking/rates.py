@@ -1,0 +1,98 @@
+"""How fast a run trains: images, tokens, FLOPs and MFU, from the sums in its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .journal import AttemptStarted, Event, Progressed, TrainingStarted
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Averages over a time of training. Speeds count optimizer steps with the wait for their batches.
+
+    Start-up, checkpoints and sample grids are in no speed: `Account.goodput` says what they take.
+    """
+
+    images: int
+    """Images trained on, repeated ones included."""
+    images_per_second: float
+    """Over all workers."""
+    tokens_per_second: float
+    """Tokens of training sequences, over all workers."""
+    tflops: float
+    """TFLOP/s over all workers."""
+    tflops_per_worker: float
+    """TFLOP/s of one worker."""
+    mfu: float | None
+    """Model FLOPs utilisation: a worker's FLOP/s over its device's peak; None where the peak is not known."""
+    data_share: float
+    """Share of the training loop's time spent waiting for batches."""
+    checkpoint_share: float
+    """Share of the training loop's time that it stood still for checkpoints."""
+    gpu_bytes: int
+    """Largest GPU memory of a worker."""
+    cpu_bytes: int
+    """Largest resident memory of a worker."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one attempt trained, from its `training` event to its newest progress."""
+
+    workers: int
+    peak_tflops: float | None
+    first: int
+    """Images seen when it began."""
+    newest: Progressed
+
+
+def stretches(events: Sequence[Event]) -> list[Stretch]:
+    """Return what each attempt trained, in order; those that reported no progress are left out."""
+    workers: dict[int, int] = {}
+    begun: dict[int, TrainingStarted] = {}
+    newest: dict[int, Progressed] = {}
+    for event in events:
+        if isinstance(event, AttemptStarted):
+            workers[event.attempt] = event.workers
+        elif isinstance(event, TrainingStarted):
+            begun[event.attempt] = event
+            newest.pop(event.attempt, None)
+        elif isinstance(event, Progressed) and event.attempt in begun:
+            newest[event.attempt] = event
+    return [
+        Stretch(max(workers.get(attempt, 1), 1), begun[attempt].peak_tflops, begun[attempt].images, progress)
+        for attempt, progress in newest.items()
+    ]
+
+
+def rates(parts: Iterable[Stretch]) -> Rates | None:
+    """Return the averages over some attempts; None if they trained for no time."""
+    parts = list(parts)
+    steps = [max(part.newest.step_seconds, 0) + max(part.newest.data_seconds, 0) for part in parts]
+    training = sum(steps)
+    if not training:
+        return None
+    images = sum(max(part.newest.images - part.first, 0) for part in parts)
+    flops = sum(part.newest.flops for part in parts)
+    data = sum(max(part.newest.data_seconds, 0) for part in parts)
+    checkpoint = sum(max(part.newest.checkpoint_seconds, 0) for part in parts)
+    loop = training + checkpoint + sum(max(part.newest.grid_seconds, 0) for part in parts)
+    worker_seconds = sum(part.workers * seconds for part, seconds in zip(parts, steps, strict=True))
+    possible = sum(
+        part.workers * seconds * (part.peak_tflops or 0) * 1e12 for part, seconds in zip(parts, steps, strict=True)
+    )
+    known = all(part.peak_tflops for part in parts)
+    return Rates(
+        images=images,
+        images_per_second=images / training,
+        tokens_per_second=sum(part.newest.tokens for part in parts) / training,
+        tflops=flops / training / 1e12,
+        tflops_per_worker=flops / worker_seconds / 1e12,
+        mfu=flops / possible if known and possible else None,
+        data_share=data / loop,
+        checkpoint_share=checkpoint / loop,
+        gpu_bytes=max(part.newest.gpu_bytes for part in parts),
+        cpu_bytes=max(part.newest.cpu_bytes for part in parts),
+    )

@@ -1,0 +1,31 @@
+"""How the transformer blocks run in training: compiled, or computed anew in the backward pass."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from causalfusion import CausalFusion, Model
+
+
+def set_up_blocks(model: Model, *, compiled: bool, recomputed: bool) -> None:
+    """Change how each block of the model is run. Its modules and the names of its parameters stay.
+
+    Args:
+        model: its `blocks`.
+        compiled: with torch.compile, for any sequence length, which differs from step to step.
+        recomputed: keep a block's input alone, and compute the rest again in the backward pass.
+    """
+    # CausalFusion's last block is told which tokens to read by a slice, the ends of which torch.compile takes as
+    # constants: it would be compiled for every length, until torch gives up.
+    left_out = model.blocks[-1] if isinstance(model, CausalFusion) else None
+    for block in model.blocks:
+        forward = block.forward
+        if compiled and block is not left_out:
+            forward = torch.compile(forward, dynamic=True)
+        if recomputed:
+            # Not reentrant: inputs need no gradient, and the hooks of ZeRO 3 gather the parameters once more.
+            forward = partial(checkpoint, forward, use_reentrant=False)
+        block.forward = forward

@@ -1,0 +1,198 @@
+"""Checkpoints of the training loop: what is saved, and when."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from causalfusion import save_weights
+
+from ..checkpoint import store
+from ..checkpoint.engine_state import save_engine
+from ..checkpoint.manifest import Facts
+from ..checkpoint.save import Failed, Saved, Saver
+from ..tracking.journal import Checkpointed, Journal, SaveFailed
+from .control import Control, StopReason
+from .guard import Diverged, Guard
+from .loop import StepResult, TrainLoop
+from .metrics import MetricsHook, Spent
+
+FAILED_SAVES = 3
+"""Checkpoints in a row that may fail to be saved; then the run stops, rather than train what would be lost."""
+_ROOM = 1.25
+"""Free space wanted in the staging folder, as a multiple of the checkpoint before."""
+
+
+class NotSaved(Exception):
+    """The last checkpoint of a run, or too many in a row, could not be saved."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What the manifests of all checkpoints of an attempt have in common; see `CheckpointManifest`."""
+
+    config_digest: str
+    data_digest: str
+    versions: dict[str, str]
+    mlflow_run_id: str | None
+    precision: str
+
+
+class CheckpointHook:
+    """Save periodically, at the end, and when training is stopped."""
+
+    at_end = True
+
+    def __init__(
+        self,
+        every_images: int,
+        saver: Saver,
+        fixed: Fixed,
+        *,
+        guard: Guard,
+        metrics: MetricsHook,
+        spent: Spent,
+        control: Control,
+        journal: Journal | None,
+        attempt: int,
+    ) -> None:
+        self.every_images = every_images
+        self.saver, self.fixed = saver, fixed
+        self.guard, self.metrics, self.spent, self.control = guard, metrics, spent, control
+        self.journal, self.attempt = journal, attempt
+        self.saved_at: int | None = None
+        self.stalls: dict[int, float] = {}
+        self.failures = 0
+        self.largest = 0
+        """Bytes of the largest checkpoint saved so far."""
+
+    def observe(self, result: StepResult) -> None:
+        """Nothing to keep."""
+
+    def run(self, loop: TrainLoop) -> None:
+        """Save the engine, the averages and the weights for people. All ranks call it together.
+
+        Raises:
+            Diverged: the weights are not finite; nothing is saved.
+            NotSaved: this was the end, and it could not be saved.
+        """
+        started, images = time.perf_counter(), loop.state.images_seen
+        self.control.mark("checkpoint", images)
+        _check_finite(loop)
+        self._stage(loop)
+        self.saved_at = images
+        self.stalls[images] = time.perf_counter() - started
+        self.spent.checkpoints += self.stalls[images]
+        if loop.state.step >= loop.experiment.train.steps:
+            self.finish()
+
+    def now(self, loop: TrainLoop, reason: StopReason) -> None:
+        """Save because training stops here, unless it was just done; return when the checkpoint is complete."""
+        self.control.note(f"{reason}: saving a checkpoint at {loop.state.images_seen} images")
+        if self.saved_at != loop.state.images_seen:
+            self.run(loop)
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until nothing is being saved any more, on all ranks.
+
+        Raises:
+            NotSaved: the newest checkpoint could not be saved; on all ranks alike.
+        """
+        self._tell(self.saver.wait())
+        failures = torch.tensor([self.failures])
+        if torch.distributed.get_world_size() > 1:
+            box = [self.failures]
+            torch.distributed.broadcast_object_list(box)  # the first rank knows whether the manifest was written
+            failures[0] = box[0]
+        if int(failures):
+            raise NotSaved(f"the checkpoint at {self.saved_at} images could not be saved")
+
+    def storage_fails(self) -> bool:
+        """Tell what became of saves in the background; say whether too many have failed. Does not wait."""
+        self._tell(self.saver.poll())
+        return self.failures >= FAILED_SAVES
+
+    def _stage(self, loop: TrainLoop) -> None:
+        images, rank = loop.state.images_seen, torch.distributed.get_rank()
+        folder = self.saver.begin(images)
+        if not self._has_room(folder, loop):
+            self.saver.fail(f"no room in the staging folder {folder.parent} of some worker")
+            return
+        faults: list[Exception] = []
+        try:
+            save_engine(loop.engine, folder / "engine")
+        except OSError as error:  # raised when all ranks are through
+            faults.append(error)
+        averages, experiment = loop.averages, loop.experiment
+        for index, profile in enumerate(averages.profiles):
+            weights = averages.full_state(profile.name)  # together, whatever became of the files
+            if rank == 0 and not faults:
+                to = folder / (store.WEIGHTS_FOLDER if index == 0 else f"{store.AVERAGES_FOLDER}/{profile.name}")
+                try:
+                    save_weights(to, experiment.model, weights, experiment.diffusion)
+                except (OSError, SafetensorError) as error:
+                    faults.append(error)
+        loss = self.metrics.take_loss()
+        if faults:
+            self.saver.fail(f"{folder.parent}: {faults[0]}")
+            return
+        self.saver.submit(
+            Facts(
+                step=loop.state.step,
+                images_seen=images,
+                order=loop.state.order,
+                seed=experiment.seed,
+                world_size=torch.distributed.get_world_size(),
+                zero_stage=experiment.train.zero_stage,
+                precision=self.fixed.precision,
+                config_digest=self.fixed.config_digest,
+                data_digest=self.fixed.data_digest,
+                versions=self.fixed.versions,
+                mlflow_run_id=self.fixed.mlflow_run_id,
+                metrics={} if loss is None else {"loss": loss},
+                grad_norms=list(self.guard.norms),
+                averages=[profile.name for profile in averages.profiles],
+            )
+        )
+
+    def _has_room(self, staging: Path, loop: TrainLoop) -> bool:
+        """Say whether all ranks can write their parts: one that cannot would leave the others waiting for ever."""
+        room = torch.tensor([float(shutil.disk_usage(staging).free >= _ROOM * self.largest)], device=loop.device)
+        torch.distributed.all_reduce(room, torch.distributed.ReduceOp.MIN)
+        return bool(room)
+
+    def _tell(self, outcomes: list[Saved | Failed]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                self.failures += 1
+                self.control.note(f"checkpoint not saved: {outcome.reason}; those before it are untouched")
+                if self.journal:
+                    failed = SaveFailed(attempt=self.attempt, images=outcome.images_seen, reason=outcome.reason)
+                    self.journal.add(failed)
+                continue
+            self.failures = 0
+            self.largest = max(self.largest, outcome.bytes)
+            if self.journal:
+                self.journal.add(
+                    Checkpointed(
+                        attempt=self.attempt,
+                        images=outcome.images_seen,
+                        bytes=outcome.bytes,
+                        stall_seconds=self.stalls.pop(outcome.images_seen, 0.0),
+                        upload_seconds=outcome.upload_seconds,
+                    )
+                )
+
+
+def _check_finite(loop: TrainLoop) -> None:
+    """See that the average, and with it the weights, holds no NaN and no Inf."""
+    finite = torch.tensor([float(loop.averages.finite())], device=loop.device)
+    torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+    if not float(finite):
+        raise Diverged("the weights are no longer finite; they are not saved")

@@ -1,0 +1,53 @@
+"""DeepSpeed's configuration, derived from the experiment's."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from ..config.schema import Experiment
+from .pass_through import merged
+
+Arithmetic = Literal["fp32", "bf16", "bf16_weights", "fp16"]
+"""`train.precision`, with auto decided."""
+
+
+def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torch.device) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for this experiment, `train.deepspeed` merged in."""
+    train = experiment.train
+    derived = {
+        "train_batch_size": train.global_batch_size,
+        "train_micro_batch_size_per_gpu": train.rows_at_once,
+        "gradient_accumulation_steps": train.accumulation_steps,
+        # With ZeRO 0 the optimizer clips: DeepSpeed would, but keeps the norm to itself (GuardedAdamW).
+        "gradient_clipping": experiment.optim.clip_grad_norm if train.zero_stage else 0.0,
+        "zero_optimization": {"stage": train.zero_stage, **_offload(train.offload, device)},
+        # The optimizer is torch's own: DeepSpeed's fused ones compile for minutes on a CPU.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        **_precision(precision),
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+    return merged(derived, train.deepspeed)
+
+
+def _precision(precision: Arithmetic) -> dict[str, Any]:
+    # The buffers are the position sinusoids: left in fp32, they would turn the tokens that they are added to fp32.
+    if precision == "bf16_weights":
+        return {"bf16": {"enabled": True}, "data_types": {"buffer_dtype": "bf16"}}
+    if precision == "fp16":
+        return {"fp16": {"enabled": True, "loss_scale": 0}, "data_types": {"buffer_dtype": "fp16"}}  # 0: dynamic
+    # Parameters stay fp32; DeepSpeed switches an outer torch.autocast off, so it must do this itself.
+    return {"torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"}}
+
+
+def _offload(offload: Literal["none", "optimizer", "parameters"], device: torch.device) -> dict[str, Any]:
+    place = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    sections = {
+        "none": (),
+        "optimizer": ("offload_optimizer",),
+        "parameters": ("offload_optimizer", "offload_param"),
+    }
+    return dict.fromkeys(sections[offload], place)

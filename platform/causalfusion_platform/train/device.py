@@ -1,0 +1,137 @@
+"""What a worker's device can do, and what a training step asks of it: peak arithmetic, FLOPs, tokens, memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from causalfusion import ModelConfig, ObjectiveConfig
+from causalfusion.baselines.dit import DiTConfig
+from causalfusion.config import CausalFusionConfig
+from causalfusion.flops import dit_flops, forward_flops
+from causalfusion.sequence import lay_out
+
+Arithmetic = Literal["fp32", "tf32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MEASURE_SIZE = 512
+_MEASURE_SECONDS = 0.2
+
+# Dense matrix products, TFLOP/s, from NVIDIA's data sheets; what they print "with sparsity" is twice as much. The
+# first line counts whose words are all in the device's name.
+_PEAKS: tuple[tuple[tuple[str, ...], dict[Arithmetic, float]], ...] = (
+    (("B200",), {"fp16": 2250, "bf16": 2250, "tf32": 1125, "fp32": 75}),
+    (("H200", "NVL"), {"fp16": 835.5, "bf16": 835.5, "tf32": 417.5, "fp32": 60}),
+    (("H200",), {"fp16": 989.5, "bf16": 989.5, "tf32": 494.5, "fp32": 67}),
+    (("H100", "NVL"), {"fp16": 835.5, "bf16": 835.5, "tf32": 417.5, "fp32": 60}),
+    (("H100", "PCIe"), {"fp16": 756.5, "bf16": 756.5, "tf32": 378, "fp32": 51}),
+    (("H100",), {"fp16": 989.5, "bf16": 989.5, "tf32": 494.5, "fp32": 67}),
+    (("A100",), {"fp16": 312, "bf16": 312, "tf32": 156, "fp32": 19.5}),
+    (("L40S",), {"fp16": 362, "bf16": 362, "tf32": 183, "fp32": 91.6}),
+    (("L4",), {"fp16": 121, "bf16": 121, "tf32": 60, "fp32": 30.3}),
+    (("A10G",), {"fp16": 70, "bf16": 70, "tf32": 35, "fp32": 31.5}),
+    (("A10",), {"fp16": 125, "bf16": 125, "tf32": 62.5, "fp32": 31.2}),
+    (("V100S",), {"fp16": 130, "fp32": 16.4}),
+    (("V100", "PCIE"), {"fp16": 112, "fp32": 14}),
+    (("V100",), {"fp16": 125, "fp32": 15.7}),
+    (("T4",), {"fp16": 65, "fp32": 8.1}),
+)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most that a device computes."""
+
+    tflops: float | None
+    """Dense matrix products, TFLOP/s; None: not known."""
+    source: str
+    """Where the number is from, for people."""
+
+
+def peak(device: torch.device, precision: str) -> Peak:
+    """Return the peak of a device in the arithmetic of matrix products.
+
+    A GPU's is looked up by its name; a CPU's is measured on the threads in use, in less than 0.3 s.
+
+    Args:
+        device: where a worker computes.
+        precision: `fp32`, `bf16`, `bf16_weights` or `fp16`. On a GPU fp32 is TF32 if torch has been told to use it.
+    """
+    arithmetic: Arithmetic = "fp32"
+    if precision.startswith("bf16"):
+        arithmetic = "bf16"
+    elif precision == "fp16":
+        arithmetic = "fp16"
+    if device.type == "cpu":
+        return _measured(arithmetic)
+    if device.type != "cuda":
+        return Peak(None, f"not known for a device of type {device.type}")
+    if arithmetic == "fp32" and torch.backends.cuda.matmul.allow_tf32:
+        arithmetic = "tf32"
+    return peak_of(torch.cuda.get_device_name(device), arithmetic)
+
+
+def peak_of(name: str, arithmetic: Arithmetic) -> Peak:
+    """Return the peak of a GPU by its name, such as `NVIDIA H100 80GB HBM3`."""
+    words = name.replace("-", " ").upper().split()
+    if "MIG" in words:
+        return Peak(None, f"not known for {name}: a part of a GPU")
+    for needed, peaks in _PEAKS:
+        if all(word.upper() in words for word in needed):
+            if arithmetic not in peaks:
+                return Peak(None, f"{needed[0]} has no matrix units for {arithmetic}")
+            return Peak(float(peaks[arithmetic]), f"NVIDIA data sheet: {' '.join(needed)}, dense {arithmetic}")
+    return Peak(None, f"not known for {name}")
+
+
+def _measured(arithmetic: Arithmetic) -> Peak:
+    """Time products of two square matrices; the best counts, since other processes only ever slow it down."""
+    size = _MEASURE_SIZE
+    left = torch.ones(size, size, dtype=_DTYPES[arithmetic])
+    out = torch.empty_like(left)
+    torch.mm(left[:64], left)  # the first product of a process starts its threads
+    best, until = float("inf"), time.perf_counter() + _MEASURE_SECONDS
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        torch.mm(left, left, out=out)
+        best = min(best, time.perf_counter() - started)
+    threads = torch.get_num_threads()
+    source = f"measured: {size}×{size} {arithmetic} products on {threads} thread{'s' if threads > 1 else ''}"
+    return Peak(2 * size**3 / best / 1e12, source)
+
+
+def memory_in_use(device: torch.device) -> tuple[int, int]:
+    """Return the most memory used so far, bytes: this process's tensors on the GPU, and its resident memory."""
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return gpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def step_flops(model: ModelConfig, sizes: list[int], objective: ObjectiveConfig) -> float:
+    """Return the FLOPs of training on one image with the AR split `sizes`, forward and backward.
+
+    What the masked model needs: pairs of tokens that the mask hides are not counted, nor is what nothing reads
+    (`causalfusion.flops`), nor is recomputing activations. MFU from this is lower than from the dense convention.
+    """
+    if isinstance(model, DiTConfig):
+        return 3.0 * dit_flops(model)
+    copies = objective.time_copies
+    return 3.0 * forward_flops(model, sizes, time_copies=copies, attention="visible", skip_unread=True)
+
+
+def sequence_tokens(model: ModelConfig, sizes: list[int], copies: int) -> int:
+    """Return the tokens of one image's training sequence with the AR split `sizes`, without padding."""
+    return _sequence_tokens(model, sizes[-1], copies)
+
+
+@lru_cache(maxsize=4096)
+def _sequence_tokens(model: ModelConfig, last: int, copies: int) -> int:
+    """The length depends on the last AR step alone: all clean tokens but its own are there."""
+    before = model.num_tokens - last
+    time_token = isinstance(model, CausalFusionConfig) and model.time_conditioning == "token"
+    sizes = [before, last] if before else [last]
+    return len(lay_out(sizes, class_tokens=model.num_class_tokens, copies=copies, time_token=time_token))

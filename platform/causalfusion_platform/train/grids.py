@@ -1,0 +1,57 @@
+"""Sample grids while training: the same seeds and labels every time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from causalfusion import Model
+
+from ..sampling.generate import Request, generate_together
+from ..sampling.grid import sample_grid
+from ..tracking.tracker import Tracker
+from .control import Control
+from .loop import StepResult, TrainLoop
+from .metrics import Spent
+
+
+class SampleGridHook:
+    """Draw a grid of samples from the EMA weights."""
+
+    at_end = False
+
+    def __init__(
+        self,
+        every_images: int,
+        model: Model,
+        request: Request,
+        class_names: list[str],
+        folder: Path,
+        tracker: Tracker,
+        control: Control,
+        spent: Spent,
+    ) -> None:
+        self.every_images = every_images
+        self.model, self.request, self.class_names = model, request, class_names
+        self.folder, self.tracker = folder, tracker
+        self.control, self.spent = control, spent
+
+    def observe(self, result: StepResult) -> None:
+        """Nothing to keep."""
+
+    def run(self, loop: TrainLoop) -> None:
+        """Generate on all ranks; the first draws and records the grid."""
+        started, images = time.perf_counter(), loop.state.images_seen
+        self.control.mark("sample grid", images)
+        self.model.load_state_dict(loop.averages.full_state())
+        latents = generate_together(self.model, self.request)
+        path = self.folder / f"images-{images:012d}.png"
+        # A grid that is there was recorded before a fault.
+        if torch.distributed.get_rank() == 0 and not path.is_file():
+            grid = sample_grid(latents, self.request.labels, self.class_names)
+            self.tracker.image("samples", grid, images)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            grid.save(path)
+        self.spent.grids += time.perf_counter() - started

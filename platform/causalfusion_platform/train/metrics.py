@@ -1,0 +1,162 @@
+"""Metrics of the steps since the last report: to MLflow, to the journal and to the terminal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from causalfusion import ModelConfig, ObjectiveConfig
+
+from ..tracking.journal import Journal, Progressed
+from ..tracking.tracker import Tracker
+from .device import Peak, memory_in_use, sequence_tokens, step_flops
+from .loop import OptimizerStep, StepResult, TrainLoop
+from .progress import Progress, ProgressSink
+
+
+@dataclass
+class Spent:
+    """What the time since training began went to, in seconds."""
+
+    steps: float = 0.0
+    """Optimizer steps, without the wait for their batches."""
+    data: float = 0.0
+    """Waiting for batches."""
+    checkpoints: float = 0.0
+    """The loop's stalls for checkpoints."""
+    grids: float = 0.0
+    """Sample grids."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Where the first rank records, and what has been recorded before."""
+
+    tracker: Tracker
+    journal: Journal
+    progress: ProgressSink
+    attempt: int
+    recorded_images: int
+    """Metrics up to here are recorded already: steps trained again after a fault are not recorded twice."""
+
+
+class MetricsHook:
+    """Average metrics over ranks and steps, record them, and report progress.
+
+    Args:
+        every_images: cadence.
+        recording: on the first rank; None on the others.
+        spent: the run's clock, which the other hooks write into too.
+        peak: what the device could do.
+    """
+
+    at_end = True
+
+    def __init__(self, every_images: int, recording: Recording | None, spent: Spent, peak: Peak) -> None:
+        self.every_images = every_images
+        self.recording, self.spent, self.peak = recording, spent, peak
+        self.results: list[StepResult] = []
+        self.flops, self.tokens, self.skipped = 0.0, 0, 0
+        self.started = time.perf_counter()
+        self.loss_since_checkpoint: list[float] = []
+
+    def observe(self, result: StepResult) -> None:
+        """Keep the step's result until the next report."""
+        self.results.append(result)
+        self.spent.steps += result.seconds - result.data_seconds
+        self.spent.data += result.data_seconds
+
+    def run(self, loop: TrainLoop) -> None:
+        """Record what the steps since the last report did."""
+        results, self.results = self.results, []
+        made = [result.step for result in results if not result.step.skipped]
+        loss, mse = self._average(made)
+        if made:
+            self.loss_since_checkpoint.append(loss)
+        model, objective = loop.experiment.model, loop.experiment.objective
+        flops, tokens = _work(results, model, objective)
+        self.flops, self.tokens = self.flops + flops, self.tokens + tokens
+        self.skipped += len(results) - len(made)
+        gpu_bytes, cpu_bytes = _largest(*memory_in_use(loop.device), loop.device)
+        if self.recording is None:
+            return
+        # Steps alone, so that checkpoints and grids do not count as training time.
+        seconds = sum(result.seconds for result in results)
+        images = sum(result.images for result in results)
+        world, state, spent = torch.distributed.get_world_size(), loop.state, self.spent
+        utilization = flops / seconds / world / (self.peak.tflops * 1e12) if self.peak.tflops else None
+        values = {
+            "train/learning_rate": results[-1].step.learning_rate,
+            "train/grad_norm": float(results[-1].step.grad_norm),
+            "train/ar_steps": sum(result.step.num_ar_steps for result in results) / len(results),
+            "train/skipped_steps": self.skipped,
+            "throughput/images_per_second": images / seconds,
+            "throughput/tokens_per_second": tokens / seconds,
+            "throughput/tflops_per_worker": flops / seconds / world / 1e12,
+            "throughput/data_wait": sum(result.data_seconds for result in results) / seconds,
+            "throughput/checkpoint_stall": spent.checkpoints / (time.perf_counter() - self.started),
+            "memory/cpu_gib": cpu_bytes / 2**30,
+        }
+        if made:
+            values |= {"train/loss": loss, "train/mse": mse}
+        if utilization is not None:
+            values["throughput/mfu"] = utilization
+        if gpu_bytes:
+            values["memory/gpu_gib"] = gpu_bytes / 2**30
+        recording = self.recording
+        recording.journal.add(
+            Progressed(
+                attempt=recording.attempt,
+                images=state.images_seen,
+                step=state.step,
+                step_seconds=spent.steps,
+                data_seconds=spent.data,
+                checkpoint_seconds=spent.checkpoints,
+                grid_seconds=spent.grids,
+                flops=self.flops,
+                tokens=self.tokens,
+                loss=loss,
+                skipped_steps=self.skipped,
+                gpu_bytes=gpu_bytes,
+                cpu_bytes=cpu_bytes,
+            )
+        )
+        if state.images_seen > recording.recorded_images:
+            recording.tracker.metrics(values, state.images_seen)
+        total = loop.experiment.train.total_images
+        recording.progress(Progress(state.images_seen, total, loss, images / seconds, mfu=utilization))
+
+    def take_loss(self) -> float | None:
+        """Return the mean loss since the last call: what checkpoints are compared by. None if no step was made."""
+        losses, self.loss_since_checkpoint = self.loss_since_checkpoint, []
+        return sum(losses) / len(losses) if losses else None
+
+    def _average(self, made: list[OptimizerStep]) -> tuple[float, float]:
+        if not made:  # on all ranks alike
+            return 0.0, 0.0
+        sums = torch.stack(
+            [torch.stack([step.loss for step in made]).mean(), torch.stack([step.mse for step in made]).mean()]
+        )
+        torch.distributed.all_reduce(sums)
+        loss, mse = (sums / torch.distributed.get_world_size()).tolist()  # waits for the device
+        return loss, mse
+
+
+def _work(results: list[StepResult], model: ModelConfig, objective: ObjectiveConfig) -> tuple[float, int]:
+    """Return FLOPs and tokens of steps, over all workers."""
+    flops, tokens = 0.0, 0
+    for result in results:
+        sizes = list(result.step.sizes)
+        flops += result.images * step_flops(model, sizes, objective)
+        tokens += result.images * sequence_tokens(model, sizes, objective.time_copies)
+    return flops, tokens
+
+
+def _largest(gpu_bytes: int, cpu_bytes: int, device: torch.device) -> tuple[int, int]:
+    """Return the largest of all ranks."""
+    numbers = torch.tensor([gpu_bytes, cpu_bytes], device=device)
+    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+    gpu, cpu = numbers.tolist()
+    return int(gpu), int(cpu)

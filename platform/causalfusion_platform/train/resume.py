@@ -1,0 +1,131 @@
+"""Put a run back where its newest good checkpoint left it, with as many workers as there are now."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+
+from ..checkpoint import store
+from ..checkpoint.engine_state import load_engine
+from ..checkpoint.manifest import CheckpointManifest
+from ..checkpoint.universal import convert, load_universal, needs_conversion, reshardable
+from ..config.errors import UserError
+from ..config.schema import Experiment
+from .loop import TrainLoop
+
+UNIVERSAL_FOLDER = ".universal"
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A checkpoint to go on from, the same on all ranks."""
+
+    folder: Path
+    manifest: CheckpointManifest
+    universal: Path | None
+    """Its engine state, converted to other workers or another ZeRO stage; None: it is used as it is."""
+    convert_seconds: float = 0.0
+
+    @property
+    def was(self) -> str:
+        """What wrote it, for people."""
+        return f"{self.manifest.world_size} workers, ZeRO {self.manifest.zero_stage}"
+
+
+def find_resume(
+    experiment: Experiment, root: Path, data_digest: str, other_data: bool, on_bad: Callable[[Path, str], None]
+) -> Resume | None:
+    """Return the newest good checkpoint under `root`, ready for these workers. All ranks call it together.
+
+    The first rank looks, and converts if need be; damaged checkpoints are set aside.
+
+    Args:
+        experiment: says how many workers there are now, and their ZeRO stage.
+        root: folder of checkpoints.
+        data_digest: of the shards' manifest.
+        other_data: take a checkpoint that was trained on other data too.
+        on_bad: told of each damaged checkpoint and why it is one.
+
+    Raises:
+        UserError: there is one, but it cannot be used; on all ranks alike.
+    """
+    found: list[Resume | UserError | None] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            found[0] = _look(experiment, root, None if other_data else data_digest, on_bad)
+        except UserError as error:  # the others must not wait for an answer that does not come
+            found[0] = error
+    torch.distributed.broadcast_object_list(found)
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return found[0]
+
+
+def restore(loop: TrainLoop, resume: Resume) -> None:
+    """Put a checkpoint's engine state, averages and position into the loop. All ranks call it together.
+
+    Raises:
+        UserError: a file holds code, or other averages than the experiment's.
+    """
+    folder, manifest = resume.folder, resume.manifest
+    try:
+        if resume.universal is None:
+            load_engine(loop.engine, folder / "engine")
+        else:
+            load_universal(loop.engine, resume.universal)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{folder} is refused: a file of it holds code, which has not been run: {error}\n"
+            f"  find out who wrote it; to go on from the checkpoint before it, remove this folder"
+        ) from error
+    torch.distributed.barrier()
+    if resume.universal is not None and torch.distributed.get_rank() == 0:
+        shutil.rmtree(resume.universal, ignore_errors=True)
+    main, *others = manifest.averages
+    loop.averages.load(
+        {main: folder / store.WEIGHTS_FOLDER, **{name: folder / store.AVERAGES_FOLDER / name for name in others}}
+    )
+    loop.state.step, loop.state.images_seen = manifest.step, manifest.images_seen
+
+
+def _look(
+    experiment: Experiment, root: Path, data_digest: str | None, on_bad: Callable[[Path, str], None]
+) -> Resume | None:
+    newest = store.latest(root, on_bad, set_aside=True)
+    if newest is None:
+        return None
+    folder, manifest = newest
+    if data_digest not in (None, manifest.data_digest):
+        raise UserError(
+            f"{folder} was trained on data {manifest.data_digest[:12]}…, but data.path holds "
+            f"{str(data_digest)[:12]}…\n"
+            f"  point data.path at the old shards, start anew with another name=…, or go on all the same: "
+            f"--allow-config-change data.digest"
+        )
+    train = experiment.train
+    old, new = (manifest.zero_stage, manifest.world_size), (train.zero_stage, train.num_workers)
+    reason = reshardable(*old, *new)
+    if reason is not None:
+        raise UserError(
+            f"{folder} does not fit train.zero_stage={train.zero_stage}: {reason}\n"
+            f"  resume with train.zero_stage={manifest.zero_stage}, or start anew with another name=…"
+        )
+    if not needs_conversion(*old, *new):
+        return Resume(folder, manifest, None)
+    started = time.perf_counter()
+    out = root / UNIVERSAL_FOLDER
+    shutil.rmtree(out, ignore_errors=True)  # of an attempt that was cut short
+    try:
+        universal = convert(folder / "engine", out, train.zero_stage)
+    except RuntimeError as error:
+        raise UserError(
+            f"{error}\n  resume with train.num_workers={manifest.world_size} "
+            f"train.zero_stage={manifest.zero_stage}, which needs no conversion"
+        ) from error
+    return Resume(folder, manifest, universal, time.perf_counter() - started)

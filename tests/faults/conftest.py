@@ -1,0 +1,99 @@
+"""What fault tests share: a plan of faults that every process reads, one Ray, and runs that nothing disturbs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from causalfusion_platform.config.compose import compose_experiment
+from causalfusion_platform.launch.train import Outcome, run_training
+
+INJECTED = Path(__file__).parent / "injected"
+STEPS, BATCH = 16, 64
+EVERY = 256
+"""Images between checkpoints: four steps."""
+SHORT = [f"train.checkpoint_every_images={EVERY}", f"train.log_every_images={BATCH}", "train.precision=fp32"]
+"""Overrides of the smoke experiment: 16 steps of 64 images, all of them in the journal."""
+
+Plan = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file that processes look for faults in, named in the environment before any of them starts."""
+    path = tmp_path_factory.mktemp("faults") / "plan.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAUSALFUSION_TEST_FAULTS", str(path))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(INJECTED), os.environ.get("PYTHONPATH", "")]))
+        spec = importlib.util.spec_from_file_location("sitecustomize_of_faults", INJECTED / "sitecustomize.py")
+        assert spec is not None and spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))  # for runs in this process
+        yield path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(plan_file: Path) -> Iterator[None]:
+    """One local Ray, in whose processes faults can be planned."""
+    from causalfusion_platform.launch.session import ray_session
+
+    with ray_session():
+        yield
+
+
+@pytest.fixture
+def plan(plan_file: Path, request: pytest.FixtureRequest) -> Iterator[Plan]:
+    """Return a function that plans faults for the runs of this test; see injected/sitecustomize.py."""
+
+    def write(*faults: dict[str, Any]) -> None:
+        name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+        named = [{"id": f"{name}-{index}", **fault} for index, fault in enumerate(faults)]
+        plan_file.write_text(json.dumps(named))
+
+    yield write
+    plan_file.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that holds the runs of all fault tests."""
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAUSALFUSION_HOME", str(folder))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
+
+
+def launch(name: str, *overrides: str, local: bool = False, said: list[str] | None = None, **more: Any) -> Outcome:
+    """Launch a run of the smoke experiment in this process."""
+    composed = compose_experiment("smoke", [f"name={name}", *SHORT, *overrides])
+    say = said.append if said is not None else (lambda _: None)
+    return run_training(composed, local=local, say=say, **more)
+
+
+def checkpoint(place: Path, name: str, images: int) -> str:
+    """Return where a checkpoint of a run lies."""
+    return str(place / "runs" / name / "checkpoints" / f"images-{images:012d}")
+
+
+def sigterm(place: Path, name: str, step: int, after: int, pause: float = 0) -> dict[str, Any]:
+    """Return a fault: before a step, once there is a checkpoint, this process gets SIGTERM, as from a scheduler."""
+    when = checkpoint(place, name, after)
+    return {"do": "SIGTERM", "pid": os.getpid(), "step": step, "when": when, "pause": pause}
+
+
+@pytest.fixture(scope="session")
+def two_workers(place: Path, ray_cluster: None) -> Path:
+    """Folder of a run with two workers under ZeRO 1 that nothing disturbed."""
+    return Path(launch("two-workers", "train.num_workers=2").summary["run_dir"])
+
+
+@pytest.fixture(scope="session")
+def one_process(place: Path, plan_file: Path) -> Path:
+    """Folder of a run in one process, without Ray, that nothing disturbed."""
+    return Path(launch("one-process", local=True).summary["run_dir"])

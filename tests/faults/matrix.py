@@ -1,0 +1,92 @@
+"""The fault matrix: each row a fault, what is promised, and what a test measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from causalfusion_platform.tracking.journal import (
+    AttemptStarted,
+    Event,
+    Incident,
+    Journal,
+    Progressed,
+    TrainingStarted,
+)
+
+BIT_EXACT = "loss trace and final weights equal the undisturbed run's, bit for bit"
+RESULTS = "CAUSALFUSION_FAULT_RESULTS"
+"""Environment variable: a file that rows are appended to, one JSON object a line. `make fault-table` sets it."""
+
+
+def record(
+    fault: str, promise: str, *, recovery: float | None = None, steps: float | None = None, saw: str = ""
+) -> None:
+    """Add a row to the table in the documentation.
+
+    Args:
+        fault: what was done to the run.
+        promise: what the platform promises.
+        recovery: seconds from the fault until training went on.
+        steps: optimizer steps that were trained again.
+        saw: what else was measured.
+    """
+    path = os.environ.get(RESULTS)
+    if path:
+        row = {"fault": fault, "promise": promise, "recovery": recovery, "steps": steps, "saw": saw}
+        with Path(path).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def recovery_of(events: Sequence[Event]) -> tuple[float, float]:
+    """Return, for the first fault of a journal, the seconds until training went on and the images trained again.
+
+    The moment of the fault is the last sign of progress before the attempt that followed.
+    """
+    for index, event in enumerate(events):
+        if isinstance(event, AttemptStarted) and event.attempt > 1:
+            before = [one for one in events[:index] if isinstance(one, Progressed | Incident)]
+            after = next(one for one in events[index:] if isinstance(one, TrainingStarted))
+            reached = max((one.images for one in before), default=0)
+            moment = max((one.time for one in before if isinstance(one, Progressed)), default=events[0].time)
+            return after.time - moment, max(reached - after.images, 0)
+    raise AssertionError("the run was never started again")
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Return the loss trace of a run, images → loss; where steps were trained again, both must be equal."""
+    trace: dict[int, float] = {}
+    for event in Journal(run_dir).events():
+        if isinstance(event, Progressed):
+            assert trace.setdefault(event.images, event.loss) == event.loss, event
+    return trace
+
+
+def events(run_dir: Path) -> list[Event]:
+    """Return the journal of a run."""
+    return Journal(run_dir).events()
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Return the averaged weights that a run ended with."""
+    newest = max((run_dir / "checkpoints").glob("images-*"))
+    return load_file(newest / "weights" / "model.safetensors")
+
+
+def assert_same(run_dir: Path, reference: Path) -> None:
+    """The loss of every step and every weight, bit for bit."""
+    assert losses(run_dir) == losses(reference)
+    ours, theirs = weights(run_dir), weights(reference)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def steps_again(run_dir: Path) -> float:
+    """Return how many optimizer steps of a run were trained more than once."""
+    trained = [event.images for event in events(run_dir) if isinstance(event, Progressed)]
+    return float(len(trained) - len(set(trained)))

@@ -1,0 +1,75 @@
+"""A cluster of three nodes on this machine, of which training loses one; for `test_nodes`. Prints one JSON line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from tests.faults.conftest import EVERY, checkpoint, launch
+
+from causalfusion_platform.launch.session import free_port
+from causalfusion_platform.tracking.journal import Journal
+
+
+def node_of_a_worker(cluster: Cluster) -> Any:
+    """Return the node, other than the head, that has a worker's CPU in use."""
+    for node in cluster.worker_nodes:
+        free = ray._private.state.available_resources_per_node()[node.node_id]
+        if free.get("CPU", 0.0) < 1.0:
+            return node
+    raise AssertionError("no worker is on a node of its own")
+
+
+def lose(cluster: Cluster, name: str, place: Path, how: str) -> threading.Thread:
+    """Take a worker's node away once the run has a checkpoint."""
+
+    def act() -> None:
+        while not Path(checkpoint(place, name, EVERY)).is_dir():
+            time.sleep(0.005)
+        node = node_of_a_worker(cluster)
+        if how == "abrupt":
+            cluster.remove_node(node, allow_graceful=False)
+        else:
+            ray_command = Path(sys.executable).with_name("ray")
+            drain = ["drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}"]
+            why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot instance reclaimed"]
+            subprocess.run([ray_command, *drain, *why, "--deadline-remaining-seconds=120"], check=True, timeout=60)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def main() -> None:
+    place, how = Path(sys.argv[1]), sys.argv[2]
+    # The head has no CPU: workers and reading tasks are on the others.
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "dashboard_port": free_port(), "include_dashboard": True},
+    )
+    for _ in range(3):
+        cluster.add_node(num_cpus=1, include_dashboard=False)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        name = f"node-{how}"
+        said: list[str] = []
+        thread = lose(cluster, name, place, how)
+        overrides = ["train.num_workers=2", "train.cpus_per_worker=0.75", "train.images=2048"]
+        launch(name, *overrides, said=said)
+        thread.join()
+        events = [event.model_dump() for event in Journal(place / "runs" / name).events()]
+        print(json.dumps({"said": said, "events": events}))
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

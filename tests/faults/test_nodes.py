@@ -1,0 +1,74 @@
+"""A cluster loses a node that trains: abruptly, and with a notice. The nodes are raylets on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import ROOT
+from tests.faults.conftest import BATCH, launch
+from tests.faults.matrix import BIT_EXACT, assert_same, events, record, recovery_of, steps_again
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def longer_run(place: Path, ray_cluster: None) -> Path:
+    """Folder of a run with two workers, twice as long as the others: a node takes its time to go."""
+    return Path(launch("two-workers-longer", "train.num_workers=2", "train.images=2048").summary["run_dir"])
+
+
+def train_and_lose_a_node(place: Path, how: str, log: Path) -> dict[str, Any]:
+    """Run `node_process` to its end; return what it printed."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    with log.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults.node_process", str(place), how],
+            cwd=ROOT,
+            env=kept,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text()[-4000:]
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
+def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, tmp_path: Path) -> None:
+    printed = train_and_lose_a_node(place, "abrupt", tmp_path / "log")
+    run_dir = place / "runs" / "node-abrupt"
+    assert_same(run_dir, longer_run)
+    causes = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
+    assert causes
+    assert set(causes) <= {"node", "worker"}
+    recovery, images = recovery_of(events(run_dir))
+    record(
+        "a node that trains is lost (its processes killed)",
+        f"its workers start on other nodes; {BIT_EXACT}",
+        recovery=recovery,
+        steps=images / BATCH,
+    )
+
+
+def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, tmp_path: Path) -> None:
+    printed = train_and_lose_a_node(place, "drained", tmp_path / "log")
+    run_dir = place / "runs" / "node-drained"
+    assert_same(run_dir, longer_run)
+    assert [event["cause"] for event in printed["events"] if event["kind"] == "incident"] == ["preempted"]
+    assert any("being taken back" in line for line in printed["said"])
+    assert steps_again(run_dir) == 0
+    recovery, _ = recovery_of(events(run_dir))
+    record(
+        "a node is drained because of preemption",
+        f"a checkpoint of the last step before the node goes, then the run goes on elsewhere; {BIT_EXACT}",
+        recovery=recovery,
+        steps=0,
+    )

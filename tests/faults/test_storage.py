@@ -1,0 +1,279 @@
+"""Checkpoints, shards and launches go wrong; without Ray, where it has no part in the fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tests.conftest import ROOT
+from tests.faults.conftest import EVERY, SHORT, Plan, checkpoint, launch, sigterm
+from tests.faults.matrix import BIT_EXACT, assert_same, events, record, steps_again
+
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.digits import write_digits
+from causalfusion_platform.data.manifest import sha256_of
+from causalfusion_platform.launch.ended import GaveUp, StoppedRun
+from causalfusion_platform.launch.lock import is_under_way
+from causalfusion_platform.tracking.journal import SaveFailed, SetAside
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+
+def stopped_run(place: Path, plan: Plan, name: str, *overrides: str) -> Path:
+    """Return the folder of a run stopped by SIGTERM after 10 of 16 steps, with checkpoints after 8 and 10."""
+    plan(sigterm(place, name, 9, 2 * EVERY))
+    with pytest.raises(StoppedRun):
+        launch(name, *overrides, local=True)
+    return place / "runs" / name
+
+
+def newest(run_dir: Path) -> Path:
+    return max((run_dir / "checkpoints").glob("images-*"))
+
+
+def command(name: str, *overrides: str) -> list[str]:
+    local = ["--local"] if "train.num_workers=2" not in overrides else []
+    train = [sys.executable, "-m", "causalfusion_platform", "train", "smoke", *local]
+    return [*train, f"name={name}", *SHORT, *overrides]
+
+
+def started(name: str, log: Path, *overrides: str) -> psutil.Popen:
+    """Launch a run in a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    with log.open("w") as file:
+        return psutil.Popen(command(name, *overrides), cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+
+def until(condition: Callable[[], bool], process: psutil.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink], ids=["truncated", "bit-flipped", "missing"])
+def test_a_damaged_checkpoint_is_set_aside(
+    place: Path,
+    one_process: Path,
+    plan: Plan,
+    damage: Callable[[Path], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    kind = request.node.callspec.id
+    run_dir = stopped_run(place, plan, f"damaged-{kind}")
+    bad = newest(run_dir)
+    [file] = bad.glob("engine/state/zero_pp_rank_0_*")
+    damage(file)
+    launch(run_dir.name, local=True)
+    assert_same(run_dir, one_process)
+    [aside] = [event for event in events(run_dir) if isinstance(event, SetAside)]
+    assert aside.checkpoint == bad.name
+    assert file.name in aside.reason
+    assert file.name in (run_dir / "checkpoints" / "bad" / bad.name / "reason.txt").read_text()
+    record(
+        f"a file of the newest checkpoint is {kind}",
+        f"it is set aside with the reason, the one before is used; {BIT_EXACT}",
+        steps=steps_again(run_dir),
+    )
+
+
+def test_a_kill_between_payload_and_manifest_costs_that_checkpoint(
+    place: Path, one_process: Path, plan: Plan, tmp_path: Path
+) -> None:
+    plan({"do": "SIGKILL", "before_manifest": 2 * EVERY})
+    process = started("no-manifest", tmp_path / "log")
+    assert process.wait(200) == -signal.SIGKILL, (tmp_path / "log").read_text()
+    run_dir = place / "runs" / "no-manifest"
+    assert newest(run_dir).name == f"images-{EVERY:012d}"
+    [partial] = (run_dir / "checkpoints").glob(".images-*")
+    assert list(partial.glob("engine/state/*.pt"))  # the payload is there
+    launch("no-manifest", local=True)
+    assert_same(run_dir, one_process)
+    assert not list((run_dir / "checkpoints").glob(".images-*"))
+    record(
+        "SIGKILL between a checkpoint's payload and its manifest",
+        f"what has no manifest is no checkpoint and is removed; the next launch uses the one before; {BIT_EXACT}",
+        steps=steps_again(run_dir),
+    )
+
+
+@pytest.fixture
+def small_disk(place: Path) -> Iterator[Path]:
+    """A file system with room for two checkpoints, where a run's checkpoints go."""
+    folder = place / "runs" / "disk-full" / "checkpoints"
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1900k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        folder.rmdir()
+        pytest.skip(f"a small file system cannot be mounted here (needs root): {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(place: Path, one_process: Path, small_disk: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(GaveUp, match=r"(?s)could not be saved.*free space"):
+        launch("disk-full", local=True, said=said)
+    run_dir = place / "runs" / "disk-full"
+    failed = [event for event in events(run_dir) if isinstance(event, SaveFailed)]
+    assert [event.images for event in failed] == [3 * EVERY, 4 * EVERY]
+    assert all("No space left" in event.reason for event in failed)
+    assert any("No space left" in line for line in said)
+    assert newest(run_dir).name == f"images-{2 * EVERY:012d}"
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    launch("disk-full", local=True)
+    assert_same(run_dir, one_process)
+    record(
+        "the disk is full while checkpoints are saved (a small tmpfs)",
+        "training goes on and says so; checkpoints before stay whole; the run stops if the last one, or three in "
+        f"a row, cannot be saved; with space again the same command goes on; {BIT_EXACT}",
+        steps=steps_again(run_dir),
+    )
+
+
+def test_a_checkpoint_of_newer_code_is_refused(place: Path, one_process: Path, plan: Plan) -> None:
+    run_dir = stopped_run(place, plan, "newer-code")
+    manifest = newest(run_dir) / "checkpoint.json"
+    before = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(before), "version": 99, "unheard_of": 1}))
+    with pytest.raises(UserError, match="newer code: its manifest has version 99"):
+        launch("newer-code", local=True)
+    assert manifest.is_file()  # not set aside: it is not damaged
+    manifest.write_text(before)
+    launch("newer-code", local=True)
+    assert_same(run_dir, one_process)
+    record("a checkpoint written by newer code", "refused with both versions; nothing is moved or lost", steps=0)
+
+
+class MakesFolder:
+    """A pickle of it makes a folder when it is loaded: what a malicious file would do, and worse."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_in_a_checkpoint_is_refused(place: Path, plan: Plan, tmp_path: Path) -> None:
+    """Whoever can write the file can write its hash too."""
+    run_dir = stopped_run(place, plan, "malicious")
+    folder = newest(run_dir)
+    [file] = folder.glob("engine/state/mp_rank_00_model_states.pt")
+    state = torch.load(file, weights_only=False)
+    torch.save({**state, "extra": MakesFolder(tmp_path / "made")}, file)
+    tree = json.loads((folder / "checkpoint.json").read_text())
+    name = file.relative_to(folder).as_posix()
+    tree["files"][name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
+    (folder / "checkpoint.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"(?s)holds code, which has not been run.*remove this folder"):
+        launch("malicious", local=True)
+    assert not (tmp_path / "made").exists()
+    torch.load(file, weights_only=False)
+    assert (tmp_path / "made").is_dir()  # it does what it says, where nothing guards against it
+    record("a malicious pickle in a checkpoint, its hash made to fit", "refused; its code does not run")
+
+
+def test_a_second_launch_of_a_name_is_refused(place: Path, one_process: Path, plan: Plan, tmp_path: Path) -> None:
+    plan({"do": "SIGSTOP", "rank": 0, "step": 2})
+    process = started("twice", tmp_path / "log")
+    until(lambda: process.status() == psutil.STATUS_STOPPED, process, tmp_path / "log")
+    try:
+        assert is_under_way(place / "runs" / "twice")
+        with pytest.raises(UserError, match=f"run 'twice' is under way: process {process.pid} on"):
+            launch("twice", local=True)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.wait(200) == 0, (tmp_path / "log").read_text()
+    assert_same(place / "runs" / "twice", one_process)
+    promise = "refused, naming host and process; the first is not disturbed"
+    record("a second launch of a name that is under way", promise)
+
+
+def test_sigterm_has_an_exit_status_of_its_own(place: Path, one_process: Path, plan: Plan, tmp_path: Path) -> None:
+    run_dir = place / "runs" / "terminated"
+    plan({"do": "SIGTERM", "step": 5})
+    process = started("terminated", tmp_path / "log")
+    assert process.wait(200) == 75, (tmp_path / "log").read_text()
+    assert "the same command continues it" in (tmp_path / "log").read_text()
+    assert launch("terminated", local=True).summary["launches"] == 2
+    assert_same(run_dir, one_process)
+    assert steps_again(run_dir) == 0
+
+
+def test_a_shard_damaged_in_the_middle_of_a_run(place: Path, one_process: Path, plan: Plan) -> None:
+    shards = place / "own-shards"
+    write_digits(shards)
+    run_dir = stopped_run(place, plan, "bad-shard", f"data.path={shards}", "data.prepare=false")
+    shard = sorted(shards.glob("*.parquet"))[0]
+    kept = shutil.copy(shard, place / "kept.parquet")
+    flip_a_bit(shard)
+    for verify in ("hash", "quick"):  # found before anything starts, or by the page checksum while reading
+        with pytest.raises(UserError, match=shard.name):
+            launch("bad-shard", f"data.path={shards}", "data.prepare=false", f"data.verify={verify}", local=True)
+    shutil.copy(kept, shard)
+    launch("bad-shard", f"data.path={shards}", "data.prepare=false", local=True)
+    assert_same(run_dir, one_process)
+    record(
+        "a shard is damaged while the run goes on",
+        f"no row of it is trained on: the run stops and names it; restored, the same command goes on; {BIT_EXACT}",
+        steps=steps_again(run_dir),
+    )
+
+
+def test_a_killed_driver_and_damaged_ray_state(place: Path, two_workers: Path, tmp_path: Path) -> None:
+    """SIGKILL of the driver takes the Ray that it started with it; then Ray's own state is overwritten."""
+    run_dir, log = place / "runs" / "kill-driver", tmp_path / "log"
+    process = started("kill-driver", log, "train.num_workers=2")
+    until(Path(checkpoint(place, "kill-driver", EVERY)).is_dir, process, log)
+    family = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=60)
+    for one in family:  # agents that only report, and wait for a server that is gone
+        if one.is_running():
+            one.kill()
+    damaged = [file for file in (run_dir / "ray").rglob("*") if file.is_file()]
+    for file in damaged:
+        file.write_bytes(b"{ damaged")
+    moment = time.time()
+    launch("kill-driver", "train.num_workers=2")
+    assert_same(run_dir, two_workers)
+    again = next(event for event in events(run_dir) if event.kind == "training" and event.time > moment)
+    record(
+        "SIGKILL of the driver, and the same command again",
+        f"the next launch goes on from the last good checkpoint; {BIT_EXACT}",
+        recovery=again.time - moment,
+        steps=steps_again(run_dir),
+    )
+    record(
+        "Ray's own state files are damaged",
+        "they are never read again: what a run goes on from are its verified manifests",
+        saw=f"{len(damaged)} files overwritten",
+    )

@@ -1,0 +1,153 @@
+"""Workers, their controller and their numbers go wrong on a real Ray, and the run goes on to the very same end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.faults.conftest import BATCH, EVERY, Plan, checkpoint, launch, sigterm
+from tests.faults.matrix import BIT_EXACT, assert_same, events, losses, record, recovery_of, weights
+
+from causalfusion_platform.launch.ended import GaveUp, StoppedRun
+from causalfusion_platform.tracking.journal import Incident, Resharded, StepSkipped
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+
+TWO = "train.num_workers=2"
+SAME = f"the run goes on by itself; {BIT_EXACT}"
+
+
+def incidents(run_dir: Path) -> list[Incident]:
+    return [event for event in events(run_dir) if isinstance(event, Incident)]
+
+
+def test_a_killed_worker_is_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
+    plan({"do": "SIGKILL", "rank": 1, "step": 7, "when": checkpoint(place, "kill-worker", EVERY)})
+    run_dir = Path(launch("kill-worker", TWO).summary["run_dir"])
+    assert_same(run_dir, two_workers)
+    [incident] = incidents(run_dir)
+    assert incident.cause == "worker"
+    recovery, images = recovery_of(events(run_dir))
+    assert images == 7 * BATCH - EVERY
+    record("SIGKILL of a worker in the middle of a step", SAME, recovery=recovery, steps=images / BATCH)
+
+
+def test_a_stopped_rank_is_found_and_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
+    """SIGSTOP: the process is there, and does nothing. Its peer waits for it in a collective."""
+    said: list[str] = []
+    plan({"do": "SIGSTOP", "rank": 1, "step": 7, "when": checkpoint(place, "hang", EVERY)})
+    run_dir = Path(launch("hang", TWO, "supervision.hang_seconds=8", said=said).summary["run_dir"])
+    assert_same(run_dir, two_workers)
+    [incident] = incidents(run_dir)
+    assert incident.cause == "hang"
+    assert "rank 1" in incident.detail
+    assert any(line.startswith("hang: ") for line in said)
+    [stacks] = (run_dir / "hangs").iterdir()
+    assert "train_step" in (stacks / "rank-00000.txt").read_text()  # where the other rank waits
+    assert "State:\tT (stopped)" in (stacks / "rank-00001.status.txt").read_text()
+    recovery, images = recovery_of(events(run_dir))
+    record(
+        "SIGSTOP of a rank (hang; limit set to 8 s)",
+        f"stacks of all ranks are written, the group is replaced, and {SAME}",
+        recovery=recovery,
+        steps=images / BATCH,
+        saw="stopped rank named, with its state",
+    )
+
+
+def test_a_killed_controller_is_replaced(place: Path, two_workers: Path) -> None:
+    def kill() -> None:
+        folder = Path(checkpoint(place, "kill-controller", EVERY))
+        while not folder.is_dir():
+            time.sleep(0.005)
+        ours = psutil.Process().children(recursive=True)
+        [controller] = [one for one in ours if "TrainController" in " ".join(one.cmdline())]
+        controller.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run_dir = Path(launch("kill-controller", TWO).summary["run_dir"])
+    thread.join()
+    assert_same(run_dir, two_workers)
+    [incident] = incidents(run_dir)
+    assert incident.cause == "controller"
+    recovery, images = recovery_of(events(run_dir))
+    record("SIGKILL of Ray Train's controller", SAME, recovery=recovery, steps=images / BATCH)
+
+
+def test_nan_at_one_rank_is_skipped_by_all(place: Path, two_workers: Path, plan: Plan) -> None:
+    plan({"do": "nan", "rank": 1, "step": 5})
+    run_dir = Path(launch("nan-once", TWO).summary["run_dir"])
+    assert not incidents(run_dir)
+    [skipped] = [event for event in events(run_dir) if isinstance(event, StepSkipped)]
+    assert skipped.images == 5 * BATCH
+    ours, reference = losses(run_dir), losses(two_workers)
+    assert [images for images in ours if ours[images] != reference[images]] == [
+        images for images in ours if images > 5 * BATCH
+    ]
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(run_dir).values())
+    promise = "the update is skipped on all ranks alike; the run goes on"
+    record("NaN at one rank, one step", promise, steps=0, saw="1 update skipped")
+
+
+def test_nan_that_stays_rolls_back_and_then_stops(place: Path, two_workers: Path, plan: Plan) -> None:
+    """Four NaN steps: one more than may be skipped. The second time the order of the data is another one."""
+    said: list[str] = []
+    when = checkpoint(place, "nan-stays", EVERY)
+    plan(*({"do": "nan", "rank": 1, "step": step, "when": when} for step in (6, 7, 8, 9)))
+    run_dir = Path(launch("nan-stays", TWO, said=said).summary["run_dir"])
+    [incident] = incidents(run_dir)
+    assert incident.cause == "diverged"
+    trace = [event for event in events(run_dir) if event.kind == "progress"]
+    resumed = [event for event in trace if event.attempt == 2]
+    assert resumed[0].images > EVERY
+    reference = losses(two_workers)
+    assert all(event.loss != reference[event.images] for event in resumed)  # other rows
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(run_dir).values())
+    recovery, images = recovery_of(events(run_dir))
+    record(
+        "NaN that does not go away",
+        "after 3 skipped updates the run goes back to its last good checkpoint and takes another order of the data",
+        recovery=recovery,
+        steps=images / BATCH,
+    )
+    plan({"do": "nan", "rank": 0, "steps": list(range(16)), "again": True})
+    with pytest.raises(GaveUp, match=r"(?s)diverged 2 times.*optim\.base_lr"):
+        launch("nan-for-ever", TWO, "supervision.max_rollbacks=1")
+    assert not list((place / "runs" / "nan-for-ever" / "checkpoints").glob("images-*"))  # nothing bad is kept
+    record(
+        "NaN at every step",
+        "the run stops with its diagnosis after the allowed roll-backs; no checkpoint of bad weights is kept",
+        saw="stopped after 2 attempts (1 roll-back allowed)",
+    )
+
+
+def test_world_sizes_change_and_sigterm_stops_with_a_checkpoint(place: Path, two_workers: Path, plan: Plan) -> None:
+    """2 workers, SIGTERM, 1 worker, SIGTERM, 2 workers: each launch begins where the one before was stopped."""
+    plan(sigterm(place, "elastic", 5, EVERY, pause=4))  # until the workers have heard of it
+    with pytest.raises(StoppedRun, match="the same command continues it"):
+        launch("elastic", TWO)
+    run_dir = place / "runs" / "elastic"
+    [first] = [event for event in events(run_dir) if event.kind == "checkpoint"][-1:]
+    asked = [event for event in events(run_dir) if event.kind == "progress"][-1]
+    assert first.images == asked.images  # a checkpoint of the very last step
+    plan({}, sigterm(place, "elastic", 13, 3 * EVERY, pause=4))
+    with pytest.raises(StoppedRun):
+        launch("elastic", "train.num_workers=1")
+    launch("elastic", TWO)
+    resharded = [(event.old, event.new) for event in events(run_dir) if isinstance(event, Resharded)]
+    two, one = "2 workers, ZeRO 1", "1 workers, ZeRO 1"
+    assert resharded == [(two, one), (one, two)]
+    ours, reference = losses(run_dir), losses(two_workers)
+    assert ours.keys() == reference.keys()
+    # Sums over the batch are taken in another order, and Adam widens the difference from step to step.
+    assert max(abs(ours[images] / reference[images] - 1) for images in ours) < 2e-4
+    record(
+        "SIGTERM (2 workers → 1 → 2 over three launches)",
+        "a checkpoint of the last step, exit status 75; the next launch, with any number of workers, loses nothing",
+        steps=0,
+        saw=f"largest difference of the loss {max(abs(ours[i] / reference[i] - 1) for i in ours):.1e} (relative)",
+    )

@@ -1,0 +1,33 @@
+"""Checkpoints for tests: small ones, with a manifest and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from causalfusion_platform.checkpoint.manifest import Facts, hash_files, write_manifest
+from causalfusion_platform.checkpoint.store import checkpoint_folder
+
+
+def facts(images: int, **changes: Any) -> Facts:
+    """Return what a manifest says of a checkpoint after so many images."""
+    plain = {
+        "step": images // 64,
+        "images_seen": images,
+        "seed": 0,
+        "world_size": 1,
+        "zero_stage": 1,
+        "precision": "fp32",
+        "config_digest": "c" * 64,
+        "data_digest": "d" * 64,
+    }
+    return Facts.model_validate(plain | changes)
+
+
+def put_checkpoint(root: Path, images: int, content: str | None = None, **changes: Any) -> Path:
+    """Write a complete checkpoint with one file, and return its folder."""
+    folder = checkpoint_folder(root, images)
+    (folder / "engine").mkdir(parents=True)
+    (folder / "engine/state").write_text(content or f"state after {images}")
+    write_manifest(folder, facts(images, **changes), hash_files(folder))
+    return folder

@@ -1,0 +1,121 @@
+"""`train --dry-run`: every number by hand, and nothing is written or started."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.platform.cli.conftest import Run, check_refusal
+
+from causalfusion import PRESETS, ObjectiveConfig
+from causalfusion.flops import training_flops
+from causalfusion_platform.config.compose import compose_experiment
+from causalfusion_platform.launch.plan import changed_keys, make_plan
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def plan(run: Run, *arguments: str) -> str:
+    result = run("train", *arguments, "--dry-run")
+    assert result.status == 0, result.err
+    assert all(len(line) <= 80 for line in result.out.splitlines())
+    return " ".join(result.out.replace("│", " ").split())
+
+
+def test_the_plan_of_the_digits(run: Run, own_folder: Path) -> None:
+    text = plan(run, "quickstart", "data.prepare=true")
+    for part in (
+        "optim.base_lr=0.016 optim.warmup_images=3200",
+        "all keys: causalfusion config show quickstart data.prepare=true",
+        "shards/digits: 1,797 latents of 1×8×8; 28.5 epochs",
+        "written when training starts",
+        "486,372 parameters: width 96, 4 blocks, 3 heads",
+        "16 image tokens, 4 class tokens; training sequences of 20 to 35 tokens",
+        "64 images = 32 at once × 1 accumulated × 2 workers 0.5 CPU each, ZeRO 1",
+        "800 steps, 51,200 images; learning rate 0.004, warmup 3,200 images",
+        "2, every 25,600 images, about 9.28 MiB each 2 stay; with one being written 27.8 MiB of disk",  # 20 P
+        "memory of each of 2 workers",
+        "→ 1 1.86 MiB 2.78 MiB 950 KiB",
+    ):
+        assert part in text
+    flops = 51_200 * training_flops(PRESETS["digits"], ObjectiveConfig(), attention="visible", skip_unread=True)
+    assert f"cost {flops:.3g} FLOPs" in text
+    assert list(own_folder.iterdir()) == []
+
+
+def test_a_run_for_gpus(run: Run) -> None:
+    options = [
+        "model.preset=L/2",
+        "train.gpus_per_worker=1",
+        "train.num_workers=8",
+        "train.global_batch_size=2048",
+        "train.micro_batch_size=32",
+        "train.images=300000000",
+        "train.precision=bf16_weights",
+        "train.offload=optimizer",
+        "train.checkpoint_every_images=10000000",
+        "train.keep_every_images=100000000",
+        "optim.warmup_epochs=5",
+        "data.prepare=false",
+    ]
+    text = plan(run, "smoke", *options)
+    assert "2048 images = 32 at once × 8 accumulated × 8 workers 1 GPU each, ZeRO 1, bf16_weights" in text
+    assert "warmup 5 epochs" in text
+    assert "does not exist" in text
+    assert "causalfusion data encode IMAGES" in text
+    # 31 made: 30 at multiples and one at the end. Kept: 2 newest and 3 for good.
+    assert "31, every 10,000,000 images, about 5.16 GiB each 5 stay; with one being written 30.9 GiB" in text
+    flops = 300_001_280 * training_flops(PRESETS["L/2"], ObjectiveConfig(), attention="visible", skip_unread=True)
+    a100, h100 = (flops / (peak * 1e12 * 0.4) / 3600 for peak in (312, 989.5))
+    assert f"assuming 40% MFU in bf16: {a100:,.0f} on A100, {h100:,.0f} on H100" in text
+    assert re.search(r" 0( –){7} → 1 587 MiB 440 MiB 147 MiB", text)  # 2 P; (4 + 8) P / 8; 4 P / 8
+
+
+def test_the_plan_knows_the_shards(run: Run) -> None:
+    assert run("data", "digits", "shards/digits").status == 0
+    assert "1,797 latents of 1×8×8; 28.5 epochs" in plan(run, "quickstart")
+    check_refusal(run("train", "quickstart", "model.input_size=16", "--dry-run"), "hold latents of shape (1, 8, 8)")
+
+
+def test_changed_keys_are_those_of_the_file_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    changed = changed_keys(
+        compose_experiment(
+            "smoke", ["train.zero_stage=2", "train.images=102400", "tracking.experiment=${oc.env:SECRET}"]
+        )
+    )
+    assert changed["train.zero_stage"] == 2
+    assert changed["tracking.experiment"] == "${oc.env:SECRET}"
+    assert changed["model.hidden_size"] == 32
+    assert changed["data.prepare"] is True
+    for default in ("train.images", "data.path", "runs", "seed", "optim.betas", "model.mlp_ratio", "sweep"):
+        assert default not in changed
+
+
+def test_another_folder_of_data_is_a_change(own_folder: Path) -> None:
+    changed = changed_keys(compose_experiment("smoke", ["data.path=elsewhere"]))
+    assert changed["data.path"] == str(own_folder / "elsewhere")
+
+
+def test_whole_batches_are_paid_for() -> None:
+    found = make_plan(compose_experiment("smoke", ["train.images=65", "train.global_batch_size=64"]))
+    assert found.flops == 128 * training_flops(
+        found.experiment.model, ObjectiveConfig(), attention="visible", skip_unread=True
+    )
+
+
+def test_neither_ray_nor_deepspeed_is_loaded(own_folder: Path) -> None:
+    code = (
+        "import sys; from causalfusion_platform.cli.main import main\n"
+        "sys.argv = ['causalfusion', 'train', 'smoke', '--dry-run']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'ray', 'deepspeed', 'mlflow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=own_folder)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -1,0 +1,207 @@
+"""`runs show` and `runs list` over folders of runs as training leaves them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.platform.cli.conftest import Run, check_refusal
+
+from causalfusion_platform.config.compose import load_experiment
+from causalfusion_platform.launch.run_folder import RunState
+from causalfusion_platform.tracking.journal import (
+    AttemptStarted,
+    Checkpointed,
+    End,
+    Ended,
+    Event,
+    Incident,
+    Journal,
+    Launched,
+    Progressed,
+    TrainingStarted,
+)
+
+MakeRun = Callable[..., Path]
+
+
+def story(*last: Event) -> list[Event]:
+    """10 s of start, 60 of new steps at 50 images/s, 10 that a lost worker cost, 20 of recovery; then `last`."""
+    return [
+        Launched(time=1000, launch=1, host="h", pid=1),
+        AttemptStarted(time=1001, launch=1, attempt=1, workers=2, zero_stage=1, images=0),
+        TrainingStarted(time=1010, attempt=1, images=0, device="cpu", peak_tflops=0.5, peak_source="measured: so"),
+        Progressed(
+            time=1070,
+            attempt=1,
+            images=3000,
+            step=47,
+            step_seconds=60,
+            data_seconds=0,
+            checkpoint_seconds=0,
+            grid_seconds=0,
+            flops=15e12,
+            tokens=90_000,
+            loss=0.25,
+            skipped_steps=2,
+            gpu_bytes=0,
+            cpu_bytes=2**30,
+        ),
+        Checkpointed(time=1071, attempt=1, images=2000, bytes=5, stall_seconds=0.5, upload_seconds=2),
+        Incident(time=1080, attempt=1, cause="worker", detail="rank 1 [red]died[/red]", images=3100),
+        *last,
+    ]
+
+
+ENDED = Ended(time=1100, launch=1, how="failed")
+
+
+@pytest.fixture
+def make_run(own_folder: Path) -> MakeRun:
+    def make(name: str, events: list[Event], runs: str = "runs") -> Path:
+        experiment = load_experiment("smoke", [f"name={name}", f"runs={runs}", "train.images=6000"])
+        folder = own_folder / runs / name
+        folder.mkdir(parents=True)
+        tree = experiment.model_dump(mode="json")
+        RunState(mlflow_run_id="abc", tracking_uri=experiment.tracking_uri, config=tree).write(folder)
+        journal = Journal(folder)
+        for event in events:
+            journal.add(event)
+        for number, damaged in ((1024, False), (2048, False), (3072, True)):
+            place = folder / "checkpoints" / ("bad" if damaged else "") / f"images-{number:012d}"
+            place.mkdir(parents=True)
+            (place / "part").write_bytes(bytes(3000))
+        return folder
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def squeezed(text: str) -> str:
+    """The text without the panel's frame and line breaks."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def test_show_says_all_of_a_run(run: Run, make_run: MakeRun) -> None:
+    make_run("one", story(ENDED))
+    result = run("runs", "show", "one")
+    assert result.status == 0
+    assert all(len(line) <= 80 for line in result.out.splitlines())
+    text = squeezed(result.out)
+    for part in (
+        "status failed · 1:40 in all",
+        "3,000 of 6,016 images (50%) · step 47 · loss 0.2500 · updates skipped: 2",
+        "50 images/s · 1500 tokens/s",
+        "0.25 TFLOP/s (0.125 a worker) · MFU 25.0%",
+        "2 × cpu, ZeRO 1 peak 0.5 TFLOP/s each (measured: so)",
+        "useful 1:00 60.0%",
+        "recovery 0:20 20.0%",
+        "redone 0:10 10.0%",
+        "0:30 30.0% lost to: worker",
+        "worker at 3,100 images: rank 1 [red]died[/red]",
+        "images-000000002048, 2.93 KiB; 2 in all, 5.86 KiB",
+        "stood still 0.5 s for each, written in the background in 2 s",
+        "damaged, in checkpoints/bad: images-000000003072",
+        "memory of a worker: CPU 1 GiB",
+        "folder runs/one",
+        "once more: the run goes on from images-000000002048",
+        "causalfusion ui",
+    ):
+        assert part in text
+
+
+def test_json_holds_the_same_numbers(run: Run, make_run: MakeRun) -> None:
+    make_run("one", story(ENDED))
+    shown = json.loads(run("runs", "show", "one", "--json").out)
+    assert (shown["status"], shown["images"], shown["total_images"]) == ("failed", 3000, 6016)
+    assert shown["goodput"] == pytest.approx(0.6)
+    assert sum(shown["seconds"].values()) == pytest.approx(shown["elapsed_seconds"]) == pytest.approx(100)
+    assert shown["by_cause"] == pytest.approx({"worker": 30})
+    assert shown["incident_events"][0]["detail"] == "rank 1 [red]died[/red]"
+    assert shown["newest"]["mfu"] == pytest.approx(0.25)
+    assert [saved["bytes"] for saved in shown["checkpoints"]] == [3000, 3000]
+    (listed,) = json.loads(run("runs", "list", "--json").out)
+    assert listed == shown
+
+
+@pytest.mark.parametrize("how", ["finished", "stopped", "preempted", "failed"])
+def test_what_to_type_next_depends_on_how_it_ended(run: Run, make_run: MakeRun, how: End) -> None:
+    make_run("one", story(Ended(time=1100, launch=1, how=how)))
+    text = squeezed(run("runs", "show", "one").out)
+    assert f"status {how}" in text
+    assert ("causalfusion sample runs/one" in text) == (how == "finished")
+    assert ("once more" in text) == (how != "finished")
+
+
+_HOLD = """
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from causalfusion_platform.launch.lock import only_launch
+with only_launch(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_run_is_running_while_its_driver_lives_and_killed_after(run: Run, make_run: MakeRun) -> None:
+    folder = make_run("one", story())
+    driver = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert driver.stdout
+        assert driver.stdout.readline() == "held\n"
+        alive = squeezed(run("runs", "show", "one").out)
+    finally:
+        driver.kill()
+        driver.wait(timeout=30)
+    assert "status running" in alive
+    assert "follow it: causalfusion ui" in alive
+    dead = squeezed(run("runs", "show", "one").out)
+    assert "status killed" in dead
+    assert "driver: nothing more was heard of the launch" in dead
+
+
+def test_a_run_is_named_by_path_or_below_a_folder(run: Run, make_run: MakeRun) -> None:
+    folder = make_run("gamma-trial-3", story(ENDED), runs="elsewhere")
+    for arguments in ([str(folder)], ["elsewhere/gamma-trial-3"], ["gamma-trial-3", "--runs", "elsewhere"]):
+        result = run("runs", "show", *arguments)
+        assert result.status == 0
+        assert "causalfusion ui --runs elsewhere" in squeezed(result.out)
+
+
+def test_an_unknown_run_is_refused_with_the_nearest(run: Run, make_run: MakeRun) -> None:
+    check_refusal(run("runs", "show", "one"), "no run 'one'", "no runs there yet")
+    make_run("quickstart", story(ENDED))
+    check_refusal(
+        run("runs", "show", "quikstart"), "no run 'quikstart'", "did you mean quickstart?", "causalfusion runs list"
+    )
+
+
+def test_list_has_a_line_for_each_run_and_for_trials(run: Run, make_run: MakeRun) -> None:
+    assert "nothing has run there yet" in run("runs", "list").out
+    make_run("one", story(ENDED))
+    make_run("trial", [], runs="runs/sweep")
+    lines = run("runs", "list").out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].split() == ["one", "failed", "3,000", "50%", "50", "60%", "1", "1"]
+    assert lines[2].split() == ["sweep/trial", "unknown", "0", "0%", "–", "–", "0", "0"]
+
+
+def test_a_run_of_another_version_is_shown_as_far_as_it_goes(run: Run, make_run: MakeRun) -> None:
+    folder = make_run("one", story(ENDED))
+    tree = json.loads((folder / "run.json").read_text())
+    tree["config"]["train"]["no_such_key"] = 1
+    (folder / "run.json").write_text(json.dumps(tree))
+    assert "3,000 images · step 47" in squeezed(run("runs", "show", "one").out)
+    (folder / "run.json").write_text("{")
+    check_refusal(run("runs", "show", "one"), "run.json is damaged")

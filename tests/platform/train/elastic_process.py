@@ -1,0 +1,249 @@
+"""One rank of `test_elastic`: the same training in many layouts and options. One process a rank runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from causalfusion import Model, Objective, build_model, draw, draws
+from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
+from causalfusion_platform.config.compose import load_experiment
+from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.digits import digits
+from causalfusion_platform.data.read import Batch
+from causalfusion_platform.train.engine import build_engine, choose_precision, grad_norm, optimizer_step
+
+STEPS, BATCH, BAD_STEP = 8, 16, 3
+CPU = torch.device("cpu")
+DIT = ["model.preset=digits-dit", "model.depth=2", "objective.num_ar_steps=1"]
+Curve = list[list[float]]
+
+
+class Run:
+    """A model under training, in some layout."""
+
+    def __init__(self, rank: int, world: int, settings: Sequence[str]) -> None:
+        self.rank, self.world = rank, world
+        self.experiment = experiment = load_experiment(
+            "smoke", [f"train.num_workers={world}", f"train.global_batch_size={BATCH}", *settings]
+        )
+        model = new_model(experiment)
+        self.objective = Objective(model, experiment.objective, experiment.diffusion)
+        wanted = experiment.train.precision
+        precision = "fp32" if wanted == "auto" else choose_precision(wanted, CPU)
+        self.engine = build_engine(model, experiment, CPU, precision)
+
+    def step(self, index: int, damage: Callable[[Tensor], Tensor] | None = None) -> list[float]:
+        """Train on global batch `index`, damaged on the last rank: [loss, MSE, gradient norm]."""
+        batch = rows_of(index, self.rank, self.world)
+        if damage is not None and self.rank == self.world - 1:
+            batch = Batch(batch.samples, batch.row_ids, damage(batch.latents), batch.labels)
+        experiment = self.experiment
+        drawn = draw(
+            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=batch.samples
+        )
+        loss, mse = optimizer_step(self.engine, self.objective, batch, drawn, CPU)
+        means = torch.stack([loss, mse])
+        torch.distributed.all_reduce(means)
+        return [*(means / self.world).tolist(), float(grad_norm(self.engine))]
+
+    def weights(self) -> list[Tensor]:
+        """All weights in full, in the order of the model: under ZeRO 3 gathered from the ranks."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        parameters = list(self.engine.module.parameters())
+        if self.experiment.train.zero_stage < 3:
+            return [p.detach().clone() for p in parameters]
+        with GatheredParameters(parameters):
+            return [p.detach().clone() for p in parameters]
+
+
+def new_model(experiment: Experiment) -> Model:
+    torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
+    return build_model(experiment.model)
+
+
+def rows_of(index: int, rank: int, world: int) -> Batch:
+    each = BATCH // world
+    rows = range(index * BATCH + rank * each, index * BATCH + (rank + 1) * each)
+    data = digits()
+    return Batch(
+        samples=rows,
+        row_ids=torch.arange(rows.start, rows.stop),
+        latents=torch.from_numpy(data.mean[rows.start : rows.stop]).float(),
+        labels=torch.from_numpy(data.labels[rows.start : rows.stop]),
+    )
+
+
+def plain_curve(settings: Sequence[str]) -> Curve:
+    """The same training by torch alone: one process, whole batches."""
+    experiment = load_experiment("smoke", [f"train.global_batch_size={BATCH}", *settings])
+    model = new_model(experiment)
+    objective = Objective(model, experiment.objective, experiment.diffusion)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3 * BATCH / 256, betas=(0.9, 0.95), weight_decay=0)
+    curve = []
+    for index in range(STEPS):
+        rows = rows_of(index, 0, 1)
+        drawn = draw(
+            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=rows.samples
+        )
+        loss = objective(model, rows.latents, rows.labels, drawn)
+        optimizer.zero_grad()
+        loss.weighted.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        curve.append([float(loss.weighted), float(loss.mse), float(norm)])
+    return curve
+
+
+def curve(rank: int, world: int, settings: Sequence[str]) -> Curve:
+    run = Run(rank, world, settings)
+    return [run.step(index) for index in range(STEPS)]
+
+
+def resumed(rank: int, world: int, settings: Sequence[str], folder: Path) -> dict[str, Curve]:
+    """The last steps, and the same steps from a checkpoint."""
+    run = Run(rank, world, settings)
+    before = [run.step(index) for index in range(STEPS - 2)]
+    save_engine(run.engine, folder)
+    straight = [run.step(index) for index in range(STEPS - 2, STEPS)]
+    again = Run(rank, world, settings)
+    load_engine(again.engine, folder)
+    return {
+        "curve": before + straight,
+        "again": before + [again.step(index) for index in range(STEPS - 2, STEPS)],
+    }
+
+
+def guarded(rank: int, world: int, settings: Sequence[str], *, damaged: bool) -> dict[str, Any]:
+    """Refuse one step; beside it, a run in which that step does not happen.
+
+    Args:
+        rank: this rank.
+        world: number of ranks.
+        settings: overrides of the experiment.
+        damaged: a NaN of the last rank makes the step bad; else nothing does, and it is refused nevertheless.
+    """
+    run, asked = Run(rank, world, settings), []
+    bad_step = BAD_STEP if damaged else 0
+
+    def allow() -> bool:
+        asked.append(float(grad_norm(run.engine)))
+        # Without damage the first question is answered No: a second one about the same step would get a Yes.
+        return math.isfinite(asked[-1]) if damaged else len(asked) > 1
+
+    run.engine.basic_optimizer.allow = allow
+    norms = []
+    for index in range(STEPS):
+        damage = torch.Tensor.log if damaged and index == bad_step else None  # of −1: NaN
+        norms.append(run.step(index, damage)[2])
+
+    other = Run(rank, world, settings)
+    expected = [other.step(index)[2] for index in range(STEPS) if index != bad_step]
+    gathered: list[list[float]] = [[] for _ in range(world)]
+    torch.distributed.all_gather_object(gathered, norms)
+    states = [list(r.engine.basic_optimizer.state.values()) for r in (run, other)]
+    return {
+        "norms": norms,
+        "asked": asked,
+        "norms_agree": all(each == norms for each in gathered),
+        "bad_norms": [[i for i, norm in enumerate(each) if not math.isfinite(norm)] for each in gathered],
+        "others_equal": norms[:bad_step] + norms[bad_step + 1 :] == expected,
+        "weights_equal": all(torch.equal(a, b) for a, b in zip(run.weights(), other.weights(), strict=True)),
+        "moments_equal": all(
+            torch.equal(a[key], b[key])
+            for a, b in zip(*states, strict=True)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        ),
+        "optimizer_steps": [int(state["step"]) for state in states[0]],
+    }
+
+
+def bytes_kept(settings: Sequence[str]) -> int:
+    """What the first forward pass keeps for the backward pass, parameters left out."""
+    run, kept = Run(0, 1, settings), dict[int, int]()
+    parameters = {p.untyped_storage().data_ptr() for p in run.engine.module.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run.step(0)
+    return sum(kept.values())
+
+
+def stage(number: int, *more: str) -> list[str]:
+    return [f"train.zero_stage={number}", *more]
+
+
+def micro(rows: int | None) -> str:
+    return f"train.micro_batch_size={'null' if rows is None else rows}"
+
+
+def main() -> None:
+    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store-{world}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    results: dict[str, Any] = {"plain": plain_curve([])}
+    splits: dict[int, list[tuple[int, int | None]]] = {
+        1: [(0, None), (0, 2), (1, 1), (2, 4), (3, 8)],
+        2: [(0, None), (1, 4), (2, 2), (2, None), (3, 1)],
+        4: [(0, 1), (1, 2), (2, 4), (3, 2)],
+    }
+    results["splits"] = {
+        f"stage {number}, {world} workers, {rows} rows": curve(rank, world, stage(number, micro(rows)))
+        for number, rows in splits[world]
+    }
+    if world == 1:
+        again = "train.activation_checkpointing=true"
+        results["dit"] = plain_curve(DIT)
+        results["recomputed"] = {
+            "0": curve(rank, world, stage(0, again)),
+            "3": curve(rank, world, stage(3, again, micro(4))),
+            "dit": curve(rank, world, stage(1, again, *DIT)),
+        }
+        results["bytes kept"] = {"all": bytes_kept(stage(0)), "recomputed": bytes_kept(stage(0, again))}
+        results["compiled dit"] = curve(rank, world, stage(1, "train.compile=true", *DIT))
+        results["16 bits"] = {
+            str(number): resumed(
+                rank, world, stage(number, "train.precision=bf16_weights", micro(8)), folder / f"bf16-{number}"
+            )
+            for number in (1, 2, 3)
+        }
+    if world == 2:
+        results["offloaded"] = {
+            f"{what} {number}": resumed(
+                rank, world, stage(number, f"train.offload={what}", micro(4)), folder / f"offload-{what}-{number}"
+            )
+            for what, number in (("optimizer", 2), ("optimizer", 3), ("parameters", 3))
+        }
+        cases = {
+            "0": stage(0),
+            "0, no clipping, in parts": stage(0, "optim.clip_grad_norm=0", micro(4)),
+            "1": stage(1),
+            "2, no clipping, in parts": stage(2, "optim.clip_grad_norm=0", micro(4)),
+            "3, partition groups": stage(3, "+train.deepspeed.zero_optimization.sub_group_size=4000"),
+            "1, bf16 weights": stage(1, "train.precision=bf16_weights"),
+        }
+        results["damaged"] = {name: guarded(rank, world, case, damaged=True) for name, case in cases.items()}
+        results["refused"] = {
+            name: guarded(rank, world, case, damaged=False) for name, case in cases.items() if "bf16" not in name
+        }
+    if rank == 0:
+        (folder / f"results-{world}.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

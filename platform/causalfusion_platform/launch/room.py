@@ -51,8 +51,9 @@ def wait_for_room(
     fewest = limits.min_workers or wanted.train.num_workers
     if fits < fewest:
         raise GaveUp(
-            f"run {wanted.name!r} stops: the cluster has room for {fits} workers of {wanted.train.cpus_per_worker:g} "
-            f"CPUs and {wanted.train.gpus_per_worker:g} GPUs, and at least {fewest} are wanted\n  add nodes and give the same command, or allow fewer: supervision.min_workers=…"
+            f"run {wanted.name!r} stops: the cluster has room for {fits} workers of "
+            f"{wanted.train.cpus_per_worker:g} CPUs and {wanted.train.gpus_per_worker:g} GPUs, and {fewest} are wanted "
+            f"at least\n  add nodes and give the same command, or allow fewer: supervision.min_workers=…"
         )
     say(f"going on with {fits} of {wanted.train.num_workers} workers")
     return job.model_copy(update={"experiment": with_workers(wanted, fits)})

@@ -21,7 +21,7 @@ from ..train.progress import ProgressSink
 from .signals import StopRequest
 
 Ended = dict[str, Any]
-"""How training ended: `how` (done, stopped, preempted, storage or diverged), `detail`, `images`; if done, `times`."""
+"""How training ended: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`; if done, `times`."""
 
 
 def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> StreamSpec:

@@ -183,12 +183,13 @@ def test_ports(taken_port: int, closed_port: int) -> None:
 def test_a_cluster_that_does_not_answer(closed_port: int, taken_port: int, other_server: int) -> None:
     experiment = smoke()
     assert services.check_ray(experiment, None).verdict == "ok"
-    for address in (
-        f"http://127.0.0.1:{closed_port}",
-        f"http://127.0.0.1:{other_server}",
-        f"127.0.0.1:{taken_port}",
+    for address, seconds in (
+        (f"http://127.0.0.1:{closed_port}", 5),
+        (f"http://127.0.0.1:{other_server}", 5),
+        (f"127.0.0.1:{taken_port}", 5),
+        ("no address", 100),
     ):
-        found = services.check_ray(experiment, address, seconds=5)
+        found = services.check_ray(experiment, address, seconds)
         assert found.verdict == "FAIL"
         assert address in found.line
         assert "unset RAY_ADDRESS" in found.advice

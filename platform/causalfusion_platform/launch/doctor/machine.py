@@ -127,7 +127,7 @@ def check_memory(experiment: Experiment, *, elsewhere: bool, available: float | 
     line = f"estimated for {what}: {listed}; free: {size(available)}"
     if need(train.zero_stage) <= available:
         return Check("memory", "ok", line)
-    fit = next((stage for stage in stages if stage > train.zero_stage and need(stage) <= available), None)
+    fit = next((stage for stage in stages if need(stage) <= available), None)
     less = f"train.micro_batch_size={max(train.rows_at_once // 2, 1)}, or train.activation_checkpointing=true"
     return Check("memory", "FAIL", line, f"train.zero_stage={fit}" if fit else less)
 

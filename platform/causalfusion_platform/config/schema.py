@@ -230,7 +230,7 @@ class SupervisionConfig(Section):
 
     The number must divide the global batch; the checkpoint is converted, and the loss curve stays the same."""
     spike_factor: float = Field(20.0, ge=0)
-    """A gradient norm so many times the median of the last 100 is a spike; its update is skipped. 0: none is one."""
+    """A gradient norm so many times the median of the last 100 is a spike: its update is skipped. 0: never."""
     max_skipped_steps: int = Field(3, ge=0)
     """Updates among the last 100 that may be skipped (NaN, Inf or spikes); with one more the run rolls back."""
     max_rollbacks: int = Field(2, ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,11 @@ from ..tracking.journal import Cause
 # Ray Data writes advice of its own below the message of whatever a task raises.
 _RAY_DATA_ADDS = "\nFailed to apply UDF transform"
 # What a rank raises when another one goes away in the middle of a collective.
-_COLLATERAL = ("connection closed by peer", "connection reset", "broken pipe", "nccl", "gloo", "store", "socket")
+_COLLATERAL = re.compile(
+    r"connection closed by peer|connection reset|broken pipe|nccl|gloo|\b(tcp)?store\b|socket", re.IGNORECASE
+)
+# Attributes under which Ray and Python keep what an error came from.
+_LINKS = ("cause", "_base_exc", "health_check_failure", "controller_failure", "__cause__", "__context__")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
         if error.error is None:
             return "worker", "the workers ended without a word"
         error = error.error
-    causes = list(_causes(error))
+    # What lies deepest says most: the messages of what is wrapped around it begin with a heading.
+    causes = sorted(_causes(error), key=lambda one: bool(_inside(one)))
     for one in causes:
         if isinstance(one, OutOfMemoryError) or "out of memory" in str(one).lower():
             return "memory", _first(one)
@@ -72,11 +78,14 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
     if lost:
         return "worker", _first(lost[0])
     if any(isinstance(one, ControllerError) for one in causes):
-        return "controller", _first(causes[-1])
-    for one in causes:
-        if isinstance(one, RuntimeError) and any(word in str(one).lower() for word in _COLLATERAL):
-            return "worker", _first(one)
-    return "error", _first(causes[-1])
+        return "controller", _first(causes[0])
+    deepest = [one for one in causes if not _inside(one)] or causes
+    own = [one for one in deepest if not _is_collateral(one)]
+    return ("error", _first(own[0])) if own else ("worker", _first(deepest[0]))
+
+
+def _is_collateral(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _COLLATERAL.search(str(error)) is not None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -87,9 +96,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(error))
         yield error
-        causes = [getattr(error, name, None) for name in ("cause", "_base_exc", "__cause__", "__context__")]
-        causes += list(getattr(error, "worker_failures", {}).values())
-        pending += [cause for cause in causes if isinstance(cause, BaseException)]
+        pending += _inside(error)
+
+
+def _inside(error: BaseException) -> list[BaseException]:
+    causes = [getattr(error, name, None) for name in _LINKS]
+    causes += list(getattr(error, "worker_failures", {}).values())
+    return [cause for cause in causes if isinstance(cause, BaseException)]
 
 
 def _first(error: BaseException) -> str:

@@ -52,8 +52,8 @@ def wait_for_room(
     if fits < fewest:
         raise GaveUp(
             f"run {wanted.name!r} stops: the cluster has room for {fits} workers of "
-            f"{wanted.train.cpus_per_worker:g} CPUs and {wanted.train.gpus_per_worker:g} GPUs, and {fewest} are wanted "
-            f"at least\n  add nodes and give the same command, or allow fewer: supervision.min_workers=…"
+            f"{wanted.train.cpus_per_worker:g} CPUs and {wanted.train.gpus_per_worker:g} GPUs; at least {fewest} are "
+            f"wanted\n  add nodes and give the same command, or allow fewer: supervision.min_workers=…"
         )
     say(f"going on with {fits} of {wanted.train.num_workers} workers")
     return job.model_copy(update={"experiment": with_workers(wanted, fits)})
@@ -61,11 +61,11 @@ def wait_for_room(
 
 def workers_that_fit(experiment: Experiment, resources: dict[str, float]) -> int:
     """Return how many workers there is room for, at most all of them, such that they divide the global batch."""
-    train, unit = experiment.train, 10_000  # Ray counts in 1/10000 of a CPU
+    train, unit = experiment.train, 10_000  # Ray counts in 1/10000 of a CPU or GPU
     cpus = round(resources.get("CPU", 0.0) * unit) - round(experiment.data.cpus_per_task * unit)
     fits = max(cpus, 0) // round(train.cpus_per_worker * unit)
     if train.gpus_per_worker:
-        fits = min(fits, int(resources.get("GPU", 0.0) / train.gpus_per_worker))
+        fits = min(fits, round(resources.get("GPU", 0.0) * unit) // round(train.gpus_per_worker * unit))
     fits = min(fits, train.num_workers)
     while fits and train.global_batch_size % (fits * (train.micro_batch_size or 1)):
         fits -= 1

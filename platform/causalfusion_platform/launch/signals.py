@@ -37,9 +37,13 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
 
+    signalled = False
+
     def handle(*_: object) -> None:
-        if request.reason is not None:
+        nonlocal signalled
+        if signalled:
             raise KeyboardInterrupt
+        signalled = True  # not `request.reason`: a node that is taken back comes first, and then its SIGTERM
         request.ask("stopped")
 
     before: list[Any] = [signal.signal(number, handle) for number in SIGNALS]

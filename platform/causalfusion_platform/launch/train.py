@@ -177,15 +177,8 @@ class _Launch:
     def run(self, stages: Stages, started: float) -> Outcome:
         """Train, judge, and write the summary; whatever happens, MLflow and the journal learn how it ended."""
         launch = self.state.launches
-        reason = answers(self.experiment.tracking_uri)
-        if reason is not None:
-            self.say(
-                f"MLflow does not answer at {self.experiment.tracking_uri} ({reason}); training goes on, and its "
-                f"records wait in {self.spool.folder}"
-            )
-        self.courier.start()
-        if reason is None:
-            self.courier.drain(_RUN_SECONDS)  # so that checkpoints can name the run
+        with stages.time("MLflow"):
+            self._begin_delivery()
         self.journal.add(Launched(launch=launch, host=socket.gethostname(), pid=os.getpid()))
         try:
             job = Job(
@@ -208,7 +201,8 @@ class _Launch:
             )
             self._deliver()
             raise
-        self._deliver()
+        with stages.time("MLflow"):
+            self._deliver()
         summary = self._summary(results, times, stages, started)
         self.journal.add(Ended(launch=launch, how="finished"))
         accounted = account(self.journal.events())
@@ -258,6 +252,18 @@ class _Launch:
         """Change the run's state, in memory and on disk."""
         self.state = self.state.model_copy(update=changes)
         self.state.write(self.experiment.run_dir)
+
+    def _begin_delivery(self) -> None:
+        """Start the courier, and give MLflow a while to make the run, so that checkpoints can name it."""
+        reason = answers(self.experiment.tracking_uri)
+        if reason is not None:
+            self.say(
+                f"MLflow does not answer at {self.experiment.tracking_uri} ({reason}); training goes on, and its "
+                f"records wait in {self.spool.folder}"
+            )
+        self.courier.start()
+        if reason is None:
+            self.courier.drain(_RUN_SECONDS)
 
     def _deliver(self) -> None:
         """Give MLflow a while to take what is recorded; the rest waits for the next launch, or for `runs sync`."""

@@ -120,11 +120,12 @@ class CheckpointHook:
 
     def _stage(self, loop: TrainLoop) -> None:
         images, rank = loop.state.images_seen, torch.distributed.get_rank()
-        folder = self.saver.begin(images)
-        if not self._has_room(folder, loop):
-            self.saver.fail(f"no room in the staging folder {folder.parent} of some worker")
-            return
         faults: list[Exception] = []
+        folder = self._staging_folder(images, faults)
+        if not self._all_have_room(folder, loop):
+            self.saver.fail(str(faults[0]) if faults else "no room in the staging folder of some worker")
+            return
+        assert folder is not None
         try:
             save_engine(loop.engine, folder / "engine")
         except OSError as error:  # raised when all ranks are through
@@ -161,16 +162,27 @@ class CheckpointHook:
             )
         )
 
-    def _has_room(self, staging: Path, loop: TrainLoop) -> bool:
+    def _staging_folder(self, images: int, faults: list[Exception]) -> Path | None:
+        try:
+            folder = self.saver.begin(images)
+            if shutil.disk_usage(folder).free < _ROOM * self.largest:
+                raise OSError(f"no room in the staging folder {folder.parent}")
+        except OSError as error:
+            faults.append(error)
+            return None
+        return folder
+
+    def _all_have_room(self, folder: Path | None, loop: TrainLoop) -> bool:
         """Say whether all ranks can write their parts: one that cannot would leave the others waiting for ever."""
-        room = torch.tensor([float(shutil.disk_usage(staging).free >= _ROOM * self.largest)], device=loop.device)
+        room = torch.tensor([float(folder is not None)], device=loop.device)
         torch.distributed.all_reduce(room, torch.distributed.ReduceOp.MIN)
         return bool(room)
 
     def _tell(self, outcomes: list[Saved | Failed]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Failed):
-                self.failures += 1
+                # The first rank hears of every save, good or bad; the others of their own failures alone.
+                self.failures += self.saver.rank == 0
                 self.control.note(f"checkpoint not saved: {outcome.reason}; those before it are untouched")
                 if self.journal:
                     failed = SaveFailed(attempt=self.attempt, images=outcome.images_seen, reason=outcome.reason)

@@ -95,6 +95,6 @@ class Guard:
         if not self.limits.spike_factor or len(usual) < WINDOW // 2:
             return None
         median = statistics.median(usual)
-        if norm > self.limits.spike_factor * median:
+        if median and norm > self.limits.spike_factor * median:
             return f"the gradient norm is {norm:.3g}, {norm / median:.0f} times the median {median:.3g}"
         return None

@@ -60,7 +60,8 @@ class MetricsHook:
         self.results: list[StepResult] = []
         self.flops, self.tokens, self.skipped = 0.0, 0, 0
         self.started = time.perf_counter()
-        self.loss_since_checkpoint: list[float] = []
+        self.loss_since_checkpoint: list[tuple[float, int]] = []
+        """Mean loss and number of updates of each report."""
 
     def observe(self, result: StepResult) -> None:
         """Keep the step's result until the next report."""
@@ -74,7 +75,7 @@ class MetricsHook:
         made = [result.step for result in results if not result.step.skipped]
         loss, mse = self._average(made)
         if made:
-            self.loss_since_checkpoint.append(loss)
+            self.loss_since_checkpoint.append((loss, len(made)))
         model, objective = loop.experiment.model, loop.experiment.objective
         flops, tokens = _work(results, model, objective)
         self.flops, self.tokens = self.flops + flops, self.tokens + tokens
@@ -131,7 +132,8 @@ class MetricsHook:
     def take_loss(self) -> float | None:
         """Return the mean loss since the last call: what checkpoints are compared by. None if no step was made."""
         losses, self.loss_since_checkpoint = self.loss_since_checkpoint, []
-        return sum(losses) / len(losses) if losses else None
+        updates = sum(count for _, count in losses)
+        return sum(loss * count for loss, count in losses) / updates if updates else None
 
     def _average(self, made: list[OptimizerStep]) -> tuple[float, float]:
         if not made:  # on all ranks alike

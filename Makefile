@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help install quickstart test test-faults lint types imports tests bench clean
+.PHONY: help install quickstart test test-faults fault-table lint types imports tests bench clean
 
 help:
 	@echo "make quickstart   install, then train on bundled digits, judge the samples, open nothing else"
 	@echo "make test         install, then ruff, mypy, import-linter and pytest"
 	@echo "make test-faults  install, then what kills processes and breaks storage; minutes"
+	@echo "make fault-table  the same, and its measurements into platform/TRAINING.md"
 	@echo "make bench        install, then the speed measurements of tests/benchmarks"
 	@echo "make clean        remove .venv and caches; runs/ and shards/ stay"
 
@@ -57,6 +58,12 @@ tests: install
 
 test-faults: install
 	$(BIN)/pytest -m faults tests/faults
+
+# The same, and its figures into the documentation.
+fault-table: install
+	@rm -f .fault-results.jsonl
+	CAUSALFUSION_FAULT_RESULTS=$(CURDIR)/.fault-results.jsonl $(BIN)/pytest -m faults tests/faults
+	$(BIN)/python -m tests.faults.table .fault-results.jsonl platform/TRAINING.md
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)

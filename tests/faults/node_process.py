@@ -1,4 +1,4 @@
-"""A cluster of three nodes on this machine, of which training loses one; for `test_nodes`. Prints one JSON line."""
+"""A cluster of raylets on this machine, of which training loses one; for `test_nodes`. Prints one JSON line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def lose(cluster: Cluster, name: str, place: Path, how: str) -> threading.Thread
         while not Path(checkpoint(place, name, EVERY)).is_dir():
             time.sleep(0.005)
         node = node_of_a_worker(cluster)
-        if how == "abrupt":
+        if how != "drained":
             cluster.remove_node(node, allow_graceful=False)
         else:
             ray_command = Path(sys.executable).with_name("ray")
@@ -55,7 +55,7 @@ def main() -> None:
         initialize_head=True,
         head_node_args={"num_cpus": 0, "dashboard_port": free_port(), "include_dashboard": True},
     )
-    for _ in range(3):
+    for _ in range(2 if how == "shrink" else 3):
         cluster.add_node(num_cpus=1, include_dashboard=False)
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
@@ -63,7 +63,7 @@ def main() -> None:
         said: list[str] = []
         thread = lose(cluster, name, place, how)
         overrides = ["train.num_workers=2", "train.cpus_per_worker=0.75", "train.images=2048"]
-        launch(name, *overrides, said=said)
+        launch(name, *overrides, "supervision.min_workers=1", "supervision.resource_seconds=3", said=said)
         thread.join()
         events = [event.model_dump() for event in Journal(place / "runs" / name).events()]
         print(json.dumps({"said": said, "events": events}))

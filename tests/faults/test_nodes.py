@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from tests.conftest import ROOT
 from tests.faults.conftest import BATCH, launch
-from tests.faults.matrix import BIT_EXACT, assert_same, events, record, recovery_of, steps_again
+from tests.faults.matrix import (
+    BIT_EXACT,
+    assert_same,
+    events,
+    largest_difference,
+    record,
+    recovery_of,
+    steps_again,
+)
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -71,4 +79,23 @@ def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, tmp_pat
         f"a checkpoint of the last step before the node goes, then the run goes on elsewhere; {BIT_EXACT}",
         recovery=recovery,
         steps=0,
+    )
+
+
+def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, tmp_path: Path) -> None:
+    """There is room for one worker of two: the checkpoint is converted, and the loss curve stays the same."""
+    printed = train_and_lose_a_node(place, "shrink", tmp_path / "log")
+    run_dir = place / "runs" / "node-shrink"
+    assert "going on with 1 of 2 workers" in printed["said"]
+    resharded = [(event["old"], event["new"]) for event in printed["events"] if event["kind"] == "resharded"]
+    assert resharded == [("2 workers, ZeRO 1", "1 workers, ZeRO 1")]
+    difference = largest_difference(run_dir, longer_run)
+    assert 0 < difference < 2e-4
+    recovery, images = recovery_of(events(run_dir))
+    record(
+        "a node is lost and nothing replaces it (supervision.min_workers=1)",
+        "the run goes on with fewer workers at the same global batch; the loss curve is the same up to rounding",
+        recovery=recovery,
+        steps=images / BATCH,
+        saw=f"largest relative difference of the loss {difference:.1e}",
     )

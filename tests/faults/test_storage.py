@@ -255,10 +255,7 @@ def test_a_killed_driver_and_damaged_ray_state(place: Path, two_workers: Path, t
     family = process.children(recursive=True)
     process.kill()
     process.wait()
-    psutil.wait_procs(family, timeout=60)
-    for one in family:  # agents that only report, and wait for a server that is gone
-        if one.is_running():
-            one.kill()
+    end_all(family)
     damaged = [file for file in (run_dir / "ray").rglob("*") if file.is_file()]
     for file in damaged:
         file.write_bytes(b"{ damaged")
@@ -277,3 +274,33 @@ def test_a_killed_driver_and_damaged_ray_state(place: Path, two_workers: Path, t
         "they are never read again: what a run goes on from are its verified manifests",
         saw=f"{len(damaged)} files overwritten",
     )
+
+
+def test_a_lost_head(place: Path, two_workers: Path, tmp_path: Path) -> None:
+    """SIGKILL of Ray's head (its GCS): the cluster is gone, and with it the driver; the same command goes on."""
+    run_dir, log = place / "runs" / "lost-head", tmp_path / "log"
+    process = started("lost-head", log, "train.num_workers=2")
+    until(Path(checkpoint(place, "lost-head", EVERY)).is_dir, process, log)
+    family = process.children(recursive=True)
+    [head] = [one for one in family if one.name() == "gcs_server"]
+    moment = time.time()
+    head.kill()
+    status = process.wait(240)
+    assert status not in (0, 75), log.read_text()
+    ended = time.time()
+    end_all(family)
+    launch("lost-head", "train.num_workers=2")
+    assert_same(run_dir, two_workers)
+    record(
+        "SIGKILL of Ray's head (GCS)",
+        f"the driver ends; the same command goes on, on a new head; {BIT_EXACT}",
+        steps=steps_again(run_dir),
+        saw=f"the driver noticed after {ended - moment:.0f} s",
+    )
+
+
+def end_all(family: list[psutil.Process]) -> None:
+    """End what is left of a Ray whose driver is gone: agents, which wait for a server that is gone too."""
+    _, left = psutil.wait_procs(family, timeout=30)
+    for one in left:
+        one.kill()

@@ -9,7 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.faults.conftest import BATCH, EVERY, Plan, checkpoint, launch, sigterm
-from tests.faults.matrix import BIT_EXACT, assert_same, events, losses, record, recovery_of, weights
+from tests.faults.matrix import (
+    BIT_EXACT,
+    assert_same,
+    events,
+    largest_difference,
+    losses,
+    record,
+    recovery_of,
+    weights,
+)
 
 from causalfusion_platform.launch.ended import GaveUp, StoppedRun
 from causalfusion_platform.tracking.journal import Incident, Resharded, StepSkipped
@@ -141,13 +150,24 @@ def test_world_sizes_change_and_sigterm_stops_with_a_checkpoint(place: Path, two
     resharded = [(event.old, event.new) for event in events(run_dir) if isinstance(event, Resharded)]
     two, one = "2 workers, ZeRO 1", "1 workers, ZeRO 1"
     assert resharded == [(two, one), (one, two)]
-    ours, reference = losses(run_dir), losses(two_workers)
-    assert ours.keys() == reference.keys()
-    # Sums over the batch are taken in another order, and Adam widens the difference from step to step.
-    assert max(abs(ours[images] / reference[images] - 1) for images in ours) < 2e-4
+    difference = largest_difference(run_dir, two_workers)
+    assert 0 < difference < 2e-4
     record(
         "SIGTERM (2 workers → 1 → 2 over three launches)",
         "a checkpoint of the last step, exit status 75; the next launch, with any number of workers, loses nothing",
         steps=0,
-        saw=f"largest difference of the loss {max(abs(ours[i] / reference[i] - 1) for i in ours):.1e} (relative)",
+        saw=f"largest relative difference of the loss {difference:.1e}",
+    )
+
+
+def test_a_worker_that_dies_every_time_ends_the_run(place: Path, ray_cluster: None, plan: Plan) -> None:
+    """Trying for ever would cost a cluster for nothing."""
+    plan({"do": "SIGKILL", "rank": 0, "step": 2, "again": True})
+    with pytest.raises(GaveUp, match=r"(?s)2 faults in a row without a new checkpoint.*attempt 2.*worker: "):
+        launch("dies", TWO, "supervision.max_failures_without_progress=2")
+    assert [incident.cause for incident in incidents(place / "runs" / "dies")] == ["worker", "worker"]
+    record(
+        "a worker dies at the same step each time",
+        "the launch ends after the allowed failures without progress, with its history; exit status 3",
+        saw="2 attempts allowed, 2 made",
     )

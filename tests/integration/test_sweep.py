@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
+from tests.conftest import ROOT, run_environment
 
 from causalfusion_platform.config.compose import compose_experiment
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.launch.run_folder import read_state
 from causalfusion_platform.launch.sweep import run_sweep
+from causalfusion_platform.tracking.journal import Journal, TrainingStarted
 
 
 @pytest.mark.ray
@@ -47,3 +55,54 @@ def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: P
     again = run_sweep(composed, console.print)
     assert again.rows == result.rows  # speeds and seconds too: the very summaries
     assert len(client.search_runs([parent.info.experiment_id])) == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) -> None:
+    """SIGTERM ends a sweep in the middle of a trial; the same command continues the trial from its checkpoint."""
+    overrides = [
+        "name=stopped",
+        "train.images=12800",
+        "train.sample_every_images=12800",
+        "train.checkpoint_every_images=256",
+        "sweep.grid={objective.ar_decay: [0.5]}",
+    ]
+    composed, folder = compose_experiment("smoke", overrides), home / "runs" / "stopped"
+    trial, log = folder / "ar_decay-0.5", home / "sweep.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "causalfusion_platform", "sweep", "smoke", *overrides],
+            cwd=ROOT,
+            env=run_environment(CAUSALFUSION_HOME=str(home)),
+            stdout=file,
+            stderr=file,
+        )
+        try:
+            deadline = time.monotonic() + 200
+            while not list(trial.glob("checkpoints/images-*")) and time.monotonic() < deadline:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.01)
+            with pytest.raises(UserError, match=rf"'stopped' is under way: process {process.pid} "):
+                run_sweep(composed, print)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=120) == 75, log.read_text()
+        finally:
+            process.kill()
+    assert "stopped before its end" in log.read_text()
+    assert "the same command runs them again" in log.read_text()
+    state = read_state(folder)
+    assert state is not None and state.mlflow_run_id is not None and not state.finished
+    client = MlflowClient(composed.experiment.tracking_uri)
+    assert client.get_run(state.mlflow_run_id).info.status == "KILLED"
+
+    result = run_sweep(composed, print)
+    assert (result.failed, result.stopped, result.mlflow_run_id) == (0, False, state.mlflow_run_id)
+    starts = [event.images for event in Journal(trial).events() if isinstance(event, TrainingStarted)]
+    assert len(starts) == 2
+    assert starts[0] == 0 < starts[1]
+    runs = client.search_runs([client.get_run(state.mlflow_run_id).info.experiment_id])
+    assert sorted((run.info.run_name, run.info.status) for run in runs) == [
+        ("ar_decay-0.5", "FINISHED"),
+        ("stopped", "FINISHED"),
+    ]

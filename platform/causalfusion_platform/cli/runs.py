@@ -59,3 +59,16 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
         Console(highlight=False).print(runs_table(views))
     else:
         print(f"no runs in {folder}: nothing has run there yet\n  run something first: causalfusion quickstart")
+
+
+@runs_app.command("sync")
+def sync(
+    name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],
+    runs: RunsOption = None,
+) -> None:
+    """Deliver to MLflow what a run recorded while MLflow was away. A launch of the run does it too."""
+    from ..launch.runs import find_run
+    from ..launch.sync import sync_run
+
+    delivered = sync_run(find_run(name, runs), say=print)
+    print(f"{delivered} records delivered")

@@ -20,6 +20,7 @@ def sweep(
     from rich.console import Console
 
     from ..config.compose import compose_experiment
+    from ..launch.ended import STOPPED
     from ..launch.sweep import run_sweep
     from ..report.tables import terminal_table
     from ..report.terminal import as_path, preflight_line
@@ -36,4 +37,4 @@ def sweep(
         print(json.dumps({"mlflow_run_id": result.mlflow_run_id, "failed": result.failed, "trials": rows}))
     if result.failed:
         console.print(f"{result.failed} trial(s) have no result; the same command runs them again")
-        raise typer.Exit(1)
+        raise typer.Exit(STOPPED if result.stopped else 1)

@@ -56,7 +56,7 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
     than what its peers say.
     """
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
-    from ray.train import ControllerError, WorkerGroupError
+    from ray.train import ControllerError, PreemptionError, WorkerGroupError
 
     if isinstance(error, Lost):
         if error.hang is not None:
@@ -66,6 +66,9 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
         error = error.error
     # What lies deepest says most: the messages of what is wrapped around it begin with a heading.
     causes = sorted(_causes(error), key=lambda one: bool(_inside(one)))
+    for one in causes:
+        if isinstance(one, PreemptionError) or (isinstance(one, RayActorError) and one.preempted):
+            return "preempted", _first(one)
     for one in causes:
         if isinstance(one, OutOfMemoryError) or "out of memory" in str(one).lower():
             return "memory", _first(one)

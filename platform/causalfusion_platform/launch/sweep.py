@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import os
-import re
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,32 +14,26 @@ import ray
 from ray import tune
 
 from ..assemble import SPOOL_FOLDER
-from ..config.compose import Composed, with_overrides
+from ..config.compose import Composed
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..report.tables import cell, markdown_table
 from ..tracking.courier import Courier
-from ..tracking.mlflow import MlflowTracker, check_reachable
+from ..tracking.mlflow import check_reachable
 from ..tracking.spool import Spool
+from .lock import only_launch, refuse_if_under_way
 from .run_folder import RunState, check_same_config, open_run, read_state
 from .session import check_resources, ray_session
+from .signals import StopRequest, stop_on_signals
 from .train import check_inputs, run_training
+from .trials import Trial, compose_trial, trials_of
 
 # A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
 # the CPU that its workers wait for.
 _TRIAL_CPUS = 0.01
 _MLFLOW_SECONDS = 60.0
 _COLUMNS = ("class_accuracy", "fd_digits_cnn", "images_per_second", "total_seconds")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of the search space."""
-
-    name: str
-    """What differs, such as ar_decay-0.9; the name of its run and folder."""
-    values: dict[str, Any]
-    """Dotted key → value."""
+_STOPPED = "stopped before its end"
 
 
 @dataclass(frozen=True)
@@ -52,49 +45,18 @@ class SweepResult:
     """One row a trial, the best first: its values, then what was measured (or its error)."""
     failed: int
     """Trials without a result: failed, or stopped. The same call runs them again."""
+    stopped: bool
+    """A signal ended the sweep before its trials were done."""
     mlflow_run_id: str
 
 
-def trials_of(experiment: Experiment) -> list[Trial]:
-    """Return every combination of the sweep's grid.
+@dataclass(frozen=True)
+class _Ended:
+    """What became of one trial: either is None."""
 
-    Raises:
-        UserError: the experiment has no sweep section, or a combination is not a valid experiment.
-    """
-    if experiment.sweep is None:
-        raise UserError(
-            f"experiment {experiment.name!r} has no sweep section\n"
-            f"  try the shipped one: causalfusion sweep sweeps/gamma; or add one, such as\n"
-            f"  'sweep.grid={{objective.ar_decay: [1.0, 0.9]}}'"
-        )
-    grid = experiment.sweep.grid
-    empty = [key for key, choices in grid.items() if not choices]
-    if empty:
-        raise UserError(
-            f"sweep.grid has no values for {', '.join(empty)}\n"
-            f"  give some, such as 'sweep.grid={{{empty[0]}: [1, 2]}}'"
-        )
-    trials = []
-    for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
-        parts = [f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in chosen.items()]
-        trial = Trial(re.sub(r"[^A-Za-z0-9._-]+", "_", ".".join(parts)), chosen)
-        trial_experiment(experiment, trial)
-        trials.append(trial)
-    if len({trial.name for trial in trials}) != len(trials):
-        raise UserError(f"sweep.grid has a combination twice: {', '.join(trial.name for trial in trials)}")
-    return trials
-
-
-def trial_experiment(experiment: Experiment, trial: Trial) -> Experiment:
-    """Return the experiment of one trial: the sweep's own with the trial's values, in a folder below the sweep's.
-
-    Raises:
-        UserError: a value is not allowed.
-    """
-    place = {"name": trial.name, "runs": str(experiment.run_dir), "tracking.uri": experiment.tracking_uri}
-    changed = with_overrides(experiment, {**trial.values, **place}, f"{experiment.name}/{trial.name}")
-    return changed.model_copy(update={"sweep": None})
+    trial: Trial
+    summary: dict[str, Any] | None
+    error: str | None
 
 
 def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
@@ -105,11 +67,11 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
         say: called with a line when a trial ends.
 
     Raises:
-        UserError: something given is wrong; nothing was started.
+        UserError: something given is wrong, or the sweep is under way; nothing was started.
     """
     experiment = composed.experiment
     trials = trials_of(experiment)
-    assert experiment.sweep is not None
+    refuse_if_under_way(experiment.run_dir)
     state = read_state(experiment.run_dir)
     if state is not None:
         check_same_config(state, experiment)
@@ -117,44 +79,57 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
     check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
     if shards.bad:
         say(shards.notice)
-    with ray_session():
+    with ray_session(), only_launch(experiment.run_dir), stop_on_signals() as stop:
         concurrent = _concurrent_trials(experiment)
         spool = Spool(experiment.run_dir / SPOOL_FOLDER)
-        state = open_run(composed, shards, state, spool)
-        state = _deliver(spool, experiment, state)
-        assert state.mlflow_run_id is not None
-        tracker = MlflowTracker(experiment.tracking_uri, state.mlflow_run_id)
-        say(f"{len(trials)} trials, {concurrent} at a time")
-        try:
-            results = _fit(composed, trials, state.mlflow_run_id, concurrent, say)
-        except BaseException:
-            tracker.finish("FAILED")
-            raise
-    result = _tabulate(experiment, results, state.mlflow_run_id)
-    path = experiment.run_dir / "results.md"
-    path.write_text(markdown_table(result.columns, result.rows))
-    tracker.artifact(path)
-    tracker.finish("FAILED" if result.failed else "FINISHED")
-    state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
+        state = open_run(composed, shards, read_state(experiment.run_dir), spool)
+        with _mlflow_run(experiment, state, spool, say) as state:
+            assert state.mlflow_run_id is not None
+            say(f"{len(trials)} trials, {concurrent} at a time")
+            try:
+                ended = _fit(composed, trials, state.mlflow_run_id, concurrent, stop, say)
+            except BaseException:
+                spool.finish("FAILED")
+                raise
+            result = _tabulate(experiment, ended, state.mlflow_run_id)
+            path = experiment.run_dir / "results.md"
+            path.write_text(markdown_table(result.columns, result.rows))
+            spool.artifact(path)
+            spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
+            state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
     return result
 
 
-def _deliver(spool: Spool, experiment: Experiment, state: RunState) -> RunState:
-    """Wait until MLflow has the sweep's run; return the state with its id.
+@contextmanager
+def _mlflow_run(
+    experiment: Experiment, state: RunState, spool: Spool, say: Callable[[str], None]
+) -> Iterator[RunState]:
+    """Wait until MLflow has the sweep's run; yield the state with its id; at the end deliver what came since.
 
     Raises:
-        UserError: it does not take it.
+        UserError: MLflow does not take the run.
     """
-    ids = [state.mlflow_run_id] if state.mlflow_run_id else []
-    courier = Courier(spool.folder, experiment.tracking_uri, run_id=state.mlflow_run_id, on_run_id=ids.append)
+
+    def keep(run_id: str) -> None:
+        nonlocal state
+        state = state.model_copy(update={"mlflow_run_id": run_id})
+        state.write(experiment.run_dir)
+
+    courier = Courier(spool.folder, experiment.tracking_uri, run_id=state.mlflow_run_id, on_run_id=keep)
     courier.start()
-    left = courier.drain(_MLFLOW_SECONDS)
-    courier.stop()
-    if left or not ids:
-        raise UserError(f"MLflow at {experiment.tracking_uri} does not take the sweep: {courier.state}")
-    state = state.model_copy(update={"mlflow_run_id": ids[-1]})
-    state.write(experiment.run_dir)
-    return state
+    try:
+        if courier.drain(_MLFLOW_SECONDS) or state.mlflow_run_id is None:
+            raise UserError(f"MLflow at {experiment.tracking_uri} does not take the sweep: {courier.state}")
+        try:
+            yield state
+        finally:
+            if left := courier.drain(_MLFLOW_SECONDS):
+                say(
+                    f"{left} records for MLflow wait in {spool.folder} ({courier.state})\n"
+                    f"  deliver them when it is back: causalfusion runs sync {experiment.run_dir}"
+                )
+    finally:
+        courier.stop()
 
 
 class Announce(tune.Callback):  # type: ignore[misc]
@@ -169,9 +144,10 @@ class Announce(tune.Callback):  # type: ignore[misc]
         return {**self.__dict__, "say": _say_nothing}
 
     def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
-        """Name the trial and its metric."""
+        """Name the trial and its metric; Tune completes trials that it was made to stop, too."""
         summary = trial.last_result
-        self._announce(f"{summary['trial']}  {self.metric} {cell(summary.get(self.metric))}")
+        if "trial" in summary:
+            self._announce(f"{summary['trial']}  {self.metric} {cell(summary.get(self.metric))}")
 
     def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
         """Name the trial that failed."""
@@ -186,12 +162,6 @@ def _say_nothing(_: str) -> None:
     pass
 
 
-def sweep_metric(experiment: Experiment) -> str:
-    """Return the number by which trials are ranked."""
-    assert experiment.sweep is not None
-    return experiment.sweep.metric
-
-
 def _concurrent_trials(experiment: Experiment) -> int:
     train, data = experiment.train, experiment.data
     check_resources(train.num_workers, train.cpus_per_worker, train.gpus_per_worker, data.cpus_per_task)
@@ -203,15 +173,20 @@ def _concurrent_trials(experiment: Experiment) -> int:
 
 
 def _fit(
-    composed: Composed, trials: list[Trial], parent: str, concurrent: int, say: Callable[[str], None]
-) -> list[tuple[Trial, dict[str, Any] | None, str | None]]:
+    composed: Composed,
+    trials: list[Trial],
+    parent: str,
+    concurrent: int,
+    stop: StopRequest,
+    say: Callable[[str], None],
+) -> list[_Ended]:
     experiment = composed.experiment
+    assert experiment.sweep is not None
     by_name = {trial.name: trial for trial in trials}
 
     def run_trial(config: dict[str, Any]) -> None:
         trial = by_name[config["trial"]]
-        nested = Composed(trial_experiment(experiment, trial), _as_written(composed, trial))
-        summary = run_training(nested, parent=parent).summary
+        summary = run_training(compose_trial(composed, trial), parent=parent).summary
         tune.report({**summary, "trial": trial.name})
 
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
@@ -224,52 +199,45 @@ def _fit(
             # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
             name=f"launch-{time.time_ns()}",
             storage_path=str(experiment.run_dir / "tune"),
-            callbacks=[Announce(len(trials), sweep_metric(experiment), say)],
+            callbacks=[Announce(len(trials), experiment.sweep.metric, say)],
             verbose=0,
         ),
     )
+    # Tune ends its trials when it gets SIGINT, for which it has a handler of its own, but not at SIGTERM.
+    stop.on_request = lambda _: signal.raise_signal(signal.SIGINT)
     grid = tuner.fit()
     if len(grid) != len(trials):
         raise RuntimeError(f"Ray Tune returned {len(grid)} results for {len(trials)} trials")
-    results = []
-    for result in grid:
-        trial = by_name[result.config["trial"]]
-        metrics, error = result.metrics or {}, None
-        if result.error is not None:
-            error = str(result.error).strip().splitlines()[-1]
-        elif "trial" not in metrics:  # Ctrl-C: Tune stops its trials and returns as if all were well
-            error = "stopped before its end"
-        results.append((trial, None if error else metrics, error))
-    return results
+    return [_ended(by_name[result.config["trial"]], result) for result in grid]
 
 
-def _as_written(composed: Composed, trial: Trial) -> dict[str, Any]:
-    """Return the sweep's tree as written, less what a trial sets itself: the rest may hold interpolations."""
-    tree = copy.deepcopy(composed.unresolved)
-    for key in ("name", "runs", "sweep", *trial.values):
-        *path, last = key.split(".")
-        node = tree
-        for part in path:
-            node = node.get(part, {})
-        node.pop(last, None)
-    return tree
+def _ended(trial: Trial, result: Any) -> _Ended:
+    if result.error is not None:
+        return _Ended(trial, None, str(result.error).strip().splitlines()[-1])
+    if "trial" not in (result.metrics or {}):  # a signal: Tune stops its trials and returns as if all were well
+        return _Ended(trial, None, _STOPPED)
+    return _Ended(trial, result.metrics, None)
 
 
-def _tabulate(
-    experiment: Experiment, results: list[tuple[Trial, dict[str, Any] | None, str | None]], run_id: str
-) -> SweepResult:
+def _tabulate(experiment: Experiment, ended: list[_Ended], run_id: str) -> SweepResult:
     assert experiment.sweep is not None
-    metric, sign = sweep_metric(experiment), -1 if experiment.sweep.mode == "max" else 1
+    metric, sign = experiment.sweep.metric, -1 if experiment.sweep.mode == "max" else 1
     measured = [metric, *(column for column in _COLUMNS if column != metric)]
 
-    def rank(entry: tuple[Trial, dict[str, Any] | None, str | None]) -> tuple[bool, float]:
-        summary = entry[1]
-        value = None if summary is None else summary.get(metric)
+    def rank(one: _Ended) -> tuple[bool, float]:
+        value = None if one.summary is None else one.summary.get(metric)
         return value is None, 0.0 if value is None else sign * float(value)
 
     rows = []
-    for trial, summary, error in sorted(results, key=rank):
-        cells = [error, *[None] * (len(measured) - 1)] if summary is None else [summary.get(c) for c in measured]
-        rows.append([*trial.values.values(), *cells])
-    failed = sum(error is not None for _, _, error in results)
-    return SweepResult([*experiment.sweep.grid, *measured], rows, failed, run_id)
+    for one in sorted(ended, key=rank):
+        cells: list[Any] = [one.error, *[None] * (len(measured) - 1)]
+        if one.summary is not None:
+            cells = [one.summary.get(column) for column in measured]
+        rows.append([*one.trial.values.values(), *cells])
+    return SweepResult(
+        columns=[*experiment.sweep.grid, *measured],
+        rows=rows,
+        failed=sum(one.error is not None for one in ended),
+        stopped=any(one.error == _STOPPED for one in ended),
+        mlflow_run_id=run_id,
+    )

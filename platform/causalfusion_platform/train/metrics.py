@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -137,7 +138,7 @@ class MetricsHook:
 
     def _average(self, made: list[OptimizerStep]) -> tuple[float, float]:
         if not made:  # on all ranks alike
-            return 0.0, 0.0
+            return math.nan, math.nan
         sums = torch.stack(
             [torch.stack([step.loss for step in made]).mean(), torch.stack([step.mse for step in made]).mean()]
         )

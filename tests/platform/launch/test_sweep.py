@@ -14,7 +14,7 @@ from causalfusion import PRESETS
 from causalfusion_platform.config.compose import load_experiment, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.launch.sweep import trial_experiment, trials_of
+from causalfusion_platform.launch.trials import trial_experiment, trials_of
 
 MakeExperiment = Callable[..., Experiment]
 

@@ -1,6 +1,6 @@
 """`make bench`: speeds as ratios, measured interleaved in one run, because these machines are shared and noisy.
 
-`make bench ARGS="streaming encoding"` runs some of them.
+`make bench ARGS="streaming encoding"` runs some of them. `checkpoints` trains for some minutes.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import sys
 
 import torch
 
-from . import attention_forms, encoding, model_speed, streaming
+from . import attention_forms, checkpoints, encoding, model_speed, streaming
 
 BENCHMARKS = {
     "attention": attention_forms.run,
     "model": model_speed.run,
     "streaming": streaming.run,
     "encoding": encoding.run,
+    "checkpoints": checkpoints.run,
 }
 
 if __name__ == "__main__":

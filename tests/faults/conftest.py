@@ -21,7 +21,7 @@ EVERY = 256
 SHORT = [f"train.checkpoint_every_images={EVERY}", f"train.log_every_images={BATCH}", "train.precision=fp32"]
 """Overrides of the smoke experiment: 16 steps of 64 images, all of them in the journal."""
 
-Plan = Callable[..., None]
+Plan = Callable[..., list[Path]]
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +48,16 @@ def ray_cluster(plan_file: Path) -> Iterator[None]:
 
 @pytest.fixture
 def plan(plan_file: Path, request: pytest.FixtureRequest) -> Iterator[Plan]:
-    """Return a function that plans faults for the runs of this test; see injected/sitecustomize.py."""
+    """Return a function that plans faults for the runs of this test; see injected/sitecustomize.py.
 
-    def write(*faults: dict[str, Any]) -> None:
+    It returns the files that appear when each of them happens.
+    """
+
+    def write(*faults: dict[str, Any]) -> list[Path]:
         name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
         named = [{"id": f"{name}-{index}", **fault} for index, fault in enumerate(faults)]
         plan_file.write_text(json.dumps(named))
+        return [Path(f"{plan_file}.{fault['id']}.{fault.get('step')}") for fault in named]
 
     yield write
     plan_file.unlink(missing_ok=True)
@@ -85,6 +89,11 @@ def sigterm(place: Path, name: str, step: int, after: int, pause: float = 0) -> 
     """Return a fault: before a step, once there is a checkpoint, this process gets SIGTERM, as from a scheduler."""
     when = checkpoint(place, name, after)
     return {"do": "SIGTERM", "pid": os.getpid(), "step": step, "when": when, "pause": pause}
+
+
+def long_step(place: Path, name: str, step: int, after: int) -> dict[str, Any]:
+    """Return a step that takes a minute, once there is a checkpoint: time for what comes from outside."""
+    return {"do": "SIGCONT", "step": step, "when": checkpoint(place, name, after), "pause": 60}
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.launch.train import run_training
+from causalfusion_platform.tracking.journal import Journal
 
 BAD = "shard-00002-of-00004.parquet"
 SHORT = ["data.prepare=false", "train.images=512", "train.checkpoint_every_images=256"]
@@ -79,9 +80,9 @@ def test_a_shard_damaged_after_the_checks_stops_the_run(shards: Path) -> None:
 @pytest.mark.ray
 def test_a_shard_damaged_after_the_checks_stops_the_workers(shards: Path, ray_cluster: None) -> None:
     flip_a_bit(shards / BAD)
-    composed = compose_experiment(
-        "smoke", [*SHORT, "data.verify=quick", "train.num_workers=2", "train.max_failures=0"]
-    )
+    composed = compose_experiment("smoke", [*SHORT, "data.verify=quick", "train.num_workers=2"])
     with pytest.raises(UserError) as caught:
         run_training(composed)
     check_says_which(str(caught.value), shards)
+    attempts = [event for event in Journal(composed.experiment.run_dir).events() if event.kind == "attempt"]
+    assert len(attempts) == 1  # to try again would not help

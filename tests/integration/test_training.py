@@ -54,7 +54,7 @@ def in_parts(place: Path) -> Outcome:
         "train.keep_checkpoints=1",
         "train.keep_best=1",
         "train.keep_every_images=512",
-        "optim.ema_more_decays=[0.9]",
+        "optim.ema_more_decays=[0.5]",
         "optim.ema_power=[0.1]",
         local=True,
     )
@@ -209,13 +209,12 @@ def test_the_checkpoints_that_were_asked_for_are_kept(in_parts: Outcome) -> None
 def test_averages_are_kept_and_combined(in_parts: Outcome, tmp_path: Path) -> None:
     run_dir = Path(in_parts.summary["run_dir"])
     newest = run_dir / "checkpoints" / "images-000000001024"
-    assert check(newest).averages == ["ema-0.99", "ema-0.9", "power-0.10"]
+    assert check(newest).averages == ["ema-0.99", "ema-0.5", "power-0.10"]
     main_one, short, power = (
         load_weights(newest / folder).state_dict()
-        for folder in ("weights", "averages/ema-0.9", "averages/power-0.10")
+        for folder in ("weights", "averages/ema-0.5", "averages/power-0.10")
     )
-    name = "head.weight"
-    assert len({float(state[name].double().norm()) for state in (main_one, short, power)}) == 3
+    assert len({float(state["head.weight"].double().norm()) for state in (main_one, short, power)}) == 3
     said = reconstruct(run_dir, 0.1, tmp_path / "chosen")
     assert "from 3 stored averages" in said
     chosen = load_weights(tmp_path / "chosen").state_dict()

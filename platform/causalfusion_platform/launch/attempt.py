@@ -158,6 +158,6 @@ def _trainer(job: Job, board: Any) -> Any:
             # tries again is `supervise`.
             name=f"attempt-{job.attempt:04d}-{time.time_ns()}",
             storage_path=str(job.experiment.run_dir / "ray"),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=1, max_preemption_failures=0),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )

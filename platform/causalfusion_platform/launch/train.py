@@ -28,7 +28,7 @@ from ..train.progress import ProgressSink
 from .ended import StoppedRun
 from .finish import judge_and_draw, read_summary, write_summary
 from .lock import only_launch, refuse_if_under_way
-from .room import wait_for_room
+from .room import resources_at_hand, wait_for_room
 from .run_folder import RunState, check_same_config, open_run, read_state
 from .session import check_resources, ray_session
 from .signals import StopRequest, stop_on_signals
@@ -223,13 +223,11 @@ class _Launch:
             attempt: Callable[[Job], Any] = lambda job: local_worker(job, self.stop, self.show, self.say)  # noqa: E731
             make_room: Callable[[Job], Job] = lambda job: job  # noqa: E731
         else:
-            import ray
-
             from .attempt import Attempt
 
             attempt = lambda job: Attempt(job, self.stop, self.show, self.say).run()  # noqa: E731
             make_room = lambda job: wait_for_room(  # noqa: E731
-                job, self.experiment, resources=ray.cluster_resources, stop=self.stop, say=self.say
+                job, self.experiment, resources=resources_at_hand, stop=self.stop, say=self.say
             )
 
         def next_attempt(job: Job) -> Any:

@@ -1,13 +1,10 @@
 """The courier: one thread of the driver that delivers a spool to MLflow, in order and each record once.
 
-A crash between delivery and removal makes the next courier deliver a record again, so every delivery is one that
-changes nothing the second time: MLflow keeps one of two points with the same key, step, time and value; files have
-names of their own; a run is looked for by its key before it is made.
+A crash between delivery and removal makes the next courier deliver a record again: see `deliver`.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -16,53 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-from PIL import Image
+from typing import IO
 
 from ..config.errors import UserError
-from .mlflow import answers, client, open_experiment, parentage
-from .spool import (
-    RECORD,
-    Create,
-    Ending,
-    Files,
-    Metrics,
-    Parameters,
-    Record,
-    Tags,
-    files_of,
-    refuse,
-    remove,
-    waiting,
-)
-
-RUN_KEY = "spool.key"  # tag
-_METRICS_PER_CALL = 1000  # MLflow's limit for one batch
-_THUMBNAIL = (256, 256)  # pixels, as MLflow's own
-
-# MLflow has read the record, and will never take it.
-_REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
-# Nothing is wrong with the record. A run that is not there may be that of another server at the same address.
-_AWAY = (
-    "INTERNAL_ERROR",
-    "TEMPORARILY_UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "CANCELLED",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-    "RESOURCE_CONFLICT",
-    "ABORTED",
-    "ENDPOINT_NOT_FOUND",
-    "NOT_FOUND",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-    "CUSTOMER_UNAUTHORIZED",
-    "PERMISSION_DENIED",
-)
-_AWAY_STATUS = (401, 403, 404, 407, 408, 409, 429)  # of an upload; so is all from 500
-# Of the driver's own disk; it may be better later.
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+from .deliver import METRICS_PER_CALL, Away, Recipient, judge, one_line
+from .mlflow import answers
+from .spool import RECORD, Create, Metrics, Record, refuse, remove, waiting
 
 _log = logging.getLogger(__name__)
 
@@ -78,10 +34,6 @@ class Patience:
     longest_pause_seconds: float = 30.0
     tries: int = 10
     """Attempts at a record that fails for an unknown reason, until it counts as refused."""
-
-
-class Away(Exception):
-    """Nothing can be delivered now; the message says why, as it is shown."""
 
 
 class Courier:
@@ -106,11 +58,11 @@ class Courier:
         patience: Patience | None = None,
     ) -> None:
         self.folder, self.uri, self._patience = folder, uri, patience or Patience()
-        self._run = _Run(uri, run_id, on_run_id)
+        self._run = Recipient(uri, run_id, on_run_id)
         self._thread: threading.Thread | None = None
         self._wake, self._stopping, self._draining = threading.Event(), False, False
         self._trouble: tuple[str, float] | None = None
-        self._points = _METRICS_PER_CALL
+        self._points = METRICS_PER_CALL
         self._failing: tuple[Path | None, int] = (None, 0)
 
     def start(self) -> None:
@@ -180,7 +132,7 @@ class Courier:
                     self._trouble = None
                     self._wake.wait(0.05 if self._draining else self._patience.poll_seconds)
                 except Exception as error:  # whatever it is, the thread must not die
-                    what = str(error) if isinstance(error, Away) else f"delivery fails ({_line(error)})"
+                    what = str(error) if isinstance(error, Away) else f"delivery fails ({one_line(error)})"
                     first = self._patience.first_pause_seconds
                     pause = min(2 * pause, self._patience.longest_pause_seconds) if self._trouble else first
                     self._trouble = (what, self._trouble[1] if self._trouble else time.time())
@@ -223,13 +175,13 @@ class Courier:
             self._judge(error, batch)
         else:
             self._trouble = None
-            self._points = min(2 * self._points, _METRICS_PER_CALL)
+            self._points = min(2 * self._points, METRICS_PER_CALL)
         for path, _ in batch:
             remove(path)
 
     def _judge(self, error: Exception, batch: list[tuple[Path, Record]]) -> None:
         """Set aside what MLflow will never take, and return; or raise `Away`."""
-        verdict, reason = _verdict(error)
+        verdict, reason = judge(error)
         if verdict == "away":
             self._points = max(1, self._points // 8)  # a slow server may manage less at a time
             raise Away(reason) from error
@@ -239,143 +191,15 @@ class Courier:
             return
         ((path, record),) = batch
         if isinstance(record, Create):  # without a run nothing else can be delivered
-            raise Away(f"MLflow does not make the run ({_line(error)})") from error
+            raise Away(f"MLflow does not make the run ({one_line(error)})") from error
         if verdict == "unknown":
             failed = self._failing[1] + 1 if self._failing[0] == path else 1
             self._failing = (path, failed)
             if failed < self._patience.tries:
-                raise Away(f"a record fails ({_line(error)})") from error
+                raise Away(f"a record fails ({one_line(error)})") from error
         self._run.check()
-        _log.warning("MLflow refuses a record: %s; it lies in %s", _line(error), self.folder / "refused")
+        _log.warning("MLflow refuses a record: %s; it lies in %s", one_line(error), self.folder / "refused")
         refuse(path, str(error))
-
-
-class _Run:
-    """The run at MLflow. Whatever is sent may have been sent before."""
-
-    def __init__(self, uri: str, run_id: str | None, on_run_id: Callable[[str], None]) -> None:
-        self.uri, self.run_id, self._on_run_id = uri, run_id, on_run_id
-        self._client: Any = None
-
-    def check(self) -> None:
-        """Check that it is the record that is refused, and not the whole run."""
-        try:
-            stage = self._api().get_run(self.run_id).info.lifecycle_stage
-        except Exception as error:
-            raise Away(_verdict(error)[1]) from error
-        if stage != "active":
-            raise Away(f"MLflow's run {self.run_id} is {stage}; restore it in the dashboard")
-
-    def _api(self) -> Any:
-        if self._client is None:
-            try:
-                self._client = client(self.uri)
-            except Exception as error:  # a database that is locked or of another version
-                raise Away(f"MLflow's store cannot be opened ({_line(error)})") from error
-        return self._client
-
-    def send(self, batch: list[tuple[Path, Record]], points_per_call: int) -> None:
-        """Send one record, or several of metrics."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        api = self._api()
-        path, record = batch[0]
-        if isinstance(record, Create):
-            if self.run_id is None:
-                self._create(api, record)
-            self._keep_one(api)
-            return
-        if self.run_id is None:
-            raise Away("the run is not made yet")
-        match record:
-            case Metrics():
-                points = [
-                    Metric(key, value, one.time, one.step)
-                    for _, one in batch
-                    if isinstance(one, Metrics)
-                    for key, value in one.values.items()
-                ]
-                for start in range(0, len(points), points_per_call):
-                    api.log_batch(self.run_id, metrics=points[start : start + points_per_call])
-            case Parameters():
-                api.log_batch(self.run_id, params=[Param(key, value) for key, value in record.values.items()])
-            case Tags():
-                api.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in record.values.items()])
-            case Files():
-                self._upload(api, path, record)
-            case Ending(status="RUNNING"):
-                api.update_run(self.run_id, status="RUNNING")
-            case Ending():
-                api.set_terminated(self.run_id, record.status, end_time=record.time)
-                self._keep_one(api)
-
-    def _create(self, api: Any, record: Create) -> None:
-        experiment = open_experiment(api, self.uri, record.experiment, record.artifacts)
-        found = [run.info.run_id for run in _runs_of(api, experiment, record.key)]
-        if not found:
-            tags = {RUN_KEY: record.key, **parentage(record.parent)}
-            run = api.create_run(experiment, start_time=record.time, run_name=record.name, tags=tags)
-            found = [run.info.run_id]
-        self._on_run_id(found[0])
-        self.run_id = found[0]
-
-    def _keep_one(self, api: Any) -> None:
-        """Delete empty twins of the run: a server that was slow has made it once for each time it was asked."""
-        run = api.get_run(self.run_id)
-        key = run.data.tags.get(RUN_KEY)
-        for twin in _runs_of(api, run.info.experiment_id, key) if key else []:
-            if twin.info.run_id != self.run_id and not twin.data.metrics and not twin.data.params:
-                api.delete_run(twin.info.run_id)
-
-    def _upload(self, api: Any, path: Path, record: Files) -> None:
-        folder = files_of(path)
-        if not folder.is_dir():
-            return
-        if record.kind == "image":
-            from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
-
-            for file in list(folder.glob("*.png")):
-                _thumbnail(file)
-            api.set_tag(self.run_id, MLFLOW_LOGGED_IMAGES, True)
-        for file in sorted(folder.iterdir()):
-            api.log_artifact(self.run_id, str(file), record.folder)
-
-
-def _runs_of(api: Any, experiment: str, key: str) -> list[Any]:
-    return list(api.search_runs([experiment], filter_string=f"tags.`{RUN_KEY}` = '{key}'"))
-
-
-def _thumbnail(file: Path) -> None:
-    """Write the small twin that MLflow's image grid shows beside the image."""
-    with Image.open(file) as image:
-        image.thumbnail(_THUMBNAIL)
-        image.save(file.with_name(f"{file.stem}+compressed.webp"))
-
-
-def _verdict(error: Exception) -> tuple[str, str]:
-    """Return `away`, `refused` or `unknown`, and what to show."""
-    import requests
-
-    if isinstance(error, Away):
-        return "away", str(error)
-    code = getattr(error, "error_code", None)
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if code == "RESOURCE_DOES_NOT_EXIST":
-        return "away", f"MLflow has no such run ({_line(error)})"
-    if code in _AWAY or status in _AWAY_STATUS or (status or 0) >= 500:
-        return "away", f"MLflow does not answer ({_line(error)})"
-    if isinstance(error, (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)):
-        return "away", f"MLflow does not answer ({_line(error)})"
-    if getattr(error, "errno", None) in _STORAGE:
-        return "away", f"the driver cannot read or write ({_line(error)})"
-    if code in _REFUSED or status or isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)):
-        return "refused", _line(error)
-    return "unknown", _line(error)
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _lock(folder: Path) -> IO[str]:

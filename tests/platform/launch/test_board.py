@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from causalfusion_platform.launch.board import Board, Orders, WorkerPlace
@@ -33,8 +34,16 @@ def test_a_worker_that_calls_is_heard_and_one_that_gets_on_moves() -> None:
         moved.append(pulse.moved)
         heard.append(pulse.heard)
     assert heard == sorted(set(heard))  # each later than the one before
-    assert [this == before for before, this in zip(moved, moved[1:], strict=False)] == [True, False, False, True, False]
-    news = [index for index, (mark, before) in enumerate(zip(marks, [None, *marks], strict=False)) if mark != before]
+    assert [this == before for before, this in itertools.pairwise(moved)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    news = [
+        index for index, (mark, before) in enumerate(zip(marks, [None, *marks], strict=False)) if mark != before
+    ]
     assert [moved[index] for index in news] == [heard[index] for index in news]
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalfusion_platform.assemble import Job
@@ -22,14 +22,17 @@ MakeExperiment = Callable[..., Experiment]
 CENTS = st.integers(1, 300)  # of a CPU or GPU
 
 
-def experiment_of(batch: int, workers: int, *, cpu: int = 100, task: int = 50, gpu: int = 0, micro: int = 0) -> Experiment:
-    train = {"global_batch_size": batch, "num_workers": workers, "cpus_per_worker": cpu / 100}
+def experiment_of(
+    batch: int, workers: int, *, cpu: int = 100, task: int = 50, gpu: int = 0, micro: int = 0
+) -> Experiment:
+    train: dict[str, Any] = {"global_batch_size": batch, "num_workers": workers, "cpus_per_worker": cpu / 100}
     train |= {"gpus_per_worker": gpu / 100, "micro_batch_size": micro or None}
     data = {"cpus_per_task": task / 100}
     tree = {"name": "x", "model": {"preset": "tiny"}, "train": train, "data": data}
     return Experiment.model_validate(tree)
 
 
+@settings(max_examples=300)
 @given(
     shares=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     workers=st.integers(1, 12),
@@ -37,13 +40,21 @@ def experiment_of(batch: int, workers: int, *, cpu: int = 100, task: int = 50, g
     cpu=CENTS,
     task=CENTS,
     gpu=st.integers(0, 200),
-    cpus=st.integers(0, 2500),
-    gpus=st.integers(0, 800),
+    room=st.tuples(st.integers(0, 13), st.integers(0, 13)),
+    slack=st.tuples(st.integers(-1, 1), st.integers(-1, 1)),
 )
 def test_the_most_that_fit(
-    shares: list[int], workers: int, micro: int, cpu: int, task: int, gpu: int, cpus: int, gpus: int
+    shares: list[int],
+    workers: int,
+    micro: int,
+    cpu: int,
+    task: int,
+    gpu: int,
+    room: tuple[int, int],
+    slack: tuple[int, int],
 ) -> None:
-    """Against trying each number, with exact fractions."""
+    """Against trying each number, with exact fractions; room for so many workers, give or take a hundredth."""
+    cpus, gpus = (max(0, wanted) for wanted in (task + room[0] * cpu + slack[0], room[1] * gpu + slack[1]))
     batch = workers * (micro or 1)
     for share in shares:
         batch *= share
@@ -66,6 +77,11 @@ def test_the_most_that_fit(
 def test_a_cluster_without_anything() -> None:
     assert workers_that_fit(experiment_of(8, 2), {}) == 0
     assert workers_that_fit(experiment_of(8, 2, gpu=100), {"CPU": 64}) == 0
+
+
+def test_shares_of_a_gpu_are_counted_as_ray_counts_them() -> None:
+    """0.3 / 0.1 is 2.9999999999999996 in floating point."""
+    assert workers_that_fit(experiment_of(6, 3, cpu=10, task=10, gpu=10), {"CPU": 0.4, "GPU": 0.3}) == 3
 
 
 # Waiting
@@ -123,14 +139,12 @@ def test_it_shrinks_to_what_divides_the_batch(clock: list[float], cpus: float, w
     job, said = wait(wanted, lambda: cpus)
     assert job.experiment.train.num_workers == workers
     train = wanted.train.model_copy(update={"num_workers": workers})
-    assert job == Job(
-        experiment=wanted.model_copy(update={"train": train}), attempt=4, order=1, bad_shards=("a",)
-    )
+    assert job == Job(experiment=wanted.model_copy(update={"train": train}), attempt=4, order=1, bad_shards=("a",))
     assert said[-1] == f"going on with {workers} of 6 workers"
 
 
 def test_fewer_than_allowed_gives_up(clock: list[float]) -> None:
-    with pytest.raises(GaveUp, match="room for 1 workers.* at least 2 are wanted"):
+    with pytest.raises(GaveUp, match=r"room for 1 workers.* at least 2 are wanted"):
         wait(limited(6, resource_seconds=20.0, min_workers=2), lambda: 1.5)
 
 

@@ -272,9 +272,7 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert (experiment.run_dir / "config.yaml").read_bytes() == before
 
 
-def test_a_run_that_goes_on_with_other_values_says_so(
-    make_experiment: MakeExperiment, digits_folder: Path
-) -> None:
+def test_a_run_that_goes_on_with_other_values_says_so(make_experiment: MakeExperiment, digits_folder: Path) -> None:
     """What later launches are compared with is what the newest one was given; the rest of the state stays."""
     first, second = make_experiment(), make_experiment(optim={"base_lr": 1e-5})
     shards = CheckedShards(digits_folder, Manifest.read(digits_folder), {})

@@ -109,7 +109,7 @@ def test_another_thread_leaves_signals_alone(handlers: dict[int, Any]) -> None:
 
 
 def test_a_request_is_heard_by_whoever_listens_now() -> None:
-    stop, heard = StopRequest(), []
+    stop, heard = StopRequest(), list[str]()
     stop.ask("preempted")
     stop.on_request = heard.append
     stop.ask("stopped")

@@ -208,7 +208,7 @@ def test_what_the_user_can_mend_is_said_at_once(case: Callable[..., Case]) -> No
         if inner is not None and not isinstance(inner, UserError):
             inner.__cause__ = UserError("mend it")
         made = case(error, DONE)
-        with pytest.raises(UserError, match="^mend it$"):
+        with pytest.raises(UserError, match=r"^mend it$"):
             made.supervisor.run()
         assert len(made.jobs) == 1
         assert made.incidents() == []

@@ -24,8 +24,8 @@ import pytest
 from PIL import Image
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.tracking import courier as module
 from causalfusion_platform.tracking.courier import Courier, Patience
+from causalfusion_platform.tracking.deliver import judge
 from causalfusion_platform.tracking.mlflow import start_run
 from causalfusion_platform.tracking.spool import Spool, waiting
 
@@ -463,9 +463,9 @@ def test_what_the_errors_of_mlflow_and_of_what_lies_before_it_mean() -> None:
         TimeoutError("t"),
         OSError(28, "No space left on device"),
     ]
-    assert [module._verdict(error)[0] for error in away] == ["away"] * len(away)
+    assert [judge(error)[0] for error in away] == ["away"] * len(away)
     refused = [said("INVALID_PARAMETER_VALUE"), PermissionError("p"), upload(400), upload(413)]
-    assert [module._verdict(error)[0] for error in refused] == ["refused"] * len(refused)
+    assert [judge(error)[0] for error in refused] == ["refused"] * len(refused)
     # A pool of connections that ran out is BAD_REQUEST too.
     unknown = [said("BAD_REQUEST"), ValueError("v"), OSError("truncated image")]
-    assert [module._verdict(error)[0] for error in unknown] == ["unknown"] * len(unknown)
+    assert [judge(error)[0] for error in unknown] == ["unknown"] * len(unknown)

@@ -26,6 +26,8 @@ from causalfusion_platform.tracking.journal import (
     SetAside,
     StepSkipped,
     TrainingStarted,
+    last_attempt,
+    recorded_images,
 )
 
 ALL: list[Event] = [
@@ -156,3 +158,64 @@ def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_ends_nothing(tmp_path: Path) -> None:
     Journal(tmp_path / "gone").add(ALL[0])
     assert not (tmp_path / "gone").exists()
+
+
+# What the next attempt must know
+
+
+def attempt(number: int, images: int = 0, launch: int = 1) -> AttemptStarted:
+    return AttemptStarted(launch=launch, attempt=number, workers=1, zero_stage=1, images=images)
+
+
+def progress(number: int, images: int) -> Progressed:
+    assert isinstance(ALL[3], Progressed)
+    return ALL[3].model_copy(update={"attempt": number, "images": images})
+
+
+def incident(number: int, cause: str) -> Event:
+    return Incident.model_validate({"attempt": number, "cause": cause, "detail": "x", "images": 0})
+
+
+def test_attempts_are_numbered_over_all_launches() -> None:
+    assert last_attempt([]) == 0
+    assert last_attempt([ALL[0], progress(7, 64), incident(7, "worker")]) == 0  # only what was begun counts
+    assert last_attempt([attempt(1), attempt(2), ALL[10], ALL[0], attempt(3, launch=2), progress(3, 64)]) == 3
+    assert last_attempt([attempt(3), attempt(2)]) == 3
+
+
+ROLLED_BACK: list[Event] = [attempt(1), progress(1, 128), incident(1, "diverged"), attempt(2, 64)]
+HISTORIES: dict[str, tuple[list[Event], int]] = {
+    "nothing": ([], 0),
+    "no report yet": ([ALL[0], attempt(1), ALL[2]], 0),
+    "reports": ([attempt(1), progress(1, 64), progress(1, 128)], 128),
+    "a worker was lost, and it is still behind": (
+        [attempt(1), progress(1, 64), progress(1, 128), incident(1, "worker"), attempt(2, 64), progress(2, 96)],
+        128,
+    ),
+    "it is past": (
+        [attempt(1), progress(1, 128), incident(1, "hang"), attempt(2, 64), progress(2, 96), progress(2, 160)],
+        160,
+    ),
+    "a launch that was killed": ([attempt(1), progress(1, 128), ALL[0], attempt(2, 64, launch=2)], 128),
+    "diverged, and it has not gone back yet": ([attempt(1), progress(1, 128), incident(1, "diverged")], 128),
+    "it has": (ROLLED_BACK, 64),
+    "to the start": ([attempt(1), progress(1, 128), incident(1, "diverged"), attempt(2)], 0),
+    "and on": (
+        [*ROLLED_BACK, progress(2, 96)],
+        96,
+    ),
+    "and then a worker was lost": (
+        [*ROLLED_BACK, progress(2, 96), incident(2, "worker"), attempt(3, 64)],
+        96,
+    ),
+    "twice": (
+        [*ROLLED_BACK, progress(2, 192), incident(2, "diverged"), attempt(3, 32)],
+        32,
+    ),
+}
+
+
+@pytest.mark.parametrize(("events", "images"), HISTORIES.values(), ids=HISTORIES.keys())
+def test_up_to_where_metrics_are_recorded(events: list[Event], images: int) -> None:
+    assert recorded_images(events) == images
+    assert recorded_images(iter(events)) == images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,15 @@ def make_loop(images: int, batch: int, steps_done: int = 0) -> Loop:
     nothing: Any = None
     average: Any = Counter()
     return Loop(experiment, nothing, nothing, average, state, torch.device("cpu"))
+
+
+class Stumbling(Loop):
+    """One whose updates are left out at some steps."""
+
+    left_out: frozenset[int] = frozenset()
+
+    def train_step(self, batch: Batch) -> OptimizerStep:
+        return replace(super().train_step(batch), skipped=self.state.step in self.left_out)
 
 
 def batches(start: int, size: int, count: int) -> Iterator[Batch]:
@@ -120,6 +130,25 @@ def test_hooks_see_every_step_in_order(make_experiment: Callable[..., Experiment
         assert (step.learning_rate, step.num_ar_steps, step.grad_norm) == (0.5, 3, 0.25)
         assert result.images == 30
         assert 0 <= result.data_seconds <= result.seconds
+
+
+@given(st.frozensets(st.integers(0, 9)))
+def test_skipped_steps_are_steps_but_enter_no_average(left_out: frozenset[int]) -> None:
+    """An average over weights that did not move would count the old ones twice."""
+    whole, hook = make_loop(100, 10), Notes(1, False)
+    loop = Stumbling(whole.experiment, None, whole.objective, whole.averages, whole.state, whole.device)
+    loop.left_out = left_out
+    assert loop.run(batches(0, 10, 10), [hook]) == TrainState(10, 100)
+    average: Any = loop.averages
+    assert average.steps == [step + 1 for step in range(10) if step not in left_out]
+    assert [result.step.skipped for result in hook.seen] == [step in left_out for step in range(10)]
+    assert hook.ran == [10 * (step + 1) for step in range(10)]
+
+
+def test_the_order_of_the_data_stays_with_the_state() -> None:
+    loop = make_loop(100, 10)
+    loop.state.order = 2
+    assert loop.run(batches(0, 10, 10), []) == TrainState(10, 100, 2)
 
 
 def test_hooks_run_in_their_order() -> None:

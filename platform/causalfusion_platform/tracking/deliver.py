@@ -1,0 +1,187 @@
+"""What is sent to MLflow for each record of a spool, and what a failure means.
+
+Whatever is sent may have been sent before, by a process that was killed before it could note that: each delivery
+changes nothing the second time. MLflow keeps one of two points with the same key, step, time and value; files have
+names of their own; a run is looked for by its key before it is made.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from .mlflow import client, open_experiment, parentage
+from .spool import Create, Ending, Files, Metrics, Parameters, Record, Tags, files_of
+
+RUN_KEY = "spool.key"  # tag
+METRICS_PER_CALL = 1000  # MLflow's limit for one batch
+_THUMBNAIL = (256, 256)  # pixels, as MLflow's own
+
+# MLflow has read the record, and will never take it.
+_REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
+# Nothing is wrong with the record. A run that is not there may be that of another server at the same address.
+_AWAY = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "CANCELLED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "RESOURCE_CONFLICT",
+    "ABORTED",
+    "ENDPOINT_NOT_FOUND",
+    "NOT_FOUND",
+    "RESOURCE_DOES_NOT_EXIST",
+    "UNAUTHENTICATED",
+    "CUSTOMER_UNAUTHORIZED",
+    "PERMISSION_DENIED",
+)
+_AWAY_STATUS = (401, 403, 404, 407, 408, 409, 429)  # of an upload; so is all from 500
+# Of the driver's own disk; it may be better later.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+
+
+class Away(Exception):
+    """Nothing can be delivered now; the message says why, as it is shown."""
+
+
+class Recipient:
+    """The run at MLflow that records are sent to.
+
+    Args:
+        uri: tracking URI, of a server or SQLite.
+        run_id: the run; None: a `create` record makes it.
+        on_run_id: called with the new run's id, before `send` returns.
+    """
+
+    def __init__(self, uri: str, run_id: str | None, on_run_id: Callable[[str], None]) -> None:
+        self.uri, self.run_id, self._on_run_id = uri, run_id, on_run_id
+        self._client: Any = None
+
+    def check(self) -> None:
+        """Check that it is the record that is refused, and not the whole run."""
+        try:
+            stage = self._api().get_run(self.run_id).info.lifecycle_stage
+        except Exception as error:
+            raise Away(judge(error)[1]) from error
+        if stage != "active":
+            raise Away(f"MLflow's run {self.run_id} is {stage}; restore it in the dashboard")
+
+    def _api(self) -> Any:
+        if self._client is None:
+            try:
+                self._client = client(self.uri)
+            except Exception as error:  # a database that is locked or of another version
+                raise Away(f"MLflow's store cannot be opened ({one_line(error)})") from error
+        return self._client
+
+    def send(self, batch: list[tuple[Path, Record]], points_per_call: int) -> None:
+        """Send one record, or several of metrics."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        api = self._api()
+        path, record = batch[0]
+        if isinstance(record, Create):
+            if self.run_id is None:
+                self._create(api, record)
+            self._keep_one(api)
+            return
+        if self.run_id is None:
+            raise Away("the run is not made yet")
+        match record:
+            case Metrics():
+                points = [
+                    Metric(key, value, one.time, one.step)
+                    for _, one in batch
+                    if isinstance(one, Metrics)
+                    for key, value in one.values.items()
+                ]
+                for start in range(0, len(points), points_per_call):
+                    api.log_batch(self.run_id, metrics=points[start : start + points_per_call])
+            case Parameters():
+                api.log_batch(self.run_id, params=[Param(key, value) for key, value in record.values.items()])
+            case Tags():
+                api.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in record.values.items()])
+            case Files():
+                self._upload(api, path, record)
+            case Ending(status="RUNNING"):
+                api.update_run(self.run_id, status="RUNNING")
+            case Ending():
+                api.set_terminated(self.run_id, record.status, end_time=record.time)
+                self._keep_one(api)
+
+    def _create(self, api: Any, record: Create) -> None:
+        experiment = open_experiment(api, self.uri, record.experiment, record.artifacts)
+        found = [run.info.run_id for run in _runs_of(api, experiment, record.key)]
+        if not found:
+            tags = {RUN_KEY: record.key, **parentage(record.parent)}
+            run = api.create_run(experiment, start_time=record.time, run_name=record.name, tags=tags)
+            found = [run.info.run_id]
+        self._on_run_id(found[0])
+        self.run_id = found[0]
+
+    def _keep_one(self, api: Any) -> None:
+        """Delete empty twins of the run: a server that was slow has made it once for each time it was asked."""
+        run = api.get_run(self.run_id)
+        key = run.data.tags.get(RUN_KEY)
+        for twin in _runs_of(api, run.info.experiment_id, key) if key else []:
+            if twin.info.run_id != self.run_id and not twin.data.metrics and not twin.data.params:
+                api.delete_run(twin.info.run_id)
+
+    def _upload(self, api: Any, path: Path, record: Files) -> None:
+        folder = files_of(path)
+        if not folder.is_dir():
+            return
+        if record.kind == "image":
+            from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+            for file in list(folder.glob("*.png")):
+                _thumbnail(file)
+            api.set_tag(self.run_id, MLFLOW_LOGGED_IMAGES, True)
+        for file in sorted(folder.iterdir()):
+            api.log_artifact(self.run_id, str(file), record.folder)
+
+
+def _runs_of(api: Any, experiment: str, key: str) -> list[Any]:
+    return list(api.search_runs([experiment], filter_string=f"tags.`{RUN_KEY}` = '{key}'"))
+
+
+def _thumbnail(file: Path) -> None:
+    """Write the small twin that MLflow's image grid shows beside the image."""
+    with Image.open(file) as image:
+        image.thumbnail(_THUMBNAIL)
+        image.save(file.with_name(f"{file.stem}+compressed.webp"))
+
+
+def judge(error: Exception) -> tuple[Literal["away", "refused", "unknown"], str]:
+    """Return what a failed delivery means, and what to show.
+
+    `away`: nothing is wrong with the record; `refused`: MLflow will never take it.
+    """
+    import requests
+
+    if isinstance(error, Away):
+        return "away", str(error)
+    code = getattr(error, "error_code", None)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        return "away", f"MLflow has no such run ({one_line(error)})"
+    if code in _AWAY or status in _AWAY_STATUS or (status or 0) >= 500:
+        return "away", f"MLflow does not answer ({one_line(error)})"
+    if isinstance(error, (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)):
+        return "away", f"MLflow does not answer ({one_line(error)})"
+    if getattr(error, "errno", None) in _STORAGE:
+        return "away", f"the driver cannot read or write ({one_line(error)})"
+    if code in _REFUSED or status or isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)):
+        return "refused", one_line(error)
+    return "unknown", one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of an error, not too long; its kind where it says nothing."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

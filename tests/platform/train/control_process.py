@@ -1,0 +1,60 @@
+"""One rank of `test_control`: steps that do nothing, and reasons to stop that it hears of at some of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from causalfusion_platform.train.control import LocalControl, StopHook, Stopped
+
+STEPS = 6
+CASES: list[tuple[dict[int, str], dict[int, str]]] = [
+    ({}, {}),
+    ({3: "stopped"}, {}),
+    ({}, {2: "preempted"}),
+    ({5: "stopped"}, {2: "preempted"}),
+    ({4: "stopped"}, {4: "preempted"}),
+    ({4: "preempted"}, {4: "stopped"}),
+    ({4: "storage"}, {4: "preempted"}),
+    ({4: "stopped"}, {4: "storage"}),
+    ({1: "storage"}, {1: "storage"}),
+]
+"""For each of two ranks: step → what it hears of; `storage`: its saves have failed."""
+
+
+def run_case(hears: dict[int, str]) -> dict[str, Any]:
+    """Train until stopped; return when and why, and what was saved and marked."""
+    control, saved, marks = LocalControl(), [], []
+    failing = False
+    control.mark = lambda _, images: marks.append([_, images])  # type: ignore[method-assign]
+    hook = StopHook(control, lambda loop, reason: saved.append([loop.state.images_seen, reason]), lambda: failing)
+    for step in range(1, STEPS + 1):
+        reason: Any = hears.get(step)
+        if reason == "storage":
+            failing = True
+        elif reason:
+            control.stop = reason
+        loop: Any = SimpleNamespace(state=SimpleNamespace(images_seen=10 * step))
+        try:
+            hook.run(loop)
+        except Stopped as stopped:
+            return {"step": step, "reason": stopped.reason, "saved": saved, "marks": marks}
+    return {"step": None, "reason": None, "saved": saved, "marks": marks}
+
+
+def main() -> None:
+    """Run all cases as one of two ranks."""
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = [run_case(case[rank]) for case in CASES]
+    (folder / f"rank-{rank}.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,14 @@
-"""MLflow: runs are opened by id, so that a restarted process continues the same run."""
+"""MLflow: its client, made impatient; the address of its store; its experiments."""
 
 from __future__ import annotations
 
 import os
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-from PIL import Image
 
 from ..config.errors import UserError
 
@@ -120,37 +117,6 @@ def open_experiment(api: Any, uri: str, name: str, artifacts: Path) -> str:
     return str(found.experiment_id)
 
 
-def start_run(
-    uri: str,
-    experiment: str,
-    name: str,
-    *,
-    artifacts: Path,
-    parameters: Mapping[str, object],
-    tags: Mapping[str, str],
-    parent: str | None = None,
-) -> str:
-    """Create a run and return its id.
-
-    Args:
-        uri: tracking URI.
-        experiment: MLflow experiment, made if need be.
-        name: the run's name.
-        artifacts: folder of artifacts for a store that has no server of its own (SQLite).
-        parameters: flattened configuration.
-        tags: lineage.
-        parent: id of the run that this one is a child of.
-    """
-    from mlflow.entities import Param
-
-    api = client(uri)
-    experiment_id = open_experiment(api, uri, experiment, artifacts)
-    run = api.create_run(experiment_id, run_name=name, tags={**tags, **parentage(parent)})
-    for some in batches(parameters):
-        api.log_batch(run.info.run_id, params=[Param(key, value) for key, value in some.items()])
-    return str(run.info.run_id)
-
-
 def parentage(parent: str | None) -> dict[str, str]:
     """Return the tags of a run that is a child of `parent`."""
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -163,34 +129,3 @@ def batches(parameters: Mapping[str, object]) -> Iterator[dict[str, str]]:
     items = [(key, str(value)[:_LONGEST_PARAMETER]) for key, value in parameters.items()]
     for start in range(0, len(items), _PARAMETERS_PER_CALL):
         yield dict(items[start : start + _PARAMETERS_PER_CALL])
-
-
-class MlflowTracker:
-    """Record into one existing run."""
-
-    def __init__(self, uri: str, run_id: str) -> None:
-        self.api, self.run_id = client(uri), run_id
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Record several metrics in one call."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        batch = [Metric(key, float(value), now, step) for key, value in values.items()]
-        self.api.log_batch(self.run_id, metrics=batch)
-
-    def image(self, key: str, image: Image.Image, step: int) -> None:
-        """Record an image; the dashboard shows the series of `key` in its image grid."""
-        self.api.log_image(self.run_id, image, key=key, step=step)
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Record a file among the run's artifacts."""
-        self.api.log_artifact(self.run_id, str(path), folder)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """End the run with an MLflow status: FINISHED, FAILED or KILLED."""
-        self.api.set_terminated(self.run_id, status)
-
-    def reopen(self) -> None:
-        """Mark the run as running again."""
-        self.api.update_run(self.run_id, status="RUNNING")

@@ -119,7 +119,16 @@ class Spool:
         tags: Mapping[str, str],
         parent: str | None = None,
     ) -> None:
-        """Record a new run; what the arguments mean is said at `mlflow.start_run`."""
+        """Record a new run.
+
+        Args:
+            experiment: MLflow experiment, made if need be.
+            name: the run's name.
+            artifacts: folder of artifacts for a store that has no server of its own (SQLite).
+            parameters: flattened configuration.
+            tags: lineage.
+            parent: id of the run that this one is a child of.
+        """
         self._put(
             Create,
             key=uuid.uuid4().hex,

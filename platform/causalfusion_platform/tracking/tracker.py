@@ -1,4 +1,4 @@
-"""Where metrics and images go: a protocol with MLflow or a spool behind it, and nothing behind it."""
+"""Where metrics and images go: a protocol with a spool for MLflow behind it, and nothing behind it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Record a file."""
-
-
-class RunTracker(Tracker, Protocol):
-    """A tracker that can also end the run."""
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """End the run with an MLflow status: FINISHED, FAILED or KILLED."""
-
-    def reopen(self) -> None:
-        """Mark the run as running again."""
 
 
 class NoTracker:

@@ -26,7 +26,7 @@ from PIL import Image
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.tracking.courier import Courier, Patience
 from causalfusion_platform.tracking.deliver import judge
-from causalfusion_platform.tracking.mlflow import start_run
+from causalfusion_platform.tracking.mlflow import client, open_experiment
 from causalfusion_platform.tracking.spool import Spool, waiting
 
 HASTY = Patience(poll_seconds=0.05, first_pause_seconds=0.1, longest_pause_seconds=0.5, tries=3)
@@ -117,7 +117,7 @@ def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a SQLite store. Making its tables takes seconds."""
     folder = tmp_path_factory.mktemp("sqlite")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    start_run(uri, "first", "first", artifacts=folder / "artifacts", parameters={}, tags={})
+    open_experiment(client(uri), uri, "first", folder / "artifacts")
     return uri
 
 

@@ -208,6 +208,7 @@ HISTORIES: dict[str, tuple[list[Event], int]] = {
         [*ROLLED_BACK, progress(2, 96), incident(2, "worker"), attempt(3, 64)],
         96,
     ),
+    "and then the driver was killed": ([*ROLLED_BACK, progress(2, 96), ALL[0], attempt(3, 64, launch=2)], 96),
     "twice": (
         [*ROLLED_BACK, progress(2, 192), incident(2, "diverged"), attempt(3, 32)],
         32,

@@ -104,7 +104,7 @@ def test_a_spike_does_not_become_usual() -> None:
 
 def test_skipped_steps_are_no_norms() -> None:
     """They fill no window, and pull no median down."""
-    limits = {"spike_factor": 4.0, "max_skipped_steps": 60}
+    limits: dict[str, Any] = {"spike_factor": 4.0, "max_skipped_steps": 60}
     assert Run(norms=[1.0] * 49 + [SKIPPED] * 51, **limits).step(1000.0)
     assert not Run(norms=[1.0] * 50 + [SKIPPED] * 50, **limits).step(1000.0)
     norms = [1.0] * 25 + [SKIPPED] * 50 + [2.0] * 25  # the median is 1.5; with the skipped ones, 0

@@ -47,7 +47,8 @@ class SampleGridHook:
         self.control.mark("sample grid", images)
         self.model.load_state_dict(loop.averages.full_state())
         latents = generate_together(self.model, self.request)
-        path = self.folder / f"images-{images:012d}.png"
+        order = f"-order-{loop.state.order}" if loop.state.order else ""
+        path = self.folder / f"images-{images:012d}{order}.png"
         # A grid that is there was recorded before a fault.
         if torch.distributed.get_rank() == 0 and not path.is_file():
             grid = sample_grid(latents, self.request.labels, self.class_names)

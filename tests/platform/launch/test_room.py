@@ -32,7 +32,7 @@ def experiment_of(
     return Experiment.model_validate(tree)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     shares=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     workers=st.integers(1, 12),

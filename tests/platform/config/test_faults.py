@@ -34,7 +34,7 @@ def test_an_unknown_experiment_like_no_other() -> None:
         ("trian.images=3", "trian", "train"),
         ("sede=3", "sede", "seed"),
         ("train.imags=3", "train.imags", "train.images"),
-        ("train.batch_size=3", "train.batch_size", "train.global_batch_size"),
+        ("train.global_batch=3", "train.global_batch", "train.global_batch_size"),
         ("optim.base_rl=3", "optim.base_rl", "optim.base_lr"),
         ("data.window=3", "data.window", "data.window_rows"),
         ("tracking.url=x", "tracking.url", "tracking.uri"),

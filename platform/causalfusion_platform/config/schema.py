@@ -215,8 +215,9 @@ class TrainConfig(Section):
 class SupervisionConfig(Section):
     """What a run does about faults."""
 
-    max_failures: int = Field(10, ge=0)
-    """Times that one launch starts its workers again, from the last good checkpoint, before it gives up."""
+    max_failures: int = Field(100, ge=0)
+    """Times that one launch starts its workers again, from the last good checkpoint, before it gives up.
+    Preemptions do not count: they are no faults, and cost no step."""
     max_failures_without_progress: int = Field(3, ge=1)
     """Failures in a row, with no new checkpoint between them, after which a launch gives up with its diagnosis."""
     hang_seconds: float = Field(600, gt=0)

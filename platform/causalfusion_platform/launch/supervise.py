@@ -110,8 +110,9 @@ class Supervisor:
         self.incidents.append(incident)
         self.saved.append(_newest_images(job.checkpoints))
         self.say(f"{incident.cause}: {incident.detail.splitlines()[0]}")
-        if len(self.incidents) > limits.max_failures:
-            raise GaveUp(self._diagnosis(job, f"{len(self.incidents)} faults in one launch"))
+        faults = sum(one.cause != "preempted" for one in self.incidents)
+        if faults > limits.max_failures:
+            raise GaveUp(self._diagnosis(job, f"{faults} faults in one launch"))
         recent = self.saved[-limits.max_failures_without_progress :]
         if len(recent) == limits.max_failures_without_progress and len(set(recent)) == 1:
             raise GaveUp(self._diagnosis(job, f"{len(recent)} faults in a row without a new checkpoint"))

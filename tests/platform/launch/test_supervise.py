@@ -312,6 +312,18 @@ def test_after_a_preemption_the_launch_goes_on_elsewhere(case: Callable[..., Cas
     assert [job.attempt for job in made.jobs] == [5, 6]
 
 
+def test_preemptions_do_not_use_up_the_budget(case: Callable[..., Case]) -> None:
+    """A spot cluster takes nodes back for weeks; each time there is a new checkpoint."""
+    made = case(max_failures=1)
+
+    def taken_back(images: int) -> Callable[[Case], Any]:
+        return made.saves(images, asked("preempted", {"how": "preempted", "detail": "", "images": images})(made))
+
+    made.attempts = [lambda _, images=images: taken_back(images)(made) for images in (64, 128, 192)] + [DONE]
+    assert made.supervisor.run() == TIMES
+    assert [one.cause for one in made.supervisor.incidents] == ["preempted"] * 3
+
+
 def test_preempted_and_then_told_to_stop(case: Callable[..., Case]) -> None:
     """The workers heard of the preemption first; the launch's own process got a SIGTERM meanwhile."""
     made = case(asked("stopped", {"how": "preempted", "detail": "", "images": 64}), DONE)

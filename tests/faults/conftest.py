@@ -91,9 +91,9 @@ def sigterm(place: Path, name: str, step: int, after: int, pause: float = 0) -> 
     return {"do": "SIGTERM", "pid": os.getpid(), "step": step, "when": when, "pause": pause}
 
 
-def long_step(place: Path, name: str, step: int, after: int) -> dict[str, Any]:
-    """Return a step that takes a minute, once there is a checkpoint: time for what comes from outside."""
-    return {"do": "SIGCONT", "step": step, "when": checkpoint(place, name, after), "pause": 60}
+def long_step(place: Path, name: str, step: int, after: int, seconds: float = 60) -> dict[str, Any]:
+    """Return a step that takes long, once there is a checkpoint: time for what comes from outside."""
+    return {"do": "SIGCONT", "step": step, "when": checkpoint(place, name, after), "pause": seconds}
 
 
 @pytest.fixture(scope="session")

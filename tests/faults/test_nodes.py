@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT
-from tests.faults.conftest import BATCH, launch
+from tests.faults.conftest import BATCH, EVERY, Plan, launch, long_step
 from tests.faults.matrix import (
     BIT_EXACT,
     assert_same,
@@ -31,8 +31,9 @@ def longer_run(place: Path, ray_cluster: None) -> Path:
     return Path(launch("two-workers-longer", "train.num_workers=2", "train.images=2048").summary["run_dir"])
 
 
-def train_and_lose_a_node(place: Path, how: str, log: Path) -> dict[str, Any]:
-    """Run `node_process` to its end; return what it printed."""
+def train_and_lose_a_node(place: Path, plan: Plan, how: str, log: Path, seconds: float = 60) -> dict[str, Any]:
+    """Run `node_process` to its end, which takes a node away during a long step; return what it printed."""
+    plan(long_step(place, f"node-{how}", 7, EVERY, seconds))
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with log.open("w") as file:
         done = subprocess.run(
@@ -50,8 +51,8 @@ def train_and_lose_a_node(place: Path, how: str, log: Path) -> dict[str, Any]:
     return printed
 
 
-def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, tmp_path: Path) -> None:
-    printed = train_and_lose_a_node(place, "abrupt", tmp_path / "log")
+def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, plan: Plan, tmp_path: Path) -> None:
+    printed = train_and_lose_a_node(place, plan, "abrupt", tmp_path / "log")
     run_dir = place / "runs" / "node-abrupt"
     assert_same(run_dir, longer_run)
     causes = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
@@ -66,8 +67,8 @@ def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, tmp_path: Path)
     )
 
 
-def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, tmp_path: Path) -> None:
-    printed = train_and_lose_a_node(place, "drained", tmp_path / "log")
+def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, plan: Plan, tmp_path: Path) -> None:
+    printed = train_and_lose_a_node(place, plan, "drained", tmp_path / "log", seconds=20)
     run_dir = place / "runs" / "node-drained"
     assert_same(run_dir, longer_run)
     assert [event["cause"] for event in printed["events"] if event["kind"] == "incident"] == ["preempted"]
@@ -82,13 +83,13 @@ def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, tmp_pat
     )
 
 
-def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, tmp_path: Path) -> None:
+def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, plan: Plan, tmp_path: Path) -> None:
     """There is room for one worker of two: the checkpoint is converted, and the loss curve stays the same."""
-    printed = train_and_lose_a_node(place, "shrink", tmp_path / "log")
+    printed = train_and_lose_a_node(place, plan, "shrink", tmp_path / "log")
     run_dir = place / "runs" / "node-shrink"
     assert "going on with 1 of 2 workers" in printed["said"]
-    # One: the lost node's room is not counted, though Ray has not noticed yet.
-    assert [event["attempt"] for event in printed["events"] if event["kind"] == "incident"] == [1]
+    # The lost node's room is not counted, though Ray has not noticed yet.
+    assert [event["workers"] for event in printed["events"] if event["kind"] == "attempt"][:2] == [2, 1]
     resharded = [(event["old"], event["new"]) for event in printed["events"] if event["kind"] == "resharded"]
     assert resharded == [("2 workers, ZeRO 1", "1 workers, ZeRO 1")]
     difference = largest_difference(run_dir, longer_run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.faults.conftest import BATCH, EVERY, Plan, checkpoint, launch, sigterm
+from tests.faults.conftest import BATCH, EVERY, Plan, checkpoint, launch, long_step, sigterm
 from tests.faults.matrix import (
     BIT_EXACT,
     assert_same,
@@ -67,10 +67,11 @@ def test_a_stopped_rank_is_found_and_replaced(place: Path, two_workers: Path, pl
     )
 
 
-def test_a_killed_controller_is_replaced(place: Path, two_workers: Path) -> None:
+def test_a_killed_controller_is_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
+    [reached] = plan(long_step(place, "kill-controller", 7, EVERY))
+
     def kill() -> None:
-        folder = Path(checkpoint(place, "kill-controller", EVERY))
-        while not folder.is_dir():
+        while not reached.exists():
             time.sleep(0.005)
         ours = psutil.Process().children(recursive=True)
         [controller] = [one for one in ours if "TrainController" in " ".join(one.cmdline())]

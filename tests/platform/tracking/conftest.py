@@ -90,4 +90,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     finally:
         server.kill()
         for name in set(os.environ) - set(before):
-            del os.environ[name]
+            if name.startswith("MLFLOW_"):
+                del os.environ[name]

@@ -63,8 +63,8 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
     """SIGTERM ends a sweep in the middle of a trial; the same command continues the trial from its checkpoint."""
     overrides = [
         "name=stopped",
-        "train.images=25600",  # more than is trained on until the sweep has heard of its end
-        "train.sample_every_images=25600",
+        "train.images=12800",  # more than is trained on until the sweep has heard of its end
+        "train.sample_every_images=12800",
         "train.checkpoint_every_images=256",
         "sweep.grid={objective.ar_decay: [0.5]}",
     ]

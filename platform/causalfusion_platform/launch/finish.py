@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 
 from ..assemble import FINAL_SAMPLES_FILE
 from ..config.schema import Experiment
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, write_atomically
 from ..data.read import read_all
 from ..evaluation.evaluate import Scores, Yardstick
 from ..sampling.grid import sample_grid
@@ -55,9 +54,7 @@ def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker)
 def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
     """Write summary.json into the run's folder, atomically."""
     path = folder / SUMMARY_FILE
-    temporary = folder / f".{SUMMARY_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(path)
+    write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
     return path
 
 

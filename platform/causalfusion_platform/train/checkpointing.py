@@ -105,12 +105,9 @@ class CheckpointHook:
             NotSaved: the newest checkpoint could not be saved; on all ranks alike.
         """
         self._tell(self.saver.wait())
-        failures = torch.tensor([self.failures])
-        if torch.distributed.get_world_size() > 1:
-            box = [self.failures]
-            torch.distributed.broadcast_object_list(box)  # the first rank knows whether the manifest was written
-            failures[0] = box[0]
-        if int(failures):
+        failures = [self.failures]
+        torch.distributed.broadcast_object_list(failures)  # the first rank knows whether the manifest was written
+        if failures[0]:
             raise NotSaved(f"the checkpoint at {self.saved_at} images could not be saved")
 
     def storage_fails(self) -> bool:

@@ -53,16 +53,17 @@ types: install
 imports: install
 	$(BIN)/lint-imports
 
+# Tests that start Ray run one after the other in one process, and begin first; the others go beside them.
 tests: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: install
-	$(BIN)/pytest -m faults tests/faults
+	$(BIN)/pytest -n auto --maxprocesses 2 --dist loadfile -m faults tests/faults $(ARGS)
 
 # The same, and its figures into the documentation.
 fault-table: install
 	@rm -f .fault-results.jsonl
-	CAUSALFUSION_FAULT_RESULTS=$(CURDIR)/.fault-results.jsonl $(BIN)/pytest -m faults tests/faults
+	CAUSALFUSION_FAULT_RESULTS=$(CURDIR)/.fault-results.jsonl $(MAKE) test-faults
 	$(BIN)/python -m tests.faults.table .fault-results.jsonl platform/TRAINING.md
 
 bench: install

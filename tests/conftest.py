@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("reproducible", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("reproducible")
+
+
+ONE_RAY = ("tests/integration/", "tests/faults/runs/")
+"""Folders of tests that share one Ray, and so a process."""
+
+
+class _RayInOnePlace(LoadFileScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return next((folder for folder in ONE_RAY if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _RayInOnePlace:
+    """Share tests out among processes (`pytest -n`) by file, and all that start Ray to one of them."""
+    return _RayInOnePlace(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)

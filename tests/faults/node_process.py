@@ -1,4 +1,7 @@
-"""A cluster of raylets on this machine, of which training loses one; for `test_nodes`. Prints one JSON line."""
+"""A cluster of raylets on this machine, of which training loses one; for `runs/test_nodes`.
+
+Reads how from its standard input, a word a line, and prints a line of JSON for each.
+"""
 
 from __future__ import annotations
 
@@ -42,31 +45,40 @@ def lose(cluster: Cluster, name: str, place: Path, how: str) -> threading.Thread
             drain = ["drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}"]
             why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot instance reclaimed"]
             subprocess.run([ray_command, *drain, *why, "--deadline-remaining-seconds=120"], check=True, timeout=60)
+        Path(os.environ["CAUSALFUSION_TEST_FAULTS"]).unlink()  # no long step in the attempt that follows
 
     thread = threading.Thread(target=act)
     thread.start()
     return thread
 
 
+def train_and_lose_a_node(cluster: Cluster, place: Path, how: str) -> dict[str, Any]:
+    """Train on nodes of its own, and lose one of them; return what was said, and the run's journal."""
+    # One node more than the run needs, except where nothing is to replace the lost one.
+    nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2 if how == "shrink" else 3)]
+    name = f"node-{how}"
+    said: list[str] = []
+    thread = lose(cluster, name, place, how)
+    overrides = ["train.num_workers=2", "train.cpus_per_worker=0.75", "train.images=2048"]
+    launch(name, *overrides, "supervision.min_workers=1", "supervision.resource_seconds=3", said=said)
+    thread.join()
+    for node in nodes:
+        if node in cluster.worker_nodes:
+            cluster.remove_node(node)
+    events = [event.model_dump() for event in Journal(place / "runs" / name).events()]
+    return {"said": said, "events": events}
+
+
 def main() -> None:
-    place, how = Path(sys.argv[1]), sys.argv[2]
     # The head has no CPU: workers and reading tasks are on the others.
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "dashboard_port": free_port(), "include_dashboard": True},
     )
-    for _ in range(2 if how == "shrink" else 3):
-        cluster.add_node(num_cpus=1, include_dashboard=False)
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
-        name = f"node-{how}"
-        said: list[str] = []
-        thread = lose(cluster, name, place, how)
-        overrides = ["train.num_workers=2", "train.cpus_per_worker=0.75", "train.images=2048"]
-        launch(name, *overrides, "supervision.min_workers=1", "supervision.resource_seconds=3", said=said)
-        thread.join()
-        events = [event.model_dump() for event in Journal(place / "runs" / name).events()]
-        print(json.dumps({"said": said, "events": events}))
+        for line in sys.stdin:
+            print(json.dumps(train_and_lose_a_node(cluster, Path(sys.argv[1]), line.strip())), flush=True)
     finally:
         cluster.shutdown()
 

@@ -33,6 +33,7 @@ def main() -> None:
     """Put the rows of a results file between the marks of a page."""
     results, page = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [json.loads(line) for line in results.read_text().splitlines()]
+    rows.sort(key=lambda row: str(row["fault"]).lower())  # two processes wrote them, as they came
     machine = f"{len(os.sched_getaffinity(0))} CPU cores, {datetime.now(UTC):%Y-%m-%d}"
     before, rest = page.read_text().split(BEGIN)
     page.write_text(before + table(rows, machine) + rest.split(END)[1])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_environment
 from tests.faults.conftest import BATCH, EVERY, Plan, launch, long_step
 from tests.faults.matrix import (
     BIT_EXACT,
@@ -31,28 +31,51 @@ def longer_run(place: Path, ray_cluster: None) -> Path:
     return Path(launch("two-workers-longer", "train.num_workers=2", "train.images=2048").summary["run_dir"])
 
 
-def train_and_lose_a_node(place: Path, plan: Plan, how: str, log: Path, seconds: float = 60) -> dict[str, Any]:
-    """Run `node_process` to its end, which takes a node away during a long step; return what it printed."""
-    plan(long_step(place, f"node-{how}", 7, EVERY, seconds))
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    with log.open("w") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.node_process", str(place), how],
-            cwd=ROOT,
-            env=kept,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-    assert done.returncode == 0, log.read_text()[-4000:]
-    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return printed
+class Nodes:
+    """`node_process`, which takes a node away from one run after the other."""
+
+    def __init__(self, place: Path, log: Path) -> None:
+        self.place, self.log = place, log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.node_process", str(place)],
+                cwd=ROOT,
+                env=run_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
+
+    def lose_one(self, plan: Plan, how: str, seconds: float = 60) -> dict[str, Any]:
+        """Train to the end, and lose a node during a long step; return what was said, and the journal's events."""
+        plan(long_step(self.place, f"node-{how}", 7, EVERY, seconds))
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{how}\n")
+        self.process.stdin.flush()
+        line = ""
+        while not line.startswith("{"):  # Ray says things, too
+            line = self.process.stdout.readline()
+            assert line, self.log.read_text()[-4000:]
+        printed: dict[str, Any] = json.loads(line)
+        return printed
 
 
-def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, plan: Plan, tmp_path: Path) -> None:
-    printed = train_and_lose_a_node(place, plan, "abrupt", tmp_path / "log")
+@pytest.fixture(scope="module")
+def nodes(place: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A cluster beside the other tests' Ray."""
+    cluster = Nodes(place, tmp_path_factory.mktemp("nodes") / "log")
+    try:
+        yield cluster
+        assert cluster.process.stdin is not None
+        cluster.process.stdin.close()
+        assert cluster.process.wait(60) == 0, cluster.log.read_text()[-4000:]
+    finally:
+        cluster.process.kill()
+
+
+def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, plan: Plan, nodes: Nodes) -> None:
+    printed = nodes.lose_one(plan, "abrupt")
     run_dir = place / "runs" / "node-abrupt"
     assert_same(run_dir, longer_run)
     causes = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
@@ -67,8 +90,8 @@ def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, plan: Plan, tmp
     )
 
 
-def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, plan: Plan, tmp_path: Path) -> None:
-    printed = train_and_lose_a_node(place, plan, "drained", tmp_path / "log", seconds=20)
+def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, plan: Plan, nodes: Nodes) -> None:
+    printed = nodes.lose_one(plan, "drained", seconds=20)
     run_dir = place / "runs" / "node-drained"
     assert_same(run_dir, longer_run)
     assert [event["cause"] for event in printed["events"] if event["kind"] == "incident"] == ["preempted"]
@@ -83,9 +106,9 @@ def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, plan: P
     )
 
 
-def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, plan: Plan, tmp_path: Path) -> None:
+def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, plan: Plan, nodes: Nodes) -> None:
     """There is room for one worker of two: the checkpoint is converted, and the loss curve stays the same."""
-    printed = train_and_lose_a_node(place, plan, "shrink", tmp_path / "log")
+    printed = nodes.lose_one(plan, "shrink")
     run_dir = place / "runs" / "node-shrink"
     assert "going on with 1 of 2 workers" in printed["said"]
     # The lost node's room is not counted, though Ray has not noticed yet.

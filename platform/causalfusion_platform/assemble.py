@@ -20,7 +20,7 @@ from .checkpoint.store import Retention
 from .config.schema import Experiment
 from .data.manifest import Manifest
 from .data.read import Batch, Dataset
-from .sampling.generate import Request, generate_together, labels_in_turn
+from .judging import build_measure, final_samples, sample_request
 from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
 from .tracking.lineage import package_versions
 from .tracking.spool import Spool
@@ -38,6 +38,7 @@ from .train.loop import Hook, TrainLoop, TrainState
 from .train.metrics import MetricsHook, Recording, Spent
 from .train.progress import ProgressSink
 from .train.resume import Resume, find_resume, restore
+from .train.system import System
 
 GRID_SAMPLES_PER_CLASS = 8
 FINAL_SAMPLES_FILE = "samples/final.safetensors"
@@ -127,7 +128,8 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     spent, peak_here = Spent(), peak(around.device, precision)
     recording = None
     if journal is not None:
-        recording = Recording(tracker, journal, around.progress, job.attempt, job.recorded_images)
+        system = System(experiment.run_dir, around.device)
+        recording = Recording(tracker, journal, around.progress, job.attempt, job.recorded_images, system)
     metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here)
     guard = build_guard(job, loop, resume, journal, control)
     sampler = build_model(experiment.model).to(around.device).eval()
@@ -142,6 +144,7 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
         tracker,
         control,
         spent,
+        build_measure(experiment, data.manifest, tracker, journal, job.attempt) if journal is not None else None,
     )
     checkpoints = CheckpointHook(
         experiment.train.checkpoint_every_images,
@@ -177,14 +180,14 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     loop_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
-    control.mark("final samples", total)
     sampler.load_state_dict(loop.averages.full_state())
-    request = sample_request(experiment, experiment.evaluation.num_samples, precision.startswith("bf16"))
-    latents = generate_together(sampler, request, lambda: control.mark("final samples", total))
+    samples = final_samples(
+        experiment, sampler, precision.startswith("bf16"), lambda: control.mark("final samples", total)
+    )
     if rank == 0:
         path = experiment.run_dir / FINAL_SAMPLES_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": latents, "labels": request.labels}, path)
+        save_file(samples, path)
     training = spent.steps + spent.data
     return TrainingTimes(
         train_seconds=training,
@@ -267,18 +270,6 @@ def open_dataset(experiment: Experiment, manifest: Manifest, order: int = 0) -> 
         window_rows=data.window_rows,
         sample_posterior=manifest.posterior and data.posterior == "sample",
         flip=manifest.flip and data.flip is not False,
-    )
-
-
-def sample_request(experiment: Experiment, count: int, bf16: bool) -> Request:
-    """Return a request for `count` samples with labels in turn, from the experiment's own seed."""
-    return Request(
-        labels=labels_in_turn(count, experiment.model.num_classes),
-        sampling=experiment.sampling,
-        diffusion=experiment.diffusion,
-        seed=experiment.seed,
-        bf16=bf16,
-        batch_size=experiment.evaluation.batch_size,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from mlflow import MlflowClient
 from rich.console import Console
 from tests.conftest import ROOT, run_environment
 
+from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.run_folder import read_state
-from causalfusion_platform.launch.sweep import run_sweep
+from causalfusion_platform.launch.sweep import job_of, run_sweep
+from causalfusion_platform.report.sweep_view import LiveTable
 from causalfusion_platform.tracking.journal import Journal, TrainingStarted
 
 
@@ -34,12 +37,13 @@ def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: P
     composed = compose_experiment("smoke", overrides)
     # A real console, which cannot be pickled: Tune pickles the callbacks that it is given.
     console = Console(record=True, file=io.StringIO())
-    result = run_sweep(composed, console.print)
+    display = LiveTable(console, "class_accuracy")
+    result = run_sweep(job_of(composed), display)
     assert result.failed == 0
     assert result.columns[:2] == ["objective.ar_decay", "class_accuracy"]
     assert sorted(row[0] for row in result.rows) == [0.5, 1.0]
     lines = console.export_text().splitlines()
-    assert sum(line.startswith("trial ") for line in lines) == 2
+    assert [line[:8] for line in lines if "finished" in line] == ["1/2 done", "2/2 done"]
     assert "objective.ar_decay" in (home / "runs" / "decay" / "results.md").read_text()
 
     client = MlflowClient(composed.experiment.tracking_uri)
@@ -52,7 +56,7 @@ def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: P
     assert {run.data.params["objective.ar_decay"] for run in children} == {"0.5", "1.0"}
     assert all(run.info.status == "FINISHED" for run in children)
 
-    again = run_sweep(composed, console.print)
+    again = run_sweep(job_of(composed), display)
     assert again.rows == result.rows  # speeds and seconds too: the very summaries
     assert len(client.search_runs([parent.info.experiment_id])) == 3
 
@@ -63,18 +67,23 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
     """SIGTERM ends a sweep in the middle of a trial; the same command continues the trial from its checkpoint."""
     overrides = [
         "name=stopped",
-        "train.images=12800",  # more than is trained on until the sweep has heard of its end
-        "train.sample_every_images=12800",
+        "train.sample_every_images=1024",
         "train.checkpoint_every_images=256",
         "sweep.grid={objective.ar_decay: [0.5]}",
     ]
     composed, folder = compose_experiment("smoke", overrides), home / "runs" / "stopped"
+    display = LiveTable(Console(file=io.StringIO()), "class_accuracy")
     trial, log = folder / "ar_decay-0.5", home / "sweep.log"
+    # A step after the first checkpoint takes long: the sweep hears of its end in the middle of the trial.
+    faults = home / "faults.json"
+    when = str(checkpoint_folder(trial / "checkpoints", 256))
+    faults.write_text(json.dumps([{"id": "long", "do": "SIGCONT", "step": 7, "when": when, "pause": 300}]))
+    slow = {"CAUSALFUSION_TEST_FAULTS": str(faults), "PYTHONPATH": str(ROOT / "tests" / "faults" / "injected")}
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "causalfusion_platform", "sweep", "smoke", *overrides],
             cwd=ROOT,
-            env=run_environment(CAUSALFUSION_HOME=str(home)),
+            env=run_environment(CAUSALFUSION_HOME=str(home), **slow),
             stdout=file,
             stderr=file,
         )
@@ -84,7 +93,7 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.01)
             with pytest.raises(UserError, match=rf"'stopped' is under way: process {process.pid} "):
-                run_sweep(composed, print)
+                run_sweep(job_of(composed), display)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=120) == 75, log.read_text()
         finally:
@@ -96,11 +105,11 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
     client = MlflowClient(composed.experiment.tracking_uri)
     assert client.get_run(state.mlflow_run_id).info.status == "KILLED"
 
-    result = run_sweep(composed, print)
+    result = run_sweep(job_of(composed), display)
     assert (result.failed, result.stopped, result.mlflow_run_id) == (0, False, state.mlflow_run_id)
     starts = [event.images for event in Journal(trial).events() if isinstance(event, TrainingStarted)]
     assert len(starts) == 2
-    assert starts[0] == 0 < starts[1]
+    assert starts == [0, 256]
     runs = client.search_runs([client.get_run(state.mlflow_run_id).info.experiment_id])
     assert sorted((run.info.run_name, run.info.status) for run in runs) == [
         ("ar_decay-0.5", "FINISHED"),

@@ -13,8 +13,11 @@ from .analyze import analyze
 from .config import config_app
 from .data import data_app
 from .doctor import doctor
+from .evaluate import evaluate
+from .generate import generate
 from .models import models
 from .quickstart import quickstart
+from .reproduce import reproduce
 from .runs import runs_app
 from .sample import edit, sample
 from .submit import submit
@@ -33,9 +36,12 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(train)
 app.command()(sweep)
+app.command()(reproduce)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 app.command()(sample)
 app.command()(edit)
+app.command()(generate)
+app.command()(evaluate)
 app.command()(analyze)
 app.command()(ui)
 app.command()(models)

@@ -72,3 +72,63 @@ def sync(
 
     delivered = sync_run(find_run(name, runs), say=print)
     print(f"{delivered} records delivered")
+
+
+@runs_app.command("compare")
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Two runs or more: names, or folders.")],
+    runs: RunsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where the configurations of runs differ, and what each came to."""
+    from rich.console import Console
+
+    from ..config.errors import UserError
+    from ..launch.runs import compare_runs, find_run
+    from ..report.comparison import comparison_json, comparison_tables
+
+    folders = list(dict.fromkeys(find_run(name, runs) for name in names))
+    if len(folders) < 2:
+        raise UserError("comparing needs two runs or more\n  list them: causalfusion runs list")
+    found = compare_runs(folders)
+    if as_json:
+        print(json.dumps(comparison_json(found)))
+        return
+    console = Console(highlight=False)
+    if not found.differing:
+        console.print("their configurations are the same")
+    for table in comparison_tables(found):
+        console.print(table)
+
+
+@runs_app.command("tag")
+def tag(
+    name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],
+    tags: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Tags for the run's page in MLflow.")],
+    runs: RunsOption = None,
+) -> None:
+    """Tag a run in MLflow, to find it again: tags.`KEY` = 'VALUE' in the dashboard's search."""
+    from ..launch.runs import find_run, tag_run
+
+    folder = find_run(name, runs)
+    waiting = tag_run(folder, tags)
+    keys = ", ".join(tag.partition("=")[0] for tag in tags)
+    print(f"tagged {folder.name}: {keys}" + (f"; MLflow is told later ({waiting})" if waiting else ""))
+
+
+@runs_app.command("register")
+def register(
+    name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],
+    model: Annotated[
+        str | None, typer.Option(help="Registered model; default: the name of the run's MLflow experiment.")
+    ] = None,
+    alias: Annotated[str, typer.Option(help="Alias that the version gets.")] = "best",
+    runs: RunsOption = None,
+) -> None:
+    """Upload a run's newest weights into MLflow's model registry, as safetensors."""
+    from ..launch.registering import register_run
+    from ..launch.runs import find_run
+
+    folder = find_run(name, runs)
+    version = register_run(folder, model=model, alias=alias)
+    print(f"{folder.name} is version {version.number} of model {version.model}, alias {alias}")

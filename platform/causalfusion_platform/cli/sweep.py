@@ -14,27 +14,40 @@ from .train import JsonOption, dashboard_command
 def sweep(
     experiment: Annotated[str, typer.Argument(help="Experiment with a sweep section, such as sweeps/gamma.")],
     overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and their cost, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run every combination of a sweep's grid with Ray Tune. The same command continues a stopped sweep."""
+    """Search keys of an experiment with Ray Tune. The same command continues a stopped sweep."""
     from rich.console import Console
 
     from ..config.compose import compose_experiment
     from ..launch.ended import STOPPED
-    from ..launch.sweep import run_sweep
+    from ..launch.results import SPEEDS
+    from ..launch.sweep import job_of, run_sweep
+    from ..launch.sweep_cost import sweep_cost
+    from ..report.sweep_view import LiveTable
     from ..report.tables import terminal_table
     from ..report.terminal import as_path, preflight_line
 
     composed = compose_experiment(experiment, overrides or [])
+    job = job_of(composed)
     console = Console(highlight=False)
     console.print(preflight_line(), soft_wrap=True)
     console.print(f"sweep {composed.experiment.name} → {as_path(composed.experiment.run_dir)}", soft_wrap=True)
-    result = run_sweep(composed, lambda line: console.print(line, soft_wrap=True))
-    console.print(terminal_table(f"sweep {composed.experiment.name}", result.columns, result.rows))
+    for line in sweep_cost(job):
+        console.print(line, soft_wrap=True)
+    if dry_run:
+        return
+    with LiveTable(console, next(iter(job.sweep.targets))) as display:
+        result = run_sweep(job, display)
+    # Speeds are in results.md: here every column counts.
+    shown = [place for place, name in enumerate(result.columns) if name not in SPEEDS]
+    columns, rows = [result.columns[i] for i in shown], [[row[i] for i in shown] for row in result.rows]
+    console.print(terminal_table(f"sweep {composed.experiment.name}", columns, rows))
     console.print(f"MLflow run {result.mlflow_run_id}; dashboard: {dashboard_command(composed)}", soft_wrap=True)
     if as_json:
-        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-        print(json.dumps({"mlflow_run_id": result.mlflow_run_id, "failed": result.failed, "trials": rows}))
+        trials = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+        print(json.dumps({"mlflow_run_id": result.mlflow_run_id, "failed": result.failed, "trials": trials}))
     if result.failed:
         console.print(f"{result.failed} trial(s) have no result; the same command runs them again")
         raise typer.Exit(STOPPED if result.stopped else 1)

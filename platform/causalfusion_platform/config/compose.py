@@ -58,11 +58,11 @@ def experiment_folders() -> list[Path]:
 
 
 def experiment_names() -> list[str]:
-    """Names of all experiments that can be composed: top-level files, and those of `sweeps/`."""
+    """Names of all experiments that can be composed: top-level files, those of `sweeps/`, rows of tables."""
     found = (
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in experiment_folders()
-        for pattern in ("*.yaml", "sweeps/*.yaml")
+        for pattern in ("*.yaml", "sweeps/*.yaml", "*/digits/*.yaml", "*/paper/*.yaml")
         for path in folder.glob(pattern)
     )
     return sorted(set(found))

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .compose import experiment_folders
 from .errors import UserError
-from .schema import Section
+from .section import Section
 
 TABLE_FILE = "table.yaml"
 
@@ -37,7 +37,7 @@ class Column(Section):
 
 
 class Row(Section):
-    """One row: an experiment of its own at each scale."""
+    """One row: an experiment of its own at each of its scales."""
 
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     """Experiment `<table>/<scale>/<file>.yaml`."""
@@ -47,6 +47,8 @@ class Row(Section):
     """The same at digits scale, where it differs: 256 tokens are 16 there."""
     printed: tuple[float | None, ...]
     """The paper's values, a column each; null: not printed."""
+    scales: tuple[Scale, ...] = Field(SCALES, min_length=1)
+    """Where it can be run: a row without a meaning on a 4×4 grid of tokens is there at paper scale only."""
 
 
 class Claim(Section):
@@ -89,6 +91,8 @@ class PaperTable(Section):
     columns: tuple[Column, ...] = Field(min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
     claims: tuple[Claim, ...] = ()
+    note: str = ""
+    """What a reader of the result must know: how rows map to the digits, what the text says that is no ordering."""
     scales: dict[Scale, ScalePlan]
     figure: bool = False
     """The curves of Figure 4 are drawn from its runs, too."""
@@ -123,6 +127,20 @@ class PaperTable(Section):
         if scale not in self.scales:
             raise UserError(f"{self.source} has no rows at scale {scale}; scales: {', '.join(self.scales)}")
         return self.scales[scale]
+
+    def rows_at(self, scale: Scale) -> tuple[Row, ...]:
+        """Return the rows that can be run at a scale."""
+        return tuple(row for row in self.rows if scale in row.scales)
+
+    def claims_at(self, scale: Scale) -> tuple[Claim, ...]:
+        """Return what is claimed of the rows that can be run at a scale."""
+        there = {row.file for row in self.rows_at(scale)}
+        claims = []
+        for claim in self.claims:
+            better, worse = (tuple(file for file in side if file in there) for side in (claim.better, claim.worse))
+            if better and worse:
+                claims.append(claim.model_copy(update={"better": better, "worse": worse}))
+        return tuple(claims)
 
     def experiment(self, row: Row, scale: Scale) -> str:
         """Return the name of a row's experiment, as `compose_experiment` takes it."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig, SamplingConfig
 from causalfusion.objective import check_objective
 from causalfusion.samplers import check_diffusion_steps
 
-
-class Section(BaseModel):
-    """A part of the tree: immutable, and refusing keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from .section import Section
+from .sweep import SweepConfig
 
 
 def _expand_preset(value: object) -> object:
@@ -142,7 +139,7 @@ class TrainConfig(Section):
     or 3); that and the parameters (ZeRO 3)."""
     compile: bool = False
     """Compile the transformer blocks with torch.compile, for any sequence length; the first steps take longer."""
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
     """More keys of DeepSpeed's own configuration, as `zero_optimization: {reduce_bucket_size: 1.0e+8}`. Keys that
     follow from other settings are refused, and so are unknown ones."""
     log_every_images: int = Field(1_280, ge=1)
@@ -247,6 +244,11 @@ class EvaluationConfig(Section):
     """Samples that one worker generates at once (guidance doubles the rows); less takes less memory."""
     classifier_epochs: int = Field(30, ge=1)
     """Epochs of the classifier that judges samples; it learns from the real images of the data set."""
+    ar_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """More numbers of AR steps S_eval, beside sampling.num_ar_steps, that as many samples are generated with, and
+    measured; their scores end with the number: `fd_digits_cnn_s4`."""
+    while_training: bool = False
+    """Measure the samples of each grid, too: curves of the scores, by which a sweep can end or replace trials."""
 
 
 class TrackingConfig(Section):
@@ -256,17 +258,8 @@ class TrackingConfig(Section):
     """MLflow tracking URI; null: the SQLite file mlflow.db in the folder of runs."""
     experiment: str = "causalfusion"
     """MLflow experiment."""
-
-
-class SweepConfig(Section):
-    """A Ray Tune search over keys of this tree."""
-
-    grid: dict[str, list[Any]] = Field(min_length=1)
-    """Dotted key → values; every combination is one trial."""
-    metric: str = "class_accuracy"
-    """A number of each trial's summary.json, by which trials are ranked."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more or less of the metric is better."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Tags of the MLflow run, to filter by."""
 
 
 class Experiment(Section):
@@ -310,14 +303,33 @@ class Experiment(Section):
             sizes = self.sampling.sizes(tokens, self.seed)
         except ValueError as error:
             raise ValueError(f"sampling: {error}") from error
-        if self.model.architecture == "dit" and len(sizes) > 1:
-            raise ValueError(f"DiT has no AR steps: sampling.num_ar_steps must be 1, got {len(sizes)}")
+        if self.model.architecture == "dit" and (len(sizes) > 1 or self.evaluation.ar_steps):
+            raise ValueError(
+                f"DiT has no AR steps: sampling.num_ar_steps must be 1, got {len(sizes)}, and evaluation.ar_steps "
+                f"empty, got {list(self.evaluation.ar_steps)}"
+            )
+        self._check_evaluation(tokens)
         for steps in self.sampling.inference_steps:
             try:
                 check_diffusion_steps(self.sampling.sampler, self.diffusion, steps)
             except ValueError as error:
                 raise ValueError(f"sampling.num_inference_steps: {error}") from error
         return self
+
+    def _check_evaluation(self, tokens: int) -> None:
+        more = self.evaluation.ar_steps
+        if more and not isinstance(self.sampling.step_sizes, str):
+            raise ValueError(
+                "evaluation.ar_steps and a list of sampling.step_sizes both say how many AR steps there are: leave "
+                "one out"
+            )
+        if max(more, default=1) > tokens:
+            raise ValueError(f"evaluation.ar_steps {list(more)} exceed the model's {tokens} image tokens")
+        if len({*more, self.sampling.num_ar_steps}) <= len(more):
+            raise ValueError(
+                f"evaluation.ar_steps {list(more)} names a number twice, or that of sampling.num_ar_steps, "
+                f"{self.sampling.num_ar_steps}"
+            )
 
     @property
     def learning_rate(self) -> float:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from ..assemble import FINAL_SAMPLES_FILE
 from ..config.schema import Experiment
 from ..data.manifest import Manifest, write_atomically
-from ..data.read import read_all
-from ..evaluation.evaluate import Scores, Yardstick
+from ..evaluation.evaluate import Scores
+from ..judging import build_yardstick
 from ..sampling.grid import sample_grid
 from ..tracking.tracker import Tracker
 from .run_folder import SUMMARY_FILE
@@ -25,22 +25,18 @@ def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker)
     """Judge the run's final samples and draw their grid.
 
     Returns:
-        The scores (null where latents are not pixels: their images need the autoencoder's decoder), `num_samples`
-        and `grid_path`.
+        The scores (null where latents are not pixels: their images need the autoencoder's decoder), those of other
+        numbers of AR steps with names that end with them, `num_samples` and `grid_path`.
     """
     samples = load_file(experiment.run_dir / FINAL_SAMPLES_FILE)
     latents, labels = samples["latents"], samples["labels"]
-    scores: dict[str, Any] = _NOT_MEASURED
+    scores: dict[str, Any] = dict(_NOT_MEASURED)
     if manifest.autoencoder.name == "identity":
-        real = read_all(experiment.data.path, manifest)
-        yardstick = Yardstick(
-            real.latents,
-            real.labels,
-            num_classes=len(manifest.class_names),
-            epochs=experiment.evaluation.classifier_epochs,
-            seed=experiment.seed,
-        )
+        yardstick = build_yardstick(experiment, manifest)
         scores = dataclasses.asdict(yardstick.score(latents, labels))
+        for ar_steps in experiment.evaluation.ar_steps:
+            others = yardstick.score(samples[f"latents_s{ar_steps}"], labels)
+            scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in ("class_accuracy", "fd_digits_cnn")}
     grid = sample_grid(latents, labels, manifest.class_names)
     path = experiment.run_dir / "samples" / "final.png"
     grid.save(path)

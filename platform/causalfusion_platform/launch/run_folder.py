@@ -51,6 +51,7 @@ _FREE = (
     "train.keep_best",
     "train.keep_every_images",
     "train.staging",
+    "tracking.tags",
 )
 # Keys that no checkpoint survives a change of.
 _FIXED = ("model", "name", "tracking")
@@ -175,10 +176,12 @@ def open_run(
             tags={
                 "run.dir": str(folder),
                 "mlflow.note.content": experiment.description,
+                **experiment.tracking.tags,
                 **lineage_tags(shards.manifest),
             },
             parent=parent,
         )
+        spool.data(shards.manifest, experiment.data.path)
         spool.artifact(write_config(composed, folder))
         state = RunState(tracking_uri=experiment.tracking_uri, config=tree, bad_shards=sorted(shards.bad))
     state.write(folder)

@@ -7,7 +7,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,60 +18,77 @@ from ..assemble import SPOOL_FOLDER
 from ..config.compose import Composed
 from ..config.errors import UserError
 from ..config.schema import Experiment
-from ..report.tables import cell, markdown_table
+from ..config.sweep import SweepConfig
+from ..report.sweep_view import SweepDisplay
 from ..tracking.courier import Courier
 from ..tracking.mlflow import check_reachable
 from ..tracking.spool import Spool
+from .finish import read_summary
 from .lock import only_launch, refuse_if_under_way
+from .population import member_trial, members_of
+from .results import SweepResult, TrialEnd, settle, tabulate, write_results
 from .run_folder import RunState, check_same_config, open_run, read_state
+from .search import Search, measuring, optuna_search, optuna_trial, search_of
 from .session import check_resources, ray_session
 from .signals import StopRequest, stop_on_signals
-from .train import check_inputs, run_training
-from .trials import Trial, compose_trial, trials_of
+from .sweep_watch import Looking, Watch
+from .train import check_inputs
+from .trial import run_trial
+from .trials import Trial, sweep_of, trials_of
 
 # A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
 # the CPU that its workers wait for.
 _TRIAL_CPUS = 0.01
 _MLFLOW_SECONDS = 60.0
-_COLUMNS = ("class_accuracy", "fd_digits_cnn", "images_per_second", "total_seconds")
-_STOPPED = "stopped before its end"
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep came to."""
+@dataclass
+class SweepJob:
+    """What is swept."""
 
-    columns: list[str]
-    rows: list[list[Any]]
-    """One row a trial, the best first: its values, then what was measured (or its error)."""
-    failed: int
-    """Trials without a result: failed, or stopped. The same call runs them again."""
-    stopped: bool
-    """A signal ended the sweep before its trials were done."""
-    mlflow_run_id: str
+    composed: Composed
+    """The sweep: its name, its folder, its tracking, and what trials share."""
+    sweep: SweepConfig
+    trials: list[Trial] = field(default_factory=list)
+    """All trials, where they are known beforehand."""
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+    """Trial → folder of a finished run of another sweep with the same settings, which is taken as its own."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The sweep's experiment."""
+        return self.composed.experiment
+
+    @property
+    def chosen_on_the_way(self) -> bool:
+        """Optuna chooses each trial when its turn comes."""
+        return self.sweep.search == "optuna"
+
+    def run_dir(self, name: str) -> Path:
+        """Folder of a trial's newest run."""
+        if self.sweep.population is not None and (member := members_of(self.experiment).get(name)):
+            name = member.run_name
+        return self.elsewhere.get(name, self.experiment.run_dir / name)
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """What became of one trial: either is None."""
+def job_of(composed: Composed) -> SweepJob:
+    """Return what the sweep section of an experiment asks for.
 
-    trial: Trial
-    summary: dict[str, Any] | None
-    error: str | None
+    Raises:
+        UserError: there is none, or it is wrong.
+    """
+    composed = measuring(composed)
+    sweep = sweep_of(composed.experiment)
+    return SweepJob(composed, sweep, [] if sweep.search == "optuna" else trials_of(composed))
 
 
-def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
+def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     """Run all trials that have not finished yet, as many at once as fit; the same call continues a sweep.
-
-    Args:
-        composed: an experiment with a sweep section.
-        say: called with a line when a trial ends.
 
     Raises:
         UserError: something given is wrong, or the sweep is under way; nothing was started.
     """
-    experiment = composed.experiment
-    trials = trials_of(experiment)
+    experiment = job.experiment
     refuse_if_under_way(experiment.run_dir)
     state = read_state(experiment.run_dir)
     if state is not None:
@@ -78,25 +96,24 @@ def run_sweep(composed: Composed, say: Callable[[str], None]) -> SweepResult:
     shards = check_inputs(experiment)
     check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
     if shards.bad:
-        say(shards.notice)
+        display.say(shards.notice)
     with ray_session(), only_launch(experiment.run_dir), stop_on_signals() as stop:
-        concurrent = _concurrent_trials(experiment)
+        concurrent = concurrent_trials(job)
         spool = Spool(experiment.run_dir / SPOOL_FOLDER)
-        state = open_run(composed, shards, read_state(experiment.run_dir), spool)
-        with _mlflow_run(experiment, state, spool, say) as state:
+        state = open_run(job.composed, shards, read_state(experiment.run_dir), spool)
+        with _mlflow_run(experiment, state, spool, display.say) as state:
             assert state.mlflow_run_id is not None
-            say(f"{len(trials)} trials, {concurrent} at a time")
             try:
-                ended = _fit(composed, trials, state.mlflow_run_id, concurrent, stop, say)
+                ended = _run(job, state.mlflow_run_id, concurrent, stop, display)
             except BaseException:
                 spool.finish("FAILED")
                 raise
-            result = _tabulate(experiment, ended, state.mlflow_run_id)
-            path = experiment.run_dir / "results.md"
-            path.write_text(markdown_table(result.columns, result.rows))
-            spool.artifact(path)
+            result = tabulate(job.sweep, ended, state.mlflow_run_id)
+            for path in write_results(experiment, job.sweep, ended, result):
+                spool.artifact(path)
             spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
             state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
+        settle(experiment.run_dir, display.say)
     return result
 
 
@@ -132,112 +149,119 @@ def _mlflow_run(
         courier.stop()
 
 
-class Announce(tune.Callback):  # type: ignore[misc]
-    """Say when a trial ends."""
+def concurrent_trials(job: SweepJob) -> int:
+    """Return how many trials there is room for at once: workers, a task that reads data, and the trial's process.
 
-    def __init__(self, total: int, metric: str, say: Callable[[str], None]) -> None:
-        self.total, self.metric, self.say = total, metric, say
-        self.ended = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks to restore them elsewhere; a terminal cannot travel.
-        return {**self.__dict__, "say": _say_nothing}
-
-    def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
-        """Name the trial and its metric; Tune completes trials that it was made to stop, too."""
-        summary = trial.last_result
-        if "trial" in summary:
-            self._announce(f"{summary['trial']}  {self.metric} {cell(summary.get(self.metric))}")
-
-    def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
-        """Name the trial that failed."""
-        self._announce(f"{trial.config['trial']}  failed")
-
-    def _announce(self, text: str) -> None:
-        self.ended += 1
-        self.say(f"trial {self.ended}/{self.total}  {text}")
-
-
-def _say_nothing(_: str) -> None:
-    pass
-
-
-def _concurrent_trials(experiment: Experiment) -> int:
-    train, data = experiment.train, experiment.data
-    check_resources(train.num_workers, train.cpus_per_worker, train.gpus_per_worker, data.cpus_per_task)
+    Raises:
+        UserError: not even for one.
+    """
     have = ray.cluster_resources()
-    fits = [have["CPU"] / (train.num_workers * train.cpus_per_worker + data.cpus_per_task + _TRIAL_CPUS)]
-    if train.gpus_per_worker:
-        fits.append(have["GPU"] / (train.num_workers * train.gpus_per_worker))
-    return max(1, int(min(fits)))
+    fits: list[float] = []
+    for train, data in {_needs(one) for one in [job.experiment, *(trial.experiment for trial in job.trials)]}:
+        workers, cpus, gpus = train
+        check_resources(workers, cpus, gpus, data)
+        fits.append(have["CPU"] / (workers * cpus + data + _TRIAL_CPUS))
+        if gpus:
+            fits.append(have["GPU"] / (workers * gpus))
+    return max(1, min(int(min(fits)), job.sweep.max_concurrent or 1_000_000))
+
+
+def _needs(experiment: Experiment) -> tuple[tuple[int, float, float], float]:
+    train = experiment.train
+    return (train.num_workers, train.cpus_per_worker, train.gpus_per_worker), experiment.data.cpus_per_task
+
+
+def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay) -> list[TrialEnd]:
+    """Run what has not finished; return how every trial of the sweep ended."""
+    experiment, sweep = job.experiment, job.sweep
+    done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in _finished(job)]
+    waiting = [trial for trial in job.trials if trial.name not in {end.name for end in done}]
+    if job.chosen_on_the_way:
+        search = optuna_search(sweep, experiment.run_dir, experiment.seed)
+    else:
+        # Schedulers compare trials with those that have finished: these report again what they had measured.
+        search = search_of(
+            sweep, job.trials if sweep.measures_on_the_way else waiting, experiment.train.total_images
+        )
+    display.say(
+        f"{search.total} trials, {concurrent} at a time" + (f"; {len(done)} have finished before" if done else "")
+    )
+    if search.waiting and (waiting or job.chosen_on_the_way):
+        new = _fit(job, search, parent, concurrent, stop, display)
+        return [*(end for end in done if end.name not in {one.name for one in new}), *new]
+    return done
+
+
+def _finished(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
+    """Yield the trials that have finished in earlier launches, with their summaries."""
+    for trial in job.trials:
+        run_dir = job.run_dir(trial.name)
+        state = read_state(run_dir)
+        if state is not None and state.finished:
+            yield trial, read_summary(run_dir)
 
 
 def _fit(
-    composed: Composed,
-    trials: list[Trial],
-    parent: str,
-    concurrent: int,
-    stop: StopRequest,
-    say: Callable[[str], None],
-) -> list[_Ended]:
-    experiment = composed.experiment
-    assert experiment.sweep is not None
-    by_name = {trial.name: trial for trial in trials}
+    job: SweepJob, search: Search, parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay
+) -> list[TrialEnd]:
+    experiment, sweep, composed = job.experiment, job.sweep, job.composed
+    by_name = {trial.name: trial for trial in job.trials}
+    optuna = job.chosen_on_the_way
 
-    def run_trial(config: dict[str, Any]) -> None:
-        trial = by_name[config["trial"]]
-        summary = run_training(compose_trial(composed, trial), parent=parent).summary
-        tune.report({**summary, "trial": trial.name})
+    def trial_process(config: dict[str, Any]) -> None:
+        if optuna:
+            trial = optuna_trial(composed, sweep, config)
+        elif sweep.population is not None:
+            trial = member_trial(composed, sweep, config)
+        else:
+            trial = by_name[config["trial"]]
+        run_trial(trial, sweep, parent)
 
+    watch = Watch([*by_name], job.run_dir, experiment.train.total_images, next(iter(sweep.targets)))
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"CPU": _TRIAL_CPUS}),
-        param_space={"trial": tune.grid_search(list(by_name))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
+        tune.with_resources(trial_process, {"CPU": _TRIAL_CPUS}),
+        param_space=search.space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=concurrent,
+            search_alg=search.algorithm,
+            scheduler=search.scheduler,
+            **search.options,
+        ),
         run_config=tune.RunConfig(
             # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
             name=f"launch-{time.time_ns()}",
             storage_path=str(experiment.run_dir / "tune"),
-            callbacks=[Announce(len(trials), experiment.sweep.metric, say)],
+            callbacks=[watch],
             verbose=0,
         ),
     )
     # Tune ends its trials when it gets SIGINT, for which it has a handler of its own, but not at SIGTERM.
     stop.on_request = lambda _: signal.raise_signal(signal.SIGINT)
-    grid = tuner.fit()
-    if len(grid) != len(trials):
-        raise RuntimeError(f"Ray Tune returned {len(grid)} results for {len(trials)} trials")
-    return [_ended(by_name[result.config["trial"]], result) for result in grid]
+    with Looking(watch, display):
+        grid = tuner.fit()
+    if len(grid) != search.waiting and not stop.reason:
+        raise RuntimeError(f"Ray Tune returned {len(grid)} results for {search.waiting} trials")
+    return [_end_of(job, result, stopped=stop.reason is not None) for result in grid]
 
 
-def _ended(trial: Trial, result: Any) -> _Ended:
+def _end_of(job: SweepJob, result: Any, *, stopped: bool) -> TrialEnd:
+    config, metrics = result.config or {}, result.metrics or {}
+    if job.chosen_on_the_way:
+        trial = optuna_trial(job.composed, job.sweep, config)
+        name, values = trial.name, trial.values
+    elif job.sweep.population is not None:
+        # The configuration is of the last generation, and its `trial` that of whom it was copied from.
+        run = metrics.get("trial") or config["trial"]
+        name = run.partition(".g")[0]
+        member = members_of(job.experiment).get(name)
+        values = member.values if member else {}
+    else:
+        name = config["trial"]
+        values = next(trial.values for trial in job.trials if trial.name == name)
     if result.error is not None:
-        return _Ended(trial, None, str(result.error).strip().splitlines()[-1])
-    if "trial" not in (result.metrics or {}):  # a signal: Tune stops its trials and returns as if all were well
-        return _Ended(trial, None, _STOPPED)
-    return _Ended(trial, result.metrics, None)
-
-
-def _tabulate(experiment: Experiment, ended: list[_Ended], run_id: str) -> SweepResult:
-    assert experiment.sweep is not None
-    metric, sign = experiment.sweep.metric, -1 if experiment.sweep.mode == "max" else 1
-    measured = [metric, *(column for column in _COLUMNS if column != metric)]
-
-    def rank(one: _Ended) -> tuple[bool, float]:
-        value = None if one.summary is None else one.summary.get(metric)
-        return value is None, 0.0 if value is None else sign * float(value)
-
-    rows = []
-    for one in sorted(ended, key=rank):
-        cells: list[Any] = [one.error, *[None] * (len(measured) - 1)]
-        if one.summary is not None:
-            cells = [one.summary.get(column) for column in measured]
-        rows.append([*one.trial.values.values(), *cells])
-    return SweepResult(
-        columns=[*experiment.sweep.grid, *measured],
-        rows=rows,
-        failed=sum(one.error is not None for one in ended),
-        stopped=any(one.error == _STOPPED for one in ended),
-        mlflow_run_id=run_id,
-    )
+        return TrialEnd(name, values, error=str(result.error).strip().splitlines()[-1])
+    if "summary" in metrics:
+        return TrialEnd.finished(name, values, metrics["summary"])
+    return TrialEnd.unfinished(name, values, job.run_dir(name), stopped=stopped)

@@ -115,6 +115,12 @@ def check_inputs(experiment: Experiment) -> CheckedShards:
     shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash")
     check_model_fits(shards.manifest, experiment.model, data.path)
     check_draws(shards.manifest, data.flip, data.path)
+    if experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":
+        raise UserError(
+            f"evaluation.while_training=true needs latents that are pixels, but those in {data.path} are of "
+            f"{shards.manifest.autoencoder.name}\n"
+            f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
+        )
     return shards
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config.schema import Experiment
-from ..train.device import Peak, peak_of
+from ..train.device import Arithmetic, Peak, peak_of
 from ..train.memory import Memory
 from .terminal import as_path
 from .units import size
@@ -158,13 +158,10 @@ def disk_needed(experiment: Experiment, checkpoint_bytes: float) -> float:
 
 def _cost(plan: Plan) -> str:
     lines = [f"{plan.flops:.3g} FLOPs, forward and backward, of what the mask shows"]
-    arithmetic = "bf16" if plan.precision.startswith("bf16") else "fp16" if plan.precision == "fp16" else "tf32"
-    hours = []
-    for name in _GPUS:
-        tflops = peak_of(name, arithmetic).tflops  # type: ignore[arg-type]
-        assert tflops
-        hours.append(f"{_hours(plan.flops / (tflops * 1e12 * _ASSUMED_MFU))} on {name.split()[1].split('-')[0]}")
-    lines.append(f"GPU-hours, assuming {_ASSUMED_MFU:.0%} MFU in {arithmetic}: {', '.join(hours)}")
+    arithmetic: Arithmetic = (
+        "bf16" if plan.precision.startswith("bf16") else "fp16" if plan.precision == "fp16" else "tf32"
+    )
+    lines.append(f"GPU-hours, {gpu_hours(plan.flops, arithmetic)}")
     if plan.cpu_peak.tflops:
         least = _hours(plan.flops / plan.cpu_peak.tflops / 1e12)
         lines.append(
@@ -172,6 +169,16 @@ def _cost(plan: Plan) -> str:
             f"({plan.cpu_peak.source})"
         )
     return "\n".join(lines)
+
+
+def gpu_hours(flops: float, arithmetic: Arithmetic = "bf16") -> str:
+    """Return the GPU-hours that so many FLOPs take on well-known GPUs, with what is assumed."""
+    hours = []
+    for name in _GPUS:
+        tflops = peak_of(name, arithmetic).tflops
+        assert tflops
+        hours.append(f"{_hours(flops / (tflops * 1e12 * _ASSUMED_MFU))} on {name.split()[1].split('-')[0]}")
+    return f"assuming {_ASSUMED_MFU:.0%} MFU in {arithmetic}: {', '.join(hours)}"
 
 
 def _hours(seconds: float) -> str:

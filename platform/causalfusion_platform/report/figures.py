@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
-_DPI = 130
+from .canvas import PALE, canvas, name_ticks, save, shades, title_of
+
+# Of lines with more points only some are marked: S = 256 would be a band of marks.
+_MARKS = 32
 
 
 def step_size_figure(
     laws: Mapping[float, Sequence[float]], counts: Mapping[float, Sequence[int]], path: Path
 ) -> None:
     """Draw P(|κ| ≤ k) over k for several γ: the exact laws as lines, drawn frequencies as points (Figure 4b)."""
-    figure, axes = _figure()
-    for (gamma, law), shade in zip(laws.items(), _shades(len(laws)), strict=True):
+    figure, axes = canvas()
+    for (gamma, law), shade in zip(laws.items(), shades(len(laws)), strict=True):
         sizes = np.arange(1, len(law) + 1)
         axes.plot(sizes, np.cumsum(law), color=shade, label=f"γ = {gamma:g}")
         if gamma in counts:
@@ -27,21 +27,23 @@ def step_size_figure(
             some = np.unique(np.geomspace(1, len(law), 16).astype(int)) - 1
             axes.plot(sizes[some], drawn[some], "o", color=shade, markersize=4)
     axes.set(xscale="log", xlabel="k, tokens of an AR step", ylabel="P(|κ| ≤ k)", ylim=(0, 1.02))
-    axes.set_title("How large AR steps are: law (lines) and draws (points)", loc="left", fontsize=10)
+    title_of(axes, "How large AR steps are: law (lines) and draws (points)")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def loss_figure(losses: Mapping[int, Sequence[float]], *, title: str, path: Path) -> None:
     """Draw the loss of each AR step, one line for each S (Figure 4c)."""
-    figure, axes = _figure()
-    for (steps, loss), shade in zip(losses.items(), _shades(len(losses)), strict=True):
+    figure, axes = canvas()
+    for (steps, loss), shade in zip(losses.items(), shades(len(losses)), strict=True):
         middles = (np.arange(steps) + 0.5) / steps
-        axes.plot(middles, loss, "o-", color=shade, markersize=4, label=f"S = {steps}")
+        axes.plot(
+            middles, loss, "o-", color=shade, markersize=4, markevery=-(-steps // _MARKS), label=f"S = {steps}"
+        )
     axes.set(xlabel="place along the AR axis, s / S", ylabel="mean squared error", xlim=(0, 1))
-    axes.set_title(title, loc="left", fontsize=10)
+    title_of(axes, title)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plane_figure(
@@ -54,34 +56,32 @@ def plane_figure(
     path: Path,
 ) -> None:
     """Draw the factorization plane: a value for each number of AR steps (down) and diffusion steps (across)."""
-    figure, axes = _figure(width=1.2 + 0.95 * len(diffusion_steps), height=1.3 + 0.5 * len(ar_steps))
-    table = np.asarray(values)
+    figure, axes = canvas(width=1.2 + 0.95 * len(diffusion_steps), height=1.3 + 0.5 * len(ar_steps))
+    heat_map(axes, values, [str(steps) for steps in ar_steps], [str(steps) for steps in diffusion_steps])
+    axes.set(xlabel="diffusion steps of each AR step", ylabel="AR steps S")
+    title_of(axes, f"{title}\n{what}")
+    save(figure, path)
+
+
+def heat_map(
+    axes: Axes,
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    higher_is_better: bool = False,
+) -> None:
+    """Draw a table of numbers, each on a ground that says its rank among all: light is best, gray is missing."""
+    table = np.array([[np.nan if value is None else value for value in row] for row in values], dtype=float)
     # Colour follows ranks: one bad corner would otherwise leave all other cells alike.
-    ranks = table.ravel().argsort().argsort().reshape(table.shape) / max(table.size - 1, 1)
-    axes.imshow(ranks, cmap="viridis_r", aspect="auto")
+    order = table if not higher_is_better else -table
+    ranks = order.ravel().argsort().argsort().reshape(table.shape) / max(np.isfinite(table).sum() - 1, 1)
+    ranks = np.where(np.isfinite(table), ranks, np.nan)
+    axes.set_facecolor(PALE)
+    axes.imshow(ranks, cmap="viridis_r", aspect="auto", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(table):
         ink = "white" if ranks[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=ink, fontsize=9)
-    for axis, ticks in ((axes.xaxis, diffusion_steps), (axes.yaxis, ar_steps)):
-        axis.set_major_locator(FixedLocator(list(range(len(ticks)))))
-        axis.set_minor_locator(NullLocator())
-        axis.set_ticklabels([str(tick) for tick in ticks])
-    axes.set(xlabel="diffusion steps of each AR step", ylabel="AR steps S")
-    axes.set_title(f"{title}\n{what}", loc="left", fontsize=10)
-    _save(figure, path)
-
-
-def _figure(width: float = 6.0, height: float = 3.8) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _shades(count: int) -> list[tuple[float, ...]]:
-    return [colormaps["viridis"](0.85 * index / max(count - 1, 1)) for index in range(count)]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+        text = f"{value:.3g}" if np.isfinite(value) else "–"
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+    name_ticks(axes, "x", range(len(columns)), columns)
+    name_ticks(axes, "y", range(len(rows)), rows)

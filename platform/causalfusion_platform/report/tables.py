@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -16,16 +18,26 @@ def cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    cells = [[" ".join(cell(value).replace("|", "\\|").split("\n")) for value in row] for row in rows]
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, aligned: bool = False) -> str:
+    """Return a Markdown table; aligned: its source reads as a table, too."""
+    lines = [[_in_markdown(value) for value in row] for row in (columns, *rows)]
+    widths = [max(3, *map(cell_len, column)) if aligned else 0 for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * max(width, 3) for width in widths])
+    padded = ([_padded(text, width) for text, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
+def _in_markdown(value: Any) -> str:
+    return " ".join(cell(value).replace("|", "\\|").split("\n"))
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
 
 
 def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """Return a table for the terminal; keys lose all but their last part to fit 80 columns."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in columns:
         table.add_column(column.rsplit(".", 1)[-1], overflow="fold")
     for row in rows:

@@ -23,6 +23,8 @@ from ..config.errors import UserError
 from ..data.autoencoder import Encoder, open_autoencoder
 from .generate import Request, generate
 from .grid import sample_grid
+from .labels import parse_classes
+from .settings import describe_sampling, num_ar_steps
 
 REGIONS = get_args(Region)
 
@@ -69,8 +71,8 @@ class Studio:
         except (RuntimeError, ValueError) as error:
             raise UserError(str(error)) from error
         sampling = parse_settings(settings, defaults)
-        if model.config.architecture == "dit" and _ar_steps(sampling) > 1:
-            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {_ar_steps(sampling)}")
+        if model.config.architecture == "dit" and num_ar_steps(sampling) > 1:
+            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {num_ar_steps(sampling)}")
         return cls(model, sampling, diffusion, open_autoencoder(vae, model.config.in_channels, device))
 
     def parse_labels(self, text: str) -> list[int]:
@@ -79,26 +81,11 @@ class Studio:
         Raises:
             UserError: it is none of these, or the model has no such class.
         """
-        last = self.model.config.num_classes - 1
-        labels: list[int] = []
-        for part in text.split(","):
-            first, dash, end = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not end.isdecimal()):
-                raise UserError(f"labels {text!r} are not numbers such as 3, 0,2,7 or 0-9")
-            part_labels = range(int(first), int(end if dash else first) + 1)
-            if not part_labels or part_labels[-1] > last:
-                raise UserError(f"labels {text!r}: the model's classes are 0…{last}")
-            labels += part_labels
-        return list(dict.fromkeys(labels))
+        return parse_classes(text, self.model.config.num_classes)
 
     def describe(self) -> str:
         """Return the settings of sampling, in words."""
-        size, sampling = self.model.config, self.sampling
-        steps = "+".join(map(str, sampling.inference_steps))
-        return (
-            f"S = {_ar_steps(sampling)} AR step(s) of {size.num_tokens} tokens, "
-            f"{steps} {sampling.sampler} steps each, guidance {sampling.guidance_scale:g}"
-        )
+        return describe_sampling(self.model.config, self.sampling)
 
     def sample(self, classes: Sequence[int], per_label: int, seed: int) -> Tensor:
         """Generate images of classes, `per_label` of each in turn: (len(classes) · per_label, 1 or 3, H, W)."""
@@ -229,10 +216,6 @@ def check_picture(path: Path) -> None:
     known = Image.registered_extensions()
     if known.get(path.suffix.lower()) not in Image.SAVE:
         raise UserError(f"{path} has no suffix of pictures; name it such as samples.png")
-
-
-def _ar_steps(sampling: SamplingConfig) -> int:
-    return sampling.num_ar_steps if isinstance(sampling.step_sizes, str) else len(sampling.step_sizes)
 
 
 def _save(images: Tensor, labels: Tensor, names: list[str], columns: int, path: Path) -> None:

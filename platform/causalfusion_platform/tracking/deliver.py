@@ -1,13 +1,15 @@
 """What is sent to MLflow for each record of a spool, and what a failure means.
 
 Whatever is sent may have been sent before, by a process that was killed before it could note that: each delivery
-changes nothing the second time. MLflow keeps one of two points with the same key, step, time and value; files have
-names of their own; a run is looked for by its key before it is made.
+changes nothing the second time. MLflow keeps one of two points with the same key, step, time and value, and one of
+two data sets with the same name and digest; files have names of their own; a run is looked for by its key before it
+is made.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from .mlflow import client, open_experiment, parentage
-from .spool import Create, Ending, Files, Metrics, Parameters, Record, Tags, files_of
+from .spool import Create, Ending, Files, Input, Metrics, Parameters, Record, Tags, files_of
 
 RUN_KEY = "spool.key"  # tag
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
@@ -108,6 +110,8 @@ class Recipient:
                 api.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in record.values.items()])
             case Files():
                 self._upload(api, path, record)
+            case Input():
+                api.log_inputs(self.run_id, datasets=[_data_set(record)])
             case Ending(status="RUNNING"):
                 api.update_run(self.run_id, status="RUNNING")
             case Ending():
@@ -148,6 +152,23 @@ class Recipient:
 
 def _runs_of(api: Any, experiment: str, key: str) -> list[Any]:
     return list(api.search_runs([experiment], filter_string=f"tags.`{RUN_KEY}` = '{key}'"))
+
+
+def _data_set(record: Input) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    # Columns: of a tensor schema the dashboard shows nothing.
+    schema = [{"name": name, "type": kind} for name, kind in record.columns.items()]
+    data = Dataset(
+        name=record.name,
+        digest=record.digest,
+        source_type="local",
+        source=json.dumps({"uri": record.source}),
+        schema=json.dumps({"mlflow_colspec": schema}),
+        profile=json.dumps(record.profile),
+    )
+    return DatasetInput(data, tags=[InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
 def _thumbnail(file: Path) -> None:

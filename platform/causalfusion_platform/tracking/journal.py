@@ -117,6 +117,26 @@ class Checkpointed(_Event):
     """Time in the background until the manifest."""
 
 
+class Measured(_Event):
+    """The samples of a grid were measured."""
+
+    kind: Literal["measured"] = "measured"
+    attempt: int
+    images: int
+    values: dict[str, float]
+    """Score → value, such as `class_accuracy`."""
+
+
+class Adopted(_Event):
+    """The run goes on from another run's checkpoint, with settings of its own."""
+
+    kind: Literal["adopted"] = "adopted"
+    run: str
+    """Name of the other run."""
+    images: int
+    """Images seen by the checkpoint."""
+
+
 class SaveFailed(_Event):
     """A checkpoint could not be saved; those before it are untouched."""
 
@@ -182,6 +202,8 @@ Event = (
     | TrainingStarted
     | Progressed
     | Checkpointed
+    | Measured
+    | Adopted
     | SaveFailed
     | StepSkipped
     | SetAside
@@ -216,10 +238,18 @@ class Journal:
         """Return all events, in order; lines that are broken or unknown are passed over."""
         return list(self._read())
 
-    def _read(self) -> Iterator[Event]:
+    def recent(self, size: int = 1 << 16) -> list[Event]:
+        """Return the events at its end, of about so many bytes: for those who look again and again."""
+        return list(self._read(size))
+
+    def _read(self, size: int | None = None) -> Iterator[Event]:
         if not self.path.is_file():
             return
-        for line in self.path.read_bytes().splitlines():
+        with self.path.open("rb") as file:
+            if size is not None:
+                file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+            content = file.read()
+        for line in content.splitlines():
             try:
                 yield _EVENT.validate_python(json.loads(line))
             except (ValueError, ValidationError):

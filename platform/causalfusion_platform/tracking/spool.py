@@ -21,6 +21,7 @@ from typing import Annotated, Literal, get_args
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ..data.manifest import Manifest
 from .mlflow import batches
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -76,6 +77,20 @@ class Files(_Record):
     folder: str | None
 
 
+class Input(_Record):
+    """Name the data set that the run reads."""
+
+    kind: Literal["input"] = "input"
+    name: str = Field(max_length=500)  # MLflow's limit
+    digest: str = Field(max_length=36)  # MLflow's limit
+    source: str
+    """Folder of the shards."""
+    columns: dict[str, str]
+    """Column → type."""
+    profile: dict[str, int | str]
+    """What else is worth knowing of it, such as `num_rows`."""
+
+
 class Ending(_Record):
     """Set the status of the run."""
 
@@ -83,7 +98,7 @@ class Ending(_Record):
     status: Status
 
 
-Record = Create | Parameters | Tags | Metrics | Files | Ending
+Record = Create | Parameters | Tags | Metrics | Files | Input | Ending
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.[a-z]+\.json")
@@ -145,6 +160,30 @@ class Spool:
         """Record tags of the run."""
         if values:
             self._put(Tags, values=dict(values))
+
+    def data(self, manifest: Manifest, folder: Path) -> None:
+        """Record the shards in `folder` as what the run reads."""
+        location = manifest.source.location
+        latent = f"{manifest.dtype} {'×'.join(map(str, manifest.shape))}"
+        self._put(
+            Input,
+            # Of a path its last two parts: a column of the dashboard shows the beginning of a name.
+            name="/".join(location.rstrip("/").split("/")[-2:])[:500],
+            digest=manifest.digest[:36],
+            source=str(folder.absolute()),
+            columns={"row_id": "int64", "label": "int64", "key": "string"}
+            | dict.fromkeys(manifest.latent_columns, latent)
+            | ({"captions": "list of string"} if manifest.captions else {}),
+            profile={
+                "num_rows": manifest.rows,
+                "num_classes": len(manifest.class_names),
+                "autoencoder": manifest.autoencoder.name,
+                "num_shards": len(manifest.shards),
+                "folder": str(folder.absolute()),
+                "source": f"{manifest.source.kind} {location}",
+                "digest": manifest.digest,
+            },
+        )
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Record several metrics at once; NaN and infinities are values too."""

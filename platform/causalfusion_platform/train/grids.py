@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from causalfusion import Model
 
@@ -16,9 +18,12 @@ from .control import Control
 from .loop import StepResult, TrainLoop
 from .metrics import Spent
 
+Measure = Callable[[Tensor, Tensor, int], None]
+"""Measures samples (B, …) asked to be of classes (B,), after so many images, and records what it finds."""
+
 
 class SampleGridHook:
-    """Draw a grid of samples from the EMA weights."""
+    """Draw a grid of samples from the EMA weights, and have them measured."""
 
     at_end = False
 
@@ -32,11 +37,12 @@ class SampleGridHook:
         tracker: Tracker,
         control: Control,
         spent: Spent,
+        measure: Measure | None = None,
     ) -> None:
         self.every_images = every_images
         self.model, self.request, self.class_names = model, request, class_names
         self.folder, self.tracker = folder, tracker
-        self.control, self.spent = control, spent
+        self.control, self.spent, self.measure = control, spent, measure
 
     def observe(self, result: StepResult) -> None:
         """Nothing to keep."""
@@ -53,6 +59,8 @@ class SampleGridHook:
         if torch.distributed.get_rank() == 0 and not path.is_file():
             grid = sample_grid(latents, self.request.labels, self.class_names)
             self.tracker.image("samples", grid, images)
+            if self.measure is not None:
+                self.measure(latents, self.request.labels, images)
             self.folder.mkdir(parents=True, exist_ok=True)
             grid.save(path)
         self.spent.grids += time.perf_counter() - started

@@ -15,6 +15,7 @@ from ..tracking.tracker import Tracker
 from .device import Peak, memory_in_use, sequence_tokens, step_flops
 from .loop import OptimizerStep, StepResult, TrainLoop
 from .progress import Progress, ProgressSink
+from .system import System
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Recording:
     attempt: int
     recorded_images: int
     """Metrics up to here are recorded already: steps trained again after a fault are not recorded twice."""
+    system: System
+    """This machine's readings."""
 
 
 class MetricsHook:
@@ -126,7 +129,7 @@ class MetricsHook:
             )
         )
         if state.images_seen > recording.recorded_images:
-            recording.tracker.metrics(values, state.images_seen)
+            recording.tracker.metrics(values | recording.system.read(), state.images_seen)
         total = loop.experiment.train.total_images
         recording.progress(Progress(state.images_seen, total, loss, images / seconds, mfu=utilization))
 

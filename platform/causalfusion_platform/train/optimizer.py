@@ -81,6 +81,13 @@ def _shared_norm(gradients: list[Tensor]) -> Tensor:
     return norm
 
 
+def set_hyperparameters(optimizer: Any, experiment: Experiment) -> None:
+    """Give an optimizer that was loaded the experiment's own β, ε and weight decay: a checkpoint brings its own."""
+    optim = experiment.optim
+    for group in optimizer.param_groups:
+        group.update(betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+
+
 def build_optimizer(model: Model, experiment: Experiment) -> GuardedAdamW:
     """Return AdamW over all parameters (Tables 9 and 10)."""
     optim = experiment.optim

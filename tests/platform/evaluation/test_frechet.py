@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy import linalg, stats
 
-from causalfusion_platform.evaluation.frechet import frechet_distance
+from causalfusion_platform.evaluation.frechet import frechet_distance, frechet_of_statistics
+from causalfusion_platform.evaluation.statistics import Statistics
 
 Array = npt.NDArray[np.float64]
 WIDTH = 6
@@ -18,6 +19,14 @@ WIDTH = 6
 
 def distance(a: Array, b: Array) -> float:
     return frechet_distance(torch.from_numpy(a), torch.from_numpy(b))
+
+
+def statistics(features: Array) -> Statistics:
+    return Statistics(torch.from_numpy(features.mean(axis=0)), torch.from_numpy(np.atleast_2d(np.cov(features.T))))
+
+
+def between_statistics(a: Array, b: Array) -> float:
+    return frechet_of_statistics(statistics(a), statistics(b))
 
 
 def rotation(seed: int, width: int = WIDTH) -> Array:
@@ -132,3 +141,53 @@ def test_features_in_fp32_are_worked_on_in_double() -> None:
 def test_sets_that_cannot_be_compared(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="at least 2 features of one width"):
         frechet_distance(torch.zeros(a), torch.zeros(b))
+
+
+@pytest.mark.parametrize(("rows_a", "rows_b", "width"), [(200, 300, 5), (65, 500, 64), (30, 30, 2), (9, 7, 1)])
+def test_statistics_of_full_rank_as_scipy_has_it(rows_a: int, rows_b: int, width: int) -> None:
+    a, b = features(11, rows_a, width), features(12, rows_b, width)
+    assert between_statistics(a, b) == pytest.approx(distance(a, b), rel=1e-10)
+    if width > 1:
+        assert between_statistics(a, b) == pytest.approx(by_square_root(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize(("rows_a", "rows_b", "width"), [(20, 30, 64), (20, 500, 64), (500, 20, 64), (2, 2, 9)])
+def test_statistics_of_any_rank_as_features_have_it(rows_a: int, rows_b: int, width: int) -> None:
+    """A covariance has its zero eigenvalues only up to rounding, and their roots must not add up."""
+    a, b = features(13, rows_a, width), features(14, rows_b, width)
+    assert between_statistics(a, b) == pytest.approx(by_eigenvalues(a, b), rel=1e-9)
+    assert between_statistics(a, b) == pytest.approx(distance(a, b), rel=1e-9)
+    scale = float(np.trace(np.cov(a.T)))
+    assert between_statistics(a, a) == pytest.approx(0, abs=1e-12 * scale)
+
+
+def test_statistics_with_common_axes_have_a_closed_form() -> None:
+    """Also where deviations are zero, and where all of one are: then the other's variances add up."""
+    axes, one, other = rotation(6), np.array([1, 0, 3, 4, 0, 6.0]), np.array([6, 1, 0.5, 4, 0, 2.0])
+    shift = np.linspace(-1, 1, WIDTH)
+
+    def known(mean: Array, deviations: Array) -> Statistics:
+        return Statistics(torch.from_numpy(mean), torch.from_numpy(axes @ np.diag(deviations**2) @ axes.T))
+
+    a, b, point = known(np.zeros(WIDTH), one), known(shift, other), known(np.zeros(WIDTH), np.zeros(WIDTH))
+    mean = float((shift**2).sum())
+    assert frechet_of_statistics(a, b) == pytest.approx(mean + float(((one - other) ** 2).sum()), rel=1e-12)
+    assert frechet_of_statistics(point, b) == pytest.approx(mean + float((other**2).sum()), rel=1e-12)
+    assert frechet_of_statistics(point, point) == 0.0
+
+
+def test_statistics_kept_in_float32() -> None:
+    """Some files have them so: eigenvalues fall a little below zero, and count as zero."""
+    a, b = statistics(features(15, 20, 64)), statistics(features(16, 200, 64))
+    rounded = Statistics(a.mean.float(), a.covariance.float())
+    assert float(torch.linalg.eigvalsh(rounded.covariance.double())[0]) < 0
+    assert frechet_of_statistics(rounded, b) == pytest.approx(frechet_of_statistics(a, b), rel=1e-4)
+
+
+def test_matrices_that_are_no_covariance() -> None:
+    good = Statistics(torch.zeros(2), torch.eye(2))
+    for matrix in (torch.diag(torch.tensor([1.0, -0.5])), -torch.eye(2)):
+        with pytest.raises(ValueError, match="no covariance"):
+            frechet_of_statistics(good, Statistics(torch.zeros(2), matrix))
+    with pytest.raises(ValueError, match="2 and 3 features"):
+        frechet_of_statistics(good, Statistics(torch.zeros(3), torch.eye(3)))

@@ -20,6 +20,7 @@ from causalfusion_platform.tracking.spool import (
     Create,
     Ending,
     Files,
+    Input,
     Parameters,
     Record,
     Spool,
@@ -163,6 +164,7 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     cadences = ("log_every_images", "sample_every_images", "checkpoint_every_images")
     free |= {f"train.{key}" for key in (*kept, *divided, *memory, *cadences)}
     free |= {f"supervision.{key}" for key in experiment.supervision.model_dump()}
+    free |= {"tracking.tags"}
     found = set()
     tree = experiment.model_dump(mode="json")
     keys = [f"{top}.{key}" for top, node in tree.items() if isinstance(node, dict) for key in node]
@@ -245,7 +247,7 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert state.tracking_uri == experiment.tracking_uri
     assert read_state(experiment.run_dir) == state
 
-    created, *parameters, tags, config = records(spool)
+    created, *parameters, tags, data, config = records(spool)
     assert isinstance(created, Create)
     assert (created.experiment, created.name, created.parent) == ("causalfusion", "test", "above")
     assert created.artifacts == experiment.runs / "mlartifacts"
@@ -259,6 +261,8 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert tags.values["data.digest"] == manifest.digest
     assert tags.values["run.dir"] == str(experiment.run_dir)
     assert tags.values["mlflow.note.content"] == "what for"
+    assert isinstance(data, Input)
+    assert data.digest == manifest.digest[:36]
     assert isinstance(config, Files)
     assert [path.name for path in files_of(waiting(spool.folder)[-1]).iterdir()] == ["config.yaml"]
     before = (experiment.run_dir / "config.yaml").read_bytes()
@@ -266,7 +270,7 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     again = open_run(Composed(experiment, {}), lacking, state, spool)
     assert again == state.model_copy(update={"launches": 2, "bad_shards": ["a", "b"]})
     assert read_state(experiment.run_dir) == again
-    [last] = records(spool)[len(parameters) + 3 :]  # the configuration is the same: not recorded again
+    [last] = records(spool)[len(parameters) + 4 :]  # the configuration is the same: not recorded again
     assert isinstance(last, Ending)
     assert last.status == "RUNNING"
     assert (experiment.run_dir / "config.yaml").read_bytes() == before

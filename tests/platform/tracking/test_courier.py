@@ -24,11 +24,20 @@ import pytest
 from PIL import Image
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
 from causalfusion_platform.tracking.courier import Courier, Patience
 from causalfusion_platform.tracking.deliver import judge
 from causalfusion_platform.tracking.mlflow import client, open_experiment
 from causalfusion_platform.tracking.spool import Spool, waiting
 
+MANIFEST = Manifest(
+    source=SourceId(kind="folders", location="/data/in turn/numbers/", items=3, digest="0" * 64),
+    autoencoder=AutoencoderId(name="identity", scale=1.0),
+    shape=(1, 2, 2),
+    class_names=["zero", "one"],
+    rows=3,
+    shards=[Shard(file="a.parquet", rows=3, row_groups=[3], bytes=1, sha256="0" * 64)],
+)
 HASTY = Patience(poll_seconds=0.05, first_pause_seconds=0.1, longest_pause_seconds=0.5, tries=3)
 
 
@@ -47,6 +56,7 @@ class Job:
         self.spool.create(
             self.experiment, "name", artifacts=self.artifacts, parameters=parameters, tags={"data.digest": "abc"}
         )
+        self.spool.data(MANIFEST, Path("/shards"))
 
     def train(self, steps: int, images: int = 0) -> None:
         """Record so many points, going down where a sorted history would go up, and some images among them."""
@@ -76,6 +86,9 @@ class Job:
         assert (run.info.run_id, run.info.run_name, run.info.status) == (run_id, "name", status)
         assert run.data.params == {f"key.{number}": str(number) for number in range(120)}
         assert run.data.tags["data.digest"] == "abc"
+        (data,) = run.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.digest) == ("in turn/numbers", MANIFEST.digest[:36])
+        assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
         history = client.get_metric_history(run_id, "loss")
         assert [(point.step, point.value) for point in history] == [(step, value_at(step)) for step in self.steps]
         odd = client.get_metric_history(run_id, "odd")
@@ -175,8 +188,8 @@ def test_a_server_that_is_down_at_the_start_freezes_and_dies(own_folder: Path, s
     job.create()
     job.train(1500, 3)
     records = len(waiting(job.folder))
-    assert records == 1 + 2 + 1 + 1503
-    shown = r"MLflow does not answer \(.*refused\), since ..:..:..: 1507 records wait"
+    assert records == 1 + 2 + 1 + 1 + 1503
+    shown = r"MLflow does not answer \(.*refused\), since ..:..:..: 1508 records wait"
     until(lambda: re.match(shown, courier.state))
     assert courier.drain(0.5) == records
     assert not job.ids
@@ -254,7 +267,7 @@ def test_answers_that_are_lost(own_folder: Path, server: Any) -> None:
     lost: list[str] = []
 
     def lose(path: str) -> bool:
-        found = re.search("runs/create|log-batch|set-tag|artifacts|runs/update", path)
+        found = re.search("runs/create|log-batch|log-inputs|set-tag|artifacts|runs/update", path)
         # MLflow's client asks three times by itself: it takes the courier to ask a fourth time.
         if found is None or lost.count(found[0]) >= (4 if found[0] == "runs/create" else 1):
             return False
@@ -263,7 +276,7 @@ def test_answers_that_are_lost(own_folder: Path, server: Any) -> None:
 
     with proxy(server.port, lose) as uri:
         assert job.deliver(uri) == 0
-    assert lost == ["runs/create"] * 3 + ["log-batch", "set-tag", "artifacts", "runs/update"]
+    assert lost == ["runs/create"] * 3 + ["log-batch", "log-inputs", "set-tag", "artifacts", "runs/update"]
     job.check(server.client, "FINISHED")
 
 
@@ -367,7 +380,7 @@ def test_a_locked_database(own_folder: Path, sqlite_uri: str, store: Any) -> Non
         job.train(20, 1)
         courier = job.courier(sqlite_uri)
         courier.start()
-        assert courier.drain(0.5) == 25
+        assert courier.drain(0.5) == 26
     assert courier.drain(60) == 0
     courier.stop(60)
     job.check(store)

@@ -9,12 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.data.shards import Rows
 from causalfusion_platform.tracking.spool import Spool, files_of, waiting
 
 
@@ -76,6 +80,54 @@ def test_an_image_lies_beside_its_record_under_the_name_of_mlflows_grid(own_fold
     moment = json.loads(record.read_text())["time"]
     assert re.fullmatch(rf"final~__0\.9\+step\+512\+timestamp\+{moment}\+[0-9a-f-]{{36}}\.png", file.name)
     assert np.array_equal(np.asarray(Image.open(file)), pixels)
+
+
+@pytest.mark.parametrize(("posterior", "flip"), [(False, False), (True, True)])
+def test_the_data_set_says_what_its_shards_hold(
+    own_folder: Path, write_small: Callable[..., tuple[Path, Rows, Manifest]], posterior: bool, flip: bool
+) -> None:
+    folder, _, manifest = write_small(30, rows_per_shard=20, rows_per_group=10, posterior=posterior, flip=flip)
+    Spool(own_folder / "spool").data(manifest, Path("small"))
+    (found,) = contents(own_folder / "spool")
+    (_, first) = sorted(folder.glob("*.parquet"))
+    kinds = {"row_id": "int64", "label": "int64", "key": "string"}
+    schema = pq.read_schema(first)
+    assert found["columns"] == {name: kinds.get(name, "float16 1×2×2") for name in schema.names}
+    assert len(schema.names) == 3 + (2 if posterior else 1) * (2 if flip else 1)
+    assert found["source"] == str(own_folder / "small")
+    assert found["digest"] == manifest.digest[:36]
+    assert found["profile"] == {
+        "num_rows": 30,
+        "num_classes": 3,
+        "autoencoder": "identity",
+        "num_shards": 2,
+        "folder": str(folder),
+        "source": "folders numbers in turn",
+        "digest": manifest.digest,
+    }
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("digits, 8x8", "digits, 8x8"),
+        ("/data/imagenet/train/", "imagenet/train"),
+        ("s3://bucket/train", "bucket/train"),
+        ("x" * 600, "x" * 500),
+    ],
+)
+def test_a_data_set_has_a_short_name(
+    own_folder: Path,
+    write_small: Callable[..., tuple[Path, Rows, Manifest]],
+    location: str,
+    name: str,
+) -> None:
+    _, _, manifest = write_small(3, rows_per_shard=3, rows_per_group=3)
+    elsewhere = manifest.model_copy(update={"source": manifest.source.model_copy(update={"location": location})})
+    Spool(own_folder / "spool").data(elsewhere, Path("small"))
+    (found,) = contents(own_folder / "spool")
+    assert found["name"] == name
+    assert location in found["profile"]["source"]  # type: ignore[index]
 
 
 def test_an_artifact_is_kept_as_it_was(own_folder: Path) -> None:

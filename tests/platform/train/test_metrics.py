@@ -21,6 +21,7 @@ from causalfusion_platform.train.device import Peak
 from causalfusion_platform.train.loop import OptimizerStep, StepResult
 from causalfusion_platform.train.metrics import MetricsHook, Recording, Spent
 from causalfusion_platform.train.progress import Progress
+from causalfusion_platform.train.system import System
 
 SIZES = ((16,), (4, 12), (1, 2, 3, 10), (8, 8))
 
@@ -47,7 +48,8 @@ class Case:
         self.spool, self.journal = Spool(root / "spool"), Journal(root)
         self.shown: list[Progress] = []
         self.spent = Spent()
-        recording = Recording(self.spool, self.journal, self.shown.append, 3, recorded_images)
+        system = System(root, CPU)
+        recording = Recording(self.spool, self.journal, self.shown.append, 3, recorded_images, system)
         self.hook = MetricsHook(BATCH, recording, self.spent, Peak(peak, "a test"))
         self.images = 0
 
@@ -112,6 +114,9 @@ def test_averages_and_sums_of_two_reports(tmp_path: Path) -> None:
         assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-6)
         assert 0.01 < found["memory/cpu_gib"] < 1000
         assert "memory/gpu_gib" not in found
+        assert 0 < found["system/system_memory_usage_percentage"] < 100
+        # Any other prefix would be a chart group of its own.
+        assert {name.partition("/")[0] for name in found} == {"train", "throughput", "memory", "system"}
     one, both = case.progress()
     assert (one.attempt, one.images, one.step) == (3, 3 * BATCH, 3)
     assert (both.images, both.step, both.checkpoint_seconds, both.grid_seconds) == (8 * BATCH, 8, 7.0, 5.0)

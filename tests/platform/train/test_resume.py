@@ -221,6 +221,23 @@ def test_a_file_that_holds_code_is_refused(whole: Whole, tmp_path: Path) -> None
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_changed_settings_of_the_optimizer_hold(tmp_path: Path, stage: int) -> None:
+    """A checkpoint brings the settings that it was made with; those of the experiment count."""
+    tree = {**EXPERIMENT, "train": {**EXPERIMENT["train"], "zero_stage": stage}}
+    whole = Training(tiny(tmp_path, **tree))
+    whole.train()
+    optim = whole.job.experiment.optim.model_copy(
+        update={"betas": (0.8, 0.7), "weight_decay": 0.5, "eps": 1e-6, "base_lr": 0.001}
+    )
+    changed = whole.job.experiment.model_copy(update={"optim": optim})
+    found = find_resume(changed, whole.job.checkpoints, DATA, False, lambda *_: None)
+    engine = Training(changed, found).loop.engine
+    for optimizer in (engine.optimizer, engine.basic_optimizer):
+        for group in optimizer.param_groups:
+            assert (tuple(group["betas"]), group["weight_decay"], group["eps"]) == ((0.8, 0.7), 0.5, 1e-6)
+
+
 def test_averages_that_it_does_not_hold(whole: Whole) -> None:
     found = whole.find()
     optim = whole.experiment.optim.model_copy(update={"ema_power": (0.2,)})

@@ -1,0 +1,95 @@
+"""`causalfusion evaluate`: measure a checkpoint at places of the factorization plane."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .sample import CheckpointArgument, SettingsArgument
+
+
+def evaluate(
+    checkpoint: CheckpointArgument,
+    settings: SettingsArgument = None,
+    num: Annotated[int, typer.Option(min=4, help="Samples at each place.")] = 10_000,
+    ar_steps: Annotated[str | None, typer.Option(help="S, such as 1,2,4; default: that of the run.")] = None,
+    steps: Annotated[str | None, typer.Option(help="T, such as 25,50,250; default: that of the run.")] = None,
+    cfg: Annotated[str | None, typer.Option(help="Guidance scales, such as 1.0,2.5.")] = None,
+    extractor: Annotated[
+        str,
+        typer.Option(
+            help="digits_cnn: a classifier trained on the run's pixels. inception:PATH: the released Inception "
+            "weights, for FID. package.module:factory?TEXT: yours."
+        ),
+    ] = "digits_cnn",
+    reference: Annotated[
+        Path | None, typer.Option(help="Real images or their statistics, .npz of ADM; default: the run's data.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides the samples; default: the run's.")] = None,
+    labels: Annotated[str, typer.Option(help="balanced: classes in turn; random: drawn by the seed.")] = "balanced",
+    uint8: Annotated[
+        str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
+    ] = "round",
+    precision: Annotated[str, typer.Option(help="fp32; bf16: faster on GPUs, less exact.")] = "fp32",
+    vae: Annotated[str | None, typer.Option(help="Autoencoder, a folder or file; none for pixels.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray actors that generate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples through the model at once.")] = None,
+    keep_samples: Annotated[bool, typer.Option(help="Leave the samples in the run's samples/.")] = True,
+    local: Annotated[bool, typer.Option("--local", help="Generate in this process, without Ray.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON line, last.")] = False,
+) -> None:
+    """Generate and measure samples for every combination of S, T and guidance: one table.
+
+    FID, sFID, Inception Score, precision and recall by ADM's conventions, where the released Inception weights are
+    given; else the same in the named space. Stopped at any moment, the same command continues.
+    """
+    from rich.console import Console
+
+    from ..checkpoint.find import find_weights
+    from ..launch.evaluate import cells_of, evaluation_table, read_list, record_evaluation
+    from ..launch.evaluate import evaluate as run
+    from ..launch.generate_plan import GenerateRequest
+    from ..launch.generators import LocalGenerator, RayGenerators
+    from ..launch.measuring import open_measuring
+    from ..launch.run_folder import run_experiment
+    from ..report.generating import GeneratingDisplay
+    from ..report.tables import terminal_table
+    from ..report.terminal import as_path
+
+    console = Console(highlight=False)
+    cells = cells_of(read_list(ar_steps, int), read_list(steps, int), read_list(cfg, float))
+    found = find_weights(checkpoint)
+    experiment = run_experiment(found.run) if found.run else None
+    data = experiment.data.path if experiment is not None and experiment.data.path.is_dir() else None
+    measuring = open_measuring(extractor, reference, data)
+    request = GenerateRequest(
+        checkpoint=checkpoint,
+        num=num,
+        settings=list(settings or []),
+        seed=seed,
+        labels=labels,  # type: ignore[arg-type]  # these are checked there
+        uint8=uint8,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        vae=vae,
+    )
+    with RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
+        maker = LocalGenerator() if local else pool
+        results = run(
+            request, cells, measuring, maker, keep_samples=keep_samples, show=display.show, say=display.say
+        )
+    columns, rows = evaluation_table(results)
+    origin = measuring.provenance
+    console.print(terminal_table(f"{num:,} samples at each place", columns, rows))
+    console.print(
+        f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…; reference: {origin['reference']}",
+        soft_wrap=True,
+    )
+    path = record_evaluation(checkpoint, results, measuring)
+    if path is not None:
+        console.print(as_path(path), soft_wrap=True)
+    if as_json:
+        print(json.dumps({"provenance": origin, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}))

@@ -1,0 +1,106 @@
+"""`causalfusion generate`: sets of samples for evaluation, on Ray workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .sample import CheckpointArgument, SettingsArgument
+
+
+def generate(
+    checkpoint: CheckpointArgument,
+    settings: SettingsArgument = None,
+    num: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 50_000,
+    ar_steps: Annotated[int | None, typer.Option(min=1, help="S, AR steps; default: those of the run.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="T, diffusion steps of each AR step; default: those of the run.")
+    ] = None,
+    cfg: Annotated[
+        float | None, typer.Option(min=0, help="Guidance scale; 1: none. Default: that of the run.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="With a sample's number, decides it; default: the run's.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="balanced: classes in turn; random: drawn by the seed.")] = "balanced",
+    classes: Annotated[str | None, typer.Option(help="Classes, such as 0,2,7 or 0-9; default: all.")] = None,
+    uint8: Annotated[
+        str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
+    ] = "round",
+    precision: Annotated[
+        str, typer.Option(help="fp32; bf16: matrix products faster on GPUs, less exact.")
+    ] = "fp32",
+    vae: Annotated[str | None, typer.Option(help="Autoencoder, a folder or file; none for pixels.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: by the settings, in the run's samples/.")
+    ] = None,
+    npz: Annotated[bool, typer.Option(help="Write samples.npz in ADM's layout.")] = True,
+    png: Annotated[bool, typer.Option("--png", help="Write folders of 1,000 PNGs.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray actors; default: one a GPU, or one a CPU without GPUs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples that go through the model at once; default: the run's.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="This process, without Ray: for debugging, one GPU.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON line, last.")] = False,
+) -> None:
+    """Generate a set of samples for evaluation. Stopped at any moment, the same command continues."""
+    from rich.console import Console
+
+    from ..config.errors import UserError
+    from ..launch.generate import run_generate
+    from ..launch.generate_plan import GenerateRequest
+    from ..launch.generators import LocalGenerator, RayGenerators
+    from ..report.generating import GeneratingDisplay, generated_panel
+
+    changes = list(settings or [])
+    for option, key, value in (
+        ("--ar-steps", "num_ar_steps", ar_steps),
+        ("--steps", "num_inference_steps", steps),
+        ("--cfg", "guidance_scale", cfg),
+    ):
+        if value is None:
+            continue
+        if any(change.partition("=")[0].removeprefix("sampling.") == key for change in changes):
+            raise UserError(f"{option} and {key}=… are the same setting\n  leave one of them out")
+        changes.append(f"{key}={value}")
+    if local and workers is not None:
+        raise UserError(f"--local is one process without workers, but --workers {workers}\n  leave one of them out")
+    request = GenerateRequest(
+        checkpoint=checkpoint,
+        num=num,
+        settings=changes,
+        seed=seed,
+        labels=labels,  # type: ignore[arg-type]  # these are checked there
+        classes=classes,
+        uint8=uint8,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        vae=vae,
+        out=out,
+        npz=npz,
+        png=png,
+    )
+    console = Console(highlight=False)
+    with RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
+        done = run_generate(request, LocalGenerator() if local else pool, show=display.show, say=display.say)
+    files = [done.npz if output == "npz" else done.png for output in done.outputs]
+    if not done.made:
+        console.print("all samples were there; nothing was generated")
+    console.print(generated_panel(done.plan, done.digest, files, done.made, done.seconds))
+    if as_json:
+        summary = {
+            "folder": str(done.folder),
+            "files": [str(path) for path in files],
+            "samples": done.plan.num,
+            "made": done.made,
+            "seconds": done.seconds,
+            "digest": done.digest,
+        }
+        print(json.dumps(summary))

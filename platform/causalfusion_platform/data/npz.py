@@ -1,0 +1,130 @@
+"""Images in ADM's layout: an .npz with `arr_0`, uint8 (N, H, W, 3), and perhaps `arr_1`, the labels.
+
+Read in parts, whoever wrote it: 50,000 images of 256×256 pixels are 9.8 GB. No pickled object is read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ..config.errors import UserError
+
+IMAGES, LABELS = "arr_0", "arr_1"
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged `.npz` may raise."""
+
+_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_WANTED = (
+    f"  wanted: a .npz in ADM's layout with images {IMAGES} (N, H, W, 3) uint8, as causalfusion generate writes it"
+)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Images in ADM's layout."""
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    """N, H, W and 3, or 1 for gray images."""
+
+    def batches(self, size: int, *, stop: int | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images (n, H, W, channels), `size` at a time, up to number `stop`; they may be written to.
+
+        No more than that is in memory, but for a file in Fortran's order.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        count = self.shape[0] if stop is None else min(stop, self.shape[0])
+        with _opened(self.path, IMAGES) as (member, shape, fortran, _):
+            if fortran:  # every image's bytes are spread over the whole file
+                whole = np.frombuffer(member.read(), np.uint8).reshape(shape, order="F")
+                yield from (np.array(whole[at : min(at + size, count)], order="C") for at in range(0, count, size))
+                return
+            for at in range(0, count, size):
+                number = min(size, count - at)
+                content = member.read(number * int(np.prod(shape[1:])))
+                yield np.frombuffer(bytearray(content), np.uint8).reshape(number, *shape[1:])
+
+    def labels(self) -> NDArray[np.int64] | None:
+        """Return the labels (N,), or None if there are none.
+
+        Raises:
+            UserError: `arr_1` is not one whole number an image, or the file is damaged.
+        """
+        if not holds_array(self.path, LABELS):
+            return None
+        with _opened(self.path, LABELS) as (member, shape, _, dtype):
+            if shape != self.shape[:1] or dtype.kind not in "iu":
+                raise UserError(
+                    f"{self.path}: {LABELS} is {_shaped(shape, dtype)}; allowed: one label an image, "
+                    f"({self.shape[0]},) whole numbers"
+                )
+            return np.frombuffer(member.read(), dtype).astype(np.int64)
+
+
+def read_images(path: Path) -> ImageFile:
+    """Open images in ADM's layout, as written by `numpy.savez` or by `numpy.savez_compressed`.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or its images are not uint8 (N, H, W, 3), or 1 for gray.
+    """
+    with _opened(path, IMAGES) as (_, shape, _, dtype):
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+            raise UserError(f"{path}: {IMAGES} is {_shaped(shape, dtype)}\n{_WANTED}")
+        return ImageFile(path, (shape[0], shape[1], shape[2], shape[3]))
+
+
+def holds_array(path: Path, name: str) -> bool:
+    """Return whether an .npz that can be read holds an array of this name."""
+    return f"{name}.npy" in _names(path)
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]]:
+    """Open an array of an .npz: what is behind its header, its shape, whether in Fortran's order, its type."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            version = npy.read_magic(member)
+            if version not in _READ_HEADER:
+                raise ValueError(f"version {version} of its header")
+            shape, fortran, dtype = _READ_HEADER[version](member)
+            size = archive.getinfo(f"{name}.npy").file_size - member.tell()
+            # A header that promises more is not believed: nothing of that size is made.
+            if not dtype.hasobject and size != dtype.itemsize * int(np.prod(shape, dtype=object)):
+                raise ValueError(f"{size} bytes for {_shaped(shape, dtype)}")
+            yield member, shape, fortran, dtype
+    except KeyError:
+        raise UserError(f"{path} holds no {name} but {', '.join(_names(path)) or 'nothing'}\n{_WANTED}") from None
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}\n{_WANTED}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: {name} cannot be read: {error}\n{_WANTED}") from error
+
+
+def _names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _shaped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{shape} {dtype}"

@@ -1,0 +1,136 @@
+"""Everything that is measured on samples, under names that say in which space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from ..config.errors import UserError
+from .collect import BATCH_SIZE, Collected, batches_of, collect
+from .extractor import Extractor
+from .frechet import frechet_of_statistics
+from .inception_extractor import FID_DIGEST, FID_SPACE
+from .inception_score import inception_score
+from .memorization import memorization
+from .precision_recall import NEIGHBOURS, precision_recall
+from .reference import Reference
+
+_PUBLISHED = {
+    "fd": "fid",
+    "sfd": "sfid",
+    "classifier_score": "inception_score",
+    "precision": "precision",
+    "recall": "recall",
+}
+"""Names without a space: what papers mean by them is in the space of FID."""
+
+
+def measure(
+    samples: Tensor | Iterable[Tensor],
+    reference: Reference,
+    extractor: Extractor,
+    *,
+    labels: Tensor | None = None,
+    training: Tensor | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, float]:
+    """Measure generated images (N, C, H, W) uint8, or batches of them; `score` says what comes out.
+
+    Raises:
+        UserError: too few samples, another number of labels, or a reference of another space.
+    """
+    check_reference(reference, extractor)
+    batches = batches_of(samples, batch_size) if isinstance(samples, Tensor) else samples
+    return score(collect(extractor, batches), reference, extractor, labels=labels, training=training)
+
+
+def score(
+    collected: Collected,
+    reference: Reference,
+    extractor: Extractor,
+    *,
+    labels: Tensor | None = None,
+    training: Tensor | None = None,
+) -> dict[str, float]:
+    """Measure samples by their features, which several workers may have collected.
+
+    Args:
+        collected: features of N samples.
+        reference: real images in the same space.
+        extractor: the extractor.
+        labels: classes (N,) that the samples were asked to be of.
+        training: pool features (M, F) of all images that the generator was trained on.
+
+    Returns:
+        In the space of FID `fid`, `sfid`, `inception_score`, `precision` and `recall`, by ADM's conventions, as the
+        paper's Table 4 has them. In any other space S `fd_S`, `sfd_S`, `classifier_score_S`, `precision_S` and
+        `recall_S`. Of them those that extractor and reference have the numbers for.
+        With `training`, in every space: `memorized_share_S`, `nearest_distance_S` and `nearest_distance_real_S`.
+        With `labels`, if the extractor judges the data set's classes: `class_accuracy`.
+
+    Raises:
+        UserError: too few samples, another number of labels, or a reference of another space.
+    """
+    check_reference(reference, extractor)
+    samples, space = collected.features, extractor.space
+    if samples is None:
+        raise ValueError("the samples' features were not kept")
+    if len(samples) <= NEIGHBOURS:
+        raise UserError(f"{len(samples)} samples cannot be measured; at least {NEIGHBOURS + 1} are needed")
+    if labels is not None and len(labels) != len(samples):
+        raise UserError(f"{len(labels)} labels for {len(samples)} samples; one for each is needed")
+    numbers = {"fd": frechet_of_statistics(collected.pool.statistics(), reference.pool)}
+    if collected.spatial is not None and reference.spatial is not None:
+        numbers["sfd"] = frechet_of_statistics(collected.spatial.statistics(), reference.spatial)
+    if collected.probabilities is not None:
+        numbers["classifier_score"] = inception_score(collected.probabilities)
+    if reference.features is not None:
+        # The rounding of ADM's evaluator is part of its numbers, and of no others.
+        shares = precision_recall(reference.features, samples, half=is_fid(extractor), device=extractor.device)
+        numbers |= {"precision": shares.precision, "recall": shares.recall}
+    named = {metric_name(kind, extractor): value for kind, value in numbers.items()}
+    if training is not None:
+        copies = memorization(samples, training, device=extractor.device)
+        named[f"memorized_share_{space}"] = copies.share
+        named[f"nearest_distance_{space}"] = copies.median
+        named[f"nearest_distance_real_{space}"] = copies.median_real
+    if labels is not None and extractor.judges_classes and collected.probabilities is not None:
+        named["class_accuracy"] = float((collected.probabilities.argmax(dim=1) == labels.cpu()).double().mean())
+    return named
+
+
+def metric_name(kind: str, extractor: Extractor) -> str:
+    """Return the name of "fd", "sfd", "classifier_score", "precision" or "recall" in the extractor's space."""
+    return _PUBLISHED[kind] if is_fid(extractor) else f"{kind}_{extractor.space}"
+
+
+def is_fid(extractor: Extractor) -> bool:
+    """Return whether a distance in the extractor's space may be called FID.
+
+    Raises:
+        ValueError: it takes the name of that space for other weights.
+    """
+    if extractor.space == FID_SPACE and extractor.digest != FID_DIGEST:
+        raise ValueError(f"space {FID_SPACE} is of the weights {FID_DIGEST}, not {extractor.digest}")
+    return extractor.space == FID_SPACE
+
+
+def provenance(extractor: Extractor, reference: Reference) -> dict[str, str]:
+    """Return what the numbers are worth nothing without: the space, the weights' SHA-256, and the reference."""
+    return {"space": extractor.space, "weights_sha256": extractor.digest, "reference": reference.source}
+
+
+def check_reference(reference: Reference, extractor: Extractor) -> None:
+    """Check that samples and reference are in one space.
+
+    Raises:
+        UserError: they are not.
+    """
+    is_fid(extractor)
+    if (reference.space, reference.digest) != (extractor.space, extractor.digest):
+        raise UserError(
+            f"the reference ({reference.source}) is in the space {reference.space} (weights "
+            f"{reference.digest[:12]}…), the samples are in {extractor.space} (weights {extractor.digest[:12]}…)\n"
+            f"  extract the reference with the same weights"
+        )

@@ -1,0 +1,172 @@
+"""What samples are compared with: statistics of real images and, where they are known, their features."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config.errors import UserError
+from ..data.manifest import write_atomically
+from ..data.npz import IMAGES, holds_array
+from .collect import BATCH_SIZE, Collected, collect
+from .extractor import Extractor
+from .inception import POOL_WIDTH, SPATIAL_WIDTH
+from .inception_extractor import FID_DIGEST, FID_SPACE
+from .npz import image_batches, read_arrays, statistics_in
+from .statistics import Statistics
+
+_FEATURES, _SPACE, _DIGEST, _SOURCE = "features", "space", "digest", "source"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images in the space of one extractor."""
+
+    space: str
+    digest: str
+    """SHA-256 of the extractor's weights."""
+    source: str
+    """What the statistics are of, in words."""
+    pool: Statistics
+    spatial: Statistics | None = None
+    """None: not known, so there is no sFID."""
+    features: Tensor | None = None
+    """Pool features (N, F) float32; None: not known, so there are no precision and recall."""
+
+
+def reference_from_images(
+    batches: Iterable[Tensor], extractor: Extractor, *, source: str, keep: bool = True
+) -> Reference:
+    """Extract the reference from batches of real images (B, C, H, W) uint8.
+
+    Args:
+        batches: the images.
+        extractor: the extractor.
+        source: what they are, in words.
+        keep: whether to keep their features, for precision and recall: 8 kB an image in the space of FID.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    return _reference(collect(extractor, batches, keep=keep), extractor, source)
+
+
+def read_reference(path: Path, extractor: Extractor, *, batch_size: int = BATCH_SIZE) -> Reference:
+    """Read what `write_reference` wrote, or a reference file of ADM.
+
+    ADM's files say nothing of their space: it is that of FID. They hold statistics of a whole data set, and 10,000
+    of its images in `arr_0`, whose features are extracted for precision and recall, as ADM's evaluator does. In any
+    other space the statistics are of those images too, since the file's are of no use there.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or holds nothing for the extractor's space.
+    """
+    arrays = read_arrays(path)
+    space = str(arrays.get(_SPACE, FID_SPACE)), str(arrays.get(_DIGEST, FID_DIGEST))
+    pool, spatial = statistics_in(arrays, "", path), statistics_in(arrays, "_s", path)
+    usable = pool is not None and space == (extractor.space, extractor.digest)
+    images = (
+        _collected(path, extractor, batch_size) if holds_array(path, IMAGES) and _FEATURES not in arrays else None
+    )
+    if not usable:
+        if images is None:
+            holds = f"statistics in the space {space[0]} (weights {space[1][:12]}…)" if pool else "no statistics"
+            raise UserError(
+                f"{path} holds {holds} and no images {IMAGES}; the extractor's space is {extractor.space} (weights "
+                f"{extractor.digest[:12]}…)\n  take the extractor of those statistics, or a reference with images"
+            )
+        return _reference(images, extractor, source=f"images in {path.name}")
+    assert pool is not None
+    if extractor.space == FID_SPACE:
+        _check_widths(pool, spatial, path)
+    features = None if images is None else images.features
+    if _FEATURES in arrays:
+        features = _features_in(arrays[_FEATURES], pool, path)
+    source = str(arrays.get(_SOURCE, f"statistics in {path.name}"))
+    return Reference(*space, source=source, pool=pool, spatial=spatial, features=features)
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """Write a reference: arrays named as in ADM's files, with the space, the weights' SHA-256 and the source."""
+    arrays = {
+        _SPACE: np.array(reference.space),
+        _DIGEST: np.array(reference.digest),
+        _SOURCE: np.array(reference.source),
+    }
+    for suffix, statistics in (("", reference.pool), ("_s", reference.spatial)):
+        if statistics is not None:
+            arrays[f"mu{suffix}"] = statistics.mean.numpy()
+            arrays[f"sigma{suffix}"] = statistics.covariance.numpy()
+    if reference.features is not None:
+        arrays[_FEATURES] = reference.features.numpy()
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
+
+
+def cached_reference(
+    path: Path, extractor: Extractor, batches: Callable[[], Iterable[Tensor]], *, source: str, keep: bool = True
+) -> Reference:
+    """Return the reference in `path` if it is of this extractor and source; else extract it, and write it there.
+
+    Args:
+        path: the file.
+        extractor: the extractor.
+        batches: called for the images if they are needed.
+        source: what the images are; a digest in it makes another data set another source.
+        keep: as `reference_from_images`.
+    """
+    if path.is_file():
+        try:
+            found = read_reference(path, extractor)
+        except UserError:  # of another space, or damaged: it is only a cache
+            found = None
+        if found is not None and found.source == source and (found.features is not None or not keep):
+            return found
+    reference = reference_from_images(batches(), extractor, source=source, keep=keep)
+    write_reference(path, reference)
+    return reference
+
+
+def _collected(path: Path, extractor: Extractor, batch_size: int) -> Collected:
+    """Return the features of the images in a file, at least two of them."""
+    try:
+        collected = collect(extractor, image_batches(path, batch_size))
+        collected.pool.statistics()
+    except ValueError as error:
+        raise UserError(f"{path} is of no use as a reference: {error}") from error
+    return collected
+
+
+def _reference(collected: Collected, extractor: Extractor, source: str) -> Reference:
+    return Reference(
+        space=extractor.space,
+        digest=extractor.digest,
+        source=source,
+        pool=collected.pool.statistics(),
+        spatial=None if collected.spatial is None else collected.spatial.statistics(),
+        features=collected.features,
+    )
+
+
+def _check_widths(pool: Statistics, spatial: Statistics | None, path: Path) -> None:
+    for name, statistics, width in (("mu", pool, POOL_WIDTH), ("mu_s", spatial, SPATIAL_WIDTH)):
+        if statistics is not None and len(statistics.mean) != width:
+            raise UserError(
+                f"{path}: {name} is of {len(statistics.mean)} features; those of FID are {POOL_WIDTH}, those of "
+                f"sFID {SPATIAL_WIDTH}"
+            )
+
+
+def _features_in(array: NDArray[np.generic], pool: Statistics, path: Path) -> Tensor:
+    if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != len(pool.mean):
+        raise UserError(f"{path}: features are {array.shape} {array.dtype}; wanted: (N, {len(pool.mean)}) float32")
+    return torch.from_numpy(array)

@@ -1,0 +1,89 @@
+"""Mean and covariance of features, streamed: parts that several workers count merge into the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and covariance of a set of features; float64."""
+
+    mean: Tensor
+    """(F,)"""
+    covariance: Tensor
+    """(F, F), with N − 1 in the denominator, as `numpy.cov` has it."""
+
+    def __post_init__(self) -> None:
+        width = len(self.mean) if self.mean.ndim == 1 else -1
+        if width < 1 or self.covariance.shape != (width, width):
+            raise ValueError(
+                f"a mean (F,) and a covariance (F, F) are needed, got {tuple(self.mean.shape)} and "
+                f"{tuple(self.covariance.shape)}"
+            )
+
+
+class Moments:
+    """Count, mean and summed outer products of deviations of the features seen so far; float64.
+
+    Chan, Golub & LeVeque's update: what comes out does not depend on batches, on their order, or on how they were
+    divided among workers, but for rounding.
+    """
+
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+        """Count no features of `width` numbers so far."""
+        self.count = 0
+        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, features: Tensor) -> None:
+        """Count features (N, F) of any floating type.
+
+        Raises:
+            ValueError: they are of another width, or not all finite.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(f"features (N, {len(self.mean)}) are wanted, got {tuple(features.shape)}")
+        if not len(features):
+            return
+        if not features.isfinite().all():
+            raise ValueError("features that are not finite: the images or the extractor's weights are damaged")
+        features = features.to(self.mean)
+        mean = features.mean(dim=0)
+        deviations = features - mean
+        self._shift(len(features), mean)
+        self.scatter.addmm_(deviations.T, deviations)
+
+    def merge(self, other: Moments) -> None:
+        """Count what another has counted.
+
+        Raises:
+            ValueError: it is of another width.
+        """
+        if len(other.mean) != len(self.mean):
+            raise ValueError(f"features are {len(self.mean)} and {len(other.mean)} wide")
+        if other.count:
+            self._shift(other.count, other.mean.to(self.mean))
+            self.scatter += other.scatter.to(self.scatter)
+
+    def _shift(self, count: int, mean: Tensor) -> None:
+        """Take in the mean of `count` more features, all but their scatter about it."""
+        total = self.count + count
+        step = mean - self.mean
+        self.scatter.addr_(step, step, alpha=self.count * count / total)
+        self.mean += step * (count / total)
+        self.count = total
+
+    def statistics(self) -> Statistics:
+        """Return mean and covariance, on the CPU.
+
+        Raises:
+            ValueError: fewer than two features were counted.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 features, {self.count} counted")
+        covariance = (self.scatter + self.scatter.T) / (2 * (self.count - 1))
+        return Statistics(self.mean.cpu().clone(), covariance.cpu())

@@ -1,0 +1,201 @@
+"""Reproduce a table of the paper: train its rows with each seed, measure every column, judge its claims."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from causalfusion import count_parameters
+
+from ..assemble import SPOOL_FOLDER
+from ..config.errors import UserError
+from ..config.paper_table import Column
+from ..config.schema import Experiment
+from ..report.paper_markdown import render_markdown
+from ..report.paper_report import Circumstances, PaperReport, RunFacts, build_report
+from ..report.sweep_view import SweepDisplay
+from ..report.write import write_paper_report
+from ..tracking.journal import Ended, Journal, Launched
+from ..tracking.lineage import git_sha, package_versions
+from ..tracking.spool import Spool
+from .ended import StoppedRun
+from .evaluate import Cell, evaluate
+from .finish import read_summary
+from .generate_plan import GenerateRequest
+from .generators import RayGenerators
+from .measuring import Measuring, open_measuring
+from .reproduction import Reproduction, trial_name
+from .reproduction_figures import draw_more
+from .run_folder import read_state, run_experiment
+from .session import ray_session
+from .sweep import run_sweep
+from .sync import sync_run
+
+REPORT_FOLDER = "report"
+
+
+def reproduce(
+    reproduction: Reproduction,
+    display: SweepDisplay,
+) -> PaperReport:
+    """Train what has not finished, measure what has not been measured, and write the report.
+
+    Raises:
+        UserError: something given is wrong; nothing was started.
+        StoppedRun: a signal came; the same call goes on.
+    """
+    table, job = reproduction.table, reproduction.job
+    with ray_session():
+        if reproduction.elsewhere:
+            where = sorted({path.parent.name for path in reproduction.elsewhere.values()})
+            display.say(f"{len(reproduction.elsewhere)} rows × seeds are trained as runs of {', '.join(where)}")
+        result = run_sweep(job, display)
+        if result.stopped:
+            raise StoppedRun(f"reproduction of {table.source} was stopped\n  the same command continues it")
+        measured = _measure(reproduction, display)
+    report = build_report(
+        table, reproduction.scale, measured.values, _facts(reproduction), _around(reproduction, measured.spaces)
+    )
+    pictures = draw_more(reproduction, reproduction.folder / REPORT_FOLDER)
+    paths = write_paper_report(report, reproduction.folder / REPORT_FOLDER, pictures=pictures)
+    paths += [reproduction.folder / REPORT_FOLDER / f"{picture.title}.png" for picture in pictures]
+    _publish(reproduction, report, paths, display.say)
+    return report
+
+
+@dataclass(frozen=True)
+class _AllMeasured:
+    values: dict[tuple[str, str, int], float | None]
+    spaces: dict[str, str]
+
+
+def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
+    """Measure every column of every row and seed that has finished."""
+    table, plan = reproduction.table, reproduction.table.plan(reproduction.scale)
+    values: dict[tuple[str, str, int], float | None] = {}
+    spaces: dict[str, str] = {}
+    measuring: Measuring | None = None
+    with RayGenerators() as generators:
+        for row in reproduction.rows:
+            for seed in plan.seeds:
+                run_dir = reproduction.run_dir(row, seed)
+                state = read_state(run_dir)
+                if state is None or not state.finished:
+                    continue
+                experiment = reproduction.experiments[trial_name(row, seed)]
+                if measuring is None:
+                    display.say(f"measuring {plan.samples:,} samples for each value")
+                    measuring = open_measuring(reproduction.extractor, reproduction.reference, experiment.data.path)
+                places = _places(experiment, table.columns)
+                # By this row's own settings: the run may be another row's that is sampled differently.
+                request = GenerateRequest(
+                    checkpoint=run_dir,
+                    num=plan.samples,
+                    sampling=experiment.sampling,
+                    seed=seed,
+                    vae=reproduction.vae,
+                )
+                cells = list(dict.fromkeys(places.values()))
+                results = evaluate(
+                    request, cells, measuring, generators, keep_samples=reproduction.scale == "digits"
+                )
+                by_cell = dict(zip(cells, results, strict=True))
+                for column in table.columns:
+                    name = plan.metrics[column.metric]
+                    if column.name in places:
+                        values[row.file, column.name, seed] = by_cell[places[column.name]].metrics.get(name)
+                    origin = measuring.provenance
+                    spaces[name] = (
+                        f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…, reference: "
+                        f"{origin['reference']}"
+                    )
+                if any(one.measured_now for one in results):
+                    display.say(f"measured {trial_name(row, seed)}")
+    return _AllMeasured(values, spaces)
+
+
+def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Cell]:
+    """Return where each column is measured: column → place. A DiT has no AR steps, so of S there is only 1."""
+    dit = experiment.model.architecture == "dit"
+    return {
+        column.name: Cell(ar_steps=None if dit else column.ar_steps, guidance_scale=column.guidance_scale)
+        for column in columns
+        if not dit or column.ar_steps in (None, 1)
+    }
+
+
+def _facts(reproduction: Reproduction) -> dict[tuple[str, int], RunFacts]:
+    facts = {}
+    for row in reproduction.table.rows_at(reproduction.scale):
+        for seed in reproduction.table.plan(reproduction.scale).seeds:
+            run_dir = reproduction.run_dir(row, seed)
+            state = read_state(run_dir)
+            experiment = run_experiment(run_dir) if state else None
+            if state is None or experiment is None:
+                continue
+            summary = read_summary(run_dir) if state.finished else {}
+            facts[row.file, seed] = RunFacts(
+                folder=str(run_dir),
+                status="finished" if state.finished else "not finished",
+                mlflow_run_id=state.mlflow_run_id,
+                images=summary.get("images_seen"),
+                parameters=count_parameters(experiment.model),
+                seconds=_seconds(run_dir),
+            )
+    return facts
+
+
+def _seconds(run_dir: Path) -> float | None:
+    """Return the time that all launches of a run took together."""
+    total, began = 0.0, None
+    for event in Journal(run_dir).events():
+        if isinstance(event, Launched):
+            began = event.time
+        elif isinstance(event, Ended) and began is not None:
+            total, began = total + event.time - began, None
+    return total or None
+
+
+def _around(reproduction: Reproduction, spaces: Mapping[str, str]) -> Circumstances:
+    cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = package_versions()
+    lineage = {
+        "commit": git_sha(),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "deepspeed")),
+    }
+    times = [
+        event.time
+        for row in reproduction.table.rows_at(reproduction.scale)
+        for seed in reproduction.table.plan(reproduction.scale).seeds
+        for event in Journal(reproduction.folder / trial_name(row, seed)).events()
+        if isinstance(event, Launched | Ended)
+    ]
+    return Circumstances(
+        command=reproduction.command,
+        hardware=f"{cores} CPU cores, {memory:.0f} GiB, {platform.machine()}",
+        generated_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        wall_seconds=max(times) - min(times) if times else None,
+        spaces=spaces,
+        lineage=lineage,
+    )
+
+
+def _publish(
+    reproduction: Reproduction, report: PaperReport, paths: Sequence[Path], say: Callable[[str], None]
+) -> None:
+    """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
+    folder = reproduction.folder
+    spool = Spool(folder / SPOOL_FOLDER)
+    spool.reopen()
+    spool.tags({"mlflow.note.content": render_markdown(report)})
+    for path in paths:
+        spool.artifact(path, REPORT_FOLDER)
+    spool.finish("FINISHED" if report.complete else "KILLED")
+    try:
+        sync_run(folder, seconds=60)
+    except UserError as error:
+        say(str(error))

@@ -1,0 +1,189 @@
+"""From a sweep section to what Ray Tune is told: trials or a search, and who decides about trials on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ..config.compose import Composed, with_overrides
+from ..config.errors import UserError
+from ..config.sweep import Distribution, SweepConfig
+from ..evaluation.evaluate import Scores
+from .trials import Trial, compose_trial, point_name, rounded
+
+STUDY_FILE = "optuna.db"
+
+
+@dataclass
+class Search:
+    """What Tune is told."""
+
+    total: int
+    """Trials of the whole sweep."""
+    waiting: int
+    """Trials that Tune is asked for now; the others have finished before."""
+    space: dict[str, Any]
+    """`param_space` of Tune."""
+    algorithm: Any = None
+    scheduler: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """More of `TuneConfig`."""
+
+
+def measuring(composed: Composed) -> Composed:
+    """Return the sweep's experiment such that its trials measure themselves when they are to be compared.
+
+    A population is compared at checkpoints; these stay, for others to go on from.
+    """
+    experiment = composed.experiment
+    sweep = experiment.sweep
+    if sweep is None or not sweep.measures_on_the_way:
+        return composed
+    changes: dict[str, Any] = {"evaluation.while_training": True}
+    if sweep.population is not None:
+        every = sweep.population.every_images
+        keys = ("sample_every_images", "checkpoint_every_images", "keep_every_images")
+        changes |= {f"train.{key}": every for key in keys}
+    elif sweep.asha is not None and sweep.asha.grace_images % experiment.train.sample_every_images:
+        changes["train.sample_every_images"] = sweep.asha.grace_images
+    batch = experiment.train.global_batch_size
+    for key, value in changes.items():
+        if key.startswith("train.") and value % batch:
+            raise UserError(
+                f"the sweep compares trials every {value} images, which are no multiple of "
+                f"train.global_batch_size={batch}"
+            )
+    known = [score.name for score in dataclasses.fields(Scores)]
+    if sweep.metric not in known:
+        raise UserError(f"sweep.metric={sweep.metric} is not measured on the way; what is: {', '.join(known)}")
+    return Composed(with_overrides(experiment, changes, experiment.name), composed.unresolved)
+
+
+def search_of(sweep: SweepConfig, trials: list[Trial], total_images: int) -> Search:
+    """Return the search among trials that are known beforehand.
+
+    Args:
+        sweep: the sweep section.
+        trials: of a grid, a random search or the reproduction of a table, or the members of a population.
+        total_images: length of each trial.
+    """
+    names = [trial.name for trial in trials]
+    space: dict[str, Any] = {"trial": tune.grid_search(names)}
+    if sweep.population is not None:
+        first = {trial.name: trial.values for trial in trials}
+        for key in sweep.space:
+            space[key] = tune.sample_from(lambda config, key=key: first[config["trial"]][key])
+    search = Search(total=len(trials), waiting=len(trials), space=space)
+    search.scheduler = _scheduler(sweep, total_images)
+    return search
+
+
+def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
+    """Return a search by Optuna, which remembers in `folder` what was tried.
+
+    Points that a killed driver left unfinished are asked for again, before new ones.
+    """
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    assert sweep.num_trials is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY_FILE}")
+    modes = [*sweep.targets.values()]
+    both = optuna.study.StudyDirection
+    directions = [both.MINIMIZE if mode == "min" else both.MAXIMIZE for mode in modes]
+    study = optuna.create_study(storage=storage, study_name="sweep", directions=directions, load_if_exists=True)
+    states = optuna.trial.TrialState
+    for left in study.get_trials(states=(states.RUNNING, states.WAITING)):
+        if left.state == states.RUNNING:
+            study.tell(left.number, state=states.FAIL)
+            study.enqueue_trial(left.params)
+    finished = len(study.get_trials(states=(states.COMPLETE,)))
+    several = len(modes) > 1
+    algorithm = OptunaSearch(
+        space={key: _optuna(distribution) for key, distribution in sweep.space.items()},
+        metric=[*sweep.targets] if several else next(iter(sweep.targets)),
+        mode=modes if several else modes[0],
+        storage=storage,
+        study_name="sweep",
+        # The sampler's draws must be others after what it has seen: the same seed would ask for the same points.
+        sampler=optuna.samplers.TPESampler(seed=seed + finished, n_startup_trials=min(10, sweep.num_trials // 2)),
+    )
+    waiting = max(sweep.num_trials - finished, 0)
+    options = {"num_samples": waiting}
+    return Search(total=sweep.num_trials, waiting=waiting, space={}, algorithm=algorithm, options=options)
+
+
+def optuna_trial(composed: Composed, sweep: SweepConfig, config: dict[str, Any]) -> Trial:
+    """Return the trial of a point that Optuna has chosen; the same point is the same run."""
+    values = {key: _digits(distribution, config[key]) for key, distribution in sweep.space.items()}
+    return compose_trial(composed, point_name(values), values)
+
+
+def _digits(distribution: Distribution, value: Any) -> Any:
+    bounds = distribution.uniform or distribution.log_uniform
+    return value if bounds is None else rounded(float(value), bounds)
+
+
+def _optuna(distribution: Distribution) -> Any:
+    from optuna import distributions
+
+    if distribution.choice is not None:
+        return distributions.CategoricalDistribution(distribution.choice)
+    if distribution.integers is not None:
+        return distributions.IntDistribution(*distribution.integers)
+    if distribution.log_uniform is not None:
+        return distributions.FloatDistribution(*distribution.log_uniform, log=True)
+    assert distribution.uniform is not None
+    return distributions.FloatDistribution(*distribution.uniform)
+
+
+def _scheduler(sweep: SweepConfig, total_images: int) -> Any:
+    from ray.tune import schedulers
+
+    if sweep.asha is not None:
+        return schedulers.ASHAScheduler(
+            time_attr="images",
+            metric=sweep.metric,
+            mode=sweep.mode,
+            max_t=total_images + 1,  # at its limit it would end trials before they report their end
+            grace_period=sweep.asha.grace_images,
+            reduction_factor=sweep.asha.reduction_factor,
+        )
+    population = sweep.population
+    if population is None:
+        return None
+    common: dict[str, Any] = {
+        "time_attr": "images",
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "perturbation_interval": population.every_images,
+        "quantile_fraction": population.quantile,
+    }
+    if sweep.pb2 is not None:
+        from ray.tune.schedulers.pb2 import PB2
+
+        bounds = {key: list(part.uniform or part.log_uniform or ()) for key, part in sweep.space.items()}
+        return PB2(**common, hyperparam_bounds=bounds)
+    return schedulers.PopulationBasedTraining(
+        **common,
+        hyperparam_mutations={key: _domain(distribution) for key, distribution in sweep.space.items()},
+        resample_probability=population.resample_probability,
+    )
+
+
+def _domain(distribution: Distribution) -> Any:
+    if distribution.choice is not None:
+        return list(distribution.choice)
+    if distribution.integers is not None:
+        low, high = distribution.integers
+        return tune.randint(low, high + 1)
+    if distribution.log_uniform is not None:
+        return tune.loguniform(*distribution.log_uniform)
+    assert distribution.uniform is not None
+    return tune.uniform(*distribution.uniform)

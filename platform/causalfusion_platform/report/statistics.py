@@ -1,0 +1,177 @@
+"""What a few training seeds say: means with intervals, differences of rows, and whether an ordering holds.
+
+With three seeds most honest answers are "undecided", and the rules below are fixed before a number is seen:
+
+- A row's interval is Student's t over its seeds. It covers what another seed would change, and not the error that
+  all rows share, such as the bias of a Fréchet distance of few samples.
+- Two rows with the same seeds saw the same data order, noise and AR splits, so their difference is taken seed by
+  seed (paired t). Otherwise Welch's t, which assumes neither pairs nor equal spreads.
+- A claim says that *all* its pairs are ordered. It holds if each pair's own 95% interval lies above 0: where every
+  test must reject, none needs a correction (Berger 1982). It fails if *some* pair is the other way round, and with
+  more pairs that happens by chance more easily: here p-values are corrected over the claim's pairs (Holm 1979).
+- Nothing is corrected over claims and tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+Verdict = Literal["holds", "fails", "undecided", "not measured"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+Method = Literal["paired t", "Welch's t", "none"]
+Values = Mapping[int, float | None]
+"""Seed → value; None, NaN and infinity: there is none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95% interval, mean ± half_width."""
+
+    n: int
+    """Seeds with a value."""
+    mean: float | None
+    """None: no seed has one."""
+    half_width: float | None
+    """None with fewer than two seeds: one says nothing about the next."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much one row is better than another, in units of the metric; below 0 it is worse."""
+
+    mean: float | None
+    """None: one of the rows has no value."""
+    half_width: float | None
+    """Of the 95% interval; None: too few seeds for one."""
+    p_value: float | None
+    """Two-sided, of no difference at all."""
+    n: int
+    """Pairs of seeds; without pairs, seeds of the row that has fewer."""
+    method: Method
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows of a claim."""
+
+    better: str
+    worse: str
+    gain: Gain
+    holm_p: float | None
+    """The p-value corrected over the claim's pairs."""
+    verdict: Verdict
+    """Holds: the interval lies above 0. Fails: the gain is below 0, and its corrected p-value is at most 5%."""
+
+
+def finite(values: Values) -> dict[int, float]:
+    """Return the values that are numbers, by seed."""
+    return {seed: float(value) for seed, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def estimate(values: Iterable[float | None]) -> Estimate:
+    """Return the mean of the finite values and Student's 95% interval, half width t(0.975; n − 1) · s / √n."""
+    some = list(finite(dict(enumerate(values))).values())
+    if not some:
+        return Estimate(0, None, None)
+    half = _t(len(some) - 1) * float(np.std(some, ddof=1)) / math.sqrt(len(some)) if len(some) > 1 else None
+    return Estimate(len(some), float(np.mean(some)), half)
+
+
+def compare(better: Values, worse: Values, *, higher_is_better: bool) -> Gain:
+    """Return by how much the first row is better: paired where both have the same seeds, else by Welch's t.
+
+    The pair with one or no seed has a mean at most: no interval, no p-value.
+    """
+    first, second = finite(better), finite(worse)
+    sign = 1 if higher_is_better else -1
+    if not first or not second:
+        return Gain(None, None, None, 0, "none")
+    n = min(len(first), len(second))
+    method: Method
+    variance: float | None
+    if first.keys() == second.keys():
+        gains = [sign * (value - second[seed]) for seed, value in first.items()]
+        method, mean, degrees = "paired t", float(np.mean(gains)), n - 1.0
+        variance = float(np.var(gains, ddof=1)) / n if n > 1 else None
+    else:
+        left, right = (np.array(list(side.values())) for side in (first, second))
+        method, mean = "Welch's t", sign * float(left.mean() - right.mean())
+        variance, degrees = _welch(left, right) if n > 1 else (None, 0.0)
+    if variance is None:
+        return Gain(mean, None, None, n, "none")
+    error = math.sqrt(variance)
+    p_value = float(2 * stats.t.sf(abs(mean) / error, degrees)) if error else float(mean == 0)
+    return Gain(mean, _t(degrees) * error, p_value, n, method)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return Holm's corrected p-values; tests that could not be made count as if they had not rejected."""
+    order = sorted(range(len(p_values)), key=lambda index: _or_one(p_values[index]))
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * _or_one(p_values[index])))
+        corrected[index] = None if p_values[index] is None else largest
+    return corrected
+
+
+def judge(pairs: Sequence[tuple[str, str, Gain]]) -> tuple[tuple[Pair, ...], Verdict]:
+    """Judge the claim that in all pairs (better, worse, gain) the first row is better.
+
+    Returns:
+        The pairs with their verdicts, and the claim's: `holds` if all hold, `fails` if some pair fails,
+        `not measured` if no pair is, else `undecided`.
+    """
+    corrected = holm([gain.p_value for _, _, gain in pairs])
+    judged = tuple(
+        Pair(better, worse, gain, p, _pair_verdict(gain, p))
+        for (better, worse, gain), p in zip(pairs, corrected, strict=True)
+    )
+    verdicts = {pair.verdict for pair in judged}
+    if "fails" in verdicts:
+        return judged, "fails"
+    return judged, verdicts.pop() if len(verdicts) == 1 else "undecided" if verdicts else "not measured"
+
+
+def kendall_tau(printed: Sequence[float], measured: Sequence[float]) -> float | None:
+    """Return Kendall's τ-b: 1 for the same order, −1 for the reverse; None where all of one side are equal."""
+    if len(set(printed)) < 2 or len(set(measured)) < 2:
+        return None
+    return float(stats.kendalltau(printed, measured, variant="b").statistic)
+
+
+def _pair_verdict(gain: Gain, corrected: float | None) -> Verdict:
+    if gain.mean is None:
+        return "not measured"
+    if gain.half_width is None or corrected is None:
+        return "undecided"
+    if gain.mean - gain.half_width > 0:
+        return "holds"
+    return "fails" if gain.mean < 0 and corrected <= 1 - CONFIDENCE else "undecided"
+
+
+def _welch(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the variance of the difference of means, and its degrees of freedom by Welch and Satterthwaite."""
+    parts = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
+    variance = sum(parts)
+    if not variance:
+        return 0.0, 1.0
+    spread = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True))
+    return variance, variance**2 / spread
+
+
+def _t(degrees: float) -> float:
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+
+
+def _or_one(p_value: float | None) -> float:
+    return 1.0 if p_value is None else p_value

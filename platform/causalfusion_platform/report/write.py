@@ -1,0 +1,97 @@
+"""Writing reports into a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..data.manifest import write_atomically
+from .canvas import save
+from .html import Picture
+from .latex import render_latex
+from .paper_figures import is_plane, planes_figure, values_figure
+from .paper_html import paper_page
+from .paper_json import report_json
+from .paper_markdown import render_markdown
+from .paper_report import PaperReport
+from .parallel_coordinates import parallel_coordinates_figure
+from .sweep_figures import history_figure, pareto_figure, slices_figure
+from .sweep_html import Change, SweepReport, sweep_page
+from .sweep_records import metric_of, swept_keys
+
+_PAPER_FIGURES = {
+    "values.png": "Printed values and ours. Bars are 95% intervals over seeds.",
+    "plane.png": "The same as planes. Colour is the rank within a panel, as their units differ.",
+}
+
+
+def write_paper_report(
+    report: PaperReport, folder: Path, *, pictures: Sequence[Picture] = (), changed: Sequence[Change] = ()
+) -> list[Path]:
+    """Write report.md, report.tex, report.json, its figures and report.html; return the paths.
+
+    Args:
+        report: what was measured.
+        folder: made if need be; files of an earlier report are replaced.
+        pictures: more figures for the page, such as Figure 4's curves.
+        changed: keys of the rows' experiments that are not at their defaults.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [save(values_figure(report), folder / "values.png")]
+    if is_plane(report):
+        figures.append(save(planes_figure(report), folder / "plane.png"))
+    shown = [Picture(path.stem, path.read_bytes(), _PAPER_FIGURES[path.name]) for path in figures]
+    texts = {
+        "report.md": render_markdown(report),
+        "report.tex": render_latex(report),
+        "report.json": json.dumps(report_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": paper_page(report, [*shown, *pictures], changed),
+    }
+    return [*_write(texts, folder), *figures]
+
+
+def write_sweep_report(report: SweepReport, folder: Path) -> list[Path]:
+    """Write report.html and the figures that its trials allow; return the paths.
+
+    They are parallel.png of two or more keys, slices.png, history.png of two or more results, and pareto.png where
+    a second metric is given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = []
+    paths = []
+    for name, figure, caption in _sweep_figures(report):
+        paths.append(save(figure, folder / name))
+        shown.append(Picture(Path(name).stem, paths[-1].read_bytes(), caption))
+    return [*_write({"report.html": sweep_page(report, shown)}, folder), *paths]
+
+
+def _sweep_figures(report: SweepReport) -> Iterator[tuple[str, Figure, str]]:
+    """Yield (name of the file, figure, caption)."""
+    trials, metric, mode, title = report.trials, report.metric, report.mode, f"sweep {report.name}"
+    results = sum(metric_of(trial, metric) is not None for trial in trials)
+    keys = swept_keys(trials)
+    if results and len(keys) > 1:
+        figure = parallel_coordinates_figure(trials, keys, metric, mode, title=title)
+        yield (
+            "parallel.png",
+            figure,
+            "Each line is a trial: its values of the swept keys, and the metric at the right.",
+        )
+    if results and keys:
+        figure = slices_figure(trials, keys, metric, mode, title=title)
+        yield "slices.png", figure, "The metric over each swept key; the spread at one value comes from the others."
+    if results > 1:
+        figure = history_figure(trials, metric, mode, title=title)
+        yield "history.png", figure, "Trials in the order in which they ended."
+    if results and report.second:
+        figure = pareto_figure(trials, (metric, mode), report.second, title=title)
+        yield "pareto.png", figure, "What one metric costs in the other."
+
+
+def _write(texts: dict[str, str], folder: Path) -> list[Path]:
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+    return [folder / name for name in texts]

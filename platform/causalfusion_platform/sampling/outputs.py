@@ -1,0 +1,146 @@
+"""What a finished set is handed out as: `samples.npz` in ADM's layout, and folders of PNGs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ..config.errors import UserError
+from ..data.manifest import write_atomically
+from ..data.npz import read_images
+from .adm import write_adm
+from .pixels import Pixels
+from .sample_set import PLAN_FILE, Finished, SamplePlan
+
+Output = Literal["npz", "png"]
+NPZ_FILE = "samples.npz"
+PNG_FOLDER = "png"
+PNG_LABELS = "labels.csv"
+
+_PNGS_PER_FOLDER = 1000
+_READ_AT_ONCE = 256
+
+
+def outputs_there(folder: Path, finished: Finished | None) -> list[Output]:
+    """Return what a finished set holds and is still there."""
+    if finished is None:
+        return []
+    npz, there = folder / NPZ_FILE, list[Output]()
+    if finished.npz_bytes is not None and npz.is_file() and npz.stat().st_size == finished.npz_bytes:
+        there.append("npz")
+    if finished.png and (folder / PNG_FOLDER / PNG_LABELS).is_file():
+        there.append("png")
+    return there
+
+
+def read_output(folder: Path, output: Output, plan: SamplePlan) -> Iterator[Pixels]:
+    """Yield the images of a finished set in order, (n, H, W, 3) each.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    if output == "npz":
+        yield from read_images(folder / NPZ_FILE).batches(_READ_AT_ONCE)
+        return
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, plan.num, _READ_AT_ONCE):
+            some = range(start, min(start + _READ_AT_ONCE, plan.num))
+            yield np.stack(list(threads.map(_read_png, (folder / PNG_FOLDER / png_name(index) for index in some))))
+
+
+def write_output(
+    folder: Path, output: Output, plan: SamplePlan, images: Iterable[Pixels], before: Finished | None
+) -> Finished:
+    """Write `samples.npz` or `png/`, atomically.
+
+    Args:
+        folder: the set's.
+        output: which of them.
+        plan: what the images are.
+        images: all of them in parts, in order.
+        before: what the set holds already, if these images come from it.
+
+    Returns:
+        What it holds now.
+
+    Raises:
+        UserError: the images are not those that `before` says.
+    """
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[Pixels]:
+        for some in images:
+            digest.update(np.ascontiguousarray(some).data)
+            yield some
+        if before is not None and digest.hexdigest() != before.digest:
+            raise UserError(
+                f"the images in {folder} have changed since they were made\n  remove {folder} to make them again"
+            )
+
+    labels = plan.label_tensor().numpy()
+    if output == "npz":
+        write_adm(folder / NPZ_FILE, hashed(), labels, (plan.image_size, plan.image_size))
+    else:
+        _write_pngs(folder / PNG_FOLDER, hashed(), labels.tolist())
+    finished = before or Finished(digest=digest.hexdigest())
+    if output == "png":
+        return finished.model_copy(update={"png": True})
+    return finished.model_copy(update={"npz_bytes": (folder / NPZ_FILE).stat().st_size})
+
+
+def clear_half_written(folder: Path) -> None:
+    """Remove what a killed process left half written."""
+    for path in (*folder.glob(f".{NPZ_FILE}.*"), *folder.glob(f".{PLAN_FILE}.*")):
+        path.unlink()
+    for path in folder.glob(f".{PNG_FOLDER}.*"):
+        shutil.rmtree(path)
+
+
+def png_name(index: int) -> str:
+    """Return the name of a sample's PNG: a folder has a thousand."""
+    return f"{index // _PNGS_PER_FOLDER:03d}/{index:06d}.png"
+
+
+def _write_pngs(folder: Path, images: Iterable[Pixels], labels: list[int]) -> None:
+    """Write a folder of PNGs, and labels.csv; it is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for start in range(0, len(labels), _PNGS_PER_FOLDER):
+        (temporary / png_name(start)).parent.mkdir(parents=True)
+
+    def write(index: int, image: Pixels) -> None:
+        with (temporary / png_name(index)).open("wb") as file:
+            Image.fromarray(image).save(file, "PNG")
+            file.flush()
+            os.fsync(file.fileno())
+
+    start = 0
+    with ThreadPoolExecutor() as threads:
+        for some in images:
+            list(threads.map(write, range(start, start + len(some)), some))
+            start += len(some)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["file", "label"])
+    rows.writerows((png_name(index), label) for index, label in enumerate(labels))
+    write_atomically(temporary / PNG_LABELS, text.getvalue().encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _read_png(path: Path) -> Pixels:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken chunk
+        raise UserError(f"{path} cannot be read: {error}") from error

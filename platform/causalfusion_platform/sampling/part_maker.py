@@ -1,0 +1,104 @@
+"""One process's share of a sample set: a model and its autoencoder, and the parts that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from causalfusion import load_weights
+from causalfusion.weights.folder import WEIGHTS_FILE
+
+from ..config.errors import UserError
+from ..data.autoencoder import open_autoencoder
+from ..data.autoencoder.encoder import exact_convolutions
+from ..data.manifest import AutoencoderId, sha256_of
+from .generate import Request, generate
+from .pixels import Pixels, to_uint8
+from .sample_set import SamplePlan
+
+
+class PartMaker:
+    """A model and its autoencoder on one device."""
+
+    def __init__(self, plan: SamplePlan, device: str) -> None:
+        """Load what a plan names.
+
+        Args:
+            plan: the plan.
+            device: where to compute: `cpu` or `cuda`.
+
+        Raises:
+            UserError: weights or autoencoder are not here, or others than those of the plan.
+        """
+        file = Path(plan.weights) / WEIGHTS_FILE
+        if not file.is_file() or sha256_of(file) != plan.weights_sha256:
+            raise UserError(
+                f"{file} is not there, or another file, on the machine of a worker\n"
+                f"  weights must lie on storage that all nodes share"
+            )
+        coder = open_autoencoder(plan.vae, plan.model.in_channels, device)
+        found = AutoencoderId(name=coder.name, scale=coder.scale, weights_sha256=coder.weights_sha256)
+        if found != plan.autoencoder:
+            raise UserError(
+                f"the autoencoder {plan.vae} on the machine of a worker is another one\n"
+                f"  it must lie on storage that all nodes share"
+            )
+        self.device = torch.device(device)
+        self.model = load_weights(plan.weights, device=device)
+        self.autoencoder = coder
+        self.plan = plan
+
+    def serves(self, plan: SamplePlan) -> bool:
+        """Say whether the model and the autoencoder are those of a plan."""
+        mine = self.plan
+        return (mine.weights_sha256, mine.model, mine.autoencoder) == (
+            plan.weights_sha256,
+            plan.model,
+            plan.autoencoder,
+        )
+
+    def make(self, plan: SamplePlan, part: int) -> Pixels:
+        """Generate the images of a part: (n, H, W, 3).
+
+        Raises:
+            UserError: an image has numbers that are not finite.
+        """
+        request = Request(
+            labels=plan.label_tensor(),
+            sampling=plan.sampling,
+            diffusion=plan.diffusion,
+            seed=plan.seed,
+            bf16=plan.precision == "bf16",
+            batch_size=plan.batch_size,
+        )
+        numbers = plan.part(part)
+        with _one_thread(self.device):
+            latents = generate(self.model, request, list(numbers))
+            with exact_convolutions(self.device):
+                images = self.autoencoder.decode(latents)
+        finite = images.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = numbers[int(finite.int().argmin())]
+            raise UserError(
+                f"sample {bad} of the weights in {plan.weights} has NaN or infinite numbers\n"
+                f"  see that their training did not diverge; bf16 may be too rough: --precision fp32"
+            )
+        return to_uint8(images, plan.uint8)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Let a CPU compute on one thread: with another number of them sums would round differently.
+
+    The samples would depend on how many workers share a machine.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,25 @@
+"""How far the generating of a sample set is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Generating:
+    """Progress, as of the newest finished part."""
+
+    done: int
+    """Samples in finished parts, by all launches."""
+    total: int
+    samples_per_second: float
+    """By this launch; 0: too early to say."""
+
+    @property
+    def eta_seconds(self) -> float:
+        """Time left at the present speed."""
+        return (self.total - self.done) / max(self.samples_per_second, 1e-9)
+
+
+GeneratingSink = Callable[[Generating], None]

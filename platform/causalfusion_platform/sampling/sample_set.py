@@ -1,0 +1,179 @@
+"""A set of samples to generate: the plan that decides every byte of it, and the folder that holds it.
+
+The plan, `samples.json`, is written first. Samples are generated in parts (`parts`); from all of them come
+`samples.npz` in ADM's layout and `png/` (`outputs`), and then the parts are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from causalfusion import DiffusionConfig, ModelConfig, SamplingConfig
+
+from ..config.compose import flatten
+from ..config.errors import UserError
+from ..data.manifest import AutoencoderId, write_atomically
+from .labels import LabelsRule, asked_labels
+from .pixels import Uint8Rule
+from .settings import inference_steps, num_ar_steps
+
+PLAN_FILE = "samples.json"
+
+# A part is whole batches. Small sets have many parts too, so that all workers have some.
+_PART_SAMPLES = 256
+_PARTS = 64
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SamplePlan(_Frozen):
+    """Everything that decides the samples, and where their makers lie."""
+
+    version: Literal[1] = 1
+    num: int = Field(ge=1)
+    """Number of samples."""
+    seed: int = Field(ge=0)
+    """With a sample's number, decides its order and noise."""
+    labels: LabelsRule
+    """`balanced`: the classes in turn; `random`: drawn by the seed."""
+    classes: tuple[int, ...] | None
+    """Classes that labels are of; null: all of the model's."""
+    uint8: Uint8Rule
+    """How images become bytes: `round` as MAR, `truncate` as DiT and the paper's release, `adm` as ADM."""
+    precision: Literal["fp32", "bf16"]
+    """Arithmetic of the model's matrix products; the autoencoder's are in fp32."""
+    batch_size: int = Field(ge=1)
+    """Samples that go through the model together. Sums round differently in another batch."""
+    sampling: SamplingConfig
+    diffusion: DiffusionConfig
+    model: Annotated[ModelConfig, Field(discriminator="architecture")]
+    weights_sha256: str
+    """SHA-256 of the safetensors file."""
+    weights: Path
+    """Folder of the weights when the set was begun; they may lie elsewhere by now."""
+    autoencoder: AutoencoderId
+    vae: str | None
+    """The autoencoder as it was named; null: latents are pixels."""
+    image_size: int = Field(ge=1)
+    """Side of the images, in pixels."""
+    versions: dict[str, str]
+    """Packages that the set was begun with."""
+
+    @property
+    def class_list(self) -> tuple[int, ...]:
+        """The classes that labels are of."""
+        return tuple(range(self.model.num_classes)) if self.classes is None else self.classes
+
+    @property
+    def part_size(self) -> int:
+        """Samples of each part but the last: whole batches, so that parts do not change what is computed."""
+        batches = min(_PART_SAMPLES // self.batch_size, self.num // (_PARTS * self.batch_size))
+        return max(batches, 1) * self.batch_size
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts."""
+        return -(-self.num // self.part_size)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all images."""
+        return self.num * self.image_size**2 * 3
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the samples, by dotted key: all but places and versions."""
+        tree = self.model_dump(mode="json", exclude={"weights", "vae", "versions"})
+        return dict(flatten(tree))
+
+    @property
+    def name(self) -> str:
+        """Name for the set's folder: the settings that matter most, and a digest of all."""
+        sampling = self.sampling
+        ar_steps, steps = num_ar_steps(sampling), inference_steps(sampling)
+        digest = hashlib.sha256(repr(sorted(self.identity.items())).encode()).hexdigest()
+        return (
+            f"{self.num}-S{ar_steps}-T{steps}-{sampling.sampler}-cfg{sampling.guidance_scale:g}-seed{self.seed}-"
+            f"{digest[:8]}"
+        )
+
+    def part(self, index: int) -> range:
+        """Return the numbers of a part's samples."""
+        return range(index * self.part_size, min((index + 1) * self.part_size, self.num))
+
+    def label_tensor(self) -> Tensor:
+        """Return the class of each sample: (num,) int64."""
+        return asked_labels(self.labels, self.num, self.class_list, self.seed)
+
+
+class Finished(_Frozen):
+    """What a finished set holds."""
+
+    digest: str
+    """SHA-256 over the bytes of all images (N, H, W, 3) in order, whatever files hold them."""
+    npz_bytes: int | None = None
+    """Size of `samples.npz`; null: it was not asked for."""
+    png: bool = False
+    """Whether there is `png/`."""
+
+
+class SetRecord(_Frozen):
+    """What `samples.json` says."""
+
+    plan: SamplePlan
+    finished: Finished | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write it, atomically."""
+        write_atomically(folder / PLAN_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_record(folder: Path) -> SetRecord | None:
+    """Return what a folder of samples says of itself; None: there is no `samples.json`.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
+    path = folder / PLAN_FILE
+    try:
+        return SetRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise UserError(
+            f"{path} is damaged, or of another version: {str(error).splitlines()[0]}\n"
+            f"  generate into another folder, or remove {folder}"
+        ) from error
+
+
+def begin(folder: Path, plan: SamplePlan) -> SetRecord:
+    """Write down what is generated into `folder`, or check that it is what was begun there; return what it says.
+
+    Raises:
+        UserError: another set was begun there; what differs is listed.
+    """
+    record = read_record(folder)
+    if record is None:
+        record = SetRecord(plan=plan)
+        record.write(folder)
+        return record
+    theirs, mine = record.plan.identity, plan.identity
+    changed = [
+        f"  {key}: was {theirs.get(key)!r}, now {mine.get(key)!r}"
+        for key in sorted({*theirs, *mine})
+        if theirs.get(key) != mine.get(key)
+    ]
+    if changed:
+        lines = "\n".join(changed)
+        raise UserError(
+            f"{folder} was begun with other settings:\n{lines}\n"
+            f"  use the old ones to continue it, or generate into another folder: --out FOLDER"
+        )
+    return record

@@ -1,0 +1,23 @@
+"""Settings of sampling, in words."""
+
+from __future__ import annotations
+
+from causalfusion import ModelConfig, SamplingConfig
+
+
+def num_ar_steps(sampling: SamplingConfig) -> int:
+    """Return S, which a list of step sizes sets too."""
+    return sampling.num_ar_steps if isinstance(sampling.step_sizes, str) else len(sampling.step_sizes)
+
+
+def inference_steps(sampling: SamplingConfig) -> str:
+    """Return T: one number for all AR steps, or 4+8 for two."""
+    return "+".join(map(str, sampling.inference_steps))
+
+
+def describe_sampling(model: ModelConfig, sampling: SamplingConfig) -> str:
+    """Return where on the factorization plane a model is sampled."""
+    return (
+        f"S = {num_ar_steps(sampling)} AR step(s) of {model.num_tokens} tokens, "
+        f"{inference_steps(sampling)} {sampling.sampler} steps each, guidance {sampling.guidance_scale:g}"
+    )

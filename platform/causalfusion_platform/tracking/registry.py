@@ -1,0 +1,141 @@
+"""The model registry: weights of runs as versions of a registered model, and aliases. Safetensors, never pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from causalfusion.weights.folder import WEIGHTS_FILE
+
+from ..config.errors import UserError
+from ..data.manifest import sha256_of
+from .deliver import one_line
+from .mlflow import answers, client
+
+BEST = "best"
+WEIGHTS_TAG = "weights.sha256"
+ARTIFACT_FOLDER = "weights"
+_KINDS = (".safetensors", ".json")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    model: str
+    number: int
+    tags: dict[str, str]
+
+
+def model_name(experiment: str) -> str:
+    """Return the name of the registered model of an MLflow experiment; MLflow allows no / and no : in it."""
+    return experiment.replace("/", "-").replace(":", "-")
+
+
+def register_weights(
+    uri: str, model: str, run_id: str, weights: Path, *, tags: Mapping[str, str], about: str = ""
+) -> Version:
+    """Register the weights of a run as a version of a model; the same weights of a run get no second version.
+
+    Args:
+        uri: tracking URI.
+        model: the registered model, which is made if need be.
+        run_id: the run, whose artifacts take the files.
+        weights: folder with model.safetensors and config.json.
+        tags: of the version.
+        about: what the version is, for its description.
+
+    Raises:
+        UserError: MLflow does not take it.
+    """
+    digest = sha256_of(weights / WEIGHTS_FILE)
+    folder = f"{ARTIFACT_FOLDER}/{digest[:12]}"
+    with _registry(uri, model) as api:
+        artifacts = api.get_run(run_id).info.artifact_uri
+        _make(api, model)
+        versions = [
+            version
+            for version in api.search_model_versions(f"run_id = '{run_id}'")
+            if version.name == model and version.tags.get(WEIGHTS_TAG) == digest
+        ]
+        if not versions:
+            for file in sorted(weights.iterdir()):
+                if file.suffix in _KINDS:
+                    api.log_artifact(run_id, str(file), folder)
+            use = (
+                f"mlflow artifacts download -r {run_id} -a {folder} -d FOLDER\ncausalfusion sample FOLDER/{folder}"
+            )
+            versions = [
+                api.create_model_version(
+                    model,
+                    f"{artifacts}/{folder}",
+                    run_id,
+                    tags={WEIGHTS_TAG: digest},
+                    description=f"{about}\n\n```\n{use}\n```".strip(),
+                )
+            ]
+        number = int(versions[0].version)
+        for key, value in tags.items():
+            api.set_model_version_tag(model, str(number), key, value)
+    return Version(model, number, {WEIGHTS_TAG: digest, **tags})
+
+
+def version_of(uri: str, model: str, alias: str) -> Version | None:
+    """Return the version that an alias of a registered model stands for; None: there is none.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _registry(uri, model) as api:
+        try:
+            number = api.get_registered_model(model).aliases.get(alias)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        if number is None:
+            return None
+        return Version(model, int(number), dict(api.get_model_version(model, str(number)).tags))
+
+
+def set_alias(uri: str, version: Version, alias: str) -> None:
+    """Let an alias of a registered model stand for a version.
+
+    Raises:
+        UserError: MLflow does not take it.
+    """
+    with _registry(uri, version.model) as api:
+        api.set_registered_model_alias(version.model, alias, str(version.number))
+
+
+def _make(api: Any, model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        api.create_registered_model(model, description="Weights as safetensors, with the model's configuration.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@contextmanager
+def _registry(uri: str, model: str) -> Iterator[Any]:
+    """Yield MLflow's client.
+
+    Raises:
+        UserError: in the body MLflow failed, or a file could not be read.
+    """
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if reason := answers(uri):
+        raise UserError(f"model {model!r} is not registered: MLflow does not answer at {uri} ({reason})")
+    try:
+        yield client(uri)
+    except (MlflowException, requests.RequestException, OSError) as error:
+        raise UserError(f"model {model!r} is not registered: MLflow at {uri} says: {one_line(error)}") from error

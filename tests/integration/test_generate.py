@@ -1,0 +1,122 @@
+"""Samples of a trained run on Ray workers, one of which is killed: the bytes are those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from causalfusion import load_weights, save_weights
+from causalfusion_platform.checkpoint.find import find_weights
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.launch import generators
+from causalfusion_platform.launch.generate import GeneratedSet, run_generate
+from causalfusion_platform.launch.generate_plan import GenerateRequest
+from causalfusion_platform.launch.generators import LocalGenerator, RayGenerators
+from causalfusion_platform.launch.train import Outcome
+from causalfusion_platform.sampling.progress import Generating
+
+pytestmark = pytest.mark.ray
+
+NUM, BATCH = 90, 4
+
+
+@pytest.fixture(scope="module")
+def pool(ray_cluster: None) -> Iterator[RayGenerators]:
+    """Two workers for all of these tests."""
+    with RayGenerators(2) as workers:
+        yield workers
+
+
+def request_of(run: Outcome, out: Path, seed: int = 0) -> GenerateRequest:
+    return GenerateRequest(
+        checkpoint=Path(run.summary["run_dir"]),
+        num=NUM,
+        settings=["num_ar_steps=4", "num_inference_steps=6", "guidance_scale=1.5"],
+        batch_size=BATCH,
+        labels="random",
+        seed=seed,
+        png=True,
+        out=out,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(in_process: Outcome, tmp_path_factory: pytest.TempPathFactory) -> GeneratedSet:
+    """The set as one process makes it."""
+    return run_generate(request_of(in_process, tmp_path_factory.mktemp("whole") / "out"), LocalGenerator())
+
+
+def files_of(done: GeneratedSet) -> dict[str, bytes]:
+    """The files handed out."""
+    paths = [done.npz, *(path for path in done.png.rglob("*") if path.is_file())]
+    return {str(path.relative_to(done.folder)): path.read_bytes() for path in paths}
+
+
+class KillOne:
+    """Kills a worker with SIGKILL when the first part is finished: one that makes a part, or is about to."""
+
+    def __init__(self) -> None:
+        self.seen: list[Generating] = []
+
+    def __call__(self, report: Generating) -> None:
+        self.seen.append(report)
+        if len(self.seen) == 1:
+            found = {title: process for process in psutil.process_iter() for title in [_title(process)]}
+            (found.get("ray::Worker.make") or found["ray::Worker"]).kill()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+def test_a_lost_worker_changes_nothing(
+    in_process: Outcome, pool: RayGenerators, whole: GeneratedSet, tmp_path: Path
+) -> None:
+    show, said = KillOne(), list[str]()
+    done = run_generate(request_of(in_process, tmp_path / "out"), pool, show=show, say=said.append)
+    assert any("was lost (ActorDiedError)" in line for line in said)
+    assert files_of(done) == files_of(whole)
+    assert (done.made, done.digest) == (NUM, whole.digest)
+    assert [report.done for report in show.seen] == [*range(BATCH, NUM, BATCH), NUM]  # no part came twice
+
+
+def test_workers_that_die_again_and_again_end_it(
+    in_process: Outcome, pool: RayGenerators, whole: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the first loss is one too many; what was finished stays, and the same request goes on."""
+    monkeypatch.setattr(generators, "_LOSSES", 1)
+    request = request_of(in_process, tmp_path / "out")
+    with pytest.raises(
+        UserError, match=r"1 workers that were to generate samples \d+ to \d+ died.*\n.*--batch-size"
+    ):
+        run_generate(request, pool, show=KillOne())
+    monkeypatch.undo()
+    done = run_generate(request, pool)
+    assert done.made < NUM
+    assert files_of(done) == files_of(whole)
+
+
+def test_the_same_workers_make_many_sets(in_process: Outcome, pool: RayGenerators, tmp_path: Path) -> None:
+    """Their models stay loaded; what they find wrong is said as they say it."""
+    one = run_generate(request_of(in_process, tmp_path / "one", seed=1), pool)
+    actors = {actor._actor_id for actor in pool.idle}
+    two = run_generate(request_of(in_process, tmp_path / "two", seed=2), pool)
+    assert one.digest != two.digest
+    assert actors
+    assert actors <= {actor._actor_id for actor in pool.idle}
+
+    model = load_weights(find_weights(Path(in_process.summary["run_dir"])).folder)
+    state = {name: tensor.fill_(torch.nan) for name, tensor in model.state_dict().items()}
+    save_weights(tmp_path / "weights", model.config, state)
+    broken = GenerateRequest(
+        checkpoint=tmp_path / "weights", num=4, settings=["num_inference_steps=2"], out=tmp_path / "broken"
+    )
+    with pytest.raises(UserError, match=r"^sample 0 of the weights in .* has NaN or infinite numbers\n"):
+        run_generate(broken, pool)

@@ -1,0 +1,108 @@
+"""Population-based training that really exploits: the worst member goes on from the best one's weights."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from causalfusion_platform.checkpoint.manifest import read
+from causalfusion_platform.checkpoint.store import checkpoint_folder
+from causalfusion_platform.config.compose import compose_experiment
+from causalfusion_platform.launch.population import members_of
+from causalfusion_platform.launch.run_folder import read_state
+from causalfusion_platform.launch.sweep import job_of, run_sweep
+from causalfusion_platform.report.sweep_view import LiveTable
+from causalfusion_platform.tracking.journal import Adopted, Journal, Measured, TrainingStarted
+
+EVERY, IMAGES = 2560, 10_240
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_worst_member_takes_the_weights_of_the_best(home: Path, ray_cluster: None) -> None:
+    overrides = [
+        "name=population",
+        f"train.images={IMAGES}",
+        "evaluation.num_samples=20",
+        # Members that differ in nothing that matters still differ in their scores: one of the two is the worst.
+        "sweep.space={optim.base_lr: {log_uniform: [1.0e-3, 2.0e-2]}, objective.ar_weight: {uniform: [1.0, 3.0]}}",
+        "sweep.num_trials=2",
+        "sweep.metric=fd_digits_cnn",
+        "sweep.mode=min",
+        f"sweep.pbt={{every_images: {EVERY}, quantile: 0.5}}",
+    ]
+    composed = compose_experiment("smoke", overrides)
+    job = job_of(composed)
+    assert [trial.name for trial in job.trials] == ["member-0", "member-1"]
+    said = io.StringIO()
+    result = run_sweep(job, LiveTable(Console(file=said), "fd_digits_cnn"))
+    assert (result.failed, len(result.rows)) == (0, 2)
+
+    sweep = home / "runs" / "population"
+    members = members_of(job.experiment)
+    taken = [member for member in members.values() if member.generation > 1]
+    assert taken, said.getvalue()
+    for member in taken:
+        assert member.taken_from is not None
+        run_dir, donor = sweep / member.run_name, sweep / member.taken_from
+        assert donor.name.partition(".g")[0] != member.name
+        # The very weights and optimizer states: every file of the checkpoint is the donor's.
+        ours = read(checkpoint_folder(run_dir / "checkpoints", member.taken_at))
+        theirs = read(checkpoint_folder(donor / "checkpoints", member.taken_at))
+        assert ours.files == theirs.files
+        assert any(name.startswith("engine/") for name in ours.files)
+        events = Journal(run_dir).events()
+        assert [event.run for event in events if isinstance(event, Adopted)] == [donor.name]
+        starts = [event.images for event in events if isinstance(event, TrainingStarted)]
+        assert starts[0] == member.taken_at
+        # It went on with values of its own, inside their bounds.
+        state = read_state(run_dir)
+        assert state is not None and state.finished
+        assert state.config["optim"]["base_lr"] == member.values["optim.base_lr"]
+        assert 1e-3 <= member.values["optim.base_lr"] <= 2e-2
+        assert 1.0 <= member.values["objective.ar_weight"] <= 3.0
+
+    client = MlflowClient(composed.experiment.tracking_uri)
+    newest = taken[0]
+    page = client.get_run(read_state(sweep / newest.run_name).mlflow_run_id)  # type: ignore[union-attr]
+    assert page.data.tags["taken_from"] == newest.taken_from
+    assert page.data.tags["mlflow.parentRunId"] == result.mlflow_run_id
+    # Runs that were replaced say so: nothing is left as if it were running.
+    runs = client.search_runs([page.info.experiment_id])
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    assert all(run.data.metrics["eval/fd_digits_cnn_n80"] > 0 for run in runs if run.info.run_name in members)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_successive_halving_ends_the_worse_trial(home: Path, ray_cluster: None) -> None:
+    overrides = [
+        "name=halving",
+        "train.images=6400",
+        # The second one learns nothing: its weights hardly move from where they start.
+        "sweep.grid={optim.base_lr: [1.0e-2, 1.0e-9]}",
+        "sweep.metric=fd_digits_cnn",
+        "sweep.mode=min",
+        "sweep.asha={grace_images: 1280, reduction_factor: 2}",
+        "sweep.max_concurrent=1",
+    ]
+    composed = compose_experiment("smoke", overrides)
+    job = job_of(composed)
+    said = io.StringIO()
+    result = run_sweep(job, LiveTable(Console(file=said), "fd_digits_cnn"))
+    assert result.failed == 0
+    best, worse = result.ends
+    assert (best.name, best.ended_early_at) == ("base_lr-0.01", None)
+    assert (worse.name, worse.ended_early_at) == ("base_lr-1e-09", 1280), said.getvalue()
+    assert "at 1,280 images" in (home / "runs" / "halving" / "results.md").read_text()
+    measured = [event for event in Journal(job.run_dir(best.name)).events() if isinstance(event, Measured)]
+    assert [event.images for event in measured] == list(range(1280, 6401, 1280))
+    state = read_state(job.run_dir(worse.name))
+    assert state is not None and state.mlflow_run_id is not None and not state.finished
+    client = MlflowClient(composed.experiment.tracking_uri)
+    assert client.get_run(state.mlflow_run_id).info.status == "KILLED"
+    assert client.get_run(result.mlflow_run_id).info.status == "FINISHED"

@@ -1,0 +1,228 @@
+"""The files of `experiments/<table>/`: which there are, what their headers say, and claims against the numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.platform.config.paper_numbers import PAPER_ONLY, PRINTED
+from tests.platform.config.paper_settings import experiment
+from tests.platform.config.trees import SHIPPED
+
+from causalfusion.flops import training_flops
+from causalfusion_platform.config.compose import experiment_names
+from causalfusion_platform.config.paper_table import (
+    HIGHER_IS_BETTER,
+    SCALES,
+    TABLE_FILE,
+    PaperTable,
+    load_table,
+    table_names,
+)
+
+TABLES = list(PRINTED)
+ROWS = [
+    pytest.param(table, scale, row, id=f"{table}-{scale}-{row}")
+    for table, rows in PRINTED.items()
+    for scale in SCALES
+    for row in rows
+    if (scale, (table, row)) not in {("digits", only) for only in PAPER_ONLY}
+]
+KEYS = ("command", "shows", "expected", "cost")
+FLOPS = {"H100": 989.5e12, "A100": 312e12}
+"""Peaks of the data sheets, dense bf16."""
+
+
+def header(path: Path) -> dict[str, str]:
+    """Read the comment that a file begins with: its keys, each with its lines joined."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.removeprefix("# ")
+        if match := re.match(r"(\w+) {2,}(\S.*)", text):
+            key, start = match[1], match[2]
+            found[key] = start
+        elif key and text.startswith(" " * 10):
+            found[key] += "\n" + text.strip()
+    return found
+
+
+def cost_of(flops: float) -> tuple[str, str]:
+    """Write FLOPs as headers do: three digits, and hours on two GPUs at 40% MFU."""
+    hours = {gpu: f"{flops / (0.4 * peak) / 3600:,.0f}" for gpu, peak in FLOPS.items()}
+    return f"{flops:.2e} FLOPs", f"{hours['H100']} H100-hours or {hours['A100']} A100-hours at 40% MFU"
+
+
+def row_flops(row: str) -> float:
+    """Return the FLOPs of training a row at paper scale, counted as `train --dry-run` does."""
+    of = experiment("paper", row)
+    an_image = training_flops(of.model, of.objective, attention="visible", skip_unread=True)
+    return an_image * of.train.total_images
+
+
+# Which files there are
+
+
+def test_the_tables_are_the_papers() -> None:
+    assert table_names() == sorted(PRINTED)
+
+
+def test_there_are_no_stray_files() -> None:
+    """Every file below a table's folder is its table.yaml or one of its rows, and every row has its files."""
+    expected = {f"{table}/{TABLE_FILE}" for table in TABLES}
+    for table in TABLES:
+        for row in PRINTED[table]:
+            scales = ("paper",) if (table, row) in PAPER_ONLY else SCALES
+            expected |= {f"{table}/{scale}/{row}.yaml" for scale in scales}
+    found = {path.relative_to(SHIPPED).as_posix() for table in TABLES for path in (SHIPPED / table).rglob("*.*")}
+    assert found == expected
+    named = {name for name in experiment_names() if name.startswith(("table", "figure"))}
+    assert {f"{name}.yaml" for name in named} == {path for path in expected if not path.endswith(TABLE_FILE)}
+    assert {path.name for path in (SHIPPED / "base").iterdir()} == {"ablation.yaml", "system.yaml", "digits.yaml"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_the_papers_numbers(name: str) -> None:
+    table = load_table(name)
+    assert {row.file: row.printed for row in table.rows} == PRINTED[name]
+    assert [row.file for row in table.rows] == list(PRINTED[name])  # in the paper's order
+    assert table.source.replace(" ", "").lower() == name
+    assert table.title and table.varied and table.measured
+    missing = {(name, row.file) for row in table.rows if row not in table.rows_at("digits")}
+    assert missing == {only for only in PAPER_ONLY if only[0] == name}
+    assert table.rows_at("paper") == table.rows
+
+
+@pytest.mark.parametrize(
+    ("names", "ar_steps"),
+    [
+        (("table2", "table3a"), [1, 2, 4, 8]),
+        (("table3c",), [1, 2, 4]),
+        (("table1", "table3b", "table5", "table6b", "table7", "table8"), [1]),
+        (("figure4",), [None]),
+    ],
+)
+def test_columns_are_the_papers(names: tuple[str, ...], ar_steps: list[int | None]) -> None:
+    for name in names:
+        columns = load_table(name).columns
+        assert [column.ar_steps for column in columns] == ar_steps
+        assert {(column.metric, column.guidance_scale) for column in columns} == {("fid", None)}
+
+
+def test_columns_of_table_4() -> None:
+    """Four metrics without guidance, the same four with it; all with one AR step, the rows' own."""
+    columns = load_table("table4").columns
+    metrics = ["fid", "inception_score", "precision", "recall"]
+    assert [column.metric for column in columns] == metrics * 2
+    assert [column.guidance_scale for column in columns] == [1.0] * 4 + [None] * 4
+    own = {(scale, experiment(scale, f"table4/{row}").sampling) for scale in SCALES for row in ("l", "xl")}
+    assert {(scale, of.num_ar_steps, of.guidance_scale) for scale, of in own} == {
+        ("paper", 1, 1.5),
+        ("digits", 1, 2.5),
+    }
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_a_table_is_measured_by(name: str) -> None:
+    table = load_table(name)
+    paper, digits = table.plan("paper"), table.plan("digits")
+    assert paper.samples == (50_000 if name in ("table4", "table5") else 10_000)
+    assert (paper.seeds, digits.seeds) == ((0,), (0, 1, 2))
+    assert paper.metrics == {metric: metric for metric in paper.metrics}
+    names = {
+        "fid": "fd_digits_cnn",
+        "inception_score": "classifier_score_digits_cnn",
+        "precision": "precision_digits_cnn",
+        "recall": "recall_digits_cnn",
+    }
+    assert digits.metrics == {metric: names[metric] for metric in paper.metrics}
+    assert set(paper.metrics) == {column.metric for column in table.columns}
+    assert table.figure == (name == "figure4")
+
+
+# Claims
+
+
+CLAIMS = [(name, index) for name in TABLES for index in range(len(load_table(name).claims))]
+
+
+@pytest.mark.parametrize(("name", "index"), CLAIMS)
+def test_a_claim_holds_of_the_printed_numbers(name: str, index: int) -> None:
+    """What the text says of the paper's own table is so."""
+    table = load_table(name)
+    claim = table.claims[index]
+    place = [column.name for column in table.columns].index(claim.column)
+    sign = -1 if table.columns[place].metric in HIGHER_IS_BETTER else 1
+    better, worse = ([PRINTED[name][row][place] for row in side] for side in (claim.better, claim.worse))
+    pairs = [(a, b) for a in better for b in worse]
+    assert all(a is not None and b is not None and sign * a < sign * b for a, b in pairs), claim.says
+
+
+def test_table_7_claims_no_order() -> None:
+    table: PaperTable = load_table("table7")
+    assert table.claims == ()
+    assert "claims no order" in table.note
+    assert all(load_table(name).claims for name in TABLES if name != "table7")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_claims_can_be_tried_on_digits(name: str) -> None:
+    table = load_table(name)
+    assert len(table.claims_at("digits")) == len(table.claims)
+
+
+# Headers
+
+
+def test_bases_say_the_four_things() -> None:
+    for path in (SHIPPED / "base").iterdir():
+        assert set(KEYS) < set(header(path)), path
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_says_the_four_things(name: str) -> None:
+    """Its cost at paper scale is the sum over its trainings."""
+    said = header(SHIPPED / name / TABLE_FILE)
+    assert set(said) == set(KEYS)
+    assert said["command"] == f"causalfusion reproduce {name} --scale digits"
+    trainings = {}
+    for row in PRINTED[name]:
+        of = experiment("paper", f"{name}/{row}")
+        trainings[repr((of.model, of.objective, of.diffusion, of.optim, of.train))] = row_flops(f"{name}/{row}")
+    flops, hours = cost_of(sum(trainings.values()))
+    assert f"paper: {flops}, {hours}" in said["cost"]
+    assert re.search(r"digits: \d+ trainings .*minutes on two cores", said["cost"])
+
+
+@pytest.mark.parametrize(("table", "scale", "row"), ROWS)
+def test_a_row_says_the_four_things(table: str, scale: str, row: str) -> None:
+    path = SHIPPED / table / scale / f"{row}.yaml"
+    assert path.read_text().startswith(
+        f"# @package _global_\n# {experiment(scale, f'{table}/{row}').description}.\n"
+    )
+    said = header(path)
+    assert list(said)[:4] == list(KEYS)
+    assert set(said) - set(KEYS) <= {"reading", "release", "data"}
+    measured_by = ""
+    if scale == "paper":  # ADM's Inception features and reference batches
+        batch = "VIRTUAL_imagenet512.npz" if row == "xl-512" else "VIRTUAL_imagenet256_labeled.npz"
+        measured_by = f" \\\n--extractor inception:weights/inception.pth --reference {batch}"
+    reproduce = f"causalfusion reproduce {table} --scale {scale} --rows {row}{measured_by}"
+    assert said["command"] == f"{reproduce}\ncausalfusion train {table}/{scale}/{row}"
+    assert said["shows"]
+    if scale == "digits":
+        assert re.fullmatch(r"about [\d.]+ minutes a seed on one core \(two seeds at a time on two\)", said["cost"])
+        return
+    flops, hours = cost_of(row_flops(f"{table}/{row}"))
+    assert said["cost"] == f"{flops}: {hours} in bf16"
+    promised = {float(number) for number in re.findall(r"\d+\.\d+", said["expected"])}
+    assert {number for number in PRINTED[table][row] if number is not None} <= promised
+
+
+def test_lines_fit() -> None:
+    folders = ["base", *TABLES]
+    for path in (path for folder in folders for path in (SHIPPED / folder).rglob("*.yaml")):
+        assert all(len(line) <= 116 for line in path.read_text().splitlines()), path

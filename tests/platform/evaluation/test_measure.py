@@ -1,0 +1,192 @@
+"""Everything measured at once: each number is that of its own formula, under a name that says its space."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_images
+from torch import Tensor
+
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.evaluation.collect import Collected, collect
+from causalfusion_platform.evaluation.digits_cnn import Judge, train_judge
+from causalfusion_platform.evaluation.digits_extractor import DigitsExtractor
+from causalfusion_platform.evaluation.frechet import frechet_distance
+from causalfusion_platform.evaluation.inception_extractor import FID_DIGEST, FID_SPACE
+from causalfusion_platform.evaluation.inception_score import inception_score
+from causalfusion_platform.evaluation.measure import is_fid, measure, provenance, score
+from causalfusion_platform.evaluation.precision_recall import precision_recall
+from causalfusion_platform.evaluation.reference import Reference, reference_from_images
+
+REAL, SAMPLES = random_images(120, seed=1), random_images(90, seed=2, low=20)
+
+
+def fid_like(width: int = 5) -> TinyExtractor:
+    return TinyExtractor(space=FID_SPACE, digest=FID_DIGEST, width=width)
+
+
+def reference_of(extractor: TinyExtractor | DigitsExtractor, images: Tensor = REAL, keep: bool = True) -> Reference:
+    return reference_from_images([images], extractor, source="real images", keep=keep)
+
+
+def test_each_number_is_its_own_formula() -> None:
+    extractor = TinyExtractor(judges_classes=True)
+    labels = torch.arange(90) % 4
+    training = extractor.features(SAMPLES[:30]).pool  # a third of the samples are copies
+    found = measure(SAMPLES, reference_of(extractor), extractor, labels=labels, training=training, batch_size=7)
+    real, ours = extractor.features(REAL), extractor.features(SAMPLES)
+    assert real.spatial is not None
+    assert ours.spatial is not None
+    assert ours.probabilities is not None
+    shares = precision_recall(real.pool, ours.pool)
+    nearest = torch.cdist(ours.pool.double(), training.double()).amin(dim=1)
+    between = torch.cdist(training.double(), training.double()).fill_diagonal_(torch.inf).amin(dim=1)
+    expected = {
+        "fd_tiny": frechet_distance(ours.pool, real.pool),
+        "sfd_tiny": frechet_distance(ours.spatial, real.spatial),
+        "classifier_score_tiny": inception_score(ours.probabilities),
+        "precision_tiny": shares.precision,
+        "recall_tiny": shares.recall,
+        "memorized_share_tiny": float((nearest <= between.quantile(0.05)).double().mean()),
+        "nearest_distance_tiny": float(nearest.quantile(0.5)),
+        "nearest_distance_real_tiny": float(between.quantile(0.5)),
+        "class_accuracy": float((ours.probabilities.argmax(dim=1) == labels).double().mean()),
+    }
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert all(type(value) is float for value in found.values())
+    assert 1 / 3 <= found["memorized_share_tiny"] < 0.5
+    assert found["precision_tiny"] > 0.1
+
+
+def test_published_names_in_the_space_of_fid_alone() -> None:
+    """And there with the rounding of ADM's distances, which no other space has."""
+    released = fid_like(width=200)
+    other = TinyExtractor(width=200)
+    real, samples = REAL // 16 + 120, SAMPLES // 16 + 120
+    numbers, plain = (measure(samples, reference_of(one, real), one) for one in (released, other))
+    assert list(numbers) == ["fid", "sfid", "inception_score", "precision", "recall"]
+    assert list(plain) == ["fd_tiny", "sfd_tiny", "classifier_score_tiny", "precision_tiny", "recall_tiny"]
+    assert list(numbers.values())[:3] == list(plain.values())[:3]
+    a, b = released.features(real).pool, released.features(samples).pool
+    rounded, exact = precision_recall(a, b, half=True), precision_recall(a, b)
+    assert rounded != exact
+    assert (numbers["precision"], numbers["recall"]) == (rounded.precision, rounded.recall)
+    assert (plain["precision_tiny"], plain["recall_tiny"]) == (exact.precision, exact.recall)
+
+
+def test_other_weights_cannot_take_the_name() -> None:
+    pretender = TinyExtractor(space=FID_SPACE, digest=FID_DIGEST[:-1] + "0")
+    reference = reference_of(pretender)
+    with pytest.raises(ValueError, match="is of the weights 6726825d"):
+        is_fid(pretender)
+    with pytest.raises(ValueError, match="is of the weights 6726825d"):
+        measure(SAMPLES, reference, pretender)
+
+
+def test_only_what_there_are_numbers_for() -> None:
+    bare = TinyExtractor(spatial=0, classes=0)
+    assert list(measure(SAMPLES, reference_of(bare, keep=False), bare)) == ["fd_tiny"]
+    extractor = TinyExtractor()
+    reference = dataclasses.replace(reference_of(extractor), spatial=None)
+    names = ["fd_tiny", "classifier_score_tiny", "precision_tiny", "recall_tiny"]
+    assert list(measure(SAMPLES, reference, extractor)) == names
+    labels = torch.zeros(90, dtype=torch.int64)
+    assert "class_accuracy" not in measure(SAMPLES, reference, extractor, labels=labels)  # classes of another set
+
+
+def test_parts_of_workers_and_batches_score_the_same() -> None:
+    extractor = TinyExtractor()
+    reference = reference_of(extractor)
+    whole = measure(SAMPLES, reference, extractor)
+    assert measure(iter([SAMPLES[:40], SAMPLES[40:]]), reference, extractor) == pytest.approx(whole, rel=1e-9)
+    parts = [collect(extractor, [part]) for part in (SAMPLES[:10], SAMPLES[10:])]
+    assert score(Collected.joined(parts), reference, extractor) == pytest.approx(whole, rel=1e-9)
+
+
+def test_real_images_measure_as_real() -> None:
+    extractor = TinyExtractor()
+    found = measure(REAL, reference_of(extractor), extractor)
+    assert found["fd_tiny"] == pytest.approx(0, abs=1e-9)
+    assert (found["precision_tiny"], found["recall_tiny"]) == (1.0, 1.0)
+
+
+def test_the_record() -> None:
+    extractor = TinyExtractor()
+    assert provenance(extractor, reference_of(extractor)) == {
+        "space": "tiny",
+        "weights_sha256": extractor.digest,
+        "reference": "real images",
+    }
+
+
+@pytest.mark.parametrize("changed", [{"space": "other"}, {"digest": "0" * 64}])
+def test_a_reference_of_another_space(changed: dict[str, str]) -> None:
+    extractor = TinyExtractor()
+    reference = dataclasses.replace(reference_of(extractor), **changed)  # type: ignore[arg-type]
+    refusal = r"the reference \(real images\) is in the space"
+    with pytest.raises(UserError, match=refusal):
+        measure(SAMPLES, reference, extractor)
+    assert extractor.seen == len(REAL)  # refused before the samples' features are extracted
+    with pytest.raises(UserError, match=refusal):
+        score(collect(extractor, [SAMPLES]), reference, extractor)
+
+
+def test_samples_that_cannot_be_measured() -> None:
+    extractor = TinyExtractor()
+    reference = reference_of(extractor)
+    with pytest.raises(UserError, match="3 samples cannot be measured; at least 4"):
+        measure(SAMPLES[:3], reference, extractor)
+    with pytest.raises(UserError, match="5 labels for 90 samples"):
+        measure(SAMPLES, reference, extractor, labels=torch.zeros(5))
+    assert math.isfinite(measure(SAMPLES[:4], reference, extractor)["fd_tiny"])
+    with pytest.raises(ValueError, match="not kept"):
+        score(collect(extractor, [SAMPLES], keep=False), reference, extractor)
+
+
+@pytest.fixture(scope="module")
+def judge(digit_images: tuple[Tensor, Tensor]) -> Judge:
+    """Return a judge of the digits."""
+    return train_judge(*digit_images, num_classes=10, epochs=2, seed=0)
+
+
+def test_digits(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
+    """Digits as uint8 measure as the judge has them in [−1, 1]; noise is neither accurate nor memorized."""
+    images, labels = digit_images
+    pixels = ((images + 1) * 127.5).round().byte()
+    extractor = DigitsExtractor(judge)
+    reference = reference_of(extractor, pixels)
+    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))[:400]
+    found = measure(pixels[some], reference, extractor, labels=labels[some], training=reference.features)
+    as_drawn = pixels.float() / 127.5 - 1
+    assert found["class_accuracy"] == judge.accuracy(as_drawn[some], labels[some])
+    exact = frechet_distance(judge.features(as_drawn[some]), judge.features(as_drawn))
+    assert found["fd_digits_cnn"] == pytest.approx(exact, rel=1e-4)
+    assert (found["precision_digits_cnn"], found["memorized_share_digits_cnn"]) == (1.0, 1.0)
+    assert "sfd_digits_cnn" not in found
+    assert 5 < found["classifier_score_digits_cnn"] <= 10
+    noise = torch.randint(0, 256, (400, 1, 8, 8), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    of_noise = measure(noise, reference, extractor, labels=labels[some], training=reference.features)
+    assert of_noise["class_accuracy"] < 0.3
+    assert of_noise["memorized_share_digits_cnn"] < 0.05
+    assert of_noise["fd_digits_cnn"] > 20 * found["fd_digits_cnn"]
+
+
+def test_the_judges_digest_is_of_its_weights(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
+    images, labels = digit_images
+    other = train_judge(images[:100], labels[:100], num_classes=10, epochs=1, seed=3)
+    same = train_judge(*digit_images, num_classes=10, epochs=2, seed=0)
+    digests = [DigitsExtractor(one).digest for one in (judge, same, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 64
+
+
+def test_the_judge_takes_grey_images_with_three_channels(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
+    """As files in ADM's layout hold them."""
+    extractor = DigitsExtractor(judge)
+    grey = ((digit_images[0][:5] + 1) * 127.5).round().byte()
+    assert torch.equal(extractor.features(grey.expand(-1, 3, -1, -1)).pool, extractor.features(grey).pool)
+    with pytest.raises(ValueError, match=r"torch.uint8"):
+        extractor.features(torch.zeros(1, 2, 8, 8).byte())

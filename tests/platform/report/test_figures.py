@@ -1,0 +1,242 @@
+"""Figures: what they draw, and that files show something."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, systems
+from tests.platform.report.pages import colours
+
+from causalfusion_platform.config.paper_table import Row
+from causalfusion_platform.report.canvas import as_png, canvas, fit_axis, is_wide, save
+from causalfusion_platform.report.figures import heat_map, loss_figure, plane_figure, step_size_figure
+from causalfusion_platform.report.paper_figures import is_plane, planes_figure, row_numbers, values_figure
+from causalfusion_platform.report.paper_report import build_report
+from causalfusion_platform.report.training_curves import smoothed, training_loss_figure
+
+
+def tick_names(axes: Axes, axis: str) -> list[str]:
+    return [label.get_text() for label in (axes.get_xticklabels() if axis == "x" else axes.get_yticklabels())]
+
+
+def legend_of(axes: Axes) -> list[str]:
+    legend = axes.get_legend()
+    return [] if legend is None else [label.get_text() for label in legend.get_texts()]
+
+
+def bars(axes: Axes) -> list[tuple[list[float], list[float], list[float]]]:
+    """Return x, y and half bar lengths of each row of marks."""
+    found = []
+    for container in axes.containers:
+        assert isinstance(container, ErrorbarContainer)
+        line, _, segments = container.lines
+        assert line is not None
+        x, y = (np.asarray(data, dtype=float).tolist() for data in line.get_data())
+        lengths = [float(np.ptp(part, axis=0).max()) / 2 for part in segments[0].get_segments()] if segments else []
+        found.append((x, y, lengths))
+    return found
+
+
+# The canvas
+
+
+def test_axes_are_logarithmic_where_numbers_span_much() -> None:
+    assert not is_wide([]) and not is_wide([1, 20]) and not is_wide([0, 100]) and not is_wide([-1, 100])
+    assert is_wide([1, 20.1])
+    for values, scale in (([1.0, 10.0], "linear"), ([1.0, 30.0], "log"), ([1.0, 1000.0], "log")):
+        _, axes = canvas()
+        axes.plot(values, values)
+        fit_axis(axes, "y", values)
+        assert (axes.get_xscale(), axes.get_yscale()) == ("linear", scale)
+
+
+def test_figures_become_files_and_bytes(tmp_path: Path) -> None:
+    figure, axes = canvas()
+    axes.plot([1, 2], [3, 4])
+    path = save(figure, tmp_path / "new/folder/f.png")
+    assert path.read_bytes() == as_png(figure)
+    assert colours(path) > 10
+
+
+# Analyses
+
+
+def test_the_plane_of_an_analysis(tmp_path: Path) -> None:
+    path = tmp_path / "plane.png"
+    plane_figure([[1.0, 2.0], [30.0, 4.0]], [1, 2], [5, 10], what="fd", title="t", path=path)
+    assert colours(path) > 30
+
+
+def test_a_heat_map_ranks_what_is_there() -> None:
+    for higher, light in ((False, "1"), (True, "30")):
+        _, axes = canvas()
+        heat_map(axes, [[1.0, None], [30.0, 4.0]], ["a", "b"], ["c", "d"], higher_is_better=higher)
+        texts = {text.get_text(): text.get_color() for text in axes.texts}
+        assert set(texts) == {"1", "–", "30", "4"}
+        assert texts[light] == "black", "dark ink on the light ground of the best"
+        assert texts["30" if light == "1" else "1"] == "white"
+        assert (tick_names(axes, "y"), tick_names(axes, "x")) == (["a", "b"], ["c", "d"])
+
+
+def test_losses_of_many_ar_steps_keep_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "loss.png"
+    loss_figure({1: [0.5], 2: [0.6, 0.3], 256: list(np.linspace(0.7, 0.1, 256))}, title="t", path=path)
+    assert colours(path) > 30
+
+
+def test_the_law_of_step_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.png"
+    step_size_figure({0.9: [0.5, 0.25, 0.25], 1.0: [0.8, 0.1, 0.1]}, {0.9: [50, 26, 24]}, path)
+    assert colours(path) > 30
+
+
+# A table of the paper
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [
+        (["1.0", "0.95"], [1, 0.95]),
+        (["γ = 1.0", "γ = 0.9"], [1, 0.9]),
+        (["1.5 → 1", "2 → 1"], [1.5, 2]),
+        (["S_train = 1", "S_train = 256"], [1, 256]),
+        (["-1", "2"], [-1, 2]),
+        (["1", "random"], None),
+        (["256 / 16", "1"], None),
+        (["1 (repeat 64×)", "4"], None),
+        (["1", "1.0"], None),
+        (["1"], None),
+        ([], None),
+    ],
+)
+def test_rows_that_are_numbers(labels: list[str], numbers: list[float] | None) -> None:
+    assert row_numbers(labels) == numbers
+
+
+def test_numbers_become_curves_over_a_shared_axis() -> None:
+    report = report_of(gammas())
+    above, below = values_figure(report).axes
+    assert above.get_shared_x_axes().joined(above, below)
+    assert (above.get_ylabel(), below.get_ylabel(), below.get_xlabel()) == ("FID ↓", "fd_digits_cnn ↓", "γ")
+    assert tick_names(below, "x") == ["0.8", "0.9", "1"]
+    assert legend_of(above) == ["S = 1", "S = 2"]
+    printed, ours = bars(above), bars(below)
+    assert printed[0] == ([0.8, 0.9, 1.0], [13.0, 12.89, 21.31], [])
+    for place, (x, y, lengths) in enumerate(ours):
+        rows = [report.rows[index].cells[place].ours for index in (2, 1, 0)]
+        assert x == pytest.approx([0.8, 0.9, 1.0], abs=0.005)
+        assert y == pytest.approx([found.mean for found in rows])
+        assert lengths == pytest.approx([found.half_width for found in rows])
+    assert ours[0][0] != ours[1][0], "bars of two columns stand beside each other"
+
+
+def test_values_of_the_papers_own_metric_share_its_scale() -> None:
+    measured = {
+        (row.file, column.name, seed): 100.0
+        for row in gammas().rows
+        for column in gammas().columns
+        for seed in (0, 1)
+    }
+    above, below = values_figure(build_report(gammas(), "paper", measured, {}, AROUND)).axes
+    assert above.get_ylim() == below.get_ylim()
+    above, below = values_figure(build_report(gammas(), "digits", measured, {}, AROUND)).axes
+    assert above.get_ylim() != below.get_ylim()
+
+
+def test_other_rows_are_listed_with_a_panel_for_each_metric() -> None:
+    figure = values_figure(report_of(systems()))
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "FID ↓", "fid_digits ↓", "inception score ↑", "inception_score_digits ↑",
+        "precision ↑", "precision_digits ↑", "recall ↑", "recall_digits ↑",
+    ]  # fmt: skip
+    assert legend_of(figure.axes[1]) == ["FID", "FID, CFG"]
+    assert tick_names(figure.axes[0], "y") == ["CausalFusion-L", "CausalFusion-XL"]
+    top, bottom = figure.axes[0].get_ylim()[1], figure.axes[0].get_ylim()[0]
+    assert top < 0 < 1 < bottom, "the first row is the uppermost"
+    x, y, _ = bars(figure.axes[0])[0]
+    assert x == [5.12, 3.61]
+    assert y == pytest.approx([0, 1], abs=0.2)
+
+
+def test_one_column_needs_no_legend() -> None:
+    rows = tuple(Row(file=row.file, label=f"a {row.label}", printed=row.printed[:1]) for row in gammas().rows)
+    figure = values_figure(report_of(gammas(rows=rows, columns=gammas().columns[:1], claims=())))
+    assert [legend_of(axes) for axes in figure.axes] == [[], []]
+
+
+def test_two_planes_beside_each_other() -> None:
+    report = report_of(plane(), without=[("s256", seed) for seed in (0, 1, 2)])
+    assert is_plane(report)
+    assert not is_plane(report_of(gammas())), "two columns"
+    assert not is_plane(report_of(systems())), "several metrics"
+    paper, ours = planes_figure(report).axes
+    assert [text.get_text() for text in paper.texts][:3] == ["13.8", "357", "405"]
+    assert [text.get_text() for text in ours.texts][3:6] == ["–", "–", "–"]
+    assert tick_names(paper, "y") == ["1", "256 / 16", "random"]
+    assert paper.get_title(loc="left") == "paper\nFID ↓"
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_figures_of_few_values_are_no_error(tmp_path: Path, rows: int) -> None:
+    curves, listed = gammas(seeds=[0]), plane()
+    for table in (curves, listed):
+        seeds = table.plan("digits").seeds
+        measured = report_of(table, without=[(row.file, seed) for row in table.rows[rows:] for seed in seeds])
+        assert colours(save(values_figure(measured), tmp_path / "f.png")) > 30
+    assert colours(save(planes_figure(measured), tmp_path / "g.png")) > 30
+
+
+# Training loss
+
+
+def test_smoothing_is_a_mean_within_a_window() -> None:
+    images = [10, 20, 30, 40, 100]
+    loss = [1.0, 2.0, float("nan"), 4.0, 8.0]
+    assert smoothed(images, loss, 20).tolist() == [1.5, 1.5, 3.0, 4.0, 8.0]
+    assert smoothed(images, loss, 0)[:2].tolist() == [1.0, 2.0]
+    assert math.isnan(smoothed(images, loss, 0)[2])
+    assert smoothed(images, [3.0] * 5, 60).tolist() == [3.0] * 5
+
+
+def test_a_line_is_the_mean_of_the_seeds_and_the_band_their_range() -> None:
+    images = list(range(100, 10_100, 100))
+    curves = {
+        f"S = {s}": [(images, [level + seed * 0.1] * 100) for seed in (0, 1, 2)]
+        for s, level in ((1, 0.5), (4, 0.2))
+    }
+    figure = training_loss_figure(curves, title="t")
+    (axes,) = figure.axes
+    assert legend_of(axes) == ["S = 1", "S = 4"]
+    assert [float(np.asarray(line.get_ydata())[-1]) for line in axes.lines] == pytest.approx([0.6, 0.3])
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (np.min(np.asarray(band)[:, 1]), np.max(np.asarray(band)[:, 1])) == pytest.approx((0.5, 0.7))
+    assert axes.get_title(loc="left") == "t\naverages over 400 images; mean and range of 3 seeds"
+
+
+def test_curves_end_where_the_shortest_seed_does() -> None:
+    curves = {"a": [([0, 10, 20], [1.0, 1.0, 1.0]), ([0, 10], [3.0, 3.0])]}
+    (axes,) = training_loss_figure(curves, title="t", window=0).axes
+    x, y = axes.lines[0].get_data()
+    assert (np.max(np.asarray(x)), set(np.asarray(y).tolist())) == (10, {2.0})
+
+
+def test_the_fall_at_the_start_does_not_set_the_scale() -> None:
+    images = np.arange(1, 1001) * 100
+    loss = 0.2 + 5 * np.exp(-images / 500)
+    (axes,) = training_loss_figure({"a": [(images.tolist(), loss.tolist())]}, title="t").axes
+    assert axes.get_ylim()[1] < 0.5
+
+
+def test_curves_without_points_are_left_out(tmp_path: Path) -> None:
+    figure = training_loss_figure({"a": [([1, 2], [0.5, 0.4])], "b": [([], [])], "c": []}, title="t")
+    assert legend_of(figure.axes[0]) == ["a"]
+    assert colours(save(figure, tmp_path / "f.png")) > 20
+    with pytest.raises(ValueError, match="no losses"):
+        training_loss_figure({"a": [([], [])]}, title="t")
+    with pytest.raises(ValueError, match="no finite loss"):
+        training_loss_figure({"a": [([1, 2], [float("nan")] * 2)]}, title="t")

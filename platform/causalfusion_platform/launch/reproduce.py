@@ -38,10 +38,7 @@ from .sync import sync_run
 REPORT_FOLDER = "report"
 
 
-def reproduce(
-    reproduction: Reproduction,
-    display: SweepDisplay,
-) -> PaperReport:
+def reproduce(reproduction: Reproduction, display: SweepDisplay) -> PaperReport:
     """Train what has not finished, measure what has not been measured, and write the report.
 
     Raises:
@@ -63,7 +60,7 @@ def reproduce(
     pictures = draw_more(reproduction, reproduction.folder / REPORT_FOLDER)
     paths = write_paper_report(report, reproduction.folder / REPORT_FOLDER, pictures=pictures)
     paths += [reproduction.folder / REPORT_FOLDER / f"{picture.title}.png" for picture in pictures]
-    _publish(reproduction, report, paths, display.say)
+    _publish(reproduction, report, paths, "FAILED" if result.failed else "FINISHED", display.say)
     return report
 
 
@@ -185,7 +182,7 @@ def _around(reproduction: Reproduction, spaces: Mapping[str, str]) -> Circumstan
 
 
 def _publish(
-    reproduction: Reproduction, report: PaperReport, paths: Sequence[Path], say: Callable[[str], None]
+    reproduction: Reproduction, report: PaperReport, paths: Sequence[Path], status: str, say: Callable[[str], None]
 ) -> None:
     """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
     folder = reproduction.folder
@@ -194,7 +191,7 @@ def _publish(
     spool.tags({"mlflow.note.content": render_markdown(report)})
     for path in paths:
         spool.artifact(path, REPORT_FOLDER)
-    spool.finish("FINISHED" if report.complete else "KILLED")
+    spool.finish(status)
     try:
         sync_run(folder, seconds=60)
     except UserError as error:

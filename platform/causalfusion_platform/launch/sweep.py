@@ -15,7 +15,7 @@ import ray
 from ray import tune
 
 from ..assemble import SPOOL_FOLDER
-from ..config.compose import Composed
+from ..config.compose import Composed, flatten
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..config.sweep import SweepConfig
@@ -27,14 +27,14 @@ from .finish import read_summary
 from .lock import only_launch, refuse_if_under_way
 from .population import member_trial, members_of
 from .results import SweepResult, TrialEnd, settle, tabulate, write_results
-from .run_folder import RunState, check_same_config, open_run, read_state
+from .run_folder import STATE_FILE, RunState, check_same_config, open_run, read_state
 from .search import Search, measuring, optuna_search, optuna_trial, search_of
 from .session import check_resources, ray_session
 from .signals import StopRequest, stop_on_signals
 from .sweep_watch import Looking, Watch
 from .train import check_inputs
 from .trial import run_trial
-from .trials import Trial, sweep_of, trials_of
+from .trials import Trial, compose_trial, sweep_of, trials_of
 
 # A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
 # the CPU that its workers wait for.
@@ -194,11 +194,23 @@ def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display
 
 def _finished(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
     """Yield the trials that have finished in earlier launches, with their summaries."""
-    for trial in job.trials:
+    for trial in points_tried(job) if job.chosen_on_the_way else job.trials:
         run_dir = job.run_dir(trial.name)
         state = read_state(run_dir)
         if state is not None and state.finished:
             yield trial, read_summary(run_dir)
+
+
+def points_tried(job: SweepJob) -> list[Trial]:
+    """Return the trials of a search by Optuna that were begun, from their folders."""
+    trials = []
+    for state_file in sorted(job.experiment.run_dir.glob(f"*/{STATE_FILE}")):
+        state = read_state(state_file.parent)
+        assert state is not None
+        config = dict(flatten(state.config))
+        point = {key: config[key] for key in job.sweep.space}
+        trials.append(compose_trial(job.composed, state_file.parent.name, point))
+    return trials
 
 
 def _fit(

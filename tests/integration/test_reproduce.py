@@ -1,0 +1,79 @@
+"""A table of the paper, reproduced small: trained, measured, reported, and nothing done twice."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from causalfusion_platform.launch.reproduce import reproduce
+from causalfusion_platform.launch.reproduction import Reproduction, reproduction_of
+from causalfusion_platform.launch.run_folder import read_state
+from causalfusion_platform.report.sweep_view import LiveTable
+from causalfusion_platform.tracking.journal import Journal, Launched
+
+SMALL = [
+    "model=tiny",
+    "data.prepare=true",
+    "train.images=256",
+    "train.log_every_images=64",
+    "sampling.num_inference_steps=4",
+    "evaluation.num_samples=20",
+    "evaluation.classifier_epochs=1",
+]
+
+
+def small(table: str, *rows: str) -> Reproduction:
+    return reproduction_of(table, "digits", rows=rows, seeds=[0], overrides=SMALL, command="the command")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None) -> None:
+    said = io.StringIO()
+    display = LiveTable(Console(file=said, width=200), "fd_digits_cnn")
+    first = small("table3b", "raster", "random")
+    report = reproduce(first, display)
+    values = {row.file: row.cells[0].ours.mean for row in report.rows}
+    assert all(values[row] is not None and values[row] > 0 for row in ("raster", "random"))
+    assert [row for row, value in values.items() if value is None] == ["block-8x8", "dilated"]
+    assert not report.complete
+
+    folder = home / "runs" / "table3b-digits"
+    names = {path.name for path in (folder / "report").iterdir()}
+    assert {"report.md", "report.tex", "report.json", "report.html", "values.png", "loss.png"} <= names
+    written = json.loads((folder / "report" / "report.json").read_text())
+    assert written["rows"][0]["values"]["S = 1"]["by_seed"] == {"0": values["raster"]}
+    page = (folder / "report" / "report.html").read_text()
+    assert "14.46" in page  # what the paper prints
+    assert "http" not in page.replace("http-equiv", "")  # it opens offline
+
+    state = read_state(folder)
+    assert state is not None and state.mlflow_run_id is not None
+    client = MlflowClient(state.tracking_uri)
+    parent = client.get_run(state.mlflow_run_id)
+    assert parent.data.tags["mlflow.note.content"].startswith("# Table 3b")
+    [child] = client.search_runs([parent.info.experiment_id], "tags.row = 'random' and tags.seed = '0'")
+    assert child.data.tags["mlflow.parentRunId"] == state.mlflow_run_id
+    assert child.data.tags["table"] == "table3b"
+    assert client.get_experiment(parent.info.experiment_id).name == "table3b-digits"
+
+    # The same command trains and measures nothing again.
+    again = reproduce(small("table3b", "raster", "random"), display)
+    assert [row.cells[0].ours for row in again.rows] == [row.cells[0].ours for row in report.rows]
+    launches = [event for event in Journal(folder / "random.seed-0").events() if isinstance(event, Launched)]
+    assert len(launches) == 1
+
+    # Another table's row with the very same settings is this run: it is measured at its columns, not trained.
+    other = small("table3a", "gamma-0.9")
+    assert other.elsewhere == {"gamma-0.9.seed-0": folder / "random.seed-0"}
+    report = reproduce(other, display)
+    cells = next(row.cells for row in report.rows if row.file == "gamma-0.9")
+    assert cells[0].ours.mean == values["random"]  # S = 1, the same samples
+    assert len({cell.ours.mean for cell in cells}) == 4  # S = 1, 2, 4, 8
+    assert not (home / "runs" / "table3a-digits" / "gamma-0.9.seed-0").exists()
+    assert "are trained as runs of table3b-digits" in said.getvalue()

@@ -62,7 +62,8 @@ def build_measure(
             yardstick.append(build_yardstick(experiment, manifest))
         values = dataclasses.asdict(yardstick[0].score(latents, labels))
         # A Fréchet distance depends on how many samples it is of: these are no points of the final scores' curves.
-        tracker.metrics({f"eval/{key}_n{len(labels)}": value for key, value in values.items()}, images)
+        curves = {f"eval/{key}_n{len(labels)}": value for key, value in values.items() if key != "judge_accuracy"}
+        tracker.metrics(curves, images)
         journal.add(Measured(attempt=attempt, images=images, values=values))
 
     return measure

@@ -30,11 +30,11 @@ def assert_all_arrived(run_dir: Path, client: MlflowClient) -> None:
     times = [point.timestamp for point in history]
     assert times == sorted(times)
     names = [file.path for file in client.list_artifacts(state.mlflow_run_id, "images")]
-    found = [re.search(r"images/(\w+)\W+step\W+(\d+)\W.*\.png", name) for name in names]
+    found = [re.search(r"images/(.+)\+step\+(\d+)\+.*\.png", name) for name in names]
     assert sorted((match[1], int(match[2])) for match in found if match) == [
-        ("final", 1024),
-        ("samples", 512),
-        ("samples", 1024),
+        ("samples~final", 1024),
+        ("samples~grid", 512),
+        ("samples~grid", 1024),
     ]
     run = client.get_run(state.mlflow_run_id)
     assert run.info.status == "FINISHED"

@@ -143,7 +143,7 @@ def test_mlflow_has_curves_grids_and_lineage(on_ray: OnRay) -> None:
     assert run.data.tags["data.digest"] == summary["data_digest"]
     assert run.data.tags["version.torch"] == torch.__version__
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
-    found = (re.search(r"samples\W+step\W+(\d+)\W+timestamp.*\.png", path) for path in images)
+    found = (re.search(r"samples~grid\+step\+(\d+)\+timestamp.*\.png", path) for path in images)
     assert {int(match[1]) for match in found if match} == {512, 1024}
     assert {"config.yaml", "summary.json"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
 

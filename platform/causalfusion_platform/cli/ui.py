@@ -29,8 +29,9 @@ def ui(
         )
     if not port_is_free(port):
         raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
-    page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
-    print(f"MLflow dashboard: {page}  (Ctrl-C ends it)", flush=True)
+    print(f"MLflow dashboard: http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)")
+    # In the address the choice would hold for one page alone.
+    print("  at the top left choose Model training: the browser remembers it", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database}"]
     command += ["--default-artifact-root", (folder / "mlartifacts").as_uri(), "--workers", "1"]

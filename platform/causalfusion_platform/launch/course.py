@@ -19,6 +19,7 @@ from ..tracking.courier import Courier
 from ..tracking.journal import Ended, Journal, Launched, last_attempt, recorded_images
 from ..tracking.mlflow import answers
 from ..tracking.spool import Spool
+from ..tracking.tracker import AS_BARS
 from ..train.progress import ProgressSink
 from .ended import StoppedRun
 from .finish import judge_and_draw, write_summary
@@ -116,7 +117,7 @@ class Course:
         summary["goodput"] = accounted.goodput
         summary["time_accounted"] = accounted.seconds
         values = {f"time/{name}": seconds for name, seconds in accounted.seconds.items()}
-        self.spool.metrics({"time/goodput": accounted.goodput, **values}, self.experiment.train.total_images)
+        self.spool.metrics({"time/goodput": accounted.goodput, **values}, AS_BARS)
         self.spool.artifact(write_summary(self.experiment.run_dir, summary))
         self.spool.finish()
         self._keep(finished=True)

@@ -164,6 +164,13 @@ def _shown(place: dict[str, Any]) -> list[Any]:
     return ["+".join(map(str, value)) if isinstance(value, list | tuple) else value for value in place.values()]
 
 
+def charts(result: Evaluated) -> dict[str, float]:
+    """Return the metrics of a place as MLflow shows them: a group of charts a metric, in it a chart a place."""
+    values = zip(("S", "T", "cfg"), _shown(result.place), strict=True)
+    where = "-".join(f"{key}{value}" for key, value in values).replace("+", "_")  # MLflow allows no +
+    return {f"eval/{name}/{where}": value for name, value in result.metrics.items()}
+
+
 def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring: Measuring) -> Path | None:
     """Write the table of an evaluation beside its files, and into the run's page in MLflow.
 
@@ -190,13 +197,7 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
     spool.reopen()
     for result in results:
         if result.measured_now:
-            where = "-".join(
-                f"{key}{value}" for key, value in zip(("S", "T", "cfg"), _shown(result.place), strict=True)
-            )
-            spool.metrics(
-                {f"evaluation/{where}/{name}": value for name, value in result.metrics.items()},
-                _images(found.folder),
-            )
+            spool.metrics(charts(result), _images(found.folder))
     spool.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
     spool.artifact(path, EVALUATION_FOLDER)
     spool.finish("FINISHED" if state.finished else "KILLED")

@@ -15,7 +15,7 @@ from ..data.manifest import Manifest, write_atomically
 from ..evaluation.evaluate import Scores
 from ..judging import build_yardstick
 from ..sampling.grid import sample_grid
-from ..tracking.tracker import Tracker
+from ..tracking.tracker import AS_BARS, Tracker
 from .run_folder import SUMMARY_FILE
 
 _NOT_MEASURED = dict.fromkeys(field.name for field in dataclasses.fields(Scores))
@@ -40,10 +40,9 @@ def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker)
     grid = sample_grid(latents, labels, manifest.class_names)
     path = experiment.run_dir / "samples" / "final.png"
     grid.save(path)
-    images = experiment.train.total_images
-    tracker.image("final", grid, images)
+    tracker.image("samples/final", grid, experiment.train.total_images)
     tracker.artifact(path, "samples")
-    tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, images)
+    tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
     return {**scores, "num_samples": len(labels), "grid_path": str(path)}
 
 

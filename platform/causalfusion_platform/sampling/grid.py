@@ -20,7 +20,7 @@ def to_pixels(images: Tensor) -> Tensor:
 def sample_grid(
     images: Tensor, labels: Tensor, class_names: list[str], *, columns: int = 10, cell: int = 48
 ) -> Image.Image:
-    """Draw samples as a grid: a row per class that occurs, up to `columns` samples each.
+    """Draw samples as a grid: a row per class that occurs, up to `columns` samples each, no column empty.
 
     Args:
         images: (B, channels, height, width) in [−1, 1]; 1 or 3 channels (more: the first three).
@@ -33,6 +33,7 @@ def sample_grid(
     pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] < 3 else pixels[:, :3]
     arrays = rearrange(pixels, "b c h w -> b h w c").numpy()
     classes = sorted(set(labels.tolist()))
+    columns = min(columns, max(labels.tolist().count(label) for label in classes))
     font = ImageFont.load_default(size=max(cell // 3, 10))
     margin = max(int(font.getlength(class_names[c])) for c in classes) + 3 * _GAP
     pitch = cell + _GAP

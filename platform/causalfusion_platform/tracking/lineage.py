@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,13 +31,25 @@ def git_sha() -> str:
 def lineage_tags(manifest: Manifest) -> dict[str, str]:
     """Return tags that say what a run was made from."""
     versions = {f"version.{name}": value for name, value in package_versions().items()}
+    sha = git_sha()
     return {
-        "git.sha": git_sha(),
+        "git.sha": sha,
+        **_in_mlflows_words(sha),
         "data.digest": manifest.digest,
         "data.source": manifest.source.location,
         "data.autoencoder": manifest.autoencoder.name,
         **versions,
     }
+
+
+def _in_mlflows_words(sha: str) -> dict[str, str]:
+    """Return what the dashboard shows as a run's source, its commit and who created it."""
+    tags = {"mlflow.source.name": "causalfusion", "mlflow.source.type": "LOCAL"}
+    if sha != "unknown":
+        tags["mlflow.source.git.commit"] = sha.removesuffix("-dirty")
+    with suppress(KeyError, OSError, ImportError):  # a container whose user has no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -65,18 +65,11 @@ def register_weights(
             for file in sorted(weights.iterdir()):
                 if file.suffix in _KINDS:
                     api.log_artifact(run_id, str(file), folder)
-            use = (
-                f"mlflow artifacts download -r {run_id} -a {folder} -d FOLDER\ncausalfusion sample FOLDER/{folder}"
-            )
-            versions = [
-                api.create_model_version(
-                    model,
-                    f"{artifacts}/{folder}",
-                    run_id,
-                    tags={WEIGHTS_TAG: digest},
-                    description=f"{about}\n\n```\n{use}\n```".strip(),
-                )
-            ]
+            made = api.create_model_version(model, f"{artifacts}/{folder}", run_id, tags={WEIGHTS_TAG: digest})
+            download = f"mlflow artifacts download -u 'models:/{model}/{made.version}' -d FOLDER"
+            use = f"```\n{download}\ncausalfusion sample FOLDER\n```"
+            api.update_model_version(model, made.version, f"{about}\n\n{use}".strip())
+            versions = [made]
         number = int(versions[0].version)
         for key, value in tags.items():
             api.set_model_version_tag(model, str(number), key, value)

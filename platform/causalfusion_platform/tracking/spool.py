@@ -167,8 +167,7 @@ class Spool:
         latent = f"{manifest.dtype} {'×'.join(map(str, manifest.shape))}"
         self._put(
             Input,
-            # Of a path its last two parts: a column of the dashboard shows the beginning of a name.
-            name="/".join(location.rstrip("/").split("/")[-2:])[:500],
+            name=_short(location)[:500],
             digest=manifest.digest[:36],
             source=str(folder.absolute()),
             columns={"row_id": "int64", "label": "int64", "key": "string"}
@@ -179,9 +178,7 @@ class Spool:
                 "num_classes": len(manifest.class_names),
                 "autoencoder": manifest.autoencoder.name,
                 "num_shards": len(manifest.shards),
-                "folder": str(folder.absolute()),
                 "source": f"{manifest.source.kind} {location}",
-                "digest": manifest.digest,
             },
         )
 
@@ -250,6 +247,11 @@ class Spool:
         shutil.rmtree(files_of(path), ignore_errors=True)
         with suppress(OSError):
             _unfinished(path).unlink(missing_ok=True)
+
+
+def _short(location: str) -> str:
+    """Return the last two parts of a path, or a title without its details: columns show the beginning of a name."""
+    return "/".join(location.rstrip("/").split("/")[-2:]) if "/" in location else location.partition(" (")[0]
 
 
 def _unfinished(path: Path) -> Path:

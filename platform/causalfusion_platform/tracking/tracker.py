@@ -7,9 +7,12 @@ from typing import Protocol
 
 from PIL import Image
 
+AS_BARS = 0
+"""Step of what a run has one value of: MLflow draws it as bars, run beside run; any later step, as a dot."""
+
 
 class Tracker(Protocol):
-    """A run that is being recorded. `step` is images seen throughout."""
+    """A run that is being recorded. `step` is images seen, or `AS_BARS`."""
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Record several metrics at once."""

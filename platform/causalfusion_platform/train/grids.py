@@ -58,7 +58,7 @@ class SampleGridHook:
         # A grid that is there was recorded before a fault.
         if torch.distributed.get_rank() == 0 and not path.is_file():
             grid = sample_grid(latents, self.request.labels, self.class_names)
-            self.tracker.image("samples", grid, images)
+            self.tracker.image("samples/grid", grid, images)
             if self.measure is not None:
                 self.measure(latents, self.request.labels, images)
             self.folder.mkdir(parents=True, exist_ok=True)

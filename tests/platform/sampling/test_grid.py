@@ -14,7 +14,6 @@ from torch import Tensor
 from causalfusion_platform.sampling.grid import sample_grid, to_pixels
 
 NAMES = ["zero", "one", "a rather long name", "three"]
-COLUMNS = 4
 
 
 def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -78,6 +77,15 @@ def test_tiles_are_exact(channels: int, size: int, cell: int) -> None:
     assert np.array_equal(found[:, margin:], expected)
 
 
+def test_no_column_is_empty() -> None:
+    labels = torch.tensor([3, 0, 3, 2, 3])
+    images, _ = exact_images(len(labels), 1, 8)
+    assert np.array_equal(
+        pixels_of(sample_grid(images, labels, NAMES, columns=10)),
+        pixels_of(sample_grid(images, labels, NAMES, columns=3)),
+    )
+
+
 def test_of_many_channels_the_first_three_are_drawn() -> None:
     images, _ = exact_images(2, 16, 8)
     labels = torch.tensor([0, 1])
@@ -89,9 +97,9 @@ def test_of_many_channels_the_first_three_are_drawn() -> None:
 @pytest.mark.parametrize("cell", [16, 48, 96])
 def test_names_stand_at_the_left_of_their_rows(cell: int) -> None:
     images, _ = exact_images(3, 1, 8)
-    grid = sample_grid(images, torch.tensor([0, 2, 3]), NAMES, columns=COLUMNS, cell=cell)
+    grid = sample_grid(images, torch.tensor([0, 2, 3]), NAMES, cell=cell)
     gap = gap_of(grid, 3, cell)
-    ink = pixels_of(grid)[:, : grid.width - COLUMNS * (cell + gap)].min(axis=2) < 128
+    ink = pixels_of(grid)[:, : grid.width - (cell + gap)].min(axis=2) < 128
     assert not ink[:, :2].any()
     assert not ink[:, -2:].any()  # the longest name ends before the tiles
     widths = []

@@ -77,3 +77,24 @@ def test_the_tags_name_code_data_and_libraries(digits_folder: Path, checkout: Pa
     assert tags["version.torch"] == torch.__version__
     assert tags["version.mlflow"] == mlflow.__version__
     assert {"version.ray", "version.deepspeed", "version.causalfusion-platform"} <= set(tags)
+
+
+def test_the_dashboards_own_words(digits_folder: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by MLflow under these names."""
+    from mlflow.utils import mlflow_tags as names
+
+    monkeypatch.setenv("LOGNAME", "nobody in particular")
+    manifest = Manifest.read(digits_folder)
+    tags = lineage.lineage_tags(manifest)
+    assert tags[names.MLFLOW_USER] == "nobody in particular"
+    assert tags[names.MLFLOW_SOURCE_NAME] == "causalfusion"
+    assert tags[names.MLFLOW_GIT_COMMIT] == tags["git.sha"]
+    (checkout / "lineage.py").write_text("second\n")
+    assert lineage.lineage_tags(manifest)[names.MLFLOW_GIT_COMMIT] == tags["git.sha"]  # without -dirty
+    (checkout / ".git/refs/heads/main").unlink()
+
+    def unknown() -> str:
+        raise KeyError("no name for the user")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    assert not {names.MLFLOW_USER, names.MLFLOW_GIT_COMMIT} & set(lineage.lineage_tags(manifest))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,24 +53,27 @@ def versions_of(uri: str, model: str) -> list[Any]:
 def test_what_is_registered_can_be_downloaded_and_sampled(
     uri: str, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By the very command that the version's description gives."""
     import mlflow
 
     weights = weights_in(tmp_path / "weights")
-    version = register_weights(uri, "digits", run_id, weights, tags={"fd": "6.5"}, about="The best.")
+    version = register_weights(uri, "digits, 8x8", run_id, weights, tags={"fd": "6.5"}, about="The best.")
     set_alias(uri, version, BEST)
-    (found,) = versions_of(uri, "digits")
+    (found,) = versions_of(uri, "digits, 8x8")
     digest = hashlib.sha256((weights / "model.safetensors").read_bytes()).hexdigest()
     assert found.tags == {"fd": "6.5", "weights.sha256": digest} == version.tags
     assert (found.run_id, found.status, int(found.version)) == (run_id, "READY", version.number)
-    assert found.description.startswith("The best.\n")
+    about, _, _, download, sample, _ = found.description.split("\n")
+    assert (about, sample) == ("The best.", "causalfusion sample FOLDER")
     files = [Path(file.path).name for file in client(uri).list_artifacts(run_id, f"weights/{digest[:12]}")]
     assert sorted(files) == ["config.json", "diffusion.json", "model.safetensors"]  # no pickle
-    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri)
-    there = mlflow.artifacts.download_artifacts(f"models:/digits@{BEST}", dst_path=str(tmp_path / "there"))
-    loaded = load_weights(find_weights(Path(there)).folder).state_dict()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    _, *command = shlex.split(download.replace("FOLDER", str(tmp_path / "there")))
+    subprocess.run([sys.executable, "-m", "mlflow", *command], check=True, capture_output=True, timeout=120)
+    loaded = load_weights(find_weights(tmp_path / "there").folder).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in load_weights(weights).state_dict().items())
     with pytest.raises(mlflow.MlflowException, match="MLmodel"):  # there is nothing that MLflow would unpickle
-        mlflow.pyfunc.load_model(f"models:/digits@{BEST}")
+        mlflow.pyfunc.load_model(f"models:/digits, 8x8@{BEST}")
 
 
 def test_the_same_weights_of_a_run_get_one_version(uri: str, run_id: str, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Addresses of pages of MLflow's dashboard, relative to it: for links in descriptions of runs."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from .mlflow import answers, client
+
+
+def charts_of_children(uri: str, run_id: str, metric: str, mode: str) -> str | None:
+    """Return the page with the charts of a run's children side by side, the best first; None: MLflow is away.
+
+    Sorted by time, the dashboard folds children away under their parent, and its charts are empty.
+
+    Args:
+        uri: tracking URI.
+        run_id: the parent.
+        metric: what the children are sorted by, such as eval/fd_digits_cnn.
+        mode: `min` or `max`: what is best.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if answers(uri) is not None:
+        return None
+    try:
+        experiment = client(uri).get_run(run_id).info.experiment_id
+    except MlflowException:
+        return None
+    query = {
+        "compareRunsMode": "CHART",
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": "true" if mode == "min" else "false",
+    }
+    return f"#/experiments/{experiment}/runs?{urlencode(query)}"

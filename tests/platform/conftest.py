@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,12 @@ def random_model() -> CausalFusion:
             is_gain = "norm" in name and name.endswith("weight")
             parameter.copy_(1 + 0.2 * noise if is_gain else 0.2 * noise)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A SQLite store, which makes its tables at first use: that takes seconds."""
+    before = dict(os.environ)
+    yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    for name in set(os.environ) - set(before):
+        del os.environ[name]

@@ -10,6 +10,8 @@ import typer
 
 from .sample import CheckpointArgument, SettingsArgument
 
+_PLACES_BESIDE = 3
+
 
 def evaluate(
     checkpoint: CheckpointArgument,
@@ -49,7 +51,8 @@ def evaluate(
     from rich.console import Console
 
     from ..checkpoint.find import find_weights
-    from ..launch.evaluate import cells_of, evaluation_table, read_list, record_evaluation
+    from ..launch.analyze import read_numbers
+    from ..launch.evaluate import cells_of, evaluation_table, read_scales, record_evaluation
     from ..launch.evaluate import evaluate as run
     from ..launch.generate_plan import GenerateRequest
     from ..launch.generators import LocalGenerator, RayGenerators
@@ -60,7 +63,11 @@ def evaluate(
     from ..report.terminal import as_path
 
     console = Console(highlight=False)
-    cells = cells_of(read_list(ar_steps, int), read_list(steps, int), read_list(cfg, float))
+    cells = cells_of(
+        read_numbers(ar_steps) if ar_steps is not None else [],
+        read_numbers(steps) if steps is not None else [],
+        read_scales(cfg) if cfg is not None else [],
+    )
     found = find_weights(checkpoint)
     experiment = run_experiment(found.run) if found.run else None
     data = experiment.data.path if experiment is not None and experiment.data.path.is_dir() else None
@@ -83,7 +90,12 @@ def evaluate(
         )
     columns, rows = evaluation_table(results)
     origin = measuring.provenance
-    console.print(terminal_table(f"{num:,} samples at each place", columns, rows))
+    # Places side by side, as many as 80 columns hold: metrics have long names.
+    for start in range(0, len(rows), _PLACES_BESIDE):
+        some = rows[start : start + _PLACES_BESIDE]
+        lines = [[name, *(row[place] for row in some)] for place, name in enumerate(columns)][3:]
+        heads = [f"S={row[0]} T={row[1]} cfg={row[2]:g}" for row in some]
+        console.print(terminal_table(f"{num:,} samples at each place", ["", *heads], lines))
     console.print(
         f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…; reference: {origin['reference']}",
         soft_wrap=True,

@@ -211,19 +211,16 @@ def _images(weights: Path) -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def read_list(text: str | None, kind: type[int] | type[float]) -> list[Any]:
-    """Read 1,2,4 as numbers of a kind; nothing as an empty list.
+def read_scales(text: str) -> list[float]:
+    """Read guidance scales such as 1.0,2.5.
 
     Raises:
-        UserError: these are not such numbers.
+        UserError: these are not positive numbers.
     """
-    if text is None:
-        return []
     try:
-        values = [kind(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if not values or min(values) <= 0:
-        what = "whole numbers such as 1,2,4" if kind is int else "numbers such as 1.0,2.5"
-        raise UserError(f"{text!r} are not {what}")
+    if not values or not min(values) > 0:
+        raise UserError(f"{text!r} are not numbers such as 1.0,2.5")
     return values

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from causalfusion_platform.tracking.mlflow import client
 from causalfusion_platform.tracking.spool import Spool, waiting
 
 MakeRun = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SQLite store, which makes its tables at first use: that takes seconds."""
-    before = dict(os.environ)
-    yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
 
 
 @pytest.fixture

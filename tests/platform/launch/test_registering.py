@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ from causalfusion_platform.tracking.mlflow import client, open_experiment
 from causalfusion_platform.tracking.registry import version_of
 
 MakeExperiment = Callable[..., Experiment]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SQLite store, which makes its tables at first use: that takes seconds."""
-    before = dict(os.environ)
-    yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
 
 
 class Sweep:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,6 @@ from causalfusion_platform.launch.sync import sync_run
 from causalfusion_platform.tracking.spool import Spool, waiting
 
 MakeExperiment = Callable[..., Experiment]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SQLite store, which makes its tables at first use: that takes seconds."""
-    before = dict(os.environ)
-    yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
 
 
 def client(uri: str) -> Any:

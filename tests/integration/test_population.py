@@ -18,7 +18,7 @@ from causalfusion_platform.launch.sweep import job_of, run_sweep
 from causalfusion_platform.report.sweep_view import LiveTable
 from causalfusion_platform.tracking.journal import Adopted, Journal, Measured, TrainingStarted
 
-EVERY, IMAGES = 2560, 10_240
+EVERY, IMAGES = 2560, 7680
 
 
 @pytest.mark.ray

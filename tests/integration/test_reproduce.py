@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
+from causalfusion_platform.cli.main import app
+from causalfusion_platform.launch.finish import read_summary
 from causalfusion_platform.launch.reproduce import reproduce
 from causalfusion_platform.launch.reproduction import Reproduction, reproduction_of
 from causalfusion_platform.launch.run_folder import read_state
@@ -45,7 +49,15 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None)
 
     folder = home / "runs" / "table3b-digits"
     names = {path.name for path in (folder / "report").iterdir()}
-    assert {"report.md", "report.tex", "report.json", "report.html", "values.png", "loss.png"} <= names
+    assert {
+        "report.md",
+        "report.tex",
+        "report.json",
+        "report.html",
+        "values.png",
+        "loss.png",
+        "samples.png",
+    } <= names
     written = json.loads((folder / "report" / "report.json").read_text())
     assert written["rows"][0]["values"]["S = 1"]["by_seed"] == {"0": values["raster"]}
     page = (folder / "report" / "report.html").read_text()
@@ -56,7 +68,12 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None)
     assert state is not None and state.mlflow_run_id is not None
     client = MlflowClient(state.tracking_uri)
     parent = client.get_run(state.mlflow_run_id)
-    assert parent.data.tags["mlflow.note.content"].startswith("# Table 3b")
+    link, _, note = parent.data.tags["mlflow.note.content"].partition("\n\n")
+    assert link.startswith("[Charts of the trials, the best first](#/experiments/")
+    assert note.startswith("# Table 3b")
+    summaries = {row: read_summary(folder / f"{row}.seed-0")["fd_digits_cnn"] for row in ("raster", "random")}
+    best = client.get_model_version_by_alias("table3b-digits", "best")
+    assert best.tags["trial"] == f"{min(summaries, key=summaries.__getitem__)}.seed-0"
     [child] = client.search_runs([parent.info.experiment_id], "tags.row = 'random' and tags.seed = '0'")
     assert child.data.tags["mlflow.parentRunId"] == state.mlflow_run_id
     assert child.data.tags["table"] == "table3b"
@@ -77,3 +94,20 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None)
     assert len({cell.ours.mean for cell in cells}) == 4  # S = 1, 2, 4, 8
     assert not (home / "runs" / "table3a-digits" / "gamma-0.9.seed-0").exists()
     assert "are trained as runs of table3b-digits" in said.getvalue()
+
+    # More places of one of its runs: a table and a picture in its folder and on its page.
+    run_dir = folder / "raster.seed-0"
+    command = ["evaluate", str(run_dir), "--num", "20", "--ar-steps", "1,2", "--steps", "4,6", "--local", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    places = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert [(place["S"], place["T"]) for place in places] == [(1, "4"), (1, "6"), (2, "4"), (2, "6")]
+    assert "fd_digits_cnn" in (run_dir / "evaluation" / "table.md").read_text()
+    width, height = Image.open(run_dir / "evaluation" / "plane-cfg1.0.png").size
+    assert width > 2 * 5 * 40  # two blocks of five tiles side by side
+    assert height > 2 * 2 * 40
+    page = client.search_runs([parent.info.experiment_id], "tags.row = 'raster' and tags.seed = '0'")[0]
+    assert page.data.metrics["eval/fd_digits_cnn/S2-T6-cfg1.0"] == places[-1]["fd_digits_cnn"]
+    assert [
+        picture for picture in client.list_artifacts(page.info.run_id, "images") if "plane-cfg1.0" in picture.path
+    ]

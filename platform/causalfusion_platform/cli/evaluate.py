@@ -30,6 +30,9 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="Real images or their statistics, .npz of ADM; default: the run's data.")
     ] = None,
+    save_reference: Annotated[
+        Path | None, typer.Option(help="Write the reference's statistics to this .npz, for --reference elsewhere.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides the samples; default: the run's.")] = None,
     labels: Annotated[str, typer.Option(help="balanced: classes in turn; random: drawn by the seed.")] = "balanced",
     uint8: Annotated[
@@ -51,9 +54,11 @@ def evaluate(
     from rich.console import Console
 
     from ..checkpoint.find import find_weights
+    from ..evaluation.reference import write_reference
     from ..launch.analyze import read_numbers
-    from ..launch.evaluate import cells_of, evaluation_table, read_scales, record_evaluation
+    from ..launch.evaluate import cells_of, read_scales
     from ..launch.evaluate import evaluate as run
+    from ..launch.evaluation_record import evaluation_table, record_evaluation
     from ..launch.generate_plan import GenerateRequest
     from ..launch.generators import LocalGenerator, RayGenerators
     from ..launch.measuring import open_measuring
@@ -72,6 +77,8 @@ def evaluate(
     experiment = run_experiment(found.run) if found.run else None
     data = experiment.data.path if experiment is not None and experiment.data.path.is_dir() else None
     measuring = open_measuring(extractor, reference, data)
+    if save_reference is not None:
+        write_reference(save_reference, measuring.reference)
     request = GenerateRequest(
         checkpoint=checkpoint,
         num=num,

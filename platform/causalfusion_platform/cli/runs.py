@@ -116,6 +116,28 @@ def tag(
     print(f"tagged {folder.name}: {keys}" + (f"; MLflow is told later ({waiting})" if waiting else ""))
 
 
+@runs_app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a run in MLflow, or its id.")],
+    to: Annotated[Path | None, typer.Option(help="Folder; default: fetched/ and the run's name.")] = None,
+    uri: Annotated[
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server, or sqlite:///FILE; default: as `ui`."),
+    ] = None,
+    runs: RunsOption = None,
+) -> None:
+    """Download what a run left in MLflow: after a job on a cluster, its report, table, grids and configuration."""
+    from ..config.compose import home
+    from ..report.terminal import as_path
+    from ..tracking.fetch import fetch_artifacts
+
+    folder = to or Path("fetched") / name
+    files = fetch_artifacts(
+        uri or f"sqlite:///{(home() / (runs or 'runs')).absolute() / 'mlflow.db'}", name, folder
+    )
+    print(f"{len(files)} files of {name} are in {as_path(folder)}")
+
+
 @runs_app.command("register")
 def register(
     name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],

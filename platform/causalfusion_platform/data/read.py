@@ -160,14 +160,16 @@ def to_batch(columns: Columns, first_sample: int) -> Batch:
     )
 
 
-def read_all(folder: Path, manifest: Manifest) -> Batch:
-    """Read all rows in their order, as posterior means (for evaluation; they must fit in memory)."""
+def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Batch:
+    """Read all rows in their order, or the first ones, as posterior means (they must fit in memory)."""
     names = ["row_id", "label", "mean"]
-    tables = [
-        pq.read_table(folder / shard.file, columns=names, page_checksum_verification=True)
-        for shard in manifest.shards
-    ]
-    row_id, label, latent = (_as_numpy(pa.concat_tables(tables).column(name)) for name in names)
+    tables: list[pa.Table] = []
+    for shard in manifest.shards:
+        if at_most is not None and sum(map(len, tables)) >= at_most:
+            break
+        tables.append(pq.read_table(folder / shard.file, columns=names, page_checksum_verification=True))
+    rows = pa.concat_tables(tables).slice(0, at_most)
+    row_id, label, latent = (_as_numpy(rows.column(name)) for name in names)
     return to_batch({"row_id": row_id, "label": label, "latent": latent}, 0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,30 +110,6 @@ def write_reference(path: Path, reference: Reference) -> None:
     np.savez(content, allow_pickle=False, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
-
-
-def cached_reference(
-    path: Path, extractor: Extractor, batches: Callable[[], Iterable[Tensor]], *, source: str, keep: bool = True
-) -> Reference:
-    """Return the reference in `path` if it is of this extractor and source; else extract it, and write it there.
-
-    Args:
-        path: the file.
-        extractor: the extractor.
-        batches: called for the images if they are needed.
-        source: what the images are; a digest in it makes another data set another source.
-        keep: as `reference_from_images`.
-    """
-    if path.is_file():
-        try:
-            found = read_reference(path, extractor)
-        except UserError:  # of another space, or damaged: it is only a cache
-            found = None
-        if found is not None and found.source == source and (found.features is not None or not keep):
-            return found
-    reference = reference_from_images(batches(), extractor, source=source, keep=keep)
-    write_reference(path, reference)
-    return reference
 
 
 def _collected(path: Path, extractor: Extractor, batch_size: int) -> Collected:

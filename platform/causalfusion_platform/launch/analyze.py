@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from causalfusion import Model, load_weights
-from causalfusion.analysis import sampled_step_sizes, step_size_law, validation_loss
 
 from ..checkpoint.find import find_weights
 from ..config.errors import UserError
@@ -17,14 +16,12 @@ from ..config.schema import Experiment
 from ..data.read import Batch, read_all
 from ..data.validate import open_shards
 from ..evaluation.evaluate import Yardstick
-from ..report.figures import loss_figure, plane_figure, step_size_figure
+from ..report.figures import loss_figure, plane_figure
 from ..sampling.generate import Request, generate, labels_in_turn
+from .figure_four import draw_step_sizes, losses_by_step
 from .run_folder import run_experiment
 
 _LAWS = (1.0, 0.95, 0.9, 0.8)
-_SPLITS_DRAWN = 2000
-# Orders, times and noises that each image is seen with: one leaves the loss of few tokens noisy.
-_LOSS_DRAWS = 8
 
 
 def read_numbers(text: str) -> list[int]:
@@ -65,7 +62,9 @@ def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: l
     model = load_weights(find_weights(run).folder, device="cuda" if torch.cuda.is_available() else "cpu")
     numbers = {
         "plane": _plane(experiment, model, data, out, ar_steps, diffusion_steps, num),
-        "ar_step_sizes": _step_sizes(tokens, experiment, out),
+        "ar_step_sizes": draw_step_sizes(
+            tokens, {*_LAWS, experiment.objective.ar_decay}, experiment.seed, out / "ar_step_sizes.png"
+        ),
         "loss_by_step": _losses(experiment, model, data, out, ar_steps),
     }
     (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -120,25 +119,10 @@ def _plane(
     return points
 
 
-def _step_sizes(tokens: int, experiment: Experiment, out: Path) -> dict[str, list[float]]:
-    """Draw the laws of |κ| and what training draws; return the laws by γ."""
-    gammas = sorted({*_LAWS, experiment.objective.ar_decay}, reverse=True)
-    laws = {gamma: step_size_law(tokens, gamma).tolist() for gamma in gammas}
-    counts = {gamma: sampled_step_sizes(tokens, gamma, _SPLITS_DRAWN, experiment.seed).tolist() for gamma in gammas}
-    step_size_figure(laws, counts, out / "ar_step_sizes.png")
-    return {f"{gamma:g}": law for gamma, law in laws.items()}
-
-
 def _losses(
     experiment: Experiment, model: Model, data: Batch, out: Path, ar_steps: list[int]
 ) -> dict[str, list[float]]:
     """Draw the loss of each AR step; return it by S."""
-    latents, labels = data.latents.repeat(_LOSS_DRAWS, 1, 1, 1), data.labels.repeat(_LOSS_DRAWS)
-    losses = {
-        steps: validation_loss(
-            model, latents, labels, experiment.diffusion, num_ar_steps=steps, seed=experiment.seed + 1
-        ).tolist()
-        for steps in ar_steps
-    }
+    losses = losses_by_step(model, data, experiment.diffusion, ar_steps, experiment.seed + 1)
     loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
     return {str(steps): loss for steps, loss in losses.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 import shutil
@@ -11,25 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..assemble import SPOOL_FOLDER
-from ..checkpoint.find import find_weights
+import numpy as np
+
 from ..config.errors import UserError
 from ..data.manifest import write_atomically
-from ..report.tables import markdown_table
+from ..data.npz import read_images
 from ..sampling.labels import asked_labels
+from ..sampling.pixels import Pixels
 from ..sampling.progress import GeneratingSink
 from ..sampling.sample_set import SamplePlan
 from ..sampling.settings import inference_steps, num_ar_steps
-from ..tracking.spool import Spool
 from .generate import run_generate
 from .generate_plan import GenerateRequest, plan_set
 from .generators import Generators
-from .lock import is_under_way
 from .measuring import Measuring
-from .run_folder import read_state
-from .sync import sync_run
 
 EVALUATION_FOLDER = "evaluation"
+_PICTURED = 10
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class Evaluated:
     """The file that says so."""
     measured_now: bool
     """False: an earlier call had measured it."""
+    first: Pixels | None
+    """Its first samples (n, H, W, 3), for pictures; None: they are not at hand."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -125,9 +126,10 @@ def _evaluate_one(
     origin = measuring.provenance
     root = folder.parent.parent if request.out is None else folder
     path = root / EVALUATION_FOLDER / f"{plan.name}.{origin['space']}-{origin['weights_sha256'][:8]}.json"
+    pictured = root / EVALUATION_FOLDER / f"{plan.name}.npy"
     known = _read(path, origin)
     if known is not None:
-        return Evaluated(plan, known, path, measured_now=False)
+        return Evaluated(plan, known, path, measured_now=False, first=_read_first(pictured))
     made = run_generate(request, generators, show=show, say=say)
     labels = asked_labels(plan.labels, plan.num, plan.class_list, plan.seed)
     metrics = measuring.measure(made.npz, labels)
@@ -138,10 +140,22 @@ def _evaluate_one(
         "samples": made.digest,
         "plan": plan.model_dump(mode="json"),
     }
+    first = next(read_images(made.npz).batches(_PICTURED, stop=_PICTURED))
+    content = io.BytesIO()
+    np.save(content, first, allow_pickle=False)
+    write_atomically(pictured, content.getvalue())
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
     if not keep_samples:
         shutil.rmtree(folder)
-    return Evaluated(plan, metrics, path, measured_now=True)
+    return Evaluated(plan, metrics, path, measured_now=True, first=first)
+
+
+def _read_first(path: Path) -> Pixels | None:
+    try:
+        first: Pixels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return first
 
 
 def _read(path: Path, origin: dict[str, str]) -> dict[str, float] | None:
@@ -151,64 +165,6 @@ def _read(path: Path, origin: dict[str, str]) -> dict[str, float] | None:
         return metrics if record["provenance"] == origin else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def evaluation_table(results: Sequence[Evaluated]) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows: the place, then every metric."""
-    names = list(dict.fromkeys(name for result in results for name in result.metrics))
-    rows = [[*_shown(result.place), *(result.metrics.get(name) for name in names)] for result in results]
-    return ["S", "T", "cfg", *names], rows
-
-
-def _shown(place: dict[str, Any]) -> list[Any]:
-    return ["+".join(map(str, value)) if isinstance(value, list | tuple) else value for value in place.values()]
-
-
-def charts(result: Evaluated) -> dict[str, float]:
-    """Return the metrics of a place as MLflow shows them: a group of charts a metric, in it a chart a place."""
-    values = zip(("S", "T", "cfg"), _shown(result.place), strict=True)
-    where = "-".join(f"{key}{value}" for key, value in values).replace("+", "_")  # MLflow allows no +
-    return {f"eval/{name}/{where}": value for name, value in result.metrics.items()}
-
-
-def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring: Measuring) -> Path | None:
-    """Write the table of an evaluation beside its files, and into the run's page in MLflow.
-
-    Returns:
-        The table's path; None if the weights are of no run.
-
-    Raises:
-        UserError: MLflow does not take it; the table is written all the same.
-    """
-    found = find_weights(checkpoint)
-    state = read_state(found.run) if found.run else None
-    if found.run is None or state is None:
-        return None
-    columns, rows = evaluation_table(results)
-    path = found.run / EVALUATION_FOLDER / "table.md"
-    origin = measuring.provenance
-    about = (
-        f"{results[0].plan.num:,} samples each; space {origin['space']}, weights {origin['weights_sha256'][:12]}…"
-    )
-    write_atomically(path, f"{about}; {origin['reference']}\n\n{markdown_table(columns, rows)}".encode())
-    if is_under_way(found.run):
-        return path  # its own process delivers; the table waits in the folder
-    spool = Spool(found.run / SPOOL_FOLDER)
-    spool.reopen()
-    for result in results:
-        if result.measured_now:
-            spool.metrics(charts(result), _images(found.folder))
-    spool.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
-    spool.artifact(path, EVALUATION_FOLDER)
-    spool.finish("FINISHED" if state.finished else "KILLED")
-    sync_run(found.run, seconds=60)
-    return path
-
-
-def _images(weights: Path) -> int:
-    """Return the images that the weights had seen, by the name of their checkpoint; 0 for others."""
-    _, _, number = weights.parent.name.partition("images-")
-    return int(number) if number.isdecimal() else 0
 
 
 def read_scales(text: str) -> list[float]:

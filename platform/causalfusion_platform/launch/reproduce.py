@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from ..report.paper_markdown import render_markdown
 from ..report.paper_report import Circumstances, PaperReport, RunFacts, build_report
 from ..report.sweep_view import SweepDisplay
 from ..report.write import write_paper_report
+from ..sampling.pixels import Pixels
 from ..tracking.journal import Ended, Journal, Launched
 from ..tracking.lineage import git_sha, package_versions
+from ..tracking.pages import NOTE
 from ..tracking.spool import Spool
 from .ended import StoppedRun
 from .evaluate import Cell, evaluate
@@ -28,8 +30,10 @@ from .finish import read_summary
 from .generate_plan import GenerateRequest
 from .generators import RayGenerators
 from .measuring import Measuring, open_measuring
+from .pinned import pinned
 from .reproduction import Reproduction, trial_name
 from .reproduction_figures import draw_more
+from .results import SweepResult
 from .run_folder import read_state, run_experiment
 from .session import ray_session
 from .sweep import run_sweep
@@ -57,62 +61,63 @@ def reproduce(reproduction: Reproduction, display: SweepDisplay) -> PaperReport:
     report = build_report(
         table, reproduction.scale, measured.values, _facts(reproduction), _around(reproduction, measured.spaces)
     )
-    pictures = draw_more(reproduction, reproduction.folder / REPORT_FOLDER)
-    paths = write_paper_report(report, reproduction.folder / REPORT_FOLDER, pictures=pictures)
-    paths += [reproduction.folder / REPORT_FOLDER / f"{picture.title}.png" for picture in pictures]
-    _publish(reproduction, report, paths, "FAILED" if result.failed else "FINISHED", display.say)
+    folder = reproduction.folder / REPORT_FOLDER
+    pictures = draw_more(reproduction, measured.first, folder)
+    paths = write_paper_report(report, folder, pictures=pictures)
+    paths += [folder / f"{picture.title}.png" for picture in pictures]
+    _publish(reproduction, report, paths, result, display.say)
     return report
 
 
 @dataclass(frozen=True)
 class _AllMeasured:
-    values: dict[tuple[str, str, int], float | None]
-    spaces: dict[str, str]
+    values: dict[tuple[str, str, int], float | None] = field(default_factory=dict)
+    """Row, column and seed → value."""
+    first: dict[tuple[str, str, int], Pixels] = field(default_factory=dict)
+    """The first samples there."""
+    spaces: dict[str, str] = field(default_factory=dict)
+    """Metric → what it was measured with."""
 
 
 def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
     """Measure every column of every row and seed that has finished."""
-    table, plan = reproduction.table, reproduction.table.plan(reproduction.scale)
-    values: dict[tuple[str, str, int], float | None] = {}
-    spaces: dict[str, str] = {}
+    table, plan, found = reproduction.table, reproduction.plan, _AllMeasured()
     measuring: Measuring | None = None
     with RayGenerators() as generators:
-        for row in reproduction.rows:
-            for seed in plan.seeds:
-                run_dir = reproduction.run_dir(row, seed)
-                state = read_state(run_dir)
-                if state is None or not state.finished:
-                    continue
-                experiment = reproduction.experiments[trial_name(row, seed)]
-                if measuring is None:
-                    display.say(f"measuring {plan.samples:,} samples for each value")
-                    measuring = open_measuring(reproduction.extractor, reproduction.reference, experiment.data.path)
-                places = _places(experiment, table.columns)
-                # By this row's own settings: the run may be another row's that is sampled differently.
-                request = GenerateRequest(
-                    checkpoint=run_dir,
-                    num=plan.samples,
-                    sampling=experiment.sampling,
-                    seed=seed,
-                    vae=reproduction.vae,
+        for row, seed, run_dir in reproduction.runs():
+            state = read_state(run_dir)
+            if row not in reproduction.rows or state is None or not state.finished:
+                continue
+            experiment = reproduction.experiments[trial_name(row, seed)]
+            if measuring is None:
+                display.say(f"measuring {plan.samples:,} samples for each value")
+                measuring = open_measuring(reproduction.extractor, reproduction.reference, experiment.data.path)
+            places = _places(experiment, table.columns)
+            # By this row's own settings: the run may be another row's that is sampled differently.
+            request = GenerateRequest(
+                checkpoint=run_dir,
+                num=plan.samples,
+                sampling=experiment.sampling,
+                seed=seed,
+                vae=reproduction.vae,
+            )
+            cells = list(dict.fromkeys(places.values()))
+            results = evaluate(request, cells, measuring, generators, keep_samples=reproduction.scale == "digits")
+            by_cell = dict(zip(cells, results, strict=True))
+            for column in table.columns:
+                name, origin = plan.metrics[column.metric], measuring.provenance
+                found.spaces[name] = (
+                    f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…, reference: "
+                    f"{origin['reference']}"
                 )
-                cells = list(dict.fromkeys(places.values()))
-                results = evaluate(
-                    request, cells, measuring, generators, keep_samples=reproduction.scale == "digits"
-                )
-                by_cell = dict(zip(cells, results, strict=True))
-                for column in table.columns:
-                    name = plan.metrics[column.metric]
-                    if column.name in places:
-                        values[row.file, column.name, seed] = by_cell[places[column.name]].metrics.get(name)
-                    origin = measuring.provenance
-                    spaces[name] = (
-                        f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…, reference: "
-                        f"{origin['reference']}"
-                    )
-                if any(one.measured_now for one in results):
-                    display.say(f"measured {trial_name(row, seed)}")
-    return _AllMeasured(values, spaces)
+                if column.name in places:
+                    one, key = by_cell[places[column.name]], (row.file, column.name, seed)
+                    found.values[key] = one.metrics.get(name)
+                    if one.first is not None:
+                        found.first[key] = one.first
+            if any(one.measured_now for one in results):
+                display.say(f"measured {trial_name(row, seed)}")
+    return found
 
 
 def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Cell]:
@@ -127,22 +132,20 @@ def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Cell
 
 def _facts(reproduction: Reproduction) -> dict[tuple[str, int], RunFacts]:
     facts = {}
-    for row in reproduction.table.rows_at(reproduction.scale):
-        for seed in reproduction.table.plan(reproduction.scale).seeds:
-            run_dir = reproduction.run_dir(row, seed)
-            state = read_state(run_dir)
-            experiment = run_experiment(run_dir) if state else None
-            if state is None or experiment is None:
-                continue
-            summary = read_summary(run_dir) if state.finished else {}
-            facts[row.file, seed] = RunFacts(
-                folder=str(run_dir),
-                status="finished" if state.finished else "not finished",
-                mlflow_run_id=state.mlflow_run_id,
-                images=summary.get("images_seen"),
-                parameters=count_parameters(experiment.model),
-                seconds=_seconds(run_dir),
-            )
+    for row, seed, run_dir in reproduction.runs():
+        state = read_state(run_dir)
+        experiment = run_experiment(run_dir) if state else None
+        if state is None or experiment is None:
+            continue
+        summary = read_summary(run_dir) if state.finished else {}
+        facts[row.file, seed] = RunFacts(
+            folder=str(run_dir),
+            status="finished" if state.finished else "not finished",
+            mlflow_run_id=state.mlflow_run_id,
+            images=summary.get("images_seen"),
+            parameters=count_parameters(experiment.model),
+            seconds=_seconds(run_dir),
+        )
     return facts
 
 
@@ -166,8 +169,7 @@ def _around(reproduction: Reproduction, spaces: Mapping[str, str]) -> Circumstan
     }
     times = [
         event.time
-        for row in reproduction.table.rows_at(reproduction.scale)
-        for seed in reproduction.table.plan(reproduction.scale).seeds
+        for row, seed, _ in reproduction.runs()
         for event in Journal(reproduction.folder / trial_name(row, seed)).events()
         if isinstance(event, Launched | Ended)
     ]
@@ -182,16 +184,20 @@ def _around(reproduction: Reproduction, spaces: Mapping[str, str]) -> Circumstan
 
 
 def _publish(
-    reproduction: Reproduction, report: PaperReport, paths: Sequence[Path], status: str, say: Callable[[str], None]
+    reproduction: Reproduction,
+    report: PaperReport,
+    paths: Sequence[Path],
+    result: SweepResult,
+    say: Callable[[str], None],
 ) -> None:
     """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
-    folder = reproduction.folder
+    folder, job = reproduction.folder, reproduction.job
     spool = Spool(folder / SPOOL_FOLDER)
     spool.reopen()
-    spool.tags({"mlflow.note.content": render_markdown(report)})
+    spool.tags({NOTE: pinned(job.experiment, job.sweep, result.mlflow_run_id, render_markdown(report))})
     for path in paths:
         spool.artifact(path, REPORT_FOLDER)
-    spool.finish(status)
+    spool.finish("FAILED" if result.failed else "FINISHED")
     try:
         sync_run(folder, seconds=60)
     except UserError as error:

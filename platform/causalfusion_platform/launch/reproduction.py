@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config.compose import Composed, compose_experiment
 from ..config.errors import UserError
-from ..config.paper_table import PaperTable, Row, Scale, load_table
+from ..config.paper_table import PaperTable, Row, Scale, ScalePlan, load_table
 from ..config.schema import Experiment
 from ..config.sweep import SweepConfig
 from .measuring import DIGITS
@@ -46,6 +46,21 @@ class Reproduction:
     def folder(self) -> Path:
         """Folder of the sweep."""
         return self.job.experiment.run_dir
+
+    @property
+    def plan(self) -> ScalePlan:
+        """What the table plans at this scale."""
+        return self.table.plan(self.scale)
+
+    def runs(self) -> Iterator[tuple[Row, int, Path]]:
+        """Yield row, seed and folder of every run that the table plans, asked for or not."""
+        for row in self.table.rows_at(self.scale):
+            for seed in self.plan.seeds:
+                yield row, seed, self.run_dir(row, seed)
+
+    def label(self, row: Row) -> str:
+        """Return what the paper calls a row, or what it is at digits scale."""
+        return (row.digits_label if self.scale == "digits" else None) or row.label
 
     def run_dir(self, row: Row, seed: int) -> Path:
         """Folder of the run of a row and seed."""

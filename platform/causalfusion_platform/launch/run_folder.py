@@ -16,6 +16,7 @@ from ..config.schema import Experiment
 from ..data.manifest import write_atomically
 from ..data.validate import CheckedShards
 from ..tracking.lineage import lineage_tags
+from ..tracking.pages import NOTE
 from ..tracking.spool import Spool
 
 STATE_FILE = "run.json"
@@ -175,7 +176,7 @@ def open_run(
             parameters=dict(flatten(public_config(composed))),
             tags={
                 "run.dir": str(folder),
-                "mlflow.note.content": experiment.description,
+                NOTE: experiment.description,
                 **experiment.tracking.tags,
                 **lineage_tags(shards.manifest),
             },

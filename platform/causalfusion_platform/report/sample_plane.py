@@ -1,4 +1,4 @@
-"""Samples in a plane, rows × columns of tiles with names: S down and T across, or the edits of several images."""
+"""Samples in a plane, rows × columns of tiles with names: S down and T across, or settings and seeds."""
 
 from __future__ import annotations
 
@@ -16,30 +16,6 @@ _BETWEEN = 10
 
 
 def sample_plane(
-    samples: Mapping[tuple[int, int], Pixels],
-    ar_steps: Sequence[int],
-    diffusion_steps: Sequence[int],
-    *,
-    tile: int = 40,
-) -> Image.Image:
-    """Return samples of every (S, T): AR steps S down, diffusion steps T across.
-
-    Args:
-        samples: (S, T) → images (N, height, width, 1 or 3), the same classes and noise everywhere so that tiles
-            compare; a missing place stays gray.
-        ar_steps: the S, from above.
-        diffusion_steps: the T, from the left.
-        tile: side of one drawn image in pixels; small ones are enlarged without smoothing.
-    """
-    return tile_plane(
-        {(f"S = {s}", f"T = {t}"): images for (s, t), images in samples.items()},
-        [f"S = {s}" for s in ar_steps],
-        [f"T = {t}" for t in diffusion_steps],
-        tile=tile,
-    )
-
-
-def tile_plane(
     samples: Mapping[tuple[str, str], Pixels], rows: Sequence[str], columns: Sequence[str], *, tile: int = 40
 ) -> Image.Image:
     """Return images by (name of a row, name of a column); each place holds its N images in a block.

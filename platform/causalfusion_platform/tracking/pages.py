@@ -6,6 +6,9 @@ from urllib.parse import urlencode
 
 from .mlflow import answers, client
 
+NOTE = "mlflow.note.content"
+"""The tag that holds the description of a run, as Markdown."""
+
 
 def charts_of_children(uri: str, run_id: str, metric: str, mode: str) -> str | None:
     """Return the page with the charts of a run's children side by side, the best first; None: MLflow is away.

@@ -15,7 +15,6 @@ from causalfusion_platform.evaluation.collect import batches_of
 from causalfusion_platform.evaluation.inception_extractor import FID_DIGEST, FID_SPACE
 from causalfusion_platform.evaluation.reference import (
     Reference,
-    cached_reference,
     read_reference,
     reference_from_images,
     write_reference,
@@ -158,30 +157,3 @@ def test_features_of_another_width_are_refused(tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", **(arrays | {"features": wrong}))
         with pytest.raises(UserError, match=r"wanted: \(N, 5\) float32"):
             read_reference(tmp_path / "x.npz", extractor)
-
-
-def test_the_cache(tmp_path: Path) -> None:
-    """Extracted once for each extractor, source and content; a damaged file is made anew."""
-    path, images = tmp_path / "cache" / "x.npz", random_images(9)
-    extractor = TinyExtractor()
-
-    def reference(extractor: TinyExtractor, source: str = "noise", keep: bool = True) -> Reference:
-        return cached_reference(path, extractor, lambda: [images], source=source, keep=keep)
-
-    first = reference(extractor)
-    assert extractor.seen == 9
-    assert_same(reference(extractor), first)
-    assert_same(reference(extractor, keep=False), first)
-    assert extractor.seen == 9
-    reference(extractor, source="other noise")
-    assert extractor.seen == 18
-    assert reference(extractor, keep=False).source == "noise"
-    assert extractor.seen == 27
-    assert reference(extractor).features is not None  # which the cache did not hold
-    assert extractor.seen == 36
-    other = TinyExtractor(digest="0" * 64)
-    assert reference(other).digest == "0" * 64
-    assert other.seen == 9
-    path.write_bytes(path.read_bytes()[:-500])
-    reference(other)
-    assert other.seen == 18

@@ -9,7 +9,8 @@ from mlflow.utils.validation import _validate_metric_name
 from tests.platform.sampling.plans import make_plan
 
 from causalfusion import SamplingConfig
-from causalfusion_platform.launch.evaluate import Evaluated, charts
+from causalfusion_platform.launch.evaluate import Evaluated
+from causalfusion_platform.launch.evaluation_record import charts
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from causalfusion_platform.launch.evaluate import Evaluated, charts
 )
 def test_a_group_of_charts_a_metric(sampling: SamplingConfig, where: str) -> None:
     """A name that MLflow refuses would be set aside without a word on the screen."""
-    result = Evaluated(make_plan(sampling=sampling), {"fid": 3.5, "is": 200.0}, Path("x"), measured_now=True)
+    result = Evaluated(make_plan(sampling=sampling), {"fid": 3.5, "is": 200.0}, Path("x"), True, None)
     found = charts(result)
     assert found == {f"eval/fid/{where}": 3.5, f"eval/is/{where}": 200.0}
     for name in found:

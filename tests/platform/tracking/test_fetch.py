@@ -22,9 +22,9 @@ def made(uri: str, folder: Path, name: str, files: dict[str, str]) -> str:
 
 def test_all_files_come_with_their_folders(uri: str, tmp_path: Path) -> None:
     files = {"config.yaml": "a: 1", "report/report.md": "# Table", "report/deep/values.txt": "1 2"}
-    run_id = made(uri, tmp_path, 'it\'s a "table"', files)
+    run_id = made(uri, tmp_path, "it's a table", files)
     made(uri, tmp_path, "another", {"config.yaml": "b: 2"})
-    for name in (run_id, 'it\'s a "table"'):
+    for name in (run_id, "it's a table"):
         to = tmp_path / f"to-{len(name)}"
         fetched = fetch_artifacts(uri, name, to)
         assert {path.relative_to(to).as_posix(): path.read_text() for path in fetched} == files

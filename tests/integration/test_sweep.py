@@ -100,6 +100,7 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
             process.kill()
     assert "stopped before its end" in (folder / "results.md").read_text()
     assert "the same command runs them again" in log.read_text()
+    assert "raylet" not in log.read_text()  # Ray's warnings about the many processes of a trial
     state = read_state(folder)
     assert state is not None and state.mlflow_run_id is not None and not state.finished
     client = MlflowClient(composed.experiment.tracking_uri)

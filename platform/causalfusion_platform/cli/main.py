@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -57,6 +58,9 @@ def main() -> None:
 
     A run that was stopped with a checkpoint ends with status 75, one that gave up with 3.
     """
+    # A trial is a dozen processes of fractions of a CPU, which Ray warns of in the middle of the live table. Ray reads
+    # this when it is imported.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     try:
         app()
     except (UserError, NotFinished) as error:

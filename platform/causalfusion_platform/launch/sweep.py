@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,7 +195,7 @@ def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display
         f"{search.total} trials, {concurrent} at a time" + (f"; {len(done)} have finished before" if done else "")
     )
     if search.waiting and (waiting or job.chosen_on_the_way):
-        new = _fit(job, search, parent, concurrent, stop, display)
+        new = _fit(job, search, parent, concurrent, stop, display, [end.name for end in done])
         return [*(end for end in done if end.name not in {one.name for one in new}), *new]
     return done
 
@@ -222,7 +222,13 @@ def points_tried(job: SweepJob) -> list[Trial]:
 
 
 def _fit(
-    job: SweepJob, search: Search, parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay
+    job: SweepJob,
+    search: Search,
+    parent: str,
+    concurrent: int,
+    stop: StopRequest,
+    display: SweepDisplay,
+    finished: Sequence[str],
 ) -> list[TrialEnd]:
     experiment, sweep, composed = job.experiment, job.sweep, job.composed
     by_name = {trial.name: trial for trial in job.trials}
@@ -237,7 +243,8 @@ def _fit(
             trial = by_name[config["trial"]]
         run_trial(trial, sweep, parent)
 
-    watch = Watch([*by_name], job.run_dir, experiment.train.total_images, next(iter(sweep.targets)))
+    metric = next(iter(sweep.targets))
+    watch = Watch([*by_name], job.run_dir, experiment.train.total_images, metric, finished)
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     tuner = tune.Tuner(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,25 @@ _LOOK_SECONDS = 1.0
 class Watch(tune.Callback):  # type: ignore[misc]
     """Keep the state of each trial, and show all of them every second."""
 
-    def __init__(self, names: list[str], run_dirs: Callable[[str], Path], total: int, metric: str) -> None:
-        """Start with trials that all wait.
+    def __init__(
+        self,
+        names: list[str],
+        run_dirs: Callable[[str], Path],
+        total: int,
+        metric: str,
+        finished: Collection[str] = (),
+    ) -> None:
+        """Start with trials that wait, but for those that have finished in earlier launches.
 
         Args:
             names: of the trials that are known; others appear when they start.
             run_dirs: returns the folder of a trial's newest run.
             total: images of a whole trial.
             metric: what trials are ranked by.
+            finished: names of those that have finished before.
         """
         self.run_dirs, self.total, self.metric = run_dirs, total, metric
-        self.states: dict[str, State] = dict.fromkeys(names, "waiting")
+        self.states: dict[str, State] = dict.fromkeys(names, "waiting") | dict.fromkeys(finished, "finished")
         self.names: dict[str, str] = {}
         """Tune's name → ours; a trial of Optuna has ours only once it reports."""
         self.notes: dict[str, str] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from causalfusion import PRESETS, build_model, save_weights
 from causalfusion_platform.checkpoint.manifest import Facts, hash_files, write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 
@@ -31,3 +34,12 @@ def put_checkpoint(root: Path, images: int, content: str | None = None, **change
     (folder / "engine/state").write_text(content or f"state after {images}")
     write_manifest(folder, facts(images, **changes), hash_files(folder))
     return folder
+
+
+def put_weights(run_dir: Path, images: int, seed: int) -> Path:
+    """Write a run's checkpoint with the weights of a new tiny model; return the folder of the weights."""
+    folder = checkpoint_folder(run_dir / "checkpoints", images)
+    torch.manual_seed(seed)
+    save_weights(folder / "weights", PRESETS["tiny"], build_model(PRESETS["tiny"]).state_dict())
+    write_manifest(folder, facts(images), hash_files(folder))
+    return folder / "weights"

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.platform.checkpoint.made import facts
+from tests.platform.checkpoint.made import put_weights
 
-from causalfusion import PRESETS, build_model, load_weights, save_weights
-from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
-from causalfusion_platform.checkpoint.store import checkpoint_folder
+from causalfusion import load_weights
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
@@ -54,7 +52,7 @@ class Sweep:
             tracking_uri=self.uri, config=experiment.model_dump(mode="json"), mlflow_run_id=run.info.run_id
         )
         state.write(run_dir)
-        put_checkpoint(run_dir, images, seed=len(name) * 1000 + ord(name[-1]))
+        put_weights(run_dir, images, seed=len(name) * 1000 + ord(name[-1]))
         summary = {"run_dir": str(run_dir), "class_accuracy": 0.5, "fd_digits_cnn": score, "images_seen": images}
         write_summary(run_dir, summary)
         return TrialEnd(name, {"seed": 0}, summary, **end)
@@ -72,14 +70,6 @@ class Sweep:
         version = version_of(self.uri, self.model, "best")
         assert version is not None
         return version.number, version.tags
-
-
-def put_checkpoint(run_dir: Path, images: int, seed: int) -> Path:
-    folder = checkpoint_folder(run_dir / "checkpoints", images)
-    torch.manual_seed(seed)
-    save_weights(folder / "weights", PRESETS["tiny"], build_model(PRESETS["tiny"]).state_dict())
-    write_manifest(folder, facts(images), hash_files(folder))
-    return folder / "weights"
 
 
 def test_the_best_trial_gets_the_alias(make_experiment: MakeExperiment, uri: str) -> None:
@@ -182,7 +172,7 @@ def test_a_run_by_name(make_experiment: MakeExperiment, uri: str, tmp_path: Path
     sweep.trial("only", 6.5)
     run_dir = sweep.experiment.run_dir / "only"
     first = register_run(run_dir)
-    newest = put_checkpoint(run_dir, 256, seed=9)
+    newest = put_weights(run_dir, 256, seed=9)
     second = register_run(run_dir, alias="longer")
     assert (first.number, second.number) == (1, 2)
     assert (first.tags["images"], second.tags["images"]) == ("128", "256")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from causalfusion import PRESETS
 from causalfusion_platform.config.compose import Composed, compose_experiment, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.launch.sweep_watch import Watch
 from causalfusion_platform.launch.trials import Trial, trials_of
+from causalfusion_platform.report.sweep_view import LiveTable
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -155,3 +159,11 @@ def test_no_sweep_section(make_experiment: MakeExperiment) -> None:
     advice = re.search(r"'(sweep\.grid=.*)'", message)
     assert advice is not None
     assert len(trials_of(compose_experiment("quickstart", [advice[1]]))) == 2
+
+
+def test_what_has_finished_before_counts_as_done(tmp_path: Path) -> None:
+    watch = Watch(["a", "b"], lambda name: tmp_path / name, 64, "class_accuracy", ["a"])
+    assert [(view.name, view.state) for view in watch.views()] == [("a", "finished"), ("b", "waiting")]
+    printed = io.StringIO()
+    LiveTable(Console(file=printed), "class_accuracy").show(watch.views())
+    assert printed.getvalue() == "1/2 done  a  finished\n"

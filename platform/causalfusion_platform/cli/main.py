@@ -58,7 +58,7 @@ def main() -> None:
 
     A run that was stopped with a checkpoint ends with status 75, one that gave up with 3.
     """
-    # A trial is a dozen processes of fractions of a CPU, which Ray warns of in the middle of the live table. Ray reads
+    # A trial is a dozen processes of fractions of a CPU, and Ray warns of them in the middle of the table. It reads
     # this when it is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     try:

@@ -64,8 +64,8 @@ def test_figure_4(figure4: Reproduction, tmp_path: Path) -> None:
     # Of 16 tokens under uniform S: Σ S(S−1)/15 of Σ S steps have one token.
     assert "γ = 1: 66.7%" in pictures["ar_step_sizes"].caption
 
-    # A new model predicts zero, the loss of which is the mean of ε²: 1. Only the model that draws S counts, and only
-    # finished runs.
+    # A new model predicts zero, the loss of which is the mean of ε²: 1. Only the model that draws S counts, of
+    # finished runs only.
     caption = pictures["loss_by_step"].caption
     assert caption.startswith("Mean of 1 seed(s).")
     ends = re.findall(r"S = (\d+): (\d+\.\d+), (\d+\.\d+)", caption)

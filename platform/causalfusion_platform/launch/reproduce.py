@@ -18,6 +18,7 @@ from ..config.schema import Experiment
 from ..report.paper_markdown import render_markdown
 from ..report.paper_report import Circumstances, PaperReport, RunFacts, build_report
 from ..report.sweep_view import SweepDisplay
+from ..report.terminal import as_path
 from ..report.write import write_paper_report
 from ..sampling.pixels import Pixels
 from ..tracking.journal import Ended, Journal, Launched
@@ -139,7 +140,7 @@ def _facts(reproduction: Reproduction) -> dict[tuple[str, int], RunFacts]:
             continue
         summary = read_summary(run_dir) if state.finished else {}
         facts[row.file, seed] = RunFacts(
-            folder=str(run_dir),
+            folder=as_path(run_dir),
             status="finished" if state.finished else "not finished",
             mlflow_run_id=state.mlflow_run_id,
             images=summary.get("images_seen"),

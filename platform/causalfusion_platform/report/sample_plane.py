@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+# Pillow's own font has no ×, γ and →.
+_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 Pixels = NDArray[np.uint8]
 _INK, _PALE = (30, 30, 30), (225, 225, 225)
@@ -39,7 +44,7 @@ def sample_plane(
     high = math.ceil(most / wide)
     pitch = tile + _GAP
     block = (wide * pitch - _GAP, high * pitch - _GAP)
-    font = ImageFont.load_default(size=14)
+    font = ImageFont.truetype(_FONT, size=14)
     left = max(math.ceil(font.getlength(name)) for name in rows) + 2 * _BETWEEN
     top = 14 + 2 * _BETWEEN
     size = (left + len(columns) * (block[0] + _BETWEEN), top + len(rows) * (block[1] + _BETWEEN))

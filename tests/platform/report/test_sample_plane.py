@@ -81,3 +81,9 @@ def test_rows_and_columns_are_named() -> None:
 def test_other_arrays_are_refused(samples: dict[tuple[str, str], NDArray[np.uint8]], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         sample_plane(samples, ["a"], ["x"])
+
+
+def test_the_signs_of_the_paper_are_drawn() -> None:
+    """A font without them draws the same box for each."""
+    pictures = {sample_plane({}, [sign], ["x"]).tobytes() for sign in "×γλ→"}
+    assert len(pictures) == 4

@@ -13,6 +13,9 @@ import ray
 
 from ..config.errors import UserError
 
+# Ray ends an idle process after a second if there are more processes than CPUs, and actors count. On few cores each
+# window of rows would then be read by a new process, whose imports take seconds.
+_IDLE_MS = 60_000
 _TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 
 
@@ -76,6 +79,7 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
                 dashboard_port=port,
                 object_store_memory=object_store_bytes,
                 _temp_dir=folder,
+                _system_config={"idle_worker_killing_time_threshold_ms": _IDLE_MS},
                 **quiet,
             )
             _protect_token()

@@ -82,7 +82,9 @@ def _losses(reproduction: Reproduction, folder: Path) -> list[Picture]:
         return []
     path = save(training_loss_figure(curves, title="Training loss"), folder / "loss.png")
     late = "; ".join(f"{name}: {np.mean([_late(curve) for curve in found]):.4f}" for name, found in curves.items())
-    caption = f"Training loss over images seen: mean over seeds. Mean of the last {_LAST:.0%}: {late}."
+    caption = (
+        f"Training loss, weighted as each row weights it: mean over seeds. Mean of the last {_LAST:.0%}: {late}."
+    )
     return [Picture("loss", path.read_bytes(), caption)]
 
 

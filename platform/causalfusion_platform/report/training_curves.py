@@ -17,8 +17,8 @@ _Line = NDArray[np.float64]
 
 _POINTS = 400
 _WINDOW = 0.04
-# The fall at the very start would press all that comes after into a line.
-_START = 0.05
+# The fall before would press all that comes after into a line; it is cut off above.
+_START = 0.3
 
 
 def training_loss_figure(curves: Mapping[str, Sequence[Curve]], *, title: str, window: float = _WINDOW) -> Figure:

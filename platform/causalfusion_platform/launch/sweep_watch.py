@@ -36,7 +36,8 @@ class Watch(tune.Callback):  # type: ignore[misc]
             finished: names of those that have finished before.
         """
         self.run_dirs, self.total, self.metric = run_dirs, total, metric
-        self.states: dict[str, State] = dict.fromkeys(names, "waiting") | dict.fromkeys(finished, "finished")
+        self.states: dict[str, State] = dict.fromkeys(names, "waiting")
+        self.states.update(dict.fromkeys(finished, "finished"))
         self.names: dict[str, str] = {}
         """Tune's name → ours; a trial of Optuna has ours only once it reports."""
         self.notes: dict[str, str] = {}

@@ -128,13 +128,12 @@ def fetch(
 ) -> None:
     """Download what a run left in MLflow: after a job on a cluster, its report, table, grids and configuration."""
     from ..config.compose import home
+    from ..config.schema import local_database
     from ..report.terminal import as_path
     from ..tracking.fetch import fetch_artifacts
 
     folder = to or Path("fetched") / name
-    files = fetch_artifacts(
-        uri or f"sqlite:///{(home() / (runs or 'runs')).absolute() / 'mlflow.db'}", name, folder
-    )
+    files = fetch_artifacts(uri or f"sqlite:///{local_database(home() / (runs or 'runs'))}", name, folder)
     print(f"{len(files)} files of {name} are in {as_path(folder)}")
 
 

@@ -18,10 +18,11 @@ def ui(
 
     from ..config.compose import home
     from ..config.errors import UserError
+    from ..config.schema import local_database
     from ..launch.session import port_is_free
 
     folder = home() / runs
-    database = folder / "mlflow.db"
+    database = local_database(folder)
     if not database.is_file():
         raise UserError(
             f"there is no mlflow.db in {folder}: nothing has run there yet\n"

@@ -344,4 +344,9 @@ class Experiment(Section):
     @property
     def tracking_uri(self) -> str:
         """MLflow tracking URI, the default filled in."""
-        return self.tracking.uri or f"sqlite:///{self.runs.absolute() / 'mlflow.db'}"
+        return self.tracking.uri or f"sqlite:///{local_database(self.runs)}"
+
+
+def local_database(runs: Path) -> Path:
+    """Return MLflow's SQLite file for a folder of runs, where no server is named."""
+    return runs.absolute() / "mlflow.db"

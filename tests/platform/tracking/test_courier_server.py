@@ -1,0 +1,175 @@
+"""Delivery to an MLflow server that is down, freezes, dies, is slow or loses answers; couriers that are killed."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.platform.tracking.recorded import Job, deliver_again, until
+
+from causalfusion_platform.tracking.spool import waiting
+
+
+@contextmanager
+def proxy(port: int, lose: Callable[[str], bool], delay_seconds: float = 0.0) -> Iterator[str]:
+    """Pass requests on to a port, and the answers back, late; where `lose(path)`, the answer is thrown away."""
+
+    class Pass(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            upstream = HTTPConnection("127.0.0.1", port)
+            upstream.request(self.command, self.path, body, dict(self.headers))
+            answer = upstream.getresponse()
+            content = answer.read()
+            upstream.close()
+            time.sleep(delay_seconds)
+            if lose(self.path):
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pass) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def test_a_server_that_is_down_at_the_start_freezes_and_dies(own_folder: Path, server: Any) -> None:
+    """One run through all three; training goes on recording throughout."""
+    job = Job(own_folder, "faults")
+    courier = job.courier(server.uri)
+    courier.start()
+    job.create()
+    job.train(1500, 3)
+    records = len(waiting(job.folder))
+    assert records == 1 + 2 + 1 + 1 + 1503
+    shown = r"MLflow does not answer \(.*refused\), since ..:..:..: 1508 records wait"
+    until(lambda: re.match(shown, courier.state))
+    assert courier.drain(0.5) == records
+    assert not job.ids
+
+    server.up()
+    assert courier.drain(60) == 0
+    assert courier.state == "delivering"
+    job.check(server.client)
+
+    server.freeze()
+    job.train(300, 2)
+    assert courier.drain(1) == 302
+    until(lambda: "MLflow does not answer" in courier.state)
+    server.thaw()
+    assert courier.drain(60) == 0
+    job.check(server.client)
+
+    server.kill()
+    job.train(300, 2)
+    job.spool.finish("KILLED")
+    assert courier.drain(1) == 303
+    courier.stop(60)
+    job.spool.reopen()
+    job.train(5)
+    server.up()
+    assert job.deliver(server.uri) == 0
+    job.spool.finish()
+    assert job.deliver(server.uri) == 0
+    job.check(server.client, "FINISHED")
+    assert [path.name for path in job.folder.iterdir()] == ["courier.lock"]
+
+
+def test_couriers_that_are_killed(own_folder: Path, server: Any) -> None:
+    """Six times, at random points; the next one takes over and nothing is there twice."""
+    server.up()
+    job = Job(own_folder, "killed")
+    job.create()
+    job.train(500, 50)
+    code = """if True:
+        import sys, threading
+        from pathlib import Path
+        from causalfusion_platform.tracking.courier import Courier, Patience
+        folder, uri, known = sys.argv[1:]
+        ids = Path(known)
+        run_id = ids.read_text().split()[-1] if ids.exists() else None
+        def keep(run_id):
+            with ids.open("a") as file:
+                file.write(run_id + "\\n")
+        Courier(Path(folder), uri, run_id=run_id, on_run_id=keep, patience=Patience(poll_seconds=0.05)).start()
+        threading.Event().wait(100)
+    """
+    known, draw = own_folder / "ids", random.Random(5)
+    total = len(waiting(job.folder))
+    for killed in range(6):
+        with subprocess.Popen([sys.executable, "-c", code, str(job.folder), server.uri, str(known)]) as process:
+            aim = total - (1 if killed == 0 else draw.randint(total * killed // 8, total * (killed + 1) // 8))
+            until(lambda aim=aim: len(waiting(job.folder)) <= aim)  # type: ignore[misc]
+            time.sleep(draw.uniform(0, 0.02))
+            process.send_signal(signal.SIGKILL)
+    assert waiting(job.folder)
+    job.ids = known.read_text().split()
+    assert job.deliver(server.uri) == 0
+    job.spool.finish()
+    assert job.deliver(server.uri) == 0
+    job.check(server.client, "FINISHED")
+
+
+def test_answers_that_are_lost(own_folder: Path, server: Any) -> None:
+    """The server does what it is asked, but for a while no answer to a change comes back: it is asked again."""
+    server.up()
+    job = Job(own_folder, "lost")
+    job.create()
+    job.train(40, 3)
+    job.spool.finish()
+    lost: list[str] = []
+
+    def lose(path: str) -> bool:
+        found = re.search("runs/create|log-batch|log-inputs|set-tag|artifacts|runs/update", path)
+        # MLflow's client asks three times by itself: it takes the courier to ask a fourth time.
+        if found is None or lost.count(found[0]) >= (4 if found[0] == "runs/create" else 1):
+            return False
+        lost.append(found[0])
+        return True
+
+    with proxy(server.port, lose) as uri:
+        assert job.deliver(uri) == 0
+    assert lost == ["runs/create"] * 3 + ["log-batch", "log-inputs", "set-tag", "artifacts", "runs/update"]
+    job.check(server.client, "FINISHED")
+
+
+def test_a_slow_server(own_folder: Path, server: Any) -> None:
+    server.up()
+    job = Job(own_folder, "slow")
+    job.create()
+    job.train(1100, 1)
+    with proxy(server.port, lambda _: False, delay_seconds=0.2) as uri:
+        assert job.deliver(uri) == 0
+    job.check(server.client)
+
+
+def test_what_was_delivered_but_not_removed(own_folder: Path, server: Any) -> None:
+    server.up()
+    deliver_again(own_folder, server.uri)

@@ -7,6 +7,7 @@ a run's checkpoint. A new generation is a run of its own, in a folder of its own
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -70,7 +71,7 @@ def member_trial(composed: Composed, sweep: SweepConfig, config: Mapping[str, An
     member = next((one for one in known.values() if one.tune_id == tune_id), None)
     if member is None:  # the first time in this launch
         member = known.get(config["trial"]) or Member(
-            name=config["trial"], tune_id=tune_id, values=_values(sweep, config)
+            name=config["trial"], tune_id=tune_id, values=values_of(sweep, config)
         )
         member = member.model_copy(update={"tune_id": tune_id})
         _write(experiment, member)
@@ -82,7 +83,7 @@ def member_trial(composed: Composed, sweep: SweepConfig, config: Mapping[str, An
     member = member.model_copy(
         update={
             "generation": member.generation + 1,
-            "values": _values(sweep, config),
+            "values": values_of(sweep, config),
             "taken_from": donor.name,
             "taken_at": images,
         }
@@ -134,8 +135,28 @@ def _trial_of(composed: Composed, member: Member) -> Trial:
     return compose_trial(Composed(tagged, composed.unresolved), member.run_name, member.values)
 
 
-def _values(sweep: SweepConfig, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _inside(distribution, config[key]) for key, distribution in sweep.space.items()}
+def coordinate(sweep: SweepConfig, key: str, value: Any) -> Any:
+    """Return a value of a key as Tune holds it.
+
+    PB2's Gaussian process measures distances: it is given logarithms where orders of magnitude are to count alike.
+    """
+    return math.log(value) if _in_logarithms(sweep, key) else value
+
+
+def searched_bounds(sweep: SweepConfig) -> dict[str, list[float]]:
+    """Return the bounds of each key for PB2, in Tune's coordinates."""
+    laws = {key: law.uniform or law.log_uniform or () for key, law in sweep.space.items()}
+    return {key: [coordinate(sweep, key, bound) for bound in bounds] for key, bounds in laws.items()}
+
+
+def values_of(sweep: SweepConfig, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is trained of a configuration of Tune's: readable numbers, inside their bounds."""
+    held = {key: math.exp(config[key]) if _in_logarithms(sweep, key) else config[key] for key in sweep.space}
+    return {key: _inside(sweep.space[key], value) for key, value in held.items()}
+
+
+def _in_logarithms(sweep: SweepConfig, key: str) -> bool:
+    return sweep.pb2 is not None and sweep.space[key].log_uniform is not None
 
 
 def _inside(distribution: Distribution, value: Any) -> Any:

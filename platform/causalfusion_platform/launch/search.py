@@ -13,6 +13,8 @@ from ..config.compose import Composed, with_overrides
 from ..config.errors import UserError
 from ..config.sweep import Distribution, SweepConfig
 from ..evaluation.evaluate import Scores
+from .population import coordinate
+from .schedulers import scheduler_of
 from .trials import Trial, compose_trial, point_name, rounded
 
 STUDY_FILE = "optuna.db"
@@ -63,22 +65,26 @@ def measuring(composed: Composed) -> Composed:
     return Composed(with_overrides(experiment, changes, experiment.name), composed.unresolved)
 
 
-def search_of(sweep: SweepConfig, trials: list[Trial], total_images: int) -> Search:
+def search_of(sweep: SweepConfig, trials: list[Trial], total_images: int, concurrent: int) -> Search:
     """Return the search among trials that are known beforehand.
 
     Args:
         sweep: the sweep section.
         trials: of a grid, a random search or the reproduction of a table, or the members of a population.
         total_images: length of each trial.
+        concurrent: trials that there is room for at once.
     """
     names = [trial.name for trial in trials]
     space: dict[str, Any] = {"trial": tune.grid_search(names)}
     if sweep.population is not None:
-        first = {trial.name: trial.values for trial in trials}
+        first = {
+            trial.name: {key: coordinate(sweep, key, value) for key, value in trial.values.items()}
+            for trial in trials
+        }
         for key in sweep.space:
             space[key] = tune.sample_from(lambda config, key=key: first[config["trial"]][key])
     search = Search(total=len(trials), waiting=len(trials), space=space)
-    search.scheduler = _scheduler(sweep, total_images)
+    search.scheduler = scheduler_of(sweep, total_images, all_at_once=concurrent >= len(trials))
     return search
 
 
@@ -141,49 +147,3 @@ def _optuna(distribution: Distribution) -> Any:
         return distributions.FloatDistribution(*distribution.log_uniform, log=True)
     assert distribution.uniform is not None
     return distributions.FloatDistribution(*distribution.uniform)
-
-
-def _scheduler(sweep: SweepConfig, total_images: int) -> Any:
-    from ray.tune import schedulers
-
-    if sweep.asha is not None:
-        return schedulers.ASHAScheduler(
-            time_attr="images",
-            metric=sweep.metric,
-            mode=sweep.mode,
-            max_t=total_images + 1,  # at its limit it would end trials before they report their end
-            grace_period=sweep.asha.grace_images,
-            reduction_factor=sweep.asha.reduction_factor,
-        )
-    population = sweep.population
-    if population is None:
-        return None
-    common: dict[str, Any] = {
-        "time_attr": "images",
-        "metric": sweep.metric,
-        "mode": sweep.mode,
-        "perturbation_interval": population.every_images,
-        "quantile_fraction": population.quantile,
-    }
-    if sweep.pb2 is not None:
-        from ray.tune.schedulers.pb2 import PB2
-
-        bounds = {key: list(part.uniform or part.log_uniform or ()) for key, part in sweep.space.items()}
-        return PB2(**common, hyperparam_bounds=bounds)
-    return schedulers.PopulationBasedTraining(
-        **common,
-        hyperparam_mutations={key: _domain(distribution) for key, distribution in sweep.space.items()},
-        resample_probability=population.resample_probability,
-    )
-
-
-def _domain(distribution: Distribution) -> Any:
-    if distribution.choice is not None:
-        return list(distribution.choice)
-    if distribution.integers is not None:
-        low, high = distribution.integers
-        return tune.randint(low, high + 1)
-    if distribution.log_uniform is not None:
-        return tune.loguniform(*distribution.log_uniform)
-    assert distribution.uniform is not None
-    return tune.uniform(*distribution.uniform)

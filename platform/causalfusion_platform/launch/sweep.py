@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -188,9 +189,8 @@ def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display
         search = optuna_search(sweep, experiment.run_dir, experiment.seed)
     else:
         # Schedulers compare trials with those that have finished: these report again what they had measured.
-        search = search_of(
-            sweep, job.trials if sweep.measures_on_the_way else waiting, experiment.train.total_images
-        )
+        trials = job.trials if sweep.measures_on_the_way else waiting
+        search = search_of(sweep, trials, experiment.train.total_images, concurrent)
     display.say(
         f"{search.total} trials, {concurrent} at a time" + (f"; {len(done)} have finished before" if done else "")
     )
@@ -261,12 +261,16 @@ def _fit(
             name=f"launch-{time.time_ns()}",
             storage_path=str(experiment.run_dir / "tune"),
             callbacks=[watch],
+            # The end of a member is no comparison: Tune asks the scheduler about any result that ends nothing.
+            stop={"images": experiment.train.total_images} if sweep.population is not None else None,
             verbose=0,
         ),
     )
     # Tune ends its trials when it gets SIGINT, for which it has a handler of its own, but not at SIGTERM.
     stop.on_request = lambda _: signal.raise_signal(signal.SIGINT)
-    with Looking(watch, display):
+    with Looking(watch, display), warnings.catch_warnings():
+        # It cannot be done: each member's process holds a training run of its own.
+        warnings.filterwarnings("ignore", message="Consider boosting PBT performance by enabling `reuse_actors`")
         grid = tuner.fit()
     if len(grid) != search.waiting and not stop.reason:
         raise RuntimeError(f"Ray Tune returned {len(grid)} results for {search.waiting} trials")

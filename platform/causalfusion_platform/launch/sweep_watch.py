@@ -11,6 +11,8 @@ from ray import tune
 
 from ..report.sweep_view import State, SweepDisplay, TrialView
 from ..tracking.journal import Adopted, Journal, Measured, Progressed
+from .finish import read_summary
+from .run_folder import SUMMARY_FILE
 
 _LOOK_SECONDS = 1.0
 
@@ -80,13 +82,17 @@ class Watch(tune.Callback):  # type: ignore[misc]
     def _view(self, name: str, state: State) -> TrialView:
         images, loss, metric, note = 0, None, None, self.notes.get(name, "")
         if state != "waiting":
-            for event in Journal(self.run_dirs(name)).recent():
+            run_dir = self.run_dirs(name)
+            for event in Journal(run_dir).recent():
                 if isinstance(event, Progressed):
                     images, loss = event.images, event.loss
                 elif isinstance(event, Measured):
                     metric = event.values.get(self.metric)
                 elif isinstance(event, Adopted):
                     note = f"from {event.run} at {event.images:,}"
+            # Measurements on the way are of other samples than the end's, by which trials are ranked.
+            if state == "finished" and (run_dir / SUMMARY_FILE).is_file():
+                metric = read_summary(run_dir).get(self.metric)
         return TrialView(name, state, images, self.total, loss, metric, note)
 
 

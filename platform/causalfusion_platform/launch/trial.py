@@ -24,6 +24,9 @@ def run_trial(trial: Trial, sweep: SweepConfig, parent: str) -> None:
     With ASHA or a population, each measurement on the way is reported too, those of earlier launches first: Tune's
     own state is new at every launch. A report may not return: then Tune has ended this process.
 
+    A member of a population tells of its end once, when its summary is there: in one more comparison it could lose
+    what it has trained to a copy of another member, with nothing left to train.
+
     Raises:
         NotFinished, UserError: see `run_training`.
     """
@@ -49,7 +52,8 @@ def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
     thread = threading.Thread(target=train, name="training", daemon=True)
     thread.start()
     for measured in _measurements(trial.experiment.run_dir, thread, with_checkpoint=sweep.population is not None):
-        _report(trial, sweep, measured)
+        if sweep.population is None or measured.images < trial.experiment.train.total_images:
+            _report(trial, sweep, measured)
     [end] = ended
     if isinstance(end, BaseException):
         raise end
@@ -90,7 +94,5 @@ def _last(trial: Trial, sweep: SweepConfig, summary: dict[str, Any]) -> dict[str
     if not sweep.measures_on_the_way:
         return {}
     found = [event for event in Journal(trial.experiment.run_dir).events() if isinstance(event, Measured)]
-    if found:
-        return {**found[-1].values, "images": found[-1].images}
-    # It began at the very end, with another member's last weights.
-    return {sweep.metric: summary[sweep.metric], "images": summary["images_seen"]}
+    newest = found[-1].values if found else {sweep.metric: summary[sweep.metric]}
+    return {**newest, "images": summary["images_seen"]}

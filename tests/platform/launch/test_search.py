@@ -15,6 +15,7 @@ from scipy import stats
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.sweep import Distribution, SweepConfig
+from causalfusion_platform.launch.population import values_of
 from causalfusion_platform.launch.search import STUDY_FILE, measuring, optuna_search, optuna_trial, search_of
 from causalfusion_platform.launch.sweep import SweepJob, job_of, points_tried
 from causalfusion_platform.launch.trials import draw, point_name, random_points, trials_of
@@ -125,8 +126,30 @@ def test_a_search_without_comparisons_is_left_as_it_is(home: Path) -> None:
     plain = composed("sweep.grid={seed: [0, 1]}")
     assert measuring(plain) is plain
     job = job_of(plain)
-    search = search_of(job.sweep, job.trials, 1024)
+    search = search_of(job.sweep, job.trials, 1024, 2)
     assert (search.total, search.waiting, search.scheduler, search.algorithm) == (2, 2, None, None)
+
+
+def test_pb2_sees_orders_of_magnitude_alike(home: Path) -> None:
+    """Its Gaussian process gets logarithms; what is trained is the number itself, inside its bounds."""
+    manner = ("sweep.num_trials=2", "sweep.metric=fd_digits_cnn", "sweep.pb2={every_images: 640}")
+    job = job_of(composed(SPACE, *manner))
+    search = search_of(job.sweep, job.trials, 1280, 2)
+    log_low, log_high = math.log(1e-4), math.log(1e-2)
+    rate, weight = search.scheduler._hyperparam_bounds.values()
+    assert (rate, weight) == ([log_low, log_high], [1.0, 3.0])
+    first = job.trials[0]
+    held = {key: search.space[key].sample(config={"trial": first.name}) for key in job.sweep.space}
+    assert held["optim.base_lr"] == math.log(first.values["optim.base_lr"])
+    assert held["objective.ar_weight"] == first.values["objective.ar_weight"]
+    assert values_of(job.sweep, held) == first.values
+    middle = {"optim.base_lr": (log_low + log_high) / 2, "objective.ar_weight": 2.0}
+    assert values_of(job.sweep, middle) == {"optim.base_lr": 1e-3, "objective.ar_weight": 2.0}
+    # float32 of PB2 may lie a little outside
+    assert values_of(job.sweep, {"optim.base_lr": log_high + 1e-6, "objective.ar_weight": 0.9999999}) == {
+        "optim.base_lr": 1e-2,
+        "objective.ar_weight": 1.0,
+    }
 
 
 # Optuna

@@ -17,9 +17,11 @@ from causalfusion import PRESETS
 from causalfusion_platform.config.compose import Composed, compose_experiment, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.launch.finish import write_summary
 from causalfusion_platform.launch.sweep_watch import Watch
 from causalfusion_platform.launch.trials import Trial, trials_of
 from causalfusion_platform.report.sweep_view import LiveTable
+from causalfusion_platform.tracking.journal import Journal, Measured
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -167,3 +169,15 @@ def test_what_has_finished_before_counts_as_done(tmp_path: Path) -> None:
     printed = io.StringIO()
     LiveTable(Console(file=printed), "class_accuracy").show(watch.views())
     assert printed.getvalue() == "1/2 done  a  finished\n"
+
+
+def test_a_finished_trial_shows_what_it_is_ranked_by(tmp_path: Path) -> None:
+    """Not what it measured last on the way, which was of other samples."""
+    (tmp_path / "a").mkdir()
+    Journal(tmp_path / "a").add(Measured(attempt=1, images=64, values={"class_accuracy": 0.25}))
+    watch = Watch(["a"], lambda name: tmp_path / name, 64, "class_accuracy")
+    watch.states["a"] = "running"
+    assert watch.views()[0].metric == 0.25
+    write_summary(tmp_path / "a", {"class_accuracy": 0.75})
+    watch.states["a"] = "finished"
+    assert watch.views()[0].metric == 0.75

@@ -49,6 +49,8 @@ def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: P
     client = MlflowClient(composed.experiment.tracking_uri)
     parent = client.get_run(result.mlflow_run_id)
     assert parent.info.status == "FINISHED"
+    best = max(row[1] for row in result.rows)
+    assert parent.data.metrics == {"sweep/measured": 2, "sweep/failed": 0, "sweep/best_class_accuracy": best}
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.mlflow_run_id}'"
     )

@@ -111,6 +111,17 @@ def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> Swee
     )
 
 
+def figures_of(sweep: SweepConfig, result: SweepResult) -> dict[str, float]:
+    """Return the metrics of a sweep's own run in MLflow: how many trials have a result, the best of each target."""
+    measured = [end.summary for end in result.ends if end.summary is not None]
+    figures = {"sweep/measured": float(len(measured)), "sweep/failed": float(result.failed)}
+    for metric, mode in sweep.targets.items():
+        values = [float(summary[metric]) for summary in measured if summary.get(metric) is not None]
+        if values:
+            figures[f"sweep/best_{metric}"] = max(values) if mode == "max" else min(values)
+    return figures
+
+
 def write_results(
     experiment: Experiment, sweep: SweepConfig, ended: Sequence[TrialEnd], result: SweepResult
 ) -> list[Path]:

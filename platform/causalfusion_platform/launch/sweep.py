@@ -26,12 +26,13 @@ from ..tracking.courier import Courier
 from ..tracking.mlflow import check_reachable
 from ..tracking.pages import NOTE
 from ..tracking.spool import Spool
+from ..tracking.tracker import AS_BARS
 from .finish import read_summary
 from .lock import only_launch, refuse_if_under_way
 from .pinned import pinned
 from .population import member_trial, members_of
 from .registering import register_best_trial
-from .results import SweepResult, TrialEnd, settle, tabulate, write_results
+from .results import SweepResult, TrialEnd, figures_of, settle, tabulate, write_results
 from .run_folder import STATE_FILE, RunState, check_same_config, open_run, read_state
 from .search import Search, measuring, optuna_search, optuna_trial, search_of
 from .session import check_resources, ray_session
@@ -116,6 +117,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
             result = tabulate(job.sweep, ended, state.mlflow_run_id)
             for path in write_results(experiment, job.sweep, ended, result):
                 spool.artifact(path)
+            spool.metrics(figures_of(job.sweep, result), AS_BARS)
             table = f"{experiment.description}\n\n{markdown_table(result.columns, result.rows)}".lstrip()
             spool.tags({NOTE: pinned(experiment, job.sweep, state.mlflow_run_id, table)})
             spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")

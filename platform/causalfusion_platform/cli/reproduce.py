@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,8 +23,14 @@ def reproduce(
     extractor: Annotated[
         str | None, typer.Option(help="What measures, as `evaluate` takes it; at paper scale inception:PATH.")
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Real images or their statistics, .npz of ADM.")] = None,
-    vae: Annotated[str | None, typer.Option(help="Autoencoder that decodes samples; none for pixels.")] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[ROW=]FILE", help="Real images or their statistics, .npz of ADM."),
+    ] = None,
+    vae: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[ROW=]PATH", help="Autoencoder that decodes samples; none for pixels."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their cost, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,15 +63,15 @@ def reproduce(
         seeds=[int(part) for part in seeds.split(",")] if seeds else (),
         overrides=overrides or [],
         extractor=extractor,
-        reference=reference,
-        vae=vae,
+        references=reference or (),
+        vaes=vae or (),
         # What runs all that is missing: without a choice of rows or seeds.
         command=shlex.join(
             [
                 *("causalfusion", "reproduce", table, *(overrides or []), "--scale", scale),
                 *(("--extractor", extractor) if extractor else ()),
-                *(("--reference", str(reference)) if reference else ()),
-                *(("--vae", vae) if vae else ()),
+                *(part for one in reference or () for part in ("--reference", one)),
+                *(part for one in vae or () for part in ("--vae", one)),
             ]
         ),
     )

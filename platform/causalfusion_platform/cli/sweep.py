@@ -23,8 +23,9 @@ def sweep(
     from ..config.compose import compose_experiment
     from ..launch.ended import STOPPED
     from ..launch.results import SPEEDS
-    from ..launch.sweep import job_of, run_sweep
+    from ..launch.sweep import run_sweep
     from ..launch.sweep_cost import sweep_cost
+    from ..launch.sweep_job import job_of
     from ..report.sweep_view import LiveTable
     from ..report.tables import terminal_table
     from ..report.terminal import as_path, preflight_line

@@ -124,6 +124,8 @@ class SweepConfig(Section):
         manners = [name for name in ("asha", "pbt", "pb2") if getattr(self, name) is not None]
         if len(manners) > 1:
             raise ValueError(f"{' and '.join(manners)} are given: choose one")
+        if self.asha and self.search == "optuna":
+            raise ValueError("asha ends trials whose scores optuna would take for finished ones: leave one out")
         if self.objectives and manners:
             raise ValueError(f"{manners[0]} compares trials by one metric: leave objectives out")
         if self.population and (self.grid or self.search == "optuna"):

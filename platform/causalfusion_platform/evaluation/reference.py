@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config.errors import UserError
-from ..data.manifest import write_atomically
+from ..data.manifest import sha256_of, write_atomically
 from ..data.npz import IMAGES, holds_array
 from .collect import BATCH_SIZE, Collected, collect
 from .extractor import Extractor
@@ -82,15 +82,20 @@ def read_reference(path: Path, extractor: Extractor, *, batch_size: int = BATCH_
                 f"{path} holds {holds} and no images {IMAGES}; the extractor's space is {extractor.space} (weights "
                 f"{extractor.digest[:12]}…)\n  take the extractor of those statistics, or a reference with images"
             )
-        return _reference(images, extractor, source=f"images in {path.name}")
+        return _reference(images, extractor, source=f"images in {_named(path)}")
     assert pool is not None
     if extractor.space == FID_SPACE:
         _check_widths(pool, spatial, path)
     features = None if images is None else images.features
     if _FEATURES in arrays:
         features = _features_in(arrays[_FEATURES], pool, path)
-    source = str(arrays.get(_SOURCE, f"statistics in {path.name}"))
+    source = str(arrays.get(_SOURCE, f"statistics in {_named(path)}"))
     return Reference(*space, source=source, pool=pool, spatial=spatial, features=features)
+
+
+def _named(path: Path) -> str:
+    # Another file of the same name is another reference: what was measured with the one says nothing of the other.
+    return f"{path.name} (SHA-256 {sha256_of(path)[:12]}…)"
 
 
 def write_reference(path: Path, reference: Reference) -> None:

@@ -18,6 +18,8 @@ from ..sampling.grid import sample_grid
 from ..tracking.tracker import AS_BARS, Tracker
 from .run_folder import SUMMARY_FILE
 
+SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
+"""What is also measured with each S of `evaluation.ar_steps`: `<name>_s<S>`."""
 _NOT_MEASURED = dict.fromkeys(field.name for field in dataclasses.fields(Scores))
 
 
@@ -36,7 +38,7 @@ def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker)
         scores = dataclasses.asdict(yardstick.score(latents, labels))
         for ar_steps in experiment.evaluation.ar_steps:
             others = yardstick.score(samples[f"latents_s{ar_steps}"], labels)
-            scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in ("class_accuracy", "fd_digits_cnn")}
+            scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in SCORED_FOR_AR_STEPS}
     grid = sample_grid(latents, labels, manifest.class_names)
     path = experiment.run_dir / "samples" / "final.png"
     grid.save(path)

@@ -58,6 +58,12 @@ def refuse_if_under_way(run_dir: Path) -> None:
         raise _refusal(run_dir)
 
 
+def wait_for_other_launch(run_dir: Path, poll_seconds: float = 1.0) -> None:
+    """Return once no process holds the run's lock."""
+    while is_under_way(run_dir):
+        time.sleep(poll_seconds)
+
+
 def _refusal(run_dir: Path) -> UserError:
     return UserError(
         f"run {run_dir.name!r} is under way: {_holder(run_dir / LOCK_FILE)}\n"

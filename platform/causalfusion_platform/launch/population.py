@@ -6,6 +6,7 @@ a run's checkpoint. A new generation is a run of its own, in a folder of its own
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -56,6 +57,12 @@ def members_of(sweep: Experiment) -> dict[str, Member]:
     """Return the members of a sweep's population that were started, by name."""
     files = sorted(_folder(sweep).glob("*.json"))
     return {path.stem: Member.model_validate_json(path.read_bytes()) for path in files}
+
+
+def newest_of(sweep: Experiment, trial: Trial) -> Trial:
+    """Return a trial with the values of its newest generation, if it is a member that has been exploited."""
+    member = members_of(sweep).get(trial.name)
+    return trial if member is None else dataclasses.replace(trial, values=member.values)
 
 
 def member_trial(composed: Composed, sweep: SweepConfig, config: Mapping[str, Any]) -> Trial:

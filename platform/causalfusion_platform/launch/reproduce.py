@@ -30,6 +30,7 @@ from .evaluate import Cell, evaluate
 from .finish import read_summary
 from .generate_plan import GenerateRequest
 from .generators import RayGenerators
+from .measurable import check_measurable
 from .measuring import Measuring, open_measuring
 from .pinned import pinned
 from .reproduction import Reproduction, trial_name
@@ -51,6 +52,7 @@ def reproduce(reproduction: Reproduction, display: SweepDisplay) -> PaperReport:
         StoppedRun: a signal came; the same call goes on.
     """
     table, job = reproduction.table, reproduction.job
+    check_measurable(reproduction)
     with ray_session():
         if reproduction.elsewhere:
             where = sorted({path.parent.name for path in reproduction.elsewhere.values()})
@@ -83,16 +85,22 @@ class _AllMeasured:
 def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
     """Measure every column of every row and seed that has finished."""
     table, plan, found = reproduction.table, reproduction.plan, _AllMeasured()
-    measuring: Measuring | None = None
+    opened: dict[tuple[str | None, Path], Measuring] = {}
+    spaces: dict[str, dict[str, list[str]]] = {}
     with RayGenerators() as generators:
         for row, seed, run_dir in reproduction.runs():
             state = read_state(run_dir)
             if row not in reproduction.rows or state is None or not state.finished:
                 continue
             experiment = reproduction.experiments[trial_name(row, seed)]
-            if measuring is None:
+            if not opened:
                 display.say(f"measuring {plan.samples:,} samples for each value")
-                measuring = open_measuring(reproduction.extractor, reproduction.reference, experiment.data.path)
+            reference = reproduction.references.of(row)
+            if (reference, experiment.data.path) not in opened:
+                opened[reference, experiment.data.path] = open_measuring(
+                    reproduction.extractor, Path(reference) if reference else None, experiment.data.path
+                )
+            measuring = opened[reference, experiment.data.path]
             places = _places(experiment, table.columns)
             # By this row's own settings: the run may be another row's that is sampled differently.
             request = GenerateRequest(
@@ -100,17 +108,19 @@ def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
                 num=plan.samples,
                 sampling=experiment.sampling,
                 seed=seed,
-                vae=reproduction.vae,
+                vae=reproduction.vaes.of(row),
             )
             cells = list(dict.fromkeys(places.values()))
             results = evaluate(request, cells, measuring, generators, keep_samples=reproduction.scale == "digits")
             by_cell = dict(zip(cells, results, strict=True))
             for column in table.columns:
                 name, origin = plan.metrics[column.metric], measuring.provenance
-                found.spaces[name] = (
+                space = (
                     f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…, reference: "
                     f"{origin['reference']}"
                 )
+                in_space = spaces.setdefault(name, {}).setdefault(space, [])
+                in_space += [row.file] if row.file not in in_space else []
                 if column.name in places:
                     one, key = by_cell[places[column.name]], (row.file, column.name, seed)
                     found.values[key] = one.metrics.get(name)
@@ -118,6 +128,10 @@ def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
                         found.first[key] = one.first
             if any(one.measured_now for one in results):
                 display.say(f"measured {trial_name(row, seed)}")
+    for name, rows in spaces.items():
+        found.spaces[name] = "; ".join(
+            space if len(rows) == 1 else f"{', '.join(files)}: {space}" for space, files in rows.items()
+        )
     return found
 
 
@@ -152,12 +166,14 @@ def _facts(reproduction: Reproduction) -> dict[tuple[str, int], RunFacts]:
 
 def _seconds(run_dir: Path) -> float | None:
     """Return the time that all launches of a run took together."""
-    total, began = 0.0, None
+    total, began, last = 0.0, None, 0.0
     for event in Journal(run_dir).events():
         if isinstance(event, Launched):
+            total += last - began if began is not None else 0.0  # it was killed: its last word counts
             began = event.time
         elif isinstance(event, Ended) and began is not None:
             total, began = total + event.time - began, None
+        last = event.time
     return total or None
 
 

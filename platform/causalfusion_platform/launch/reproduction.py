@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from ..config.paper_table import PaperTable, Row, Scale, ScalePlan, load_table
 from ..config.schema import Experiment
 from ..config.sweep import SweepConfig
 from .measuring import DIGITS
-from .run_folder import read_state, run_experiment
-from .sweep import SweepJob
+from .run_folder import STATE_FILE, read_state, run_experiment
+from .sweep_job import SweepJob
 from .trials import Trial, compose_trial
 
 # What does not decide what is trained: rows of two tables that differ in these only are one run.
@@ -37,8 +37,10 @@ class Reproduction:
     elsewhere: Mapping[str, Path]
     """Trial → folder of the run that stands for it: it is trained with the very same settings."""
     extractor: str
-    reference: Path | None
-    vae: str | None
+    references: ByRow
+    """Row → real images or their statistics."""
+    vaes: ByRow
+    """Row → autoencoder."""
     command: str
     """The command, as it was given."""
 
@@ -68,6 +70,33 @@ class Reproduction:
         return self.elsewhere.get(name, self.folder / name)
 
 
+class ByRow:
+    """What is given once for all rows, or for one: `VALUE`, `ROW=VALUE`."""
+
+    def __init__(self, option: str, given: Sequence[str], rows: Sequence[str]) -> None:
+        """Read what was given.
+
+        Args:
+            option: its name, for messages.
+            given: as on the command line.
+            rows: files of the table's rows.
+
+        Raises:
+            UserError: a value is given twice.
+        """
+        self.given, self.values = tuple(given), dict[str | None, str]()
+        for one in given:
+            row, equals, value = one.partition("=")
+            key, value = (row, value) if equals and row in rows else (None, one)
+            if key in self.values:
+                raise UserError(f"{option} is given twice for {key or 'all rows'}: {self.values[key]} and {value}")
+            self.values[key] = value
+
+    def of(self, row: Row) -> str | None:
+        """Return what holds for a row, if anything."""
+        return self.values.get(row.file, self.values.get(None))
+
+
 def trial_name(row: Row, seed: int) -> str:
     """Return the name of a row's trial with a seed."""
     return f"{row.file}.seed-{seed}"
@@ -81,8 +110,8 @@ def reproduction_of(
     seeds: Sequence[int] = (),
     overrides: Sequence[str] = (),
     extractor: str | None = None,
-    reference: Path | None = None,
-    vae: str | None = None,
+    references: Sequence[str] = (),
+    vaes: Sequence[str] = (),
     command: str = "",
 ) -> Reproduction:
     """Return a table as runs; nothing is started.
@@ -94,8 +123,8 @@ def reproduction_of(
         seeds: seeds; none: those that the table plans.
         overrides: `key=value` changes of every row.
         extractor: what measures; default: `digits_cnn` at digits scale. At paper scale it must be given.
-        reference: real images or their statistics, if not those of the data.
-        vae: the autoencoder that decodes samples; None: latents are pixels.
+        references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
+        vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row; none: latents are pixels.
         command: the command, as it was given.
 
     Raises:
@@ -103,8 +132,11 @@ def reproduction_of(
     """
     table = load_table(name)
     plan = table.plan(scale)
+    named = [one for one in overrides if one.lstrip("+").startswith("name=")]
+    if named:
+        raise UserError(f"{named[0]}: the runs of a table have its name\n  another folder for them: runs=FOLDER")
     if seeds:
-        plans = {**table.scales, scale: plan.model_copy(update={"seeds": tuple(seeds)})}
+        plans = {**table.scales, scale: plan.model_copy(update={"seeds": tuple(dict.fromkeys(seeds))})}
         table = table.model_copy(update={"scales": plans})
     planned = table.rows_at(scale)
     known = {row.file: row for row in planned}
@@ -120,7 +152,7 @@ def reproduction_of(
                 "  add --extractor inception:PATH --reference VIRTUAL_imagenet256_labeled.npz"
             )
         extractor = DIGITS
-    chosen = tuple(known[row] for row in rows) or planned
+    chosen = tuple(known[row] for row in dict.fromkeys(rows)) or planned
     sweep = _sweep(table, scale, overrides)
     trials = [
         _trial(table, scale, row, seed, overrides, sweep.experiment)
@@ -129,12 +161,23 @@ def reproduction_of(
     ]
     elsewhere = twins(trials, sweep.experiment)
     assert sweep.experiment.sweep is not None
-    inside = {name for name, folder in elsewhere.items() if folder.parent == sweep.experiment.run_dir}
-    job = SweepJob(
-        sweep, sweep.experiment.sweep, [trial for trial in trials if trial.name not in inside], dict(elsewhere)
-    )
+    # A trial that another one of this launch stands for is not run; where a finished run does, its result is taken.
+    folders = {sweep.experiment.run_dir / trial.name for trial in trials}
+    own = [trial for trial in trials if elsewhere.get(trial.name) not in folders]
+    job = SweepJob(sweep, sweep.experiment.sweep, own, dict(elsewhere), anew="runs=FOLDER")
     experiments = {trial.name: trial.experiment for trial in trials}
-    return Reproduction(table, scale, job, chosen, experiments, elsewhere, extractor, reference, vae, command)
+    return Reproduction(
+        table=table,
+        scale=scale,
+        job=job,
+        rows=chosen,
+        experiments=experiments,
+        elsewhere=elsewhere,
+        extractor=extractor,
+        references=ByRow("--reference", references, [*known]),
+        vaes=ByRow("--vae", vaes, [*known]),
+        command=command,
+    )
 
 
 def _sweep(table: PaperTable, scale: Scale, overrides: Sequence[str]) -> Composed:
@@ -179,33 +222,38 @@ def _trial(
 def twins(trials: Sequence[Trial], sweep: Experiment) -> dict[str, Path]:
     """Return which trials another run stands for: trial → its folder.
 
-    It is another trial of this table, which is trained with the same settings and only sampled differently, or a
-    finished run of another table beside it.
+    It is trained with the very same settings, and perhaps sampled differently: a finished run of this table or of
+    another one beside it, whether it is asked for now or not, or else another trial of these.
     """
-    found: dict[str, Path] = {}
-    wanted: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
     for trial in trials:
-        identity = _identity(trial.experiment)
-        if identity in wanted:
-            found[trial.name] = sweep.run_dir / wanted[identity]
-        else:
-            wanted[identity] = trial.name
-    open_ones = {identity: name for identity, name in wanted.items() if read_state(sweep.run_dir / name) is None}
-    for state_file in sorted(sweep.runs.glob("*/*/run.json")) if open_ones else []:
+        groups.setdefault(_identity(trial.experiment), []).append(trial.name)
+    finished = _finished_runs(sweep, groups)
+    found: dict[str, Path] = {}
+    for identity, names in groups.items():
+        folders = {name: sweep.run_dir / name for name in names}
+        there = finished.get(identity, [])
+        begun = [folder for folder in folders.values() if (folder / STATE_FILE).is_file()]
+        own = [folder for folder in folders.values() if folder in there]
+        stands = next(iter([*own, *there, *begun, *folders.values()]))
+        found |= {name: stands for name, folder in folders.items() if folder != stands and folder not in own}
+    return found
+
+
+def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list[Path]]:
+    """Return the folders of finished runs that were trained with settings that are wanted."""
+    finished: dict[str, list[Path]] = {}
+    for state_file in sorted(sweep.runs.glob(f"*/*/{STATE_FILE}")):
         run_dir = state_file.parent
-        if run_dir.parent == sweep.run_dir:
-            continue
         try:
             state, experiment = read_state(run_dir), run_experiment(run_dir)
         except UserError:  # of another version, or damaged: not ours to judge
             continue
         if state is None or experiment is None or not state.finished:
             continue
-        name = open_ones.pop(_identity(experiment), None)
-        if name is not None:
-            found |= {other: run_dir for other, folder in found.items() if folder == sweep.run_dir / name}
-            found[name] = run_dir
-    return found
+        if (identity := _identity(experiment)) in wanted:
+            finished.setdefault(identity, []).append(run_dir)
+    return finished
 
 
 def _identity(experiment: Experiment) -> str:

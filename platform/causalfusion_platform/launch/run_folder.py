@@ -104,13 +104,16 @@ def run_experiment(folder: Path) -> Experiment | None:
     return None if state is None else validate(state.config, folder.name)
 
 
-def check_same_config(state: RunState, experiment: Experiment, allow: Sequence[str] = ()) -> None:
+def check_same_config(
+    state: RunState, experiment: Experiment, allow: Sequence[str] = (), anew: str | None = None
+) -> None:
     """Check that a run is continued with the configuration that it was started with.
 
     Args:
         state: what the run remembers.
         experiment: what it is to be continued with.
         allow: keys, or sections of keys, that may differ all the same.
+        anew: what on the command line starts another one; given for sweeps, whose commands allow no changes.
 
     Raises:
         UserError: other keys differ, each is listed with both values; or `allow` names what cannot change.
@@ -134,10 +137,12 @@ def check_same_config(state: RunState, experiment: Experiment, allow: Sequence[s
         return
     lines = "\n".join(f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
     possible = [key for key in changed if not key.startswith(_FIXED)]
-    advice = f",\n  --allow-config-change {','.join(possible)} to go on with the new ones" if possible else ""
+    advice = ""
+    if possible and anew is None:
+        advice = f",\n  --allow-config-change {','.join(possible)} to go on with the new ones"
     raise UserError(
         f"run {experiment.name!r} in {experiment.run_dir} was started with another configuration:\n{lines}\n"
-        f"  use the old values to continue it{advice}, or name=… to start another run"
+        f"  use the old values to continue it{advice}, or {anew or 'name=…'} to start another run"
     )
 
 

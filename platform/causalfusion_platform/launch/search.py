@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from ray import tune
 
 from ..config.compose import Composed, with_overrides
 from ..config.errors import UserError
+from ..config.schema import Experiment
 from ..config.sweep import Distribution, SweepConfig
 from ..evaluation.evaluate import Scores
+from .finish import SCORED_FOR_AR_STEPS
 from .population import coordinate
+from .results import SPEEDS
 from .schedulers import scheduler_of
 from .trials import Trial, compose_trial, point_name, rounded
 
 STUDY_FILE = "optuna.db"
+_STUDY = "sweep"
 
 
 @dataclass
@@ -65,14 +70,38 @@ def measuring(composed: Composed) -> Composed:
     return Composed(with_overrides(experiment, changes, experiment.name), composed.unresolved)
 
 
-def search_of(sweep: SweepConfig, trials: list[Trial], total_images: int, concurrent: int) -> Search:
+def check_metrics(experiment: Experiment) -> None:
+    """Check that the trials of a sweep will have what they are ranked by in their summaries.
+
+    Raises:
+        UserError: they will not.
+    """
+    assert experiment.sweep is not None
+    scores = [score.name for score in dataclasses.fields(Scores)]
+    several = [f"{name}_s{steps}" for steps in experiment.evaluation.ar_steps for name in SCORED_FOR_AR_STEPS]
+    known = [*scores, *several, *SPEEDS]
+    for target in experiment.sweep.targets:
+        if target not in known:
+            near = difflib.get_close_matches(target, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"trials are to be ranked by {target!r}, which their summaries will not have{hint}\n"
+                f"  there will be: {', '.join(known)}; evaluation.ar_steps=[4] adds those of S = 4"
+            )
+
+
+def search_of(
+    sweep: SweepConfig, trials: list[Trial], total_images: int, concurrent: int, total: int | None = None
+) -> Search:
     """Return the search among trials that are known beforehand.
 
     Args:
         sweep: the sweep section.
-        trials: of a grid, a random search or the reproduction of a table, or the members of a population.
+        trials: of a grid, a random search or the reproduction of a table, or the members of a population with the
+            values of their newest generations: those that Tune is asked for.
         total_images: length of each trial.
         concurrent: trials that there is room for at once.
+        total: trials of the whole sweep; default: these.
     """
     names = [trial.name for trial in trials]
     space: dict[str, Any] = {"trial": tune.grid_search(names)}
@@ -83,7 +112,7 @@ def search_of(sweep: SweepConfig, trials: list[Trial], total_images: int, concur
         }
         for key in sweep.space:
             space[key] = tune.sample_from(lambda config, key=key: first[config["trial"]][key])
-    search = Search(total=len(trials), waiting=len(trials), space=space)
+    search = Search(total=total or len(trials), waiting=len(trials), space=space)
     search.scheduler = scheduler_of(sweep, total_images, all_at_once=concurrent >= len(trials))
     return search
 
@@ -101,9 +130,7 @@ def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY_FILE}")
     modes = [*sweep.targets.values()]
-    both = optuna.study.StudyDirection
-    directions = [both.MINIMIZE if mode == "min" else both.MAXIMIZE for mode in modes]
-    study = optuna.create_study(storage=storage, study_name="sweep", directions=directions, load_if_exists=True)
+    study = _open_study(sweep, storage)
     states = optuna.trial.TrialState
     for left in study.get_trials(states=(states.RUNNING, states.WAITING)):
         if left.state == states.RUNNING:
@@ -116,13 +143,52 @@ def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
         metric=[*sweep.targets] if several else next(iter(sweep.targets)),
         mode=modes if several else modes[0],
         storage=storage,
-        study_name="sweep",
+        study_name=_STUDY,
         # The sampler's draws must be others after what it has seen: the same seed would ask for the same points.
         sampler=optuna.samplers.TPESampler(seed=seed + finished, n_startup_trials=min(10, sweep.num_trials // 2)),
     )
     waiting = max(sweep.num_trials - finished, 0)
     options = {"num_samples": waiting}
     return Search(total=sweep.num_trials, waiting=waiting, space={}, algorithm=algorithm, options=options)
+
+
+def _open_study(sweep: SweepConfig, storage: Any) -> Any:
+    """Return the sweep's study, which knows what it is a search for.
+
+    Raises:
+        UserError: it is a search for something else: its points are no answers to what is asked now.
+    """
+    import optuna
+
+    both = optuna.study.StudyDirection
+    directions = [both.MINIMIZE if mode == "min" else both.MAXIMIZE for mode in sweep.targets.values()]
+    study = optuna.create_study(storage=storage, study_name=_STUDY, directions=directions, load_if_exists=True)
+    asked = {
+        "targets": sweep.targets,
+        "space": {key: law.model_dump(mode="json", exclude_none=True) for key, law in sweep.space.items()},
+    }
+    for name, value in asked.items():
+        known = study.user_attrs.get(name)
+        if known is None:
+            study.set_user_attr(name, value)
+        elif known != value:
+            raise UserError(
+                f"Optuna's study of this sweep is of other {name}: was {known}, now {value}\n"
+                f"  use the old ones to continue it, or name=… to start another sweep"
+            )
+    return study
+
+
+def studied_points(sweep: SweepConfig, folder: Path) -> list[dict[str, Any]]:
+    """Return the points that the study in `folder` has ever asked for, unrounded; none if there is no study."""
+    import optuna
+
+    if not (folder / STUDY_FILE).is_file():
+        return []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY_FILE}")
+    points = [trial.params for trial in _open_study(sweep, storage).get_trials(deepcopy=False)]
+    return [point for point in points if set(point) == set(sweep.space)]
 
 
 def optuna_trial(composed: Composed, sweep: SweepConfig, config: dict[str, Any]) -> Trial:

@@ -51,7 +51,7 @@ def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
 
     thread = threading.Thread(target=train, name="training", daemon=True)
     thread.start()
-    for measured in _measurements(trial.experiment.run_dir, thread, with_checkpoint=sweep.population is not None):
+    for measured in _measurements(trial.experiment.run_dir, thread, of_member=sweep.population is not None):
         if sweep.population is None or measured.images < trial.experiment.train.total_images:
             _report(trial, sweep, measured)
     [end] = ended
@@ -60,18 +60,28 @@ def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
     return end
 
 
-def _measurements(run_dir: Path, thread: threading.Thread, *, with_checkpoint: bool) -> Iterator[Measured]:
-    """Yield each measurement once, as soon as it is in the journal (and its checkpoint complete), until the end."""
+def _measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) -> Iterator[Measured]:
+    """Yield each measurement once, as soon as it is in the journal, until the end.
+
+    Those of a member of a population are yielded once their checkpoints are complete, and of earlier launches only
+    the newest: a member that reported all of them again would look like the worst at first.
+    """
     journal, reported = Journal(run_dir), 0
     complete: set[int] = set()
     events = journal.events()  # those of earlier launches
+    if of_member:
+        saved = {event.images for event in events if isinstance(event, Checkpointed)}
+        before = [event.images for event in events if isinstance(event, Measured) and event.images in saved]
+        reported = max(before, default=0) - 1
     while True:
         alive = thread.is_alive()  # asked first: what it wrote before its end is read below
         events += journal.recent()
         complete |= {event.images for event in events if isinstance(event, Checkpointed)}
         for event in events:
             if isinstance(event, Measured) and event.images > reported:
-                if with_checkpoint and event.images not in complete:
+                if of_member and event.images not in complete:
+                    if max(complete, default=0) > event.images:
+                        continue  # its checkpoint failed: nobody can go on from there
                     break
                 reported = event.images
                 yield event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from causalfusion_platform.evaluation.reference import (
     reference_from_images,
     write_reference,
 )
+
+
+def named(folder: Path) -> str:
+    """Name what was read by its content too: two files of one name are two references."""
+    return f"ref.npz (SHA-256 {hashlib.sha256((folder / 'ref.npz').read_bytes()).hexdigest()[:12]}…)"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ def test_adms_statistics_and_images(tmp_path: Path, fid_like: TinyExtractor) -> 
     images = random_images(6)
     save_adm(tmp_path / "ref.npz", images)
     found = read_reference(tmp_path / "ref.npz", fid_like, batch_size=4)
-    assert (found.space, found.digest, found.source) == (FID_SPACE, FID_DIGEST, "statistics in ref.npz")
+    assert (found.space, found.digest, found.source) == (FID_SPACE, FID_DIGEST, f"statistics in {named(tmp_path)}")
     assert found.spatial is not None
     assert found.features is not None
     assert found.pool.mean.eq(2).all()
@@ -102,7 +108,7 @@ def test_images_alone(tmp_path: Path) -> None:
     extractor, images = TinyExtractor(), random_images(9)
     np.savez(tmp_path / "ref.npz", images.permute(0, 2, 3, 1).numpy())
     found = read_reference(tmp_path / "ref.npz", extractor)
-    assert_same(found, reference_from_images([images], extractor, source="images in ref.npz"))
+    assert_same(found, reference_from_images([images], extractor, source=f"images in {named(tmp_path)}"))
 
 
 def test_adms_statistics_are_of_no_use_in_another_space(tmp_path: Path) -> None:
@@ -112,7 +118,7 @@ def test_adms_statistics_are_of_no_use_in_another_space(tmp_path: Path) -> None:
     other = TinyExtractor(space="inception_0123abcd")
     assert_same(
         read_reference(tmp_path / "ref.npz", other),
-        reference_from_images([images], other, source="images in ref.npz"),
+        reference_from_images([images], other, source=f"images in {named(tmp_path)}"),
     )
     save_adm(tmp_path / "bare.npz", None, width=5, spatial=3)
     with pytest.raises(UserError) as caught:

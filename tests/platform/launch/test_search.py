@@ -17,7 +17,7 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.sweep import Distribution, SweepConfig
 from causalfusion_platform.launch.population import values_of
 from causalfusion_platform.launch.search import STUDY_FILE, measuring, optuna_search, optuna_trial, search_of
-from causalfusion_platform.launch.sweep import SweepJob, job_of, points_tried
+from causalfusion_platform.launch.sweep_job import SweepJob, job_of, points_tried
 from causalfusion_platform.launch.trials import draw, point_name, random_points, trials_of
 
 SPACE = "sweep.space={optim.base_lr: {log_uniform: [1.0e-4, 1.0e-2]}, objective.ar_weight: {uniform: [1.0, 3.0]}}"
@@ -93,6 +93,10 @@ def test_seeds_repeat_each_point(home: Path) -> None:
         ({"grid": {"a": [1]}, "pbt": {"every_images": 1}}, "leave grid and search out"),
         ({"grid": {"a": [1]}, "asha": {"grace_images": 1}, "objectives": {"b": "min"}}, "leave objectives out"),
         (
+            {"space": {"a": {"uniform": [0, 1]}}, "num_trials": 2, "search": "optuna", "asha": {"grace_images": 1}},
+            "asha ends trials whose scores optuna would take for finished ones",
+        ),
+        (
             {"space": {"a": {"choice": [1, 2]}}, "num_trials": 2, "pb2": {"every_images": 1}},
             "may hold uniform and log_uniform only",
         ),
@@ -155,8 +159,8 @@ def test_pb2_sees_orders_of_magnitude_alike(home: Path) -> None:
 # Optuna
 
 
-def optuna_job(*more: str) -> SweepJob:
-    return job_of(composed(SPACE, "sweep.search=optuna", "sweep.num_trials=4", "sweep.metric=loss", *more))
+def optuna_job(*more: str, space: str = SPACE) -> SweepJob:
+    return job_of(composed(space, "sweep.search=optuna", "sweep.num_trials=4", "sweep.metric=fd_digits_cnn", *more))
 
 
 def test_a_study_outlives_its_driver(home: Path) -> None:
@@ -167,7 +171,7 @@ def test_a_study_outlives_its_driver(home: Path) -> None:
     assert (search.total, search.waiting) == (4, 4)
     asked = [search.algorithm.suggest(f"trial-{number}") for number in range(3)]
     for number in range(2):
-        search.algorithm.on_trial_complete(f"trial-{number}", {"loss": float(number)})
+        search.algorithm.on_trial_complete(f"trial-{number}", {"fd_digits_cnn": float(number)})
 
     again = optuna_search(job.sweep, folder, 0)
     assert (again.total, again.waiting) == (4, 2)
@@ -204,15 +208,47 @@ def test_the_same_point_is_the_same_run(home: Path) -> None:
 
 
 def test_points_that_were_tried_are_found_again(home: Path) -> None:
+    """Also of keys that a run's configuration no longer has: a preset is expanded there."""
     from causalfusion_platform.launch.run_folder import RunState
 
-    job = optuna_job()
-    config = {"optim.base_lr": 0.005, "objective.ar_weight": 1.5}
-    trial = optuna_trial(job.composed, job.sweep, config)
+    job = optuna_job("sweep.mode=min", space="sweep.space={model.preset: {choice: [tiny, digits]}}")
+    assert [*job.sweep.space] == ["model.preset"]
     assert points_tried(job) == []
+    search = optuna_search(job.sweep, job.experiment.run_dir, 0)
+    trials = [optuna_trial(job.composed, job.sweep, search.algorithm.suggest(f"trial-{n}")) for n in range(2)]
+    trial = trials[0]
     trial.experiment.run_dir.mkdir(parents=True)
     tree = trial.experiment.model_dump(mode="json")
     RunState(tracking_uri="", config=tree, finished=True).write(trial.experiment.run_dir)
     [found] = points_tried(job)
-    assert (found.name, found.values) == (trial.name, config)
+    assert (found.name, found.values) == (trial.name, trial.values)
     assert found.experiment == trial.experiment
+
+
+@pytest.mark.parametrize(
+    ("change", "space", "part"),
+    [
+        (["sweep.mode=max"], SPACE, "of other targets: was {'fd_digits_cnn': 'min'}, now {'fd_digits_cnn': 'max'}"),
+        (["sweep.metric=class_accuracy"], SPACE, "of other targets"),
+        ([], "sweep.space={optim.base_lr: {log_uniform: [1.0e-4, 1.0e-2]}}", "of other space"),
+    ],
+)
+def test_a_study_is_no_answer_to_another_question(home: Path, change: list[str], space: str, part: str) -> None:
+    job = optuna_job("sweep.mode=min")
+    optuna_search(job.sweep, job.experiment.run_dir, 0)
+    other = optuna_job("sweep.mode=min", *change, space=space)
+    with pytest.raises(UserError) as caught:
+        optuna_search(other.sweep, job.experiment.run_dir, 0)
+    assert part in str(caught.value)
+
+
+def test_what_trials_will_not_be_ranked_by(home: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        job_of(composed("sweep.grid={seed: [0, 1]}", "sweep.metric=fd_digit_cnn"))
+    assert "ranked by 'fd_digit_cnn', which their summaries will not have; did you mean fd_digits_cnn?" in str(
+        caught.value
+    )
+    with pytest.raises(UserError, match="fd_digits_cnn_s4"):
+        job_of(composed("sweep.grid={seed: [0, 1]}", "sweep.metric=fd_digits_cnn_s4"))
+    job_of(composed("sweep.grid={seed: [0, 1]}", "sweep.metric=fd_digits_cnn_s4", "evaluation.ar_steps=[4]"))
+    job_of(composed("sweep.grid={seed: [0, 1]}", "sweep.metric=images_per_second"))

@@ -18,6 +18,7 @@ from ..config.errors import UserError
 from ..data.manifest import write_atomically
 from ..data.npz import read_images
 from ..sampling.labels import asked_labels
+from ..sampling.outputs import NPZ_FILE
 from ..sampling.pixels import Pixels
 from ..sampling.progress import GeneratingSink
 from ..sampling.sample_set import SamplePlan
@@ -130,6 +131,7 @@ def _evaluate_one(
     known = _read(path, origin)
     if known is not None:
         return Evaluated(plan, known, path, measured_now=False, first=_read_first(pictured))
+    there = (folder / NPZ_FILE).is_file()  # somebody has generated this very set, and may want it still
     made = run_generate(request, generators, show=show, say=say)
     labels = asked_labels(plan.labels, plan.num, plan.class_list, plan.seed)
     metrics = measuring.measure(made.npz, labels)
@@ -145,7 +147,7 @@ def _evaluate_one(
     np.save(content, first, allow_pickle=False)
     write_atomically(pictured, content.getvalue())
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
-    if not keep_samples:
+    if not (keep_samples or there):
         shutil.rmtree(folder)
     return Evaluated(plan, metrics, path, measured_now=True, first=first)
 

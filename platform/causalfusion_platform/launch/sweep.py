@@ -19,7 +19,7 @@ from .lock import only_launch, refuse_if_under_way
 from .pinned import pinned
 from .population import newest_of
 from .registering import register_best_trial
-from .results import SPEEDS, SweepResult, TrialEnd, figures_of, settle, tabulate, write_results
+from .results import SPEEDS, STOPPED, SweepResult, TrialEnd, figures_of, settle, tabulate, write_results
 from .run_folder import RunState, check_same_config, open_run, read_state
 from .search import optuna_search, search_of
 from .session import ray_session
@@ -134,5 +134,8 @@ def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display
         new = fit(job, search, parent, concurrent, stop, display, [end.name for end in done])
         # What has finished stays so, whatever ASHA says of it in another order of reports; a point that Optuna has
         # chosen twice is one trial.
-        return [*done, *{end.name: end for end in new if end.name not in names}.values()]
+        ended = {end.name: end for end in [*new, *done]}
+        # Tune makes trials when their turn comes: after a stop there are some that it never had.
+        left = [trial for trial in waiting if trial.name not in ended]
+        return [*ended.values(), *(TrialEnd(trial.name, trial.values, error=STOPPED) for trial in left)]
     return done

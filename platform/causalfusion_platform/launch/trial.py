@@ -51,7 +51,7 @@ def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
 
     thread = threading.Thread(target=train, name="training", daemon=True)
     thread.start()
-    for measured in _measurements(trial.experiment.run_dir, thread, of_member=sweep.population is not None):
+    for measured in measurements(trial.experiment.run_dir, thread, of_member=sweep.population is not None):
         if sweep.population is None or measured.images < trial.experiment.train.total_images:
             _report(trial, sweep, measured)
     [end] = ended
@@ -60,7 +60,7 @@ def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
     return end
 
 
-def _measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) -> Iterator[Measured]:
+def measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) -> Iterator[Measured]:
     """Yield each measurement once, as soon as it is in the journal, until the end.
 
     Those of a member of a population are yielded once their checkpoints are complete, and of earlier launches only

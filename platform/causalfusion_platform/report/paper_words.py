@@ -66,9 +66,9 @@ def budget(report: PaperReport) -> dict[str, str]:
     images = sorted({run.images for run in runs if run.images is not None})
     parameters = sorted({run.parameters for run in runs if run.parameters is not None})
     seconds = [run.seconds for run in runs if run.seconds is not None]
-    times = [f"{duration(sum(seconds))} of runs"] if seconds else []
+    times = [f"{duration(sum(seconds))} of training runs, other tables' included"] if seconds else []
     if around.wall_seconds is not None:
-        times.append(f"{duration(around.wall_seconds)} from start to end")
+        times.append(f"{duration(around.wall_seconds)} from the first start of this table's own to the last end")
     facts = {
         "scale": report.scale,
         "runs": f"{len(runs)} of {len(report.rows) * len(plan.seeds)}: {seeds} ({', '.join(map(str, plan.seeds))})",

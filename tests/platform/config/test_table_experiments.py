@@ -209,7 +209,8 @@ def test_a_row_says_the_four_things(table: str, scale: str, row: str) -> None:
     measured_by = ""
     if scale == "paper":  # ADM's Inception features and reference batches
         batch = "VIRTUAL_imagenet512.npz" if row == "xl-512" else "VIRTUAL_imagenet256_labeled.npz"
-        measured_by = f" \\\n--extractor inception:weights/inception.pth --reference {batch}"
+        vae = {4: "weights/sd-vae", 16: "weights/kl16"}[experiment(scale, f"{table}/{row}").model.in_channels]
+        measured_by = f" --vae {vae} \\\n--extractor inception:weights/inception.pth --reference {batch}"
     reproduce = f"causalfusion reproduce {table} --scale {scale} --rows {row}{measured_by}"
     assert said["command"] == f"{reproduce}\ncausalfusion train {table}/{scale}/{row}"
     assert said["shows"]

@@ -6,14 +6,18 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from tests.platform.checkpoint.made import facts
 from tests.platform.launch.generate.asked import FEW
+from torch import Tensor
 
 from causalfusion import DiffusionConfig, SamplingConfig
 from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.npz import read_images
+from causalfusion_platform.launch.evaluate import Cell, evaluate
 from causalfusion_platform.launch.generate import run_generate
 from causalfusion_platform.launch.generate_plan import GenerateRequest, plan_set
 from causalfusion_platform.launch.generators import LocalGenerator
@@ -62,3 +66,27 @@ def test_without_a_run_the_papers_settings_are_taken(weights: Path, tmp_path: Pa
     plan, _ = plan_set(GenerateRequest(checkpoint=weights, num=4, settings=["num_inference_steps=9"], out=tmp_path))
     assert plan.sampling == SamplingConfig(num_inference_steps=9)
     assert (plan.seed, plan.batch_size, plan.diffusion) == (0, 64, DiffusionConfig(num_train_steps=100))
+
+
+class Counting:
+    """Measures how many images there are."""
+
+    provenance: ClassVar = {"space": "count", "weights_sha256": "0" * 64}
+
+    def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
+        return {"count": float(len(read_images(npz).batches(100).__next__()))}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_measuring_leaves_a_set_that_was_there(of_a_run: Path, there: bool) -> None:
+    """What is generated only to be measured is removed; what somebody has generated stays."""
+    request = GenerateRequest(checkpoint=of_a_run, num=4)
+    _, folder = plan_set(request)
+    if there:
+        run_generate(request, LocalGenerator())
+    measuring: Any = Counting()
+    [found] = evaluate(request, [Cell()], measuring, LocalGenerator(), keep_samples=False)
+    assert (found.metrics, found.measured_now) == ({"count": 4.0}, True)
+    assert (folder / "samples.npz").is_file() == there
+    [again] = evaluate(request, [Cell()], measuring, LocalGenerator(), keep_samples=False)
+    assert (again.metrics, again.measured_now) == ({"count": 4.0}, False)

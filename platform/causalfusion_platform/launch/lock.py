@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..config.errors import UserError
@@ -16,12 +16,16 @@ from ..config.errors import UserError
 LOCK_FILE = ".lock"
 
 
+class UnderWay(UserError):
+    """Another process holds a run's lock."""
+
+
 @contextlib.contextmanager
 def only_launch(run_dir: Path) -> Iterator[None]:
     """Hold the run's lock, which the system lets go of when this process ends, however it ends.
 
     Raises:
-        UserError: another process holds it; the message says which.
+        UnderWay: another process holds it; the message says which.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOCK_FILE).open("a+") as file:
@@ -52,20 +56,23 @@ def refuse_if_under_way(run_dir: Path) -> None:
     """See, before anything is started, that no other launch of the run is under way.
 
     Raises:
-        UserError: one is.
+        UnderWay: one is.
     """
     if is_under_way(run_dir):
         raise _refusal(run_dir)
 
 
-def wait_for_other_launch(run_dir: Path, poll_seconds: float = 1.0) -> None:
-    """Return once no process holds the run's lock."""
-    while is_under_way(run_dir):
-        time.sleep(poll_seconds)
+def in_turn(run_dir: Path, launch: Callable[[], None], poll_seconds: float = 1.0) -> None:
+    """Launch a run, after whoever else holds its lock."""
+    while True:
+        while is_under_way(run_dir):
+            time.sleep(poll_seconds)
+        with contextlib.suppress(UnderWay):
+            return launch()
 
 
-def _refusal(run_dir: Path) -> UserError:
-    return UserError(
+def _refusal(run_dir: Path) -> UnderWay:
+    return UnderWay(
         f"run {run_dir.name!r} is under way: {_holder(run_dir / LOCK_FILE)}\n"
         f"  follow it: causalfusion runs show {run_dir.name}; or start another with name=…"
     )

@@ -134,7 +134,7 @@ def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display
         new = fit(job, search, parent, concurrent, stop, display, [end.name for end in done])
         # What has finished stays so, whatever ASHA says of it in another order of reports; a point that Optuna has
         # chosen twice is one trial.
-        ended = {end.name: end for end in [*new, *done]}
+        ended = {end.name: end for end in [*sorted(new, key=lambda end: end.summary is not None), *done]}
         # Tune makes trials when their turn comes: after a stop there are some that it never had.
         left = [trial for trial in waiting if trial.name not in ended]
         return [*ended.values(), *(TrialEnd(trial.name, trial.values, error=STOPPED) for trial in left)]

@@ -13,7 +13,7 @@ from ray import tune
 
 from ..config.schema import Experiment
 from ..report.sweep_view import SweepDisplay
-from .lock import wait_for_other_launch
+from .lock import in_turn
 from .population import member_trial, members_of
 from .results import TrialEnd
 from .search import Search, optuna_trial
@@ -77,11 +77,10 @@ def fit(
     def trial_process(config: dict[str, Any]) -> None:
         if optuna:
             trial = optuna_trial(composed, sweep, config)
-            wait_for_other_launch(trial.experiment.run_dir)  # of a point that was chosen twice
-        elif sweep.population is not None:
-            trial = member_trial(composed, sweep, config)
-        else:
-            trial = by_name[config["trial"]]
+            # Where points are few, the same one may be chosen twice at once: the second is then there already.
+            in_turn(trial.experiment.run_dir, lambda: run_trial(trial, sweep, parent))
+            return
+        trial = member_trial(composed, sweep, config) if sweep.population is not None else by_name[config["trial"]]
         run_trial(trial, sweep, parent)
 
     metric = next(iter(sweep.targets))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.lock import LOCK_FILE, is_under_way, only_launch, refuse_if_under_way
+from causalfusion_platform.launch.lock import (
+    LOCK_FILE,
+    UnderWay,
+    in_turn,
+    is_under_way,
+    only_launch,
+    refuse_if_under_way,
+)
 
 _HOLD = """
 import sys
@@ -109,3 +117,31 @@ def test_the_newest_holder_is_named_alone(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text("x" * 1000)
     with only_launch(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on"):
         refuse_if_under_way(tmp_path)
+
+
+def test_launches_in_turn(tmp_path: Path) -> None:
+    """It waits for whoever holds the lock, and tries again where somebody else was faster."""
+    tries: list[bool] = []
+
+    def launch() -> None:
+        tries.append(is_under_way(tmp_path))
+        if len(tries) == 1:
+            raise UnderWay("somebody was faster")
+        enter(tmp_path)
+
+    waits = threading.Thread(target=in_turn, args=(tmp_path, launch, 0.01))
+    with holder(tmp_path):
+        waits.start()
+        waits.join(0.3)
+        assert waits.is_alive()
+        assert tries == []
+    waits.join(30)
+    assert tries == [False, False]
+
+
+def test_other_faults_are_not_tried_again(tmp_path: Path) -> None:
+    def launch() -> None:
+        raise UserError("no such key")
+
+    with pytest.raises(UserError, match="no such key"):
+        in_turn(tmp_path, launch)

@@ -17,7 +17,7 @@ from causalfusion_platform.launch.run_folder import read_state
 from causalfusion_platform.launch.sweep import run_sweep
 from causalfusion_platform.launch.sweep_job import job_of
 from causalfusion_platform.report.sweep_view import LiveTable
-from causalfusion_platform.tracking.journal import Adopted, Journal, Launched, Measured, TrainingStarted
+from causalfusion_platform.tracking.journal import Adopted, Journal, Launched, TrainingStarted
 
 EVERY, IMAGES = 1280, 12_800
 
@@ -84,34 +84,3 @@ def test_the_worst_member_takes_the_weights_of_the_best(home: Path, ray_cluster:
     runs = client.search_runs([page.info.experiment_id])
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
     assert all(run.data.metrics["eval/fd_digits_cnn_n80"] > 0 for run in runs if run.info.run_name in members)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_successive_halving_ends_the_worse_trial(home: Path, ray_cluster: None) -> None:
-    overrides = [
-        "name=halving",
-        "train.images=6400",
-        # The second one learns nothing: its weights hardly move from where they start.
-        "sweep.grid={optim.base_lr: [1.0e-2, 1.0e-9]}",
-        "sweep.metric=fd_digits_cnn",
-        "sweep.mode=min",
-        "sweep.asha={grace_images: 1280, reduction_factor: 2}",
-        "sweep.max_concurrent=1",
-    ]
-    composed = compose_experiment("smoke", overrides)
-    job = job_of(composed)
-    said = io.StringIO()
-    result = run_sweep(job, LiveTable(Console(file=said), "fd_digits_cnn"))
-    assert result.failed == 0
-    best, worse = result.ends
-    assert (best.name, best.ended_early_at) == ("base_lr-0.01", None)
-    assert (worse.name, worse.ended_early_at) == ("base_lr-1e-09", 1280), said.getvalue()
-    assert "at 1,280 images" in (home / "runs" / "halving" / "results.md").read_text()
-    measured = [event for event in Journal(job.run_dir(best.name)).events() if isinstance(event, Measured)]
-    assert [event.images for event in measured] == list(range(1280, 6401, 1280))
-    state = read_state(job.run_dir(worse.name))
-    assert state is not None and state.mlflow_run_id is not None and not state.finished
-    client = MlflowClient(composed.experiment.tracking_uri)
-    assert client.get_run(state.mlflow_run_id).info.status == "KILLED"
-    assert client.get_run(result.mlflow_run_id).info.status == "FINISHED"

@@ -22,46 +22,59 @@ from causalfusion_platform.launch.run_folder import read_state
 from causalfusion_platform.launch.sweep import run_sweep
 from causalfusion_platform.launch.sweep_job import job_of
 from causalfusion_platform.report.sweep_view import LiveTable
-from causalfusion_platform.tracking.journal import Journal, TrainingStarted
+from causalfusion_platform.tracking.journal import Journal, Measured, TrainingStarted
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_trials_are_children_of_one_run_and_a_second_call_trains_nothing(home: Path, ray_cluster: None) -> None:
+def test_trials_are_children_of_one_run_and_the_worse_one_ends_early(home: Path, ray_cluster: None) -> None:
     overrides = [
-        "name=decay",
-        "train.images=256",
-        "train.sample_every_images=256",
-        "train.checkpoint_every_images=256",
-        "sweep.grid={objective.ar_decay: [1.0, 0.5]}",
+        "name=halving",
+        "train.images=2560",
+        # The second one learns nothing: its weights hardly move from where they start.
+        "sweep.grid={optim.base_lr: [1.0e-2, 1.0e-9]}",
+        "sweep.metric=fd_digits_cnn",
+        "sweep.mode=min",
+        "sweep.asha={grace_images: 1280, reduction_factor: 2}",
+        "sweep.max_concurrent=1",
     ]
     composed = compose_experiment("smoke", overrides)
     # A real console, which cannot be pickled: Tune pickles the callbacks that it is given.
-    console = Console(record=True, file=io.StringIO())
-    display = LiveTable(console, "class_accuracy")
-    result = run_sweep(job_of(composed), display)
+    console = Console(record=True, file=io.StringIO(), width=200)
+    job = job_of(composed)
+    result = run_sweep(job, LiveTable(console, "fd_digits_cnn"))
     assert result.failed == 0
-    assert result.columns[:2] == ["objective.ar_decay", "class_accuracy"]
-    assert sorted(row[0] for row in result.rows) == [0.5, 1.0]
-    lines = console.export_text().splitlines()
-    assert [line[:8] for line in lines if "finished" in line] == ["1/2 done", "2/2 done"]
-    assert "objective.ar_decay" in (home / "runs" / "decay" / "results.md").read_text()
+    said = console.export_text()
+    best, worse = result.ends
+    assert (best.name, best.ended_early_at) == ("base_lr-0.01", None)
+    assert (worse.name, worse.ended_early_at) == ("base_lr-1e-09", 1280), said
+    assert [line.split()[:4] for line in said.splitlines() if "done" in line and "running" not in line] == [
+        ["1/2", "done", "base_lr-0.01", "finished"],
+        ["2/2", "done", "base_lr-1e-09", "ended"],
+    ]
+    assert result.columns[:2] == ["optim.base_lr", "fd_digits_cnn"]
+    assert [row[0] for row in result.rows] == [0.01, 1e-9]
+    table = (home / "runs" / "halving" / "results.md").read_text()
+    assert "optim.base_lr" in table
+    assert "at 1,280 images" in table
+    measured = [event for event in Journal(job.run_dir(best.name)).events() if isinstance(event, Measured)]
+    assert [event.images for event in measured] == [1280, 2560]
+    state = read_state(job.run_dir(worse.name))
+    assert state is not None and not state.finished
 
     client = MlflowClient(composed.experiment.tracking_uri)
     parent = client.get_run(result.mlflow_run_id)
     assert parent.info.status == "FINISHED"
-    best = max(row[1] for row in result.rows)
-    assert parent.data.metrics == {"sweep/measured": 2, "sweep/failed": 0, "sweep/best_class_accuracy": best}
+    score = result.rows[0][1]
+    assert parent.data.metrics == {"sweep/measured": 2, "sweep/failed": 0, "sweep/best_fd_digits_cnn": score}
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.mlflow_run_id}'"
     )
-    assert sorted(run.info.run_name for run in children) == ["ar_decay-0.5", "ar_decay-1.0"]
-    assert {run.data.params["objective.ar_decay"] for run in children} == {"0.5", "1.0"}
-    assert all(run.info.status == "FINISHED" for run in children)
-
-    again = run_sweep(job_of(composed), display)
-    assert again.rows == result.rows  # speeds and seconds too: the very summaries
-    assert len(client.search_runs([parent.info.experiment_id])) == 3
+    assert {run.info.run_name: run.info.status for run in children} == {
+        "base_lr-0.01": "FINISHED",
+        "base_lr-1e-09": "KILLED",
+    }
+    assert {run.data.params["optim.base_lr"] for run in children} == {"0.01", "1e-09"}
 
 
 @pytest.mark.ray
@@ -119,3 +132,8 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
         ("ar_decay-0.5", "FINISHED"),
         ("stopped", "FINISHED"),
     ]
+
+    # Once more, it trains nothing.
+    again = run_sweep(job_of(composed), display)
+    assert again.rows == result.rows  # speeds and seconds too: the very summaries
+    assert len(client.search_runs([client.get_run(state.mlflow_run_id).info.experiment_id])) == 2

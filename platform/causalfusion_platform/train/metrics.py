@@ -111,6 +111,8 @@ class MetricsHook:
         if gpu_bytes:
             values["memory/gpu_gib"] = gpu_bytes / 2**30
         recording = self.recording
+        # Read first: a kill between the journal and the spool loses this point, so nothing may take time there.
+        values |= recording.system.read()
         recording.journal.add(
             Progressed(
                 attempt=recording.attempt,
@@ -129,7 +131,7 @@ class MetricsHook:
             )
         )
         if state.images_seen > recording.recorded_images:
-            recording.tracker.metrics(values | recording.system.read(), state.images_seen)
+            recording.tracker.metrics(values, state.images_seen)
         total = loop.experiment.train.total_images
         recording.progress(Progress(state.images_seen, total, loss, images / seconds, mfu=utilization))
 

@@ -42,8 +42,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     state = read_state(experiment.run_dir)
     if state is not None:
         check_same_config(state, experiment, anew=job.anew)
-    for _ in finished_trials(job):  # those that were trained with other settings are refused before anything starts
-        pass
+    done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
     shards = check_inputs(experiment)
     if (
         job.chosen_on_the_way
@@ -65,7 +64,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         with _mlflow_run(experiment, state, spool, display.say) as state:
             assert state.mlflow_run_id is not None
             try:
-                ended = _run(job, state.mlflow_run_id, concurrent, stop, display)
+                ended = _run(job, done, state.mlflow_run_id, concurrent, stop, display)
             except BaseException:
                 spool.finish("FAILED")
                 raise
@@ -115,10 +114,11 @@ def _mlflow_run(
         courier.stop()
 
 
-def _run(job: SweepJob, parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay) -> list[TrialEnd]:
-    """Run what has not finished; return how every trial of the sweep ended."""
+def _run(
+    job: SweepJob, done: list[TrialEnd], parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay
+) -> list[TrialEnd]:
+    """Run what has not finished before (`done`); return how every trial of the sweep ended."""
     experiment, sweep = job.experiment, job.sweep
-    done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
     names = {end.name for end in done}
     waiting = [newest_of(experiment, trial) for trial in job.trials if trial.name not in names]
     if job.chosen_on_the_way:

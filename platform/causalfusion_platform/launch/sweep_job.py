@@ -66,9 +66,9 @@ def finished_trials(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
     Raises:
         UserError: one was trained with other settings than it has now.
     """
-    for trial in (
-        points_tried(job) if job.chosen_on_the_way else [newest_of(job.experiment, one) for one in job.trials]
-    ):
+    known = job.trials
+    trials = points_tried(job) if job.chosen_on_the_way else [newest_of(job.experiment, trial) for trial in known]
+    for trial in trials:
         run_dir = job.run_dir(trial.name)
         state = read_state(run_dir)
         if state is None or not state.finished:

@@ -67,7 +67,7 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for every test that needs one, started and ended as the platform does it."""
-    from causalfusion_platform.launch.session import ray_session
+    from causalfusion_platform.launch.cluster.session import ray_session
 
     with ray_session():
         yield

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from .baselines.dit import DiT, DiTConfig
 from .config import CausalFusionConfig
-from .diffusion import DiffusionConfig
-from .edit import edit, keep_region
 from .model import Model, ModelConfig, build_model, count_parameters
+from .noise.diffusion import DiffusionConfig
 from .objective import Draws, Loss, Objective, ObjectiveConfig, draw
-from .outpaint import outpaint
 from .presets import PRESETS, preset
-from .sample import SamplingConfig, sample
+from .sampling.edit import edit, keep_region
+from .sampling.outpaint import outpaint
+from .sampling.sample import SamplingConfig, sample
 from .transformer import CausalFusion
 from .weights import load_diffusion, load_weights, save_weights
 
 if TYPE_CHECKING:
-    from .pipeline import CausalFusionPipeline, CausalFusionTransformer2DModel
+    from .sampling.pipeline import CausalFusionPipeline, CausalFusionTransformer2DModel
 
 __all__ = [
     "PRESETS",
@@ -54,7 +54,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the pipeline when it is asked for: diffusers takes seconds to import."""
     if name in ("CausalFusionPipeline", "CausalFusionTransformer2DModel"):
-        from . import pipeline
+        from .sampling import pipeline
 
         return getattr(pipeline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

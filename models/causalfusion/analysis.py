@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .diffusion import DiffusionConfig
+from .factorization.steps import ar_step_probabilities
 from .model import Model
+from .noise.diffusion import DiffusionConfig
 from .objective import Objective, ObjectiveConfig, draw, draw_split
-from .steps import ar_step_probabilities
 
 
 def step_size_law(num_tokens: int, ar_decay: float) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 
 from .baselines.dit import DiTConfig
 from .config import CausalFusionConfig
+from .factorization.steps import ar_step_probabilities, equal_step_sizes
 from .model import ModelConfig
 from .objective import ObjectiveConfig, check_objective
-from .steps import ar_step_probabilities, equal_step_sizes
 
 AttentionCount = Literal["dense", "split", "visible"]
 """`dense`: all N² pairs of tokens, the usual convention; `split`: without pairs of context and noised keys and of

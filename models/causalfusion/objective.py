@@ -13,13 +13,13 @@ from einops import rearrange
 from torch import Tensor
 
 from . import draws
+from .attention.mask import attention_mask
 from .config import CausalFusionConfig, PatchOrder
-from .diffusion import DiffusionConfig, noised_and_target, sample_times
-from .mask import attention_mask
+from .factorization.ordering import patch_orders
+from .factorization.sequence import lay_out
+from .factorization.steps import equal_step_sizes, random_step_sizes, sample_num_ar_steps, step_of_token
 from .model import Model, ModelConfig
-from .ordering import patch_orders
-from .sequence import lay_out
-from .steps import equal_step_sizes, random_step_sizes, sample_num_ar_steps, step_of_token
+from .noise.diffusion import DiffusionConfig, noised_and_target, sample_times
 
 WeightAxis = Literal["step", "token"]
 WeightShape = Literal["linear", "cosine"]

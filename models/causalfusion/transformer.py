@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import SplitMask, attend, attend_split
-from .cache import KVCache, LayerCache
+from .attention.cache import KVCache, LayerCache
+from .attention.dense import SplitMask, attend, attend_split
 from .config import CausalFusionConfig
 from .embed import ClassTokens, TimeEmbedding, sinusoids_2d
 from .patches import PatchModel
@@ -174,8 +174,8 @@ class CausalFusion(PatchModel):
             positions_BL: raster position of each patch in visiting order.
             t: diffusion times, (B,) shared by all noised tokens of a sample, one per copy, or (B, M).
             labels: (B,) classes; `config.null_class` for the unconditional branch.
-            mask: the mask of the sequence (`causalfusion.sequence`), (N, N); where N is longer than the tokens
-                given, there is padding before the noised tokens.
+            mask: the mask of the sequence (`causalfusion.factorization.sequence`), (N, N); where N is longer than
+                the tokens given, there is padding before the noised tokens.
 
         Returns:
             The prediction for the noised patches, (B, M, P).

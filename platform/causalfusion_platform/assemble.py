@@ -20,7 +20,7 @@ from .checkpoint.store import Retention
 from .config.schema import Experiment
 from .data.manifest import Manifest
 from .data.read import Batch, Dataset
-from .judging import build_measure, final_samples, sample_request
+from .tasks.class_to_image import build_measure, final_samples, sample_request
 from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
 from .tracking.lineage import package_versions
 from .tracking.spool import Spool

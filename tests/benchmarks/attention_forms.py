@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from causalfusion import attention
+from causalfusion.attention import dense as attention
 
 from .timing import interleaved
 

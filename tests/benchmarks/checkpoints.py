@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from causalfusion_platform.config.compose import compose_experiment
-from causalfusion_platform.launch.session import ray_session
-from causalfusion_platform.launch.train import run_training
+from causalfusion_platform.launch.cluster.session import ray_session
+from causalfusion_platform.launch.training.train import run_training
 from causalfusion_platform.tracking.journal import Checkpointed, Journal, Progressed
 
 ROUNDS = 2

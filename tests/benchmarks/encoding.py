@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from causalfusion.vae import kl16_autoencoder
+from causalfusion.weights.vae import kl16_autoencoder
 from causalfusion_platform.data.encode.plan import EncodeSettings
 from causalfusion_platform.data.encode.stages import Encode
 from causalfusion_platform.data.encode.tally import Encoding
 from causalfusion_platform.data.faults import parse_policies
 from causalfusion_platform.data.images import decode_image
 from causalfusion_platform.data.sources import open_source
+from causalfusion_platform.launch.cluster.session import ray_session
 from causalfusion_platform.launch.encode import encode_source
-from causalfusion_platform.launch.session import ray_session
 
 IMAGES, BATCH, SIZE = 24, 4, 256
 ROUNDS = 2

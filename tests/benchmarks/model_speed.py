@@ -18,7 +18,7 @@ from causalfusion import (
     draw,
     sample,
 )
-from causalfusion.samplers import make_sampler
+from causalfusion.noise.samplers import make_sampler
 
 from .plain import PlainCausalFusion
 from .timing import interleaved

@@ -19,7 +19,7 @@ from causalfusion_platform.config.schema import DataConfig
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import Dataset
 from causalfusion_platform.data.stream import StreamSpec, make_feeder, worker_batches
-from causalfusion_platform.launch.session import ray_session
+from causalfusion_platform.launch.cluster.session import ray_session
 
 from .latents import write_random_latents
 

@@ -16,7 +16,7 @@ import yaml
 
 from causalfusion_platform.config.compose import HOME_VARIABLE, load_experiment
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.launch.submit import CLUSTER_HOME
+from causalfusion_platform.launch.cluster.submit import CLUSTER_HOME
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from causalfusion_platform.config.compose import compose_experiment
-from causalfusion_platform.launch.train import Outcome, run_training
+from causalfusion_platform.launch.training.train import Outcome, run_training
 
 INJECTED = Path(__file__).parent / "injected"
 STEPS, BATCH = 16, 64
@@ -40,7 +40,7 @@ def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_cluster(plan_file: Path) -> Iterator[None]:
     """One local Ray, in whose processes faults can be planned."""
-    from causalfusion_platform.launch.session import ray_session
+    from causalfusion_platform.launch.cluster.session import ray_session
 
     with ray_session():
         yield

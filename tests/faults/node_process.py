@@ -18,7 +18,7 @@ import ray
 from ray.cluster_utils import Cluster
 from tests.faults.conftest import EVERY, checkpoint, launch
 
-from causalfusion_platform.launch.session import free_port
+from causalfusion_platform.launch.cluster.session import free_port
 from causalfusion_platform.tracking.journal import Journal
 
 

@@ -11,9 +11,9 @@ from tests.faults.conftest import EVERY, Plan, launch, sigterm
 from tests.faults.matrix import losses, record
 from tests.platform.tracking.conftest import Server, server
 
-from causalfusion_platform.launch.ended import StoppedRun
-from causalfusion_platform.launch.run_folder import read_state
-from causalfusion_platform.launch.sync import sync_run
+from causalfusion_platform.launch.runs.exit_status import StoppedRun
+from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.runs.sync import sync_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 __all__ = ["server"]  # the fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.compose import compose_experiment
-from causalfusion_platform.launch.train import Outcome, run_training
+from causalfusion_platform.launch.training.train import Outcome, run_training
 
 SMOKE = ["train.checkpoint_every_images=256", "train.log_every_images=128", "train.precision=fp32"]
 """16 steps of 64 images: three epochs are begun, so batches straddle their borders.

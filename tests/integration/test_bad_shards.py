@@ -11,7 +11,7 @@ import pytest
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.digits import write_digits
-from causalfusion_platform.launch.train import run_training
+from causalfusion_platform.launch.training.train import run_training
 from causalfusion_platform.tracking.journal import Journal
 
 BAD = "shard-00002-of-00004.parquet"

@@ -12,11 +12,11 @@ import torch
 from causalfusion import load_weights, save_weights
 from causalfusion_platform.checkpoint.find import find_weights
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch import generators
-from causalfusion_platform.launch.generate import GeneratedSet, run_generate
-from causalfusion_platform.launch.generate_plan import GenerateRequest
-from causalfusion_platform.launch.generators import LocalGenerator, RayGenerators
-from causalfusion_platform.launch.train import Outcome
+from causalfusion_platform.launch.generating import actors as generators
+from causalfusion_platform.launch.generating.actors import LocalGenerator, RayGenerators
+from causalfusion_platform.launch.generating.generate import GeneratedSet, run_generate
+from causalfusion_platform.launch.generating.request import GenerateRequest
+from causalfusion_platform.launch.training.train import Outcome
 from causalfusion_platform.sampling.progress import Generating
 
 pytestmark = pytest.mark.ray

@@ -13,7 +13,7 @@ from tests.platform.data.tiny_vaes import moments_of, new_kl
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.data.manifest import AutoencoderId, Description, SourceId
 from causalfusion_platform.data.shards import Rows, write_shards
-from causalfusion_platform.launch.train import Outcome, run_training
+from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.tracking.journal import Journal, Progressed
 
 IMAGES = 160  # of 64×64 pixels; two epochs are begun

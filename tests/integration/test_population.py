@@ -12,11 +12,11 @@ from rich.console import Console
 from causalfusion_platform.checkpoint.manifest import read
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import compose_experiment
-from causalfusion_platform.launch.population import members_of
-from causalfusion_platform.launch.run_folder import read_state
-from causalfusion_platform.launch.sweep import run_sweep
-from causalfusion_platform.launch.sweep_job import job_of
-from causalfusion_platform.report.sweep_view import LiveTable
+from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.sweeping.job import job_of
+from causalfusion_platform.launch.sweeping.population import members_of
+from causalfusion_platform.launch.sweeping.sweep import run_sweep
+from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Adopted, Journal, Launched, TrainingStarted
 
 EVERY, IMAGES = 1280, 12_800

@@ -13,10 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from causalfusion_platform.cli.main import app
-from causalfusion_platform.launch.reproduce import reproduce
-from causalfusion_platform.launch.reproduction import Reproduction, reproduction_of
-from causalfusion_platform.launch.run_folder import read_state
-from causalfusion_platform.report.sweep_view import LiveTable
+from causalfusion_platform.launch.reproduction.reproduce import reproduce
+from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
+from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Journal, Launched
 
 SMALL = [

@@ -18,8 +18,8 @@ from tests.integration.conftest import SMOKE
 from causalfusion_platform.checkpoint.store import latest
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.run_folder import read_state
-from causalfusion_platform.launch.train import Outcome, run_training
+from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.tracking.journal import Journal, Progressed
 
 

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 
 from causalfusion_platform.config.compose import HOME_VARIABLE
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.head import find_head
+from causalfusion_platform.launch.cluster.head import find_head
 from causalfusion_platform.tracking.fetch import fetch_artifacts
 
 

@@ -18,10 +18,10 @@ from tests.conftest import ROOT, run_environment
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.run_folder import read_state
-from causalfusion_platform.launch.sweep import run_sweep
-from causalfusion_platform.launch.sweep_job import job_of
-from causalfusion_platform.report.sweep_view import LiveTable
+from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.sweeping.job import job_of
+from causalfusion_platform.launch.sweeping.sweep import run_sweep
+from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Journal, Measured, TrainingStarted
 
 

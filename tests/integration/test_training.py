@@ -25,7 +25,7 @@ from causalfusion_platform.checkpoint.store import latest
 from causalfusion_platform.cli.main import main
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.train import Outcome, run_training
+from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.tracking.journal import Journal, Progressed
 from causalfusion_platform.train.progress import Progress
 

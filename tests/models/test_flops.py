@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from causalfusion import CausalFusion, CausalFusionConfig, DiT, DiTConfig, ObjectiveConfig, preset
+from causalfusion.attention.mask import attention_mask, generalized_causal_mask
+from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import dit_flops, forward_flops, training_flops
-from causalfusion.mask import attention_mask, generalized_causal_mask
-from causalfusion.sequence import lay_out
 
 Counts = tuple[Literal["dense", "split", "visible"], bool]
 COUNTS: list[Counts] = list(itertools.product(("dense", "split", "visible"), (False, True)))

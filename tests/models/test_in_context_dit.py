@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from causalfusion import CausalFusion, DiffusionConfig, Objective, ObjectiveConfig, draw
-from causalfusion.diffusion import Prediction
+from causalfusion.noise.diffusion import Prediction
 
 Weights = dict[str, Tensor]
 

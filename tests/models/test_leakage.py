@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from causalfusion import CausalFusion
-from causalfusion.mask import attention_mask
-from causalfusion.sequence import lay_out
+from causalfusion.attention.mask import attention_mask
+from causalfusion.factorization.sequence import lay_out
 
 ModelMaker = Callable[..., CausalFusion]
 SIZES = [2, 3, 1, 3]

@@ -23,8 +23,8 @@ from causalfusion import (
     ObjectiveConfig,
     draw,
 )
-from causalfusion.diffusion import Prediction
-from causalfusion.mask import generalized_causal_mask
+from causalfusion.attention.mask import generalized_causal_mask
+from causalfusion.noise.diffusion import Prediction
 from causalfusion.objective import WeightAxis, draw_split
 
 if TYPE_CHECKING:

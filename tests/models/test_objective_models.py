@@ -20,7 +20,7 @@ from causalfusion import (
     ObjectiveConfig,
     draw,
 )
-from causalfusion.diffusion import Prediction
+from causalfusion.noise.diffusion import Prediction
 from causalfusion.objective import check_objective
 
 

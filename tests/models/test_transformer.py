@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from causalfusion import CausalFusion, CausalFusionConfig
-from causalfusion.attention import SplitMask
+from causalfusion.attention.dense import SplitMask
+from causalfusion.attention.mask import attention_mask, generalized_causal_mask
 from causalfusion.embed import sinusoids_2d
-from causalfusion.mask import attention_mask, generalized_causal_mask
-from causalfusion.sequence import lay_out
+from causalfusion.factorization.sequence import lay_out
 
 if TYPE_CHECKING:
     from tests.models.conftest import NaiveTransformer

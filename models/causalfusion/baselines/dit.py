@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..attention import attend
+from ..attention.dense import attend
 from ..config import TransformerSizes
 from ..embed import TimeEmbedding, sinusoids_2d
 from ..patches import PatchModel

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..checkpoint_file import read_state, report_mismatch, write_state
+from ..weights.checkpoint_file import read_state, report_mismatch, write_state
 from .dit import DiT, DiTConfig
 
 # Our modules and the release's.

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..diffusion import DiffusionConfig
 from ..model import CONFIGS, Model, ModelConfig, build_model
+from ..noise.diffusion import DiffusionConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checkpoint_file import read_state, report_mismatch, write_state
 from ..config import CausalFusionConfig, PositionEmbedding
 from ..embed import sinusoids_2d
 from ..transformer import CausalFusion
+from .checkpoint_file import read_state, report_mismatch, write_state
 
 # The release's names → ours, as prefixes.
 _PREFIXES = {

@@ -7,10 +7,10 @@ from typing import get_args
 
 from causalfusion import PRESETS, CausalFusion, CausalFusionConfig, DiT, ModelConfig, count_parameters
 from causalfusion.baselines import export_dit, import_dit
-from causalfusion.checkpoint_file import read_state
 from causalfusion.config import PositionEmbedding
-from causalfusion.vae import MAR_SCALE, import_vae
 from causalfusion.weights import export_release, import_release, load_weights, save_weights
+from causalfusion.weights.checkpoint_file import read_state
+from causalfusion.weights.vae import MAR_SCALE, import_vae
 
 from ..config.errors import UserError
 from .find import find_weights

@@ -16,7 +16,7 @@ def analyze(
     num: Annotated[int, typer.Option(min=10, help="Samples for each point of the plane.")] = 200,
 ) -> None:
     """Draw the plane (quality over S and diffusion steps), and Figure 4b and c of the paper, for one run."""
-    from ..launch.analyze import analyze_run, read_numbers
+    from ..launch.evaluating.analyze import analyze_run, read_numbers
 
     folder = analyze_run(
         run, out or run / "analysis", ar_steps=read_numbers(ar_steps), diffusion_steps=read_numbers(steps), num=num

@@ -27,8 +27,8 @@ def verify(
 
     from ..data.quarantine import quarantine_shards, restore_advice
     from ..data.scan import scan_shards
-    from ..report.dataset import repeats_lines, set_aside_lines, verdict_lines
-    from ..report.scanning import RowsDisplay
+    from ..report.data.dataset import repeats_lines, set_aside_lines, verdict_lines
+    from ..report.data.scanning import RowsDisplay
 
     with RowsDisplay(Console(stderr=True), "verify") as display:
         scan = scan_shards(folder, quick=quick, show=display.show)
@@ -61,10 +61,10 @@ def inspect(
 
     from ..data.classes import read_classes
     from ..data.scan import scan_shards
-    from ..report.dataset import class_lines, summary_lines
-    from ..report.scanning import RowsDisplay
+    from ..report.data.dataset import class_lines, summary_lines
+    from ..report.data.scanning import RowsDisplay
+    from ..sampling.interactive import check_picture
     from ..sampling.preview import open_decoder, write_preview
-    from ..sampling.studio import check_picture
 
     check_picture(out)
     checked = scan_shards(folder, quick=True).checked
@@ -91,8 +91,8 @@ def stats(
 
     from ..data.stats import latent_stats
     from ..data.validate import open_shards
-    from ..report.dataset import stats_lines
-    from ..report.scanning import RowsDisplay
+    from ..report.data.dataset import stats_lines
+    from ..report.data.scanning import RowsDisplay
 
     manifest = open_shards(folder, hashes=False).manifest
     with RowsDisplay(Console(stderr=True), "stats") as display:

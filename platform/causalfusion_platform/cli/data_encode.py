@@ -51,7 +51,7 @@ def encode(
     from ..data.faults import parse_policies
     from ..data.sources import open_source
     from ..launch.encode import encode_source
-    from ..report.encoding import EncodingDisplay, encoding_panel
+    from ..report.data.encoding import EncodingDisplay, encoding_panel
     from ..report.terminal import as_path
 
     policies = parse_policies(on or [])

@@ -55,14 +55,14 @@ def evaluate(
 
     from ..checkpoint.find import find_weights
     from ..evaluation.reference import write_reference
-    from ..launch.analyze import read_numbers
-    from ..launch.evaluate import cells_of, read_scales
-    from ..launch.evaluate import evaluate as run
-    from ..launch.evaluation_record import evaluation_table, record_evaluation
-    from ..launch.generate_plan import GenerateRequest
-    from ..launch.generators import LocalGenerator, RayGenerators
-    from ..launch.measuring import open_measuring
-    from ..launch.run_folder import run_experiment
+    from ..launch.evaluating.analyze import read_numbers
+    from ..launch.evaluating.evaluate import cells_of, read_scales
+    from ..launch.evaluating.evaluate import evaluate as run
+    from ..launch.evaluating.measuring import open_measuring
+    from ..launch.evaluating.record import evaluation_table, record_evaluation
+    from ..launch.generating.actors import LocalGenerator, RayGenerators
+    from ..launch.generating.request import GenerateRequest
+    from ..launch.runs.folder import run_experiment
     from ..report.generating import GeneratingDisplay
     from ..report.tables import terminal_table
     from ..report.terminal import as_path

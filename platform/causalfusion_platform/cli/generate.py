@@ -54,9 +54,9 @@ def generate(
     from rich.console import Console
 
     from ..config.errors import UserError
-    from ..launch.generate import run_generate
-    from ..launch.generate_plan import GenerateRequest
-    from ..launch.generators import LocalGenerator, RayGenerators
+    from ..launch.generating.actors import LocalGenerator, RayGenerators
+    from ..launch.generating.generate import run_generate
+    from ..launch.generating.request import GenerateRequest
     from ..report.generating import GeneratingDisplay, generated_panel
 
     changes = list(settings or [])

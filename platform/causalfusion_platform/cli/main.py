@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..config.errors import UserError
-from ..launch.ended import NotFinished
+from ..launch.runs.exit_status import NotFinished
 from .analyze import analyze
 from .config import config_app
 from .data import data_app

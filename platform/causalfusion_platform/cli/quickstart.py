@@ -12,7 +12,7 @@ def quickstart(overrides: Overrides = None, local: LocalOption = False, as_json:
     An interrupted quickstart is continued; after a finished one the next is quickstart-2, and so on.
     """
     from ..config.compose import compose_experiment
-    from ..launch.run_folder import read_state
+    from ..launch.runs.folder import read_state
     from .train import run_and_show
 
     given = list(overrides or [])

@@ -43,13 +43,13 @@ def reproduce(
 
     from ..config.errors import UserError
     from ..config.paper_table import SCALES
-    from ..launch.reproduce import REPORT_FOLDER
-    from ..launch.reproduce import reproduce as run
-    from ..launch.reproduction import reproduction_of
-    from ..launch.sweep_cost import sweep_cost
-    from ..report.paper_json import report_json
-    from ..report.paper_terminal import render_terminal
-    from ..report.sweep_view import LiveTable
+    from ..launch.reproduction.reproduce import REPORT_FOLDER
+    from ..launch.reproduction.reproduce import reproduce as run
+    from ..launch.reproduction.rows import reproduction_of
+    from ..launch.sweeping.cost import sweep_cost
+    from ..report.paper.json import report_json
+    from ..report.paper.terminal import render_terminal
+    from ..report.sweeps.live import LiveTable
     from ..report.terminal import as_path, preflight_line
 
     if scale not in SCALES:

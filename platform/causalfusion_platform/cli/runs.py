@@ -30,9 +30,9 @@ def show(
     """Show how far a run is, how fast, what its time went to, and what befell it."""
     from rich.console import Console
 
-    from ..launch.runs import find_run, look_at
-    from ..report.run_view import run_json
-    from ..report.runs import run_panel
+    from ..launch.runs.find import find_run, look_at
+    from ..report.runs.list import run_panel
+    from ..report.runs.show import run_json
 
     view = look_at(find_run(name, runs))
     if as_json:
@@ -47,9 +47,9 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     from rich.console import Console
 
     from ..config.compose import home
-    from ..launch.runs import look_at, runs_in
-    from ..report.run_view import run_json
-    from ..report.runs import runs_table
+    from ..launch.runs.find import look_at, runs_in
+    from ..report.runs.list import runs_table
+    from ..report.runs.show import run_json
 
     folder = home() / (runs or "runs")
     views = [(path.relative_to(folder).as_posix(), look_at(path)) for path in runs_in(folder)]
@@ -67,8 +67,8 @@ def sync(
     runs: RunsOption = None,
 ) -> None:
     """Deliver to MLflow what a run recorded while MLflow was away. A launch of the run does it too."""
-    from ..launch.runs import find_run
-    from ..launch.sync import sync_run
+    from ..launch.runs.find import find_run
+    from ..launch.runs.sync import sync_run
 
     delivered = sync_run(find_run(name, runs), say=print)
     print(f"{delivered} records delivered")
@@ -84,8 +84,8 @@ def compare(
     from rich.console import Console
 
     from ..config.errors import UserError
-    from ..launch.runs import compare_runs, find_run
-    from ..report.comparison import comparison_json, comparison_tables
+    from ..launch.runs.find import compare_runs, find_run
+    from ..report.runs.comparison import comparison_json, comparison_tables
 
     folders = list(dict.fromkeys(find_run(name, runs) for name in names))
     if len(folders) < 2:
@@ -108,7 +108,7 @@ def tag(
     runs: RunsOption = None,
 ) -> None:
     """Tag a run in MLflow, to find it again: tags.`KEY` = 'VALUE' in the dashboard's search."""
-    from ..launch.runs import find_run, tag_run
+    from ..launch.runs.find import find_run, tag_run
 
     folder = find_run(name, runs)
     waiting = tag_run(folder, tags)
@@ -147,8 +147,8 @@ def register(
     runs: RunsOption = None,
 ) -> None:
     """Upload a run's newest weights into MLflow's model registry, as safetensors."""
-    from ..launch.registering import register_run
-    from ..launch.runs import find_run
+    from ..launch.runs.find import find_run
+    from ..launch.runs.register import register_run
 
     folder = find_run(name, runs)
     version = register_run(folder, model=model, alias=alias)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..sampling.studio import Studio
+    from ..sampling.interactive import Studio
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")]
 LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0,2,7 or 0-9.")]
@@ -72,8 +72,8 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
     from causalfusion import SamplingConfig
 
     from ..checkpoint.find import find_weights
-    from ..launch.run_folder import run_experiment
-    from ..sampling.studio import Studio, check_picture
+    from ..launch.runs.folder import run_experiment
+    from ..sampling.interactive import Studio, check_picture
 
     check_picture(grid)
     found = find_weights(checkpoint)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..launch.head import DEFAULT_ADDRESS
-from ..launch.submit import CLUSTER_HOME, submit_job
+from ..launch.cluster.head import DEFAULT_ADDRESS
+from ..launch.cluster.submit import CLUSTER_HOME, submit_job
 
 
 def submit(

@@ -21,12 +21,12 @@ def sweep(
     from rich.console import Console
 
     from ..config.compose import compose_experiment
-    from ..launch.ended import STOPPED
-    from ..launch.results import SPEEDS
-    from ..launch.sweep import run_sweep
-    from ..launch.sweep_cost import sweep_cost
-    from ..launch.sweep_job import job_of
-    from ..report.sweep_view import LiveTable
+    from ..launch.runs.exit_status import STOPPED
+    from ..launch.sweeping.cost import sweep_cost
+    from ..launch.sweeping.job import job_of
+    from ..launch.sweeping.results import SPEEDS
+    from ..launch.sweeping.sweep import run_sweep
+    from ..report.sweeps.live import LiveTable
     from ..report.tables import terminal_table
     from ..report.terminal import as_path, preflight_line
 

@@ -50,8 +50,8 @@ def show_plan(composed: object, command: str) -> None:
     from rich.console import Console
 
     from ..config.compose import Composed
-    from ..launch.plan import make_plan
-    from ..report.dry_run import plan_panel
+    from ..launch.training.dry_run import make_plan
+    from ..report.runs.dry_run import plan_panel
 
     assert isinstance(composed, Composed)
     Console(highlight=False).print(plan_panel(make_plan(composed), command))
@@ -62,7 +62,7 @@ def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes:
     from rich.console import Console
 
     from ..config.compose import Composed
-    from ..launch.train import run_training
+    from ..launch.training.train import run_training
     from ..report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
 
     assert isinstance(composed, Composed)

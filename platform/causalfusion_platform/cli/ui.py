@@ -19,7 +19,7 @@ def ui(
     from ..config.compose import home
     from ..config.errors import UserError
     from ..config.schema import local_database
-    from ..launch.session import port_is_free
+    from ..launch.cluster.session import port_is_free
 
     folder = home() / runs
     database = local_database(folder)

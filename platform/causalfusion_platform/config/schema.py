@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig, SamplingConfig
+from causalfusion.noise.samplers import check_diffusion_steps
 from causalfusion.objective import check_objective
-from causalfusion.samplers import check_diffusion_steps
 
 from .section import Section
 from .sweep import SweepConfig

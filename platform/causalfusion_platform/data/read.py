@@ -17,7 +17,7 @@ from causalfusion import draws
 
 from ..config.errors import UserError
 from .manifest import Manifest
-from .plan import RowGroup, Window, row_order, windows_between
+from .order import RowGroup, Window, row_order, windows_between
 
 Columns = dict[str, NDArray[np.generic]]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from .plan import Window
+from .order import Window
 from .read import Batch, Columns, Dataset, read_window, to_batch, to_columns
 
 # One Ray Data execution covers at least this many windows, so that its start-up cost (about a second) is paid

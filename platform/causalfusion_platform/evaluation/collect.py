@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .extractor import Extractor
-from .statistics import Moments
+from .extractors.extractor import Extractor
+from .metrics.statistics import Moments
 
 BATCH_SIZE = 64
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from causalfusion import draws
 
-from .digits_cnn import train_judge
-from .frechet import frechet_distance
+from .extractors.digits_cnn import train_judge
+from .metrics.frechet import frechet_distance
 
 
 @dataclass(frozen=True)

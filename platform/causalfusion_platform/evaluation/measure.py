@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from .collect import BATCH_SIZE, Collected, batches_of, collect
-from .extractor import Extractor
-from .frechet import frechet_of_statistics
-from .inception_extractor import FID_DIGEST, FID_SPACE
-from .inception_score import inception_score
-from .memorization import memorization
-from .precision_recall import NEIGHBOURS, precision_recall
+from .extractors.extractor import Extractor
+from .extractors.inception_extractor import FID_DIGEST, FID_SPACE
+from .metrics.frechet import frechet_of_statistics
+from .metrics.inception_score import inception_score
+from .metrics.memorization import memorization
+from .metrics.precision_recall import NEIGHBOURS, precision_recall
 from .reference import Reference
 
 _PUBLISHED = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..data.npz import DAMAGE, IMAGES, read_images
-from .statistics import Statistics
+from .metrics.statistics import Statistics
 
 _WANTED = (
     "  wanted: a .npz as ADM's evaluator takes it, with mu (F,) and sigma (F, F), perhaps mu_s and sigma_s, or "

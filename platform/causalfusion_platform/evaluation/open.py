@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..config.errors import UserError
-from .extractor import Extractor
-from .inception_extractor import FID_DIGEST, FID_SPACE, open_inception
+from .extractors.extractor import Extractor
+from .extractors.inception_extractor import FID_DIGEST, FID_SPACE, open_inception
 
 _INCEPTION = "inception"
 _ALLOWED = (
@@ -57,7 +57,7 @@ def _check(extractor: Any, spec: str) -> None:
     if missing:
         raise UserError(
             f"{spec!r} returned a {type(extractor).__name__} without {', '.join(missing)}; "
-            f"causalfusion_platform.evaluation.extractor.Extractor says what an extractor has"
+            f"causalfusion_platform.evaluation.extractors.extractor.Extractor says what an extractor has"
         )
     if not re.fullmatch(r"[a-z][a-z0-9_]*", extractor.space):
         raise UserError(

@@ -16,11 +16,11 @@ from ..config.errors import UserError
 from ..data.manifest import sha256_of, write_atomically
 from ..data.npz import IMAGES, holds_array
 from .collect import BATCH_SIZE, Collected, collect
-from .extractor import Extractor
-from .inception import POOL_WIDTH, SPATIAL_WIDTH
-from .inception_extractor import FID_DIGEST, FID_SPACE
+from .extractors.extractor import Extractor
+from .extractors.inception import POOL_WIDTH, SPATIAL_WIDTH
+from .extractors.inception_extractor import FID_DIGEST, FID_SPACE
+from .metrics.statistics import Statistics
 from .npz import image_batches, read_arrays, statistics_in
-from .statistics import Statistics
 
 _FEATURES, _SPACE, _DIGEST, _SOURCE = "features", "space", "digest", "source"
 

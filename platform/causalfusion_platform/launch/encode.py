@@ -25,8 +25,8 @@ from ..data.faults import FaultStop
 from ..data.manifest import MANIFEST_FILE, Manifest
 from ..data.shards import QUARANTINE
 from ..data.sources import Listing, Source
-from .causes import user_error_in
-from .session import ray_session
+from .cluster.failures import user_error_in
+from .cluster.session import ray_session
 
 RECORDS_FOLDER = "encoding"
 

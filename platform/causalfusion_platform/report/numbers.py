@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .statistics import Estimate, Gain
+from .paper.statistics import Estimate, Gain
 from .tables import cell
 
 # More places than this say nothing that a reader of a table wants.

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from ..data.manifest import write_atomically
 from .canvas import save
 from .html import Picture
-from .latex import render_latex
-from .paper_figures import is_plane, planes_figure, values_figure
-from .paper_html import paper_page
-from .paper_json import report_json
-from .paper_markdown import render_markdown
-from .paper_report import PaperReport
-from .parallel_coordinates import parallel_coordinates_figure
-from .sweep_figures import history_figure, pareto_figure, slices_figure
-from .sweep_html import Change, SweepReport, sweep_page
-from .sweep_records import metric_of, swept_keys
+from .paper.figures import is_plane, planes_figure, values_figure
+from .paper.html import paper_page
+from .paper.json import report_json
+from .paper.latex import render_latex
+from .paper.markdown import render_markdown
+from .paper.report import PaperReport
+from .sweeps.figures import history_figure, pareto_figure, slices_figure
+from .sweeps.html import Change, SweepReport, sweep_page
+from .sweeps.parallel_coordinates import parallel_coordinates_figure
+from .sweeps.records import metric_of, swept_keys
 
 _PAPER_FIGURES = {
     "values.png": "Printed values and ours. Bars are 95% intervals over seeds.",

@@ -13,8 +13,8 @@ import torch
 from causalfusion import ModelConfig, ObjectiveConfig
 from causalfusion.baselines.dit import DiTConfig
 from causalfusion.config import CausalFusionConfig
+from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import dit_flops, forward_flops
-from causalfusion.sequence import lay_out
 
 Arithmetic = Literal["fp32", "tf32", "bf16", "fp16"]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from causalfusion.checkpoint_file import report_mismatch
+from causalfusion.weights.checkpoint_file import report_mismatch
 from causalfusion.weights.folder import WEIGHTS_FILE
 
 from ..config.errors import UserError

@@ -8,8 +8,8 @@ from typing import Literal
 
 from causalfusion import ModelConfig, count_parameters
 from causalfusion.baselines.dit import DiTConfig
-from causalfusion.sequence import lay_out
-from causalfusion.steps import equal_step_sizes
+from causalfusion.factorization.sequence import lay_out
+from causalfusion.factorization.steps import equal_step_sizes
 
 from ..config.schema import Experiment
 from .ema_profiles import profiles_of

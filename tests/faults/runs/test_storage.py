@@ -22,8 +22,8 @@ from tests.faults.matrix import BIT_EXACT, assert_same, events, record, steps_ag
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import sha256_of
-from causalfusion_platform.launch.ended import GaveUp, StoppedRun
-from causalfusion_platform.launch.lock import is_under_way
+from causalfusion_platform.launch.runs.exit_status import GaveUp, StoppedRun
+from causalfusion_platform.launch.runs.lock import is_under_way
 from causalfusion_platform.tracking.journal import SaveFailed, SetAside
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]

@@ -20,7 +20,7 @@ from tests.faults.matrix import (
     weights,
 )
 
-from causalfusion_platform.launch.ended import GaveUp, StoppedRun
+from causalfusion_platform.launch.runs.exit_status import GaveUp, StoppedRun
 from causalfusion_platform.tracking.journal import Incident, Resharded, StepSkipped
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig
-from causalfusion.mask import generalized_causal_mask
+from causalfusion.attention.mask import generalized_causal_mask
 from causalfusion.weights import export_release, import_release
 
 State = dict[str, Tensor]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from causalfusion import CausalFusion, DiffusionConfig, Draws, Objective, ObjectiveConfig
-from causalfusion.mask import generalized_causal_mask
+from causalfusion.attention.mask import generalized_causal_mask
 from causalfusion.weights import import_release
 
 Array = npt.NDArray[np.float64]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causalfusion import CausalFusionConfig, DiT, Model, build_model, load_weights, preset
-from causalfusion.vae import kl16_autoencoder, ldm_name
 from causalfusion.weights import save_weights
+from causalfusion.weights.vae import kl16_autoencoder, ldm_name
 from causalfusion_platform.checkpoint.convert import export_checkpoint, import_checkpoint
 from causalfusion_platform.config.errors import UserError
 

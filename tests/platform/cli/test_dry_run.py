@@ -13,7 +13,7 @@ from tests.platform.cli.conftest import Run, check_refusal
 from causalfusion import PRESETS, ObjectiveConfig
 from causalfusion.flops import training_flops
 from causalfusion_platform.config.compose import compose_experiment
-from causalfusion_platform.launch.plan import changed_keys, make_plan
+from causalfusion_platform.launch.training.dry_run import changed_keys, make_plan
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from causalfusion_platform.config.compose import (
     with_overrides,
 )
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.run_folder import public_config, write_config
+from causalfusion_platform.launch.runs.folder import public_config, write_config
 
 # What composes
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.platform.data.tiny_vaes import moments_of, new_kl, random_images
 from torch import Tensor
 
-from causalfusion.vae import kl16_autoencoder, ldm_name, sd_autoencoder
+from causalfusion.weights.vae import kl16_autoencoder, ldm_name, sd_autoencoder
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.autoencoder import open_autoencoder, open_encoder
 

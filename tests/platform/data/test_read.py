@@ -18,7 +18,7 @@ import torch
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.manifest import Manifest
-from causalfusion_platform.data.plan import row_order, windows_between
+from causalfusion_platform.data.order import row_order, windows_between
 from causalfusion_platform.data.read import Batch, Dataset, local_batches, read_all, read_window
 from causalfusion_platform.data.shards import Rows
 from causalfusion_platform.data.stream import worker_rows

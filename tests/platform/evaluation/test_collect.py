@@ -9,7 +9,7 @@ from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_image
 from torch import Tensor
 
 from causalfusion_platform.evaluation.collect import Collected, batches_of, collect
-from causalfusion_platform.evaluation.extractor import Features
+from causalfusion_platform.evaluation.extractors.extractor import Features
 
 
 def assert_same(found: Collected, expected: Collected) -> None:

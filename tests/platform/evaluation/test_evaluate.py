@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from causalfusion_platform.evaluation import evaluate
-from causalfusion_platform.evaluation.digits_cnn import Judge, train_judge
 from causalfusion_platform.evaluation.evaluate import Scores, Yardstick
-from causalfusion_platform.evaluation.frechet import frechet_distance
+from causalfusion_platform.evaluation.extractors.digits_cnn import Judge, train_judge
+from causalfusion_platform.evaluation.metrics.frechet import frechet_distance
 
 Digits = tuple[Tensor, Tensor]
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.evaluation.collect import Collected, collect
-from causalfusion_platform.evaluation.digits_cnn import Judge, train_judge
-from causalfusion_platform.evaluation.digits_extractor import DigitsExtractor
-from causalfusion_platform.evaluation.frechet import frechet_distance
-from causalfusion_platform.evaluation.inception_extractor import FID_DIGEST, FID_SPACE
-from causalfusion_platform.evaluation.inception_score import inception_score
+from causalfusion_platform.evaluation.extractors.digits_cnn import Judge, train_judge
+from causalfusion_platform.evaluation.extractors.digits_extractor import DigitsExtractor
+from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from causalfusion_platform.evaluation.measure import is_fid, measure, provenance, score
-from causalfusion_platform.evaluation.precision_recall import precision_recall
+from causalfusion_platform.evaluation.metrics.frechet import frechet_distance
+from causalfusion_platform.evaluation.metrics.inception_score import inception_score
+from causalfusion_platform.evaluation.metrics.precision_recall import precision_recall
 from causalfusion_platform.evaluation.reference import Reference, reference_from_images
 
 REAL, SAMPLES = random_images(120, seed=1), random_images(90, seed=2, low=20)

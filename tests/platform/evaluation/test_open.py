@@ -9,7 +9,11 @@ import torch
 from tests.platform.evaluation.tiny_extractor import TinyExtractor
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.evaluation.inception_extractor import FID_DIGEST, FID_SPACE, InceptionExtractor
+from causalfusion_platform.evaluation.extractors.inception_extractor import (
+    FID_DIGEST,
+    FID_SPACE,
+    InceptionExtractor,
+)
 from causalfusion_platform.evaluation.open import open_extractor
 
 PLUG_IN = """

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.evaluation.collect import batches_of
-from causalfusion_platform.evaluation.inception_extractor import FID_DIGEST, FID_SPACE
+from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from causalfusion_platform.evaluation.reference import (
     Reference,
     read_reference,

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from causalfusion_platform.evaluation.extractor import Extractor, Features
+from causalfusion_platform.evaluation.extractors.extractor import Extractor, Features
 
 CHANNELS, SIZE = 3, 4
 PIXELS = CHANNELS * SIZE * SIZE

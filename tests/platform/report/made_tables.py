@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from causalfusion_platform.config.paper_table import Claim, Column, PaperTable, Row, ScalePlan
-from causalfusion_platform.report.paper_report import Circumstances, PaperReport, RunFacts, build_report
+from causalfusion_platform.report.paper.report import Circumstances, PaperReport, RunFacts, build_report
 
 AROUND = Circumstances(
     command="causalfusion reproduce gammas --scale digits",

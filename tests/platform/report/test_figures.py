@@ -15,9 +15,9 @@ from tests.platform.report.pages import colours
 from causalfusion_platform.config.paper_table import Row
 from causalfusion_platform.report.canvas import as_png, canvas, fit_axis, is_wide, save
 from causalfusion_platform.report.figures import heat_map, loss_figure, plane_figure, step_size_figure
-from causalfusion_platform.report.paper_figures import is_plane, planes_figure, row_numbers, values_figure
-from causalfusion_platform.report.paper_report import build_report
-from causalfusion_platform.report.training_curves import smoothed, training_loss_figure
+from causalfusion_platform.report.paper.figures import is_plane, planes_figure, row_numbers, values_figure
+from causalfusion_platform.report.paper.report import build_report
+from causalfusion_platform.report.runs.curves import smoothed, training_loss_figure
 
 
 def tick_names(axes: Axes, axis: str) -> list[str]:

@@ -20,9 +20,9 @@ from causalfusion_platform.report.html import (
     table,
     text,
 )
-from causalfusion_platform.report.paper_html import paper_page
-from causalfusion_platform.report.sweep_html import SweepReport, outcome, sweep_page
-from causalfusion_platform.report.sweep_records import TrialRecord
+from causalfusion_platform.report.paper.html import paper_page
+from causalfusion_platform.report.sweeps.html import SweepReport, outcome, sweep_page
+from causalfusion_platform.report.sweeps.records import TrialRecord
 
 ATTACK = "\"><script>alert('x')</script><img src=http://example.com/x.png>"
 

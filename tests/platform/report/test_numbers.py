@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from causalfusion_platform.report.numbers import duration, gain_with_interval, p_text, printed_values, with_interval
-from causalfusion_platform.report.statistics import Estimate, Gain
+from causalfusion_platform.report.paper.statistics import Estimate, Gain
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from tests.platform.report.made_tables import gammas, plane, report_of
 from tests.platform.report.pages import check_alone
 
 from causalfusion_platform.report.html import Picture
-from causalfusion_platform.report.sweep_html import SweepReport
-from causalfusion_platform.report.sweep_records import TrialRecord
+from causalfusion_platform.report.sweeps.html import SweepReport
+from causalfusion_platform.report.sweeps.records import TrialRecord
 from causalfusion_platform.report.write import write_paper_report, write_sweep_report
 
 

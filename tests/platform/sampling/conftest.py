@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, save_weights
-from causalfusion_platform.sampling.studio import Studio
+from causalfusion_platform.sampling.interactive import Studio
 
 
 @pytest.fixture(scope="session")

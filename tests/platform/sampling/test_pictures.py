@@ -12,7 +12,7 @@ from torch import Tensor
 
 from causalfusion import DiffusionConfig, SamplingConfig, build_model, preset, sample, save_weights
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.sampling.studio import Studio, check_picture
+from causalfusion_platform.sampling.interactive import Studio, check_picture
 
 FEW = SamplingConfig(num_inference_steps=3, num_ar_steps=2, guidance_scale=1.5)
 

@@ -13,7 +13,7 @@ from causalfusion_platform.checkpoint.manifest import config_digest
 from causalfusion_platform.checkpoint.save import Saver
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
-from causalfusion_platform.launch.worker import _be_the_only_process
+from causalfusion_platform.launch.training.worker import _be_the_only_process
 from causalfusion_platform.tracking.journal import Journal
 from causalfusion_platform.train.checkpointing import CheckpointHook, Fixed
 from causalfusion_platform.train.control import LocalControl

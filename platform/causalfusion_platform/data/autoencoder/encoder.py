@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from causalfusion.vae import decode_latents
+from causalfusion.weights.vae import decode_latents
 
 from ...config.errors import UserError
 

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from causalfusion.vae import import_vae
+from causalfusion.weights.vae import import_vae
 
 from ...config.errors import UserError
 from .encoder import Autoencoder, Encoder, Identity
@@ -23,8 +23,8 @@ def open_encoder(spec: Path | str, device: str = "cpu", *, bf16: bool = False) -
 
     Args:
         spec: `identity` (latents are the pixels), a folder of a diffusers `AutoencoderKL` or `AutoencoderTiny`, or
-            a file that `causalfusion.vae.import_vae` reads: MAR's `kl16.ckpt`, or SD's VAE with LDM's or diffusers'
-            names of tensors.
+            a file that `causalfusion.weights.vae.import_vae` reads: MAR's `kl16.ckpt`, or SD's VAE with LDM's or
+            diffusers' names of tensors.
         device: where it computes.
         bf16: whether it encodes under autocast to bfloat16.
 

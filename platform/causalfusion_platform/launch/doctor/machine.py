@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from ...config.schema import Experiment
 from ...report.units import size
 from ...train.memory import Memory, estimate
-from ..plan import planned_precision
+from ..training.dry_run import planned_precision
 from .check import Check, Verdict
 
 PACKAGE = "causalfusion-platform"

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from ...config.schema import Experiment
-from ..session import port_is_free
+from ..cluster.session import port_is_free
 from .check import Check
 
 TOKEN = Path.home() / ".ray" / "auth_token"

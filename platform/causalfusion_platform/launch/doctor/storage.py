@@ -11,11 +11,11 @@ from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import MANIFEST_FILE
 from ...data.validate import check_draws, check_model_fits, open_shards
-from ...report.dry_run import disk_needed
+from ...report.runs.dry_run import disk_needed
 from ...report.units import size
 from ...tracking.mlflow import check_reachable, client
 from ...train.memory import checkpoint_bytes
-from ..plan import planned_precision
+from ..training.dry_run import planned_precision
 from .check import Check
 
 _CONTENT = os.urandom(1 << 20)

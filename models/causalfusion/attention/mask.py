@@ -1,0 +1,55 @@
+"""The generalized causal mask (Appendix A, Figure 6, Algorithm 1), as a function of segment and step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..factorization.sequence import Layout, Segment, lay_out
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def visible(query_segment: Tensor, query_step: Tensor, key_segment: Tensor, key_step: Tensor) -> Tensor:
+    """Say whether a query token sees a key token; the arguments broadcast against each other.
+
+    * Everything sees the class, text and clean tokens of earlier steps. To a noised token of step s these are the
+      clean tokens of the steps before s; its own step's clean tokens stay hidden.
+    * Tokens of one segment see each other within a step: class tokens; clean tokens of an AR step; noised tokens
+      of an AR step in the same copy; padding; a text or time token itself.
+    * Noised tokens see the time token.
+
+    So no row is ever fully masked, and nothing sees a noised or padding token but its own kind.
+    """
+    together = (query_segment == key_segment) & (query_step == key_step)
+    is_context = (key_segment >= Segment.CLASS) & (key_segment <= Segment.CLEAN)
+    time = (key_segment == Segment.TIME) & (query_segment >= Segment.NOISED)
+    return together | (is_context & (key_step < query_step)) | time
+
+
+def attention_mask(layout: Layout, device: torch.device | str = "cpu") -> Tensor:
+    """Return which token may attend to which: (N, N), bool, True = visible."""
+    segments, steps = layout.segments.to(device), layout.steps.to(device)
+    return visible(segments[:, None], steps[:, None], segments[None, :], steps[None, :])
+
+
+def mask_mod(layout: Layout, device: torch.device | str = "cpu") -> MaskMod:
+    """Return the same mask as a FlexAttention `mask_mod`: (batch, head, query index, key index) → visible."""
+    segments, steps = layout.segments.to(device), layout.steps.to(device)
+
+    def mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        del batch, head
+        return visible(segments[query], steps[query], segments[key], steps[key])
+
+    return mod
+
+
+def generalized_causal_mask(sizes: list[int], num_class_tokens: int) -> Tensor:
+    """Return the mask of [class | clean tokens of steps 1…S−1 | noised tokens of steps 1…S]: (N, N), bool.
+
+    Algorithm 1 as printed leaves fully masked rows when ctx_len = x_len; with ctx_len at the start of the last
+    step, as here, it gives this mask.
+    """
+    return attention_mask(lay_out(sizes, class_tokens=num_class_tokens))

@@ -1,0 +1,97 @@
+"""What a sequence consists of: segments, and the place of each token in the order of generation.
+
+A sequence is [class | text before | clean image | text after | time | padding | noised copies …], of which
+most parts are optional. Noised tokens come last because nothing before them sees them, nor one copy another:
+attention leaves these pairs out (`causalfusion.attention.dense.SplitMask`).
+
+Two integers say all about a token that attention needs: its segment, and its step. Steps count through
+everything that is generated, one after the other:
+
+* class tokens are step 0;
+* each text token before the image is a step of its own;
+* the tokens of one AR step share a step, clean or noised;
+* each text token after the image is a step of its own, later than all of the image.
+
+`causalfusion.attention.mask` derives who sees whom from these two integers alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from .steps import step_of_token
+
+
+class Segment(IntEnum):
+    """Kinds of tokens; all from NOISED on are noised copies of the image, each one a segment."""
+
+    PADDING = -1
+    CLASS = 0
+    TEXT = 1
+    CLEAN = 2
+    TIME = 3
+    NOISED = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Segment and step of every token of a sequence, and where the parts of it lie. N tokens."""
+
+    segments: Tensor
+    """(N,) int64: a `Segment`, or Segment.NOISED + c for noised copy c."""
+    steps: Tensor
+    """(N,) int64: place in the order of generation."""
+    noised: slice
+    """Place of the noised copies."""
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+
+def lay_out(
+    sizes: list[int],
+    *,
+    class_tokens: int,
+    text_before: int = 0,
+    text_after: int = 0,
+    copies: int = 1,
+    time_token: bool = False,
+    multiple: int = 1,
+) -> Layout:
+    """Lay out the training sequence of one AR split.
+
+    The clean tokens of the last AR step are left out (nothing would attend to them), unless text follows the image.
+
+    Args:
+        sizes: |κ_1| … |κ_S|.
+        class_tokens: class tokens at the start.
+        text_before: text tokens that the image is conditioned on (text-to-image).
+        text_after: text tokens that are conditioned on the image (captioning).
+        copies: noised copies of the image, each with diffusion times of its own (Table 7).
+        time_token: whether a token carries the diffusion time (Table 1), for the noised tokens to see.
+        multiple: the sequence is padded to a multiple of this length, so that few lengths occur.
+    """
+    first_image_step = 1 + text_before
+    image = first_image_step + step_of_token(sizes)
+    num_clean = len(image) if text_after else len(image) - sizes[-1]
+    after = first_image_step + len(sizes) + torch.arange(text_after)
+    parts: list[tuple[int, Tensor]] = [
+        (Segment.CLASS, torch.zeros(class_tokens, dtype=torch.int64)),
+        (Segment.TEXT, 1 + torch.arange(text_before)),
+        (Segment.CLEAN, image[:num_clean]),
+        (Segment.TEXT, after),
+        (Segment.TIME, torch.full((int(time_token),), first_image_step)),
+    ]
+    start = sum(len(steps) for _, steps in parts)
+    padding = -(start + copies * len(image)) % multiple
+    parts.append((Segment.PADDING, torch.full((padding,), -1)))
+    parts += [(Segment.NOISED + copy, image) for copy in range(copies)]
+    return Layout(
+        segments=torch.cat([torch.full_like(steps, segment) for segment, steps in parts]),
+        steps=torch.cat([steps for _, steps in parts]),
+        noised=slice(start + padding, start + padding + copies * len(image)),
+    )

@@ -1,0 +1,99 @@
+"""The noise process and what the network predicts of it (Section 3, Eq. 2–4). Schedules are those of diffusers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
+
+Prediction = Literal["epsilon", "x0", "v"]
+
+# What diffusers calls them.
+PREDICTION_TYPES: dict[Prediction, str] = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The forward process q(x_t | x_{t−1}) = N(√(1−β_t) x_{t−1}, β_t I)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    num_train_steps: int = 1000
+    """T, the steps of the training schedule."""
+    beta_start: float = 1e-4
+    """β at t = 0."""
+    beta_end: float = 0.02
+    """β at t = T − 1."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    """Shape of β between its ends; linear is that of ADM, DiT and the paper's release."""
+    prediction: Prediction = "epsilon"
+    """What the network predicts: the noise ε, the latent x0 (Table 6b, last row), or v = √ᾱ ε − √(1−ᾱ) x_0."""
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+    """DDPM's variance of a reverse step: β (the paper's release), or the posterior's β (1−ᾱ_{t−1}) / (1−ᾱ_t)."""
+
+    def __post_init__(self) -> None:
+        if self.num_train_steps < 1:
+            raise ValueError(f"num_train_steps must be at least 1, got {self.num_train_steps}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"0 < beta_start ≤ beta_end < 1 must hold, got {self.beta_start}, {self.beta_end}")
+
+    def scheduler(self) -> DDPMScheduler:
+        """Return diffusers' DDPM scheduler of this process: no clipping, times from 0 to T − 1.
+
+        Its `linspace` times are not always ADM's: see `causalfusion.noise.samplers.spaced_times`.
+        """
+        # diffusers takes seconds to import; processes that only read data or show progress never need it.
+        from diffusers import DDPMScheduler
+
+        scheduler = DDPMScheduler(
+            num_train_timesteps=self.num_train_steps,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            beta_schedule=self.beta_schedule,
+            variance_type=self.variance,
+            clip_sample=False,
+            prediction_type=PREDICTION_TYPES[self.prediction],
+            timestep_spacing="linspace",
+        )
+        # diffusers tabulates ᾱ in float32, and 1 − ᾱ_t/ᾱ_{t−1} cancels: up to 5e-4 of a step's variance is lost.
+        scheduler.betas = scheduler.betas.double()
+        scheduler.alphas = 1 - scheduler.betas
+        scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
+        return scheduler
+
+    def signal_and_noise_scales(self) -> tuple[Tensor, Tensor]:
+        """Return √ᾱ_t and √(1−ᾱ_t) for every t: two (T,) float32 tensors on the CPU."""
+        alphas_cumprod: Tensor = self.scheduler().alphas_cumprod
+        return alphas_cumprod.sqrt().float(), (1 - alphas_cumprod).sqrt().float()
+
+
+def noised_and_target(
+    x0: Tensor, noise: Tensor, t: Tensor, scales: tuple[Tensor, Tensor], prediction: Prediction
+) -> tuple[Tensor, Tensor]:
+    """Return x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, and what the network is to predict from it.
+
+    Args:
+        x0: data; broadcasts against `noise`.
+        noise: ε.
+        t: times, int64, of shape noise.shape[:k] for some k, sizes of 1 allowed.
+        scales: of `signal_and_noise_scales`.
+        prediction: ε, x_0 or v = √ᾱ_t ε − √(1−ᾱ_t) x_0.
+    """
+    shape = (*t.shape, *([1] * (noise.ndim - t.ndim)))
+    signal, sigma = (scale.to(noise.device)[t].to(noise.dtype).view(shape) for scale in scales)
+    noised = signal * x0 + sigma * noise
+    if prediction == "epsilon":
+        return noised, noise
+    if prediction == "x0":
+        return noised, x0.expand_as(noise)
+    return noised, signal * noise - sigma * x0
+
+
+def sample_times(num_train_steps: int, generators: list[torch.Generator], *shape: int) -> Tensor:
+    """Draw uniform diffusion times for each generator: (B, *shape), int64, in [0, T)."""
+    return torch.stack([torch.randint(num_train_steps, shape, generator=g) for g in generators])

@@ -1,0 +1,339 @@
+"""CausalFusion as a diffusers pipeline: from classes to images, saved and loaded as diffusers does it.
+
+diffusers finds the classes of a saved folder by the name of this module: it must keep its name.
+
+Shapes: B samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ConfigMixin,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    ModelMixin,
+    SchedulerMixin,
+)
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor
+
+from ..attention.mask import attention_mask
+from ..config import CausalFusionConfig, PatchOrder
+from ..factorization.sequence import lay_out
+from ..model import CONFIGS, Model, build_model
+from ..noise.diffusion import DiffusionConfig
+from ..noise.samplers import SamplerName
+from ..noise.scheduler import check_one_of, read_scheduler
+from ..weights import load_diffusion, load_weights
+from ..weights.vae import decode_latents
+from .guidance import GuidanceSchedule
+from .sample import SamplingConfig, sample
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+
+
+class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """A CausalFusion, or a DiT, as a model of diffusers: `config.json` and `diffusion_pytorch_model.safetensors`.
+
+    Its configuration is that of the model, field by field. As diffusers does it, `from_pretrained` returns float32
+    weights unless it is given a `dtype`.
+
+    Raises:
+        ValueError: unknown architecture, or sizes that do not fit.
+    """
+
+    config_name = "config.json"
+    model: Model
+    """The network itself."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        architecture = fields.get("architecture", "causalfusion")
+        if architecture not in CONFIGS:
+            raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(CONFIGS)}")
+        config = CONFIGS[architecture](**fields)
+        self.register_to_config(**dataclasses.asdict(config))
+        # diffusers sets the default type to load weights of another; sinusoids are float32 whatever it is.
+        self.model = build_model(config).to(torch.get_default_dtype())
+
+    @classmethod
+    def from_model(cls, model: Model) -> Self:
+        """Return a model of diffusers that shares its weights with `model`.
+
+        Raises:
+            ValueError: the model is on another grid than its configuration's, which `config.json` cannot say.
+        """
+        side = model.config.grid_size
+        if model.grid != (side, side):
+            raise ValueError(f"the model must be on its {side}×{side} grid of training, got {model.grid}")
+        with torch.device("meta"):
+            wrapper = cls(**dataclasses.asdict(model.config))
+        wrapper.model = model
+        return wrapper
+
+    def forward(
+        self, hidden_states: Tensor, timestep: Tensor | int, class_labels: Tensor, return_dict: bool = True
+    ) -> Any:
+        """Predict ε, x_0 or v for whole latents, in one AR step (S = 1).
+
+        Args:
+            hidden_states: (B, channels, height, width) noised latents.
+            timestep: diffusion times, one number or (B,).
+            class_labels: (B,) classes; `config.num_classes` is the null class.
+            return_dict: whether to return a `Transformer2DModelOutput` or a tuple.
+
+        Returns:
+            The prediction, (B, channels, height, width), as `.sample`.
+        """
+        model, config = self.model, self.model.config
+        patches = model.patchify(hidden_states)
+        positions = torch.arange(config.num_tokens, device=patches.device).expand(len(patches), -1)
+        time_token = isinstance(config, CausalFusionConfig) and config.time_conditioning == "token"
+        layout = lay_out([config.num_tokens], class_tokens=config.num_class_tokens, time_token=time_token)
+        t = torch.as_tensor(timestep, device=patches.device).reshape(-1).expand(len(patches))
+        mask = attention_mask(layout, patches.device)
+        prediction = model.unpatchify(model(patches, patches[:, :0], positions, t, class_labels, mask))
+        return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
+
+
+# diffusers reads off the signature which entries of config.json are arguments.
+CausalFusionTransformer2DModel.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in sorted({field.name for config in CONFIGS.values() for field in dataclasses.fields(config)})
+    ]
+)
+
+
+class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Generate images of classes.
+
+    `from_pretrained` and `save_pretrained` are those of diffusers. Call the former of this class:
+    `DiffusionPipeline.from_pretrained` knows no pipelines but those of diffusers itself.
+
+    The scheduler says two things: the noise process that the model was trained with, and, by its class, which
+    sampler runs: `DDPMScheduler`, `DDIMScheduler`, `DPMSolverMultistepScheduler` or `UniPCMultistepScheduler`. So
+
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+
+    switches the sampler. The scheduler's own loop is not run; settings of it that the samplers of
+    `causalfusion.noise.samplers` do not have are refused.
+
+    Args:
+        transformer: the network.
+        scheduler: the noise process and the sampler.
+        vae: the autoencoder of the latents; None: latents are pixels in [−1, 1].
+        id2label: the name of each class, with synonyms between commas ("tabby, tabby cat").
+
+    Raises:
+        ValueError: a number in `id2label` that is no class.
+    """
+
+    _optional_components = ["vae"]  # noqa: RUF012 (diffusers declares it without ClassVar)
+
+    def __init__(
+        self,
+        transformer: CausalFusionTransformer2DModel,
+        scheduler: SchedulerMixin,
+        vae: AutoencoderKL | AutoencoderTiny | None = None,
+        id2label: dict[Any, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
+        # JSON's keys are strings.
+        names = None if id2label is None else {str(label): name for label, name in id2label.items()}
+        self.register_to_config(id2label=names)
+        self.class_numbers: dict[str, list[int]] = {}
+        num_classes = transformer.model.config.num_classes
+        for number, name in (names or {}).items():
+            if not (number.isdecimal() and int(number) < num_classes):
+                raise ValueError(f"id2label must name classes in [0, {num_classes - 1}], got class {number!r}")
+            for synonym in {name, *(part.strip() for part in name.split(","))}:
+                self.class_numbers.setdefault(synonym, []).append(int(number))
+
+    @classmethod
+    def from_model(
+        cls, model: Model, diffusion: DiffusionConfig, vae: Any = None, id2label: dict[int, str] | None = None
+    ) -> Self:
+        """Return a pipeline that shares its weights with `model`.
+
+        Args:
+            model: the network, usually with EMA weights.
+            diffusion: the noise process of training.
+            vae: see the class.
+            id2label: see the class.
+
+        Raises:
+            ValueError: the model is not on its grid of training, or `id2label` has a number that is no class.
+        """
+        transformer = CausalFusionTransformer2DModel.from_model(model)
+        return cls(transformer, diffusion.scheduler(), vae, id2label)
+
+    @classmethod
+    def from_weights(cls, folder: Path | str, vae: Any = None, id2label: dict[int, str] | None = None) -> Self:
+        """Return a pipeline of a folder that `save_weights` wrote.
+
+        Args:
+            folder: has `model.safetensors`, `config.json` and `diffusion.json`.
+            vae: see the class.
+            id2label: see the class.
+
+        Raises:
+            FileNotFoundError: a file of the folder is missing.
+            RuntimeError: keys or shapes differ from the configuration.
+            ValueError: the configuration is not one of a known model, or `id2label` has a number that is no class.
+        """
+        return cls.from_model(load_weights(folder), load_diffusion(folder), vae, id2label)
+
+    def save_pretrained(self, save_directory: Path | str, **options: Any) -> None:
+        """Write a folder of components, as diffusers does it, which has the options."""
+        # diffusers leaves out a component that was None when the pipeline was made.
+        self.register_modules(vae=self.vae)
+        super().save_pretrained(save_directory, **options)
+
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        """The noise process that the scheduler says."""
+        return read_scheduler(self.scheduler)[1]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str],
+        *,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[int, int] | None = None,
+        guidance_schedule: GuidanceSchedule = "constant",
+        num_ar_steps: int = 1,
+        step_sizes: Literal["equal", "random"] | Sequence[int] = "equal",
+        num_inference_steps: int | Sequence[int] = 250,
+        patch_order: PatchOrder = "random",
+        order_block: int = 4,
+        sampler: SamplerName | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> Any:
+        """Generate one image for each class. What is not explained here is as in `SamplingConfig`.
+
+        Args:
+            class_labels: numbers or names of classes, or one of them; the number of classes is the null class.
+            guidance_scale: w; 1 turns guidance off.
+            guidance_interval: diffusion times [low, high) with guidance.
+            guidance_schedule: `constant`, `linear` or `linear_ar`.
+            num_ar_steps: AR steps.
+            step_sizes: `equal`, `random`, or a list of tokens per AR step.
+            num_inference_steps: diffusion steps per AR step, or a list with one number for each.
+            patch_order: `random`, `raster`, `blockwise` or `dilated`.
+            order_block: block side or stride of the order, in patches.
+            sampler: `ddpm`, `ddim`, `dpm-solver++` or `unipc`; default: as the scheduler's class says.
+            generator: one for all gives the seed of `causalfusion.sample`, one draw of 32 bits:
+                `torch.randint(2**32, (1,), generator=generator)`. A list has one for each sample, from which one
+                such draw is made too: the sample is then the same in whatever batch. `random` step sizes, which all
+                samples share, are the same in every call with a list. Default: torch's own generator.
+            output_type: `pil`: 8-bit images, gray ("L") or RGB, 127.5 · x + 127.5 rounded to nearest; `np`:
+                (B, height, width, channels) in [0, 1]; `pt`: (B, channels, height, width) in [0, 1]; `latent`: what
+                `causalfusion.sample` returns.
+            return_dict: whether to return an `ImagePipelineOutput` or a tuple.
+
+        Returns:
+            An `ImagePipelineOutput` with `.images`, or (images,).
+
+        Raises:
+            ValueError: an argument, the scheduler or the autoencoder does not fit; the message says what does.
+        """
+        check_one_of("output_type", output_type, get_args(OutputType))
+        check_one_of("guidance_schedule", guidance_schedule, get_args(GuidanceSchedule))
+        if output_type != "latent":
+            self._check_vae()
+        named, diffusion = read_scheduler(self.scheduler)
+        config = SamplingConfig(
+            num_ar_steps=num_ar_steps,
+            step_sizes=step_sizes if isinstance(step_sizes, str) else tuple(step_sizes),
+            num_inference_steps=(
+                num_inference_steps if isinstance(num_inference_steps, int) else tuple(num_inference_steps)
+            ),
+            sampler=sampler or named,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            guidance_interval=guidance_interval,
+            patch_order=patch_order,
+            order_block=order_block,
+        )
+        labels = self.get_label_ids(class_labels)
+        if isinstance(generator, Sequence):
+            if len(generator) != len(labels):
+                raise ValueError(f"{len(labels)} class_labels need as many generators, got {len(generator)}")
+            seed, indices = 0, [_draw_seed(each) for each in generator]
+        else:
+            seed, indices = _draw_seed(generator), list(range(len(labels)))
+        latents = sample(
+            self.transformer.model, torch.tensor(labels), config, diffusion, seed=seed, indices=indices
+        )
+        decoded = latents if output_type == "latent" or self.vae is None else decode_latents(self.vae, latents)
+        images = VaeImageProcessor().postprocess(decoded, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def get_label_ids(self, class_labels: int | str | Sequence[int | str]) -> list[int]:
+        """Return the numbers of classes given by number or by name.
+
+        Raises:
+            ValueError: there is none, or one that is unknown, ambiguous or out of range.
+        """
+        several = isinstance(class_labels, Sequence) and not isinstance(class_labels, str)
+        wanted: Sequence[Any] = class_labels if several else [class_labels]  # type: ignore[assignment]
+        if not wanted:
+            raise ValueError("class_labels must name at least one class, got none")
+        return [self._label_id(label) for label in wanted]
+
+    def _label_id(self, label: Any) -> int:
+        null_class = self.transformer.model.config.null_class
+        if isinstance(label, str):
+            numbers = self.class_numbers.get(label, [])
+            if len(numbers) > 1:
+                raise ValueError(f"the class name {label!r} stands for several classes: {numbers}; give a number")
+            if not numbers:
+                near = difflib.get_close_matches(label, self.class_numbers, cutoff=0)
+                known = f"nearest of those known: {near}" if near else "this pipeline has no names (id2label)"
+                raise ValueError(f"unknown class name {label!r}; {known}; numbers: 0 to {null_class - 1}")
+            return numbers[0]
+        try:
+            number = operator.index(label)
+        except TypeError:
+            raise ValueError(f"class_labels must be numbers or names of classes, got {label!r}") from None
+        if not 0 <= number <= null_class:
+            raise ValueError(
+                f"class_labels must lie in [0, {null_class - 1}], or be {null_class} for no class, got {number}"
+            )
+        return number
+
+    def _check_vae(self) -> None:
+        channels = self.transformer.model.config.in_channels
+        if self.vae is None and channels not in (1, 3):
+            raise ValueError(
+                f"latents of {channels} channels need an autoencoder to become images: load the pipeline with "
+                'vae=AutoencoderKL…, or ask for output_type="latent"; latents of 1 or 3 channels need none'
+            )
+        if self.vae is not None and self.vae.config.latent_channels != channels:
+            raise ValueError(
+                f"the autoencoder has {self.vae.config.latent_channels} latent channels, the model {channels}"
+            )
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    """Draw 32 bits; None: of torch's own generator."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**32, (1,), generator=generator, device=device))

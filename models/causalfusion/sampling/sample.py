@@ -1,0 +1,286 @@
+"""Sampling over the factorization plane: any number of AR steps, any number of diffusion steps in each.
+
+Shapes: B samples, L image tokens, K known tokens, M tokens to generate, N tokens of one AR step, P numbers in a
+patch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .. import draws
+from ..config import PatchOrder
+from ..factorization.ordering import patch_orders
+from ..factorization.steps import check_sizes, equal_step_sizes, random_step_sizes
+from ..model import Context, Model
+from ..noise.diffusion import DiffusionConfig
+from ..noise.samplers import Sampler, SamplerName, make_sampler
+from .guidance import GuidanceSchedule, guidance_scales
+
+# Diffusion steps whose noise is drawn, and brought to the device, together.
+_NOISE_CHUNK = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Where on the factorization plane samples are generated."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    num_ar_steps: int = 1
+    """S_eval: number of AR steps. 1 is pure diffusion, L pure next-token generation."""
+    step_sizes: Literal["equal", "random"] | tuple[int, ...] = "equal"
+    """Tokens per AR step: (almost) `equal`, cut at `random` as in training, or a list, which sets S too."""
+    num_inference_steps: int | tuple[int, ...] = 250
+    """Diffusion steps per AR step (Tables 9 and 10: 250), or a list with one number for each AR step."""
+    sampler: SamplerName = "ddpm"
+    """`ddpm` (Tables 9 and 10), `ddim`, `dpm-solver++` or `unipc`."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance w: ε = ε_null + w (ε_class − ε_null). 1 turns guidance off."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """`constant`; `linear`, from 1 to w over the diffusion steps; `linear_ar`, over the tokens (as in MAR)."""
+    guidance_interval: tuple[int, int] | None = None
+    """Diffusion times [low, high) with guidance (Table 5); elsewhere the null class is not computed."""
+    patch_order: PatchOrder = "random"
+    """Order in which tokens are generated."""
+    order_block: int = 4
+    """Block side (`blockwise`) or stride (`dilated`) of the patch order, in patches."""
+
+    def __post_init__(self) -> None:
+        if self.num_ar_steps < 1:
+            raise ValueError(f"num_ar_steps must be at least 1, got {self.num_ar_steps}")
+        if isinstance(self.step_sizes, str) and self.step_sizes not in ("equal", "random"):
+            raise ValueError(f"step_sizes must be equal, random or a list of sizes, got {self.step_sizes!r}")
+        if not isinstance(self.step_sizes, str):
+            object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
+            if not self.step_sizes or min(self.step_sizes) < 1:
+                raise ValueError(f"step_sizes must be positive, got {list(self.step_sizes)}")
+            if self.num_ar_steps not in (1, len(self.step_sizes)):
+                raise ValueError(
+                    f"step_sizes names {len(self.step_sizes)} AR steps, but num_ar_steps is {self.num_ar_steps}; "
+                    f"leave one of them out"
+                )
+        if not isinstance(self.num_inference_steps, int):
+            object.__setattr__(self, "num_inference_steps", tuple(self.num_inference_steps))
+        per_step = self.inference_steps
+        if not per_step or min(per_step) < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        for name, allowed in (("sampler", SamplerName), ("guidance_schedule", GuidanceSchedule)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"{name} must be one of {get_args(allowed)}, got {getattr(self, name)!r}")
+        if self.guidance_scale < 0:
+            raise ValueError(f"guidance_scale must not be negative, got {self.guidance_scale}")
+        if self.guidance_interval is not None:
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+            interval = self.guidance_interval
+            if len(interval) != 2 or not 0 <= interval[0] <= interval[1]:
+                raise ValueError(f"guidance_interval must be two times, 0 ≤ low ≤ high, got {interval}")
+
+    @property
+    def inference_steps(self) -> tuple[int, ...]:
+        """Diffusion steps: one number for all AR steps, or one for each."""
+        steps = self.num_inference_steps
+        return (steps,) if isinstance(steps, int) else steps
+
+    def sizes(self, num_tokens: int, seed: int) -> list[int]:
+        """Return |κ_1| … |κ_S| for `num_tokens` tokens.
+
+        Args:
+            num_tokens: tokens to generate.
+            seed: decides random sizes, which all samples share.
+
+        Raises:
+            ValueError: the sizes or diffusion steps do not fit.
+        """
+        if not isinstance(self.step_sizes, str):
+            sizes = list(self.step_sizes)
+        elif self.step_sizes == "random":
+            sizes = random_step_sizes(num_tokens, self.num_ar_steps, draws.stream(seed, "generated split"))
+        else:
+            sizes = equal_step_sizes(num_tokens, self.num_ar_steps)
+        check_sizes(sizes, num_tokens)
+        if len(self.inference_steps) not in (1, len(sizes)):
+            raise ValueError(
+                f"num_inference_steps names {len(self.inference_steps)} AR steps, but there are {len(sizes)}"
+            )
+        return sizes
+
+    def at_most(self, num_tokens: int) -> SamplingConfig:
+        """Return the configuration with no more AR steps than there are tokens to generate."""
+        if not isinstance(self.step_sizes, str):
+            return self
+        return dataclasses.replace(self, num_ar_steps=min(self.num_ar_steps, num_tokens))
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    labels: Tensor,
+    config: SamplingConfig,
+    diffusion: DiffusionConfig,
+    *,
+    seed: int,
+    indices: Sequence[int] | None = None,
+) -> Tensor:
+    """Generate latents for labels.
+
+    Args:
+        model: the network, usually with EMA weights.
+        labels: (B,) classes.
+        config: where on the plane.
+        diffusion: the noise process of training.
+        seed: with a sample's index, decides its order and all of its noise.
+        indices: number of each sample, default 0…B−1: sample i is the same whatever its neighbours.
+
+    Returns:
+        (B, channels, height, width) latents in the model's scale, float32 (float64 for a float64 model).
+
+    Raises:
+        ValueError: a label or split does not fit the model.
+    """
+    rows, columns = model.grid
+    generators = sample_generators(model, labels, seed, indices)
+    order = patch_orders(config.patch_order, rows, generators, block=config.order_block, columns=columns)
+    patches = generate_tokens(model, labels, order, config, diffusion, generators, seed=seed)
+    return model.unpatchify(in_raster_order(patches, order))
+
+
+def sample_generators(
+    model: Model, labels: Tensor, seed: int, indices: Sequence[int] | None
+) -> list[torch.Generator]:
+    """Return the generator of each sample to be drawn, after a look at the labels.
+
+    Raises:
+        ValueError: a label is not in the model's class table, or there are not as many indices as labels.
+    """
+    last = model.config.null_class
+    if labels.ndim != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= last):
+        raise ValueError(f"labels must be one-dimensional and lie in [0, {last}], got {labels.tolist()}")
+    indices = range(len(labels)) if indices is None else indices
+    if len(indices) != len(labels):
+        raise ValueError(f"{len(labels)} labels need as many indices, got {len(indices)}")
+    return draws.sample_streams(seed, "generated sample", indices)
+
+
+def in_raster_order(patches_BLP: Tensor, order_BL: Tensor) -> Tensor:
+    """Put patches that are in visiting order where they belong."""
+    index = order_BL.to(patches_BLP.device)[:, :, None].expand_as(patches_BLP)
+    return torch.empty_like(patches_BLP).scatter_(1, index, patches_BLP)
+
+
+def generate_tokens(
+    model: Model,
+    labels: Tensor,
+    order_BM: Tensor,
+    config: SamplingConfig,
+    diffusion: DiffusionConfig,
+    generators: list[torch.Generator],
+    *,
+    seed: int,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Generate the tokens at the given positions, AR step by AR step.
+
+    Args:
+        model: the network.
+        labels: (B,) classes.
+        order_BM: raster positions in the order of generation.
+        config: where on the plane; its patch order is not looked at.
+        diffusion: the noise process of training.
+        generators: one per sample.
+        seed: decides random step sizes.
+        known: clean patches (B, K, P) and their positions (B, K), which all generated tokens see: the model
+            treats them as one AR step before the first.
+
+    Returns:
+        (B, M, P) patches in the order of generation, float32 (float64 for a float64 model).
+    """
+    count, num_tokens = order_BM.shape
+    sizes = config.sizes(num_tokens, seed)
+    per_step = config.inference_steps * (len(sizes) if len(config.inference_steps) == 1 else 1)
+    samplers = [make_sampler(config.sampler, diffusion, steps) for steps in per_step]
+    ends = [sum(sizes[: step + 1]) / num_tokens for step in range(len(sizes))]
+    scales = [
+        guidance_scales(
+            config.guidance_scale, config.guidance_schedule, config.guidance_interval, sampler.times, end
+        )
+        for sampler, end in zip(samplers, ends, strict=True)
+    ]
+    dtype = model.latent_dtype
+    patches = torch.empty(count, num_tokens, model.config.token_dim, device=model.device, dtype=dtype)
+    if not count:
+        return patches
+    guided = any(scale is not None for step in scales for scale in step)
+    order = order_BM.to(model.device)
+    num_known = 0 if known is None else known[1].shape[1]
+    predictor = _Guided(model, labels.to(model.device), num_known + num_tokens, guided)
+    if known is not None and num_known:
+        predictor.append(known[0].to(model.device, dtype), known[1].to(model.device))
+    start = 0
+    for size, sampler, step_scales in zip(sizes, samplers, scales, strict=True):
+        positions = order[:, start : start + size]
+        x = _denoise(predictor, positions, sampler, step_scales, generators, dtype)
+        patches[:, start : start + size] = x
+        start += size
+        if start < num_tokens:
+            predictor.append(x, positions)
+    return patches
+
+
+def _denoise(
+    predictor: _Guided,
+    positions_BN: Tensor,
+    sampler: Sampler,
+    scales: list[float | None],
+    generators: list[torch.Generator],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Generate the tokens of one AR step from noise: (B, N, P)."""
+    device, shape = positions_BN.device, (positions_BN.shape[1], predictor.token_dim)
+    x = draws.randn_each(generators, *shape).to(device, dtype)
+    times = torch.tensor(sampler.times, device=device)
+    noises: list[Tensor] = []
+    for index, scale in enumerate(scales):
+        if index < sampler.noise_steps and not noises:
+            together = min(_NOISE_CHUNK, sampler.noise_steps - index)
+            drawn = torch.stack([draws.randn_each(generators, *shape) for _ in range(together)])
+            noises = list(drawn.to(device, dtype))
+        noise = noises.pop(0) if noises else None
+        prediction = predictor(x, positions_BN, times[index : index + 1], scale)
+        x = sampler.step(index, prediction, x, noise)
+    return x
+
+
+class _Guided:
+    """Predict for the tokens of one AR step; under guidance, one batched forward serves both branches."""
+
+    def __init__(self, model: Model, labels: Tensor, num_tokens: int, guided: bool) -> None:
+        self.dtype, self.token_dim, self.guided = model.dtype, model.config.token_dim, guided
+        if guided:
+            labels = torch.cat([labels, torch.full_like(labels, model.config.null_class)])
+        self.context: Context = model.context(labels, num_tokens)
+
+    def __call__(self, x_BNP: Tensor, positions_BN: Tensor, t: Tensor, scale: float | None) -> Tensor:
+        rows = x_BNP.to(self.dtype)
+        if scale is None:
+            return self.context.predict(rows, positions_BN, t).to(x_BNP.dtype)
+        both = self.context.predict(_twice(rows), _twice(positions_BN), t).to(x_BNP.dtype)
+        conditional, unconditional = both.chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
+    def append(self, x_BNP: Tensor, positions_BN: Tensor) -> None:
+        """Add the finished tokens of an AR step to both branches, as clean tokens."""
+        rows = x_BNP.to(self.dtype)
+        if self.guided:
+            rows, positions_BN = _twice(rows), _twice(positions_BN)
+        self.context.append(rows, positions_BN)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])

@@ -1,0 +1,144 @@
+"""Find a Ray head: its address, its token, and whether it runs on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from ...config.errors import UserError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+
+_PROBE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head that has answered, and how to speak to it."""
+
+    address: str
+    """URL of its dashboard."""
+    token: str | None = field(repr=False)
+    """Bearer token it accepts; None if it asks for none."""
+    on_this_host: bool
+    """Whether the head runs on the submitting machine (and not behind a forwarded port)."""
+
+
+def resolve_address(option: str | None, environ: Mapping[str, str]) -> str:
+    """Return the URL of the dashboard.
+
+    The option, else RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else DEFAULT_ADDRESS.
+
+    Raises:
+        UserError: the first of these that is set is not an http(s) URL.
+    """
+    sources = {
+        "--address": option,
+        "RAY_API_SERVER_ADDRESS": environ.get("RAY_API_SERVER_ADDRESS"),
+        "RAY_ADDRESS": environ.get("RAY_ADDRESS"),
+    }
+    source, address = next(((s, a) for s, a in sources.items() if a), ("default", DEFAULT_ADDRESS))
+    if source == "RAY_ADDRESS" and address in ("auto", "local"):
+        return DEFAULT_ADDRESS
+    try:
+        url = urlsplit(address)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is no number, or out of range
+        valid = False
+    if not valid:
+        raise UserError(
+            f"{source} is {address!r}, which is not the URL of a Ray dashboard such as {DEFAULT_ADDRESS}\n"
+            "  give it: causalfusion submit --address http://HOST:8265 -- ..."
+        )
+    return address.rstrip("/")
+
+
+def find_head(address: str, environ: Mapping[str, str]) -> Head:
+    """Ask the dashboard at `address` who it is and whether it takes our token; answers or fails in seconds.
+
+    Raises:
+        UserError: nothing answers, something else than Ray answers, or it refuses the token.
+    """
+    status, body = _get(address, "/api/authentication_mode", None)
+    needs_token = status == 200 and _json(body).get("authentication_mode", "disabled") != "disabled"
+    token, source = _token(address, environ) if needs_token else (None, "")
+    status, body = _get(address, "/api/version", token)
+    if token and status in (401, 403):
+        raise UserError(
+            f"the Ray head at {address} refuses the token from {source} (HTTP {status})\n"
+            "  put the cluster's token in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
+        )
+    if status != 200 or "ray_version" not in _json(body):
+        raise UserError(
+            f"what answers at {address} is not a Ray dashboard (HTTP {status} for /api/version)\n"
+            "  give the URL of its dashboard: causalfusion submit --address http://HOST:8265 -- ..."
+        )
+    return Head(address, token, on_this_host=_is_loopback(address) and _names_this_host(address, token))
+
+
+def _get(address: str, path: str, token: str | None) -> tuple[int, bytes]:
+    request = Request(address + path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urlopen(request, timeout=_PROBE_TIMEOUT_S) as response:
+            return int(response.status), bytes(response.read())
+    except HTTPError as error:
+        return error.code, error.read()
+    except (OSError, HTTPException) as error:
+        raise UserError(
+            f"no Ray head answers at {address} ({getattr(error, 'reason', error)})\n"
+            "  start one here: ray get-auth-token --generate > /dev/null\n"
+            "                  RAY_AUTH_MODE=token ray start --head\n"
+            "  or name another: causalfusion submit --address http://HOST:8265 -- ..."
+        ) from error
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        tree = json.loads(body)
+    except ValueError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _token(address: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the token and where it comes from, looking where Ray looks and in the same order."""
+    file = Path(environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    token, source = environ.get("RAY_AUTH_TOKEN", "").strip(), "RAY_AUTH_TOKEN"
+    if not token and file.is_file():
+        try:
+            token, source = file.read_text().strip(), str(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the Ray token in {file} cannot be read: {error}") from error
+    if not token:
+        raise UserError(
+            f"the Ray head at {address} asks for a token, and there is none in RAY_AUTH_TOKEN or {file}\n"
+            "  put the cluster's token in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
+        )
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise UserError(f"the Ray token from {source} holds spaces or other characters no token has")
+    return token, source
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _names_this_host(address: str, token: str | None) -> bool:
+    """Whether the cluster counts this machine among its nodes; True if it does not say."""
+    _, body = _get(address, "/nodes?view=hostNameList", token)
+    data = _json(body).get("data")
+    names = data.get("hostNameList") if isinstance(data, dict) else None
+    return not names or socket.gethostname() in names

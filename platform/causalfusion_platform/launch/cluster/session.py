@@ -1,0 +1,127 @@
+"""A Ray to run on: the cluster that this process belongs to, or a local one that is started and ended here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from ...config.errors import UserError
+
+# Ray ends an idle process after a second if there are more processes than CPUs, and actors count. On few cores each
+# window of rows would then be read by a new process, whose imports take seconds.
+_IDLE_MS = 60_000
+_TOKEN_FILE = Path.home() / ".ray" / "auth_token"
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    """Say whether a server could listen on this port of localhost."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):  # in use, or no port number
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
+    """Connect to the cluster named by RAY_ADDRESS (Ray sets it in a submitted job), or start a local Ray.
+
+    A local Ray is ended on the way out; a cluster, or a Ray that was already initialised here, is left as it is.
+
+    Args:
+        object_store_bytes: size of a local Ray's object store; default: Ray's own choice.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address != "local" and not address.startswith("http"):  # http: where `submit` sends jobs, not a cluster
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(
+                f"no Ray cluster answers at RAY_ADDRESS={address}: {error}\n"
+                f"  unset RAY_ADDRESS to use a local Ray, or start a head: ray start --head"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # The dashboard's address must be known before Ray starts: with another Ray on this machine, the cleaner of
+    # placement groups would otherwise ask that one, and remove the groups of a live run.
+    port = free_port()
+    before = os.environ.get("RAY_API_SERVER_ADDRESS")
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    _protect_token()
+    try:
+        # Ray's sockets live below this folder, and a socket's path may have 107 characters at most.
+        with tempfile.TemporaryDirectory(prefix="cf-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            ray.init(
+                address="local",
+                include_dashboard=True,
+                dashboard_port=port,
+                object_store_memory=object_store_bytes,
+                _temp_dir=folder,
+                _system_config={"idle_worker_killing_time_threshold_ms": _IDLE_MS},
+                **quiet,
+            )
+            _protect_token()
+            try:
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        if before is None:
+            del os.environ["RAY_API_SERVER_ADDRESS"]
+        else:
+            os.environ["RAY_API_SERVER_ADDRESS"] = before
+
+
+def check_resources(num_workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float) -> None:
+    """Check that the cluster can hold the workers and, beside them, a task that reads data.
+
+    Without this Ray would wait for ever, and say nothing.
+
+    Raises:
+        UserError: it cannot; the message says how many workers fit.
+    """
+    have = ray.cluster_resources()
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    # Ray counts in 1/10000 of a CPU; so must this, or sums of fractions exceed what they equal.
+    unit = 10_000
+    need = (num_workers * round(cpus_per_worker * unit) + round(data_cpus * unit)) / unit
+    if need > cpus:
+        fit = max(round(cpus * unit) - round(data_cpus * unit), 0) // round(cpus_per_worker * unit)
+        raise UserError(
+            f"train.num_workers={num_workers} × train.cpus_per_worker={cpus_per_worker:g} plus "
+            f"{data_cpus:g} for reading data are {need:g} CPUs, but the cluster has {cpus:g}\n"
+            f"  allowed: train.num_workers up to {fit}, or fewer train.cpus_per_worker (fractions are fine)"
+        )
+    if num_workers * gpus_per_worker > gpus:
+        raise UserError(
+            f"train.num_workers={num_workers} × train.gpus_per_worker={gpus_per_worker:g} exceed the cluster's "
+            f"{gpus:g} GPUs\n  set train.gpus_per_worker=0 to train on CPUs"
+        )
+
+
+def _protect_token() -> None:
+    # Ray writes its token readable for everyone; it opens the whole cluster to whoever has it.
+    with contextlib.suppress(OSError):
+        _TOKEN_FILE.chmod(0o600)

@@ -1,0 +1,184 @@
+"""Measure a checkpoint at places of the factorization plane: one job, one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config.errors import UserError
+from ...data.manifest import write_atomically
+from ...data.npz import read_images
+from ...sampling.labels import asked_labels
+from ...sampling.outputs import NPZ_FILE
+from ...sampling.pixels import Pixels
+from ...sampling.progress import GeneratingSink
+from ...sampling.sample_set import SamplePlan
+from ...sampling.settings import inference_steps, num_ar_steps
+from ..generating.actors import Generators
+from ..generating.generate import run_generate
+from ..generating.request import GenerateRequest, plan_set
+from .measuring import Measuring
+
+EVALUATION_FOLDER = "evaluation"
+_PICTURED = 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of the plane; what is None is as the run samples."""
+
+    ar_steps: int | None = None
+    """S_eval"""
+    diffusion_steps: int | None = None
+    """T, of each AR step"""
+    guidance_scale: float | None = None
+    """Classifier-free guidance"""
+
+    @property
+    def settings(self) -> list[str]:
+        """As changes of a sampling configuration."""
+        given = (
+            ("num_ar_steps", self.ar_steps),
+            ("num_inference_steps", self.diffusion_steps),
+            ("guidance_scale", self.guidance_scale),
+        )
+        return [f"{key}={value}" for key, value in given if value is not None]
+
+
+def cells_of(ar_steps: Sequence[int], steps: Sequence[int], cfg: Sequence[float]) -> list[Cell]:
+    """Return every combination; an empty list stands for the run's own value."""
+    axes: list[list[Any]] = [list(axis) or [None] for axis in (ar_steps, steps, cfg)]
+    return [Cell(*values) for values in itertools.product(*axes)]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured at one place."""
+
+    plan: SamplePlan
+    metrics: dict[str, float]
+    path: Path
+    """The file that says so."""
+    measured_now: bool
+    """False: an earlier call had measured it."""
+    first: Pixels | None
+    """Its first samples (n, H, W, 3), for pictures; None: they are not at hand."""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """S, T and guidance."""
+        sampling = self.plan.sampling
+        return {
+            "S": num_ar_steps(sampling),
+            "T": inference_steps(sampling),
+            "cfg": sampling.guidance_scale,
+        }
+
+
+def evaluate(
+    request: GenerateRequest,
+    cells: Iterable[Cell],
+    measuring: Measuring,
+    generators: Generators,
+    *,
+    keep_samples: bool = True,
+    show: GeneratingSink = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Evaluated]:
+    """Generate and measure samples at each place; what is measured already is not done again.
+
+    Args:
+        request: the checkpoint, and what all places share.
+        cells: the places.
+        measuring: what measures.
+        generators: who generates.
+        keep_samples: leave the samples where they are; else they are removed once they are measured.
+        show: called with progress of generating.
+        say: called with what a person must know.
+
+    Raises:
+        UserError: something given is wrong.
+        StoppedRun: a signal came; the same call goes on.
+    """
+    requests = [dataclasses.replace(request, settings=[*request.settings, *cell.settings]) for cell in cells]
+    for one in requests:
+        plan_set(one)  # faults are found before hours go into the first places
+    return [_evaluate_one(one, measuring, generators, keep_samples, show, say) for one in requests]
+
+
+def _evaluate_one(
+    request: GenerateRequest,
+    measuring: Measuring,
+    generators: Generators,
+    keep_samples: bool,
+    show: GeneratingSink,
+    say: Callable[[str], None],
+) -> Evaluated:
+    plan, folder = plan_set(request)
+    origin = measuring.provenance
+    root = folder.parent.parent if request.out is None else folder
+    path = root / EVALUATION_FOLDER / f"{plan.name}.{origin['space']}-{origin['weights_sha256'][:8]}.json"
+    pictured = root / EVALUATION_FOLDER / f"{plan.name}.npy"
+    known = _read(path, origin)
+    if known is not None:
+        return Evaluated(plan, known, path, measured_now=False, first=_read_first(pictured))
+    there = (folder / NPZ_FILE).is_file()  # somebody has generated this very set, and may want it still
+    made = run_generate(request, generators, show=show, say=say)
+    labels = asked_labels(plan.labels, plan.num, plan.class_list, plan.seed)
+    metrics = measuring.measure(made.npz, labels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "metrics": metrics,
+        "provenance": origin,
+        "samples": made.digest,
+        "plan": plan.model_dump(mode="json"),
+    }
+    first = next(read_images(made.npz).batches(_PICTURED, stop=_PICTURED))
+    content = io.BytesIO()
+    np.save(content, first, allow_pickle=False)
+    write_atomically(pictured, content.getvalue())
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    if not (keep_samples or there):
+        shutil.rmtree(folder)
+    return Evaluated(plan, metrics, path, measured_now=True, first=first)
+
+
+def _read_first(path: Path) -> Pixels | None:
+    try:
+        first: Pixels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return first
+
+
+def _read(path: Path, origin: dict[str, str]) -> dict[str, float] | None:
+    try:
+        record = json.loads(path.read_bytes())
+        metrics: dict[str, float] = record["metrics"]
+        return metrics if record["provenance"] == origin else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_scales(text: str) -> list[float]:
+    """Read guidance scales such as 1.0,2.5.
+
+    Raises:
+        UserError: these are not positive numbers.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not min(values) > 0:
+        raise UserError(f"{text!r} are not numbers such as 1.0,2.5")
+    return values

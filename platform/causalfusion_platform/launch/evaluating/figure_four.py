@@ -1,0 +1,36 @@
+"""What Figure 4b and c show: how large the AR steps of training are, and what a model loses at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from causalfusion import DiffusionConfig, Model
+from causalfusion.analysis import sampled_step_sizes, step_size_law, validation_loss
+
+from ...data.read import Batch
+from ...report.figures import step_size_figure
+
+_SPLITS_DRAWN = 2000
+# Orders, times and noises that each image is seen with: one leaves the loss of few tokens noisy.
+_LOSS_DRAWS = 8
+
+
+def draw_step_sizes(tokens: int, gammas: Iterable[float], seed: int, path: Path) -> dict[str, list[float]]:
+    """Draw the laws of |κ| for several γ and what training draws (Figure 4b); return the laws, (L,) each, by γ."""
+    ordered = sorted(set(gammas), reverse=True)
+    laws = {gamma: step_size_law(tokens, gamma).tolist() for gamma in ordered}
+    counts = {gamma: sampled_step_sizes(tokens, gamma, _SPLITS_DRAWN, seed).tolist() for gamma in ordered}
+    step_size_figure(laws, counts, path)
+    return {f"{gamma:g}": law for gamma, law in laws.items()}
+
+
+def losses_by_step(
+    model: Model, data: Batch, diffusion: DiffusionConfig, ar_steps: Sequence[int], seed: int
+) -> dict[int, list[float]]:
+    """Return the mean squared error of each AR step by S, (S,) each (Figure 4c)."""
+    latents, labels = data.latents.repeat(_LOSS_DRAWS, 1, 1, 1), data.labels.repeat(_LOSS_DRAWS)
+    return {
+        steps: validation_loss(model, latents, labels, diffusion, num_ar_steps=steps, seed=seed).tolist()
+        for steps in ar_steps
+    }

@@ -1,0 +1,124 @@
+"""What samples are measured with: an extractor, the real images in its space, and the training set's features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config.errors import UserError
+from ...data.manifest import Manifest
+from ...data.read import read_all
+from ...data.validate import open_shards
+from ...evaluation.collect import batches_of
+from ...evaluation.extractors.digits_cnn import train_judge
+from ...evaluation.extractors.digits_extractor import DigitsExtractor
+from ...evaluation.extractors.extractor import Extractor
+from ...evaluation.measure import measure, provenance
+from ...evaluation.npz import image_batches
+from ...evaluation.open import open_extractor
+from ...evaluation.reference import Reference, read_reference, reference_from_images
+from ...sampling.grid import to_pixels
+
+DIGITS = "digits_cnn"
+_JUDGE_SEED, _JUDGE_EPOCHS = 0, 30
+"""The same judge for every run on a data set: its features are the space that runs are compared in."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures sets of samples, all in one space."""
+
+    extractor: Extractor
+    reference: Reference
+    training: Tensor | None
+    """Pool features of all training images, for memorization; None: not known."""
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Space, SHA-256 of the weights, and what the reference is of."""
+        return provenance(self.extractor, self.reference)
+
+    def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
+        """Measure the images of a file in ADM's layout that were asked to be of classes `labels` (N,).
+
+        Raises:
+            UserError: the file is damaged, or holds too few.
+        """
+        batches = image_batches(npz, 64)
+        return measure(batches, self.reference, self.extractor, labels=labels, training=self.training)
+
+
+def open_measuring(extractor: str, reference: Path | None, data: Path | None) -> Measuring:
+    """Open what a command or a table names.
+
+    Args:
+        extractor: `digits_cnn`, a classifier trained on the data set itself, whose latents must be pixels; or as
+            `open_extractor` takes it.
+        reference: statistics or images of the real data set, a .npz of ADM or of `write_reference`; None: the
+            images of `data`.
+        data: shards that the model was trained on; None: not known.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    pixels = None if data is None else _pixels(data)
+    if extractor == DIGITS:
+        if pixels is None:
+            raise UserError(
+                f"--extractor {DIGITS} is a classifier trained on the real images, not at hand as pixels\n"
+                f"  evaluate a run whose data are there, or give --extractor inception:PATH --reference FILE"
+            )
+        opened: Extractor = _judge(pixels)
+    else:
+        opened = open_extractor(extractor, "cuda" if torch.cuda.is_available() else "cpu")
+    training = None if pixels is None else _reference(pixels, opened)
+    if reference is not None:
+        chosen = read_reference(reference, opened)
+    elif training is not None:
+        chosen = training
+    else:
+        raise UserError(
+            "the training images are not at hand as pixels: a reference is needed\n"
+            "  name one of ADM's, such as --reference VIRTUAL_imagenet256_labeled.npz"
+        )
+    return Measuring(opened, chosen, None if training is None else training.features)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    manifest: Manifest
+    images: Tensor
+    """(N, channels, H, W) in [−1, 1]"""
+    labels: Tensor
+
+    def batches(self) -> Iterator[Tensor]:
+        return iter(batches_of(to_pixels(self.images)))
+
+
+def _pixels(data: Path) -> _Pixels | None:
+    manifest = open_shards(data).usable
+    if manifest.autoencoder.name != "identity":
+        return None
+    rows: Any = read_all(data, manifest)
+    return _Pixels(manifest, rows.latents, rows.labels)
+
+
+def _judge(pixels: _Pixels) -> DigitsExtractor:
+    judge = train_judge(
+        pixels.images,
+        pixels.labels,
+        num_classes=len(pixels.manifest.class_names),
+        epochs=_JUDGE_EPOCHS,
+        seed=_JUDGE_SEED,
+    )
+    return DigitsExtractor(judge)
+
+
+def _reference(pixels: _Pixels, extractor: Extractor) -> Reference:
+    source = f"{pixels.manifest.rows} images of data {pixels.manifest.digest[:12]}"
+    return reference_from_images(pixels.batches(), extractor, source=source)

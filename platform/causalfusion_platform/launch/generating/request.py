@@ -1,0 +1,170 @@
+"""From what is asked for to the plan of a sample set, with everything checked that could be wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from causalfusion import DiffusionConfig, ModelConfig, SamplingConfig, draws, load_diffusion
+from causalfusion.factorization.ordering import patch_orders
+from causalfusion.model import CONFIGS
+from causalfusion.noise.samplers import check_diffusion_steps
+from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
+
+from ...checkpoint.find import find_weights
+from ...config.errors import UserError
+from ...data.autoencoder import open_autoencoder
+from ...data.manifest import AutoencoderId, sha256_of
+from ...sampling.interactive import parse_settings
+from ...sampling.labels import LabelsRule, parse_classes
+from ...sampling.outputs import Output
+from ...sampling.pixels import Uint8Rule
+from ...sampling.sample_set import SamplePlan
+from ...tracking.lineage import package_versions
+from ..runs.folder import run_experiment
+
+Precision = Literal["fp32", "bf16"]
+
+_BATCH = 64
+_PACKAGES = ("torch", "diffusers", "causalfusion-platform")
+_SAMPLES_FOLDER = "samples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What is to be generated; what is None is as the checkpoint's run does it."""
+
+    checkpoint: Path
+    """Folder of weights, of a checkpoint, or of a run (its newest checkpoint)."""
+    num: int
+    """Number of samples."""
+    sampling: SamplingConfig | None = None
+    """Where on the plane; default: the run's, or that of the paper where there is no run."""
+    settings: Sequence[str] = ()
+    """`key=value` changes of it."""
+    seed: int | None = None
+    """Default: the run's, or 0."""
+    labels: LabelsRule = "balanced"
+    classes: str | None = None
+    """Such as 0,2,7 or 0-9; default: all."""
+    uint8: Uint8Rule = "round"
+    precision: Precision = "fp32"
+    batch_size: int | None = None
+    """Samples that go through the model together; default: the run's `evaluation.batch_size`, or 64."""
+    vae: str | None = None
+    """As `open_autoencoder` takes it."""
+    out: Path | None = None
+    """Default: a folder in the run's `samples/`, named by the settings."""
+    npz: bool = True
+    """Write `samples.npz`."""
+    png: bool = False
+    """Write `png/`."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("labels", LabelsRule), ("uint8", Uint8Rule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(allowed):
+                raise UserError(f"{name} must be {' or '.join(get_args(allowed))}, got {getattr(self, name)!r}")
+        for name, least in (("num", 1), ("seed", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+        if not self.outputs:
+            raise UserError("neither samples.npz nor PNGs are asked for\n  leave out --no-npz, or add --png")
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The files asked for."""
+        return [name for name, wanted in zip(get_args(Output), (self.npz, self.png), strict=True) if wanted]
+
+
+def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
+    """Return the plan of what is asked for, and its folder; nothing is written.
+
+    Raises:
+        UserError: something is wrong, or does not fit the model.
+    """
+    found = find_weights(request.checkpoint)
+    if request.out is None and found.run is None:
+        raise UserError(
+            f"the weights in {found.folder} are of no run that samples could lie in\n  add --out FOLDER"
+        )
+    experiment = run_experiment(found.run) if found.run else None
+    model = _read_model(found.folder)
+    base = request.sampling or (experiment.sampling if experiment else SamplingConfig())
+    sampling = parse_settings(request.settings, base)
+    diffusion = experiment.diffusion if experiment else _read_diffusion(found.folder)
+    seed = request.seed if request.seed is not None else experiment.seed if experiment else 0
+    _check_fits(model, sampling, diffusion, seed)
+    vae = request.vae
+    if vae is not None and vae != "identity":
+        vae = str(Path(vae).absolute())
+    coder = open_autoencoder(vae, model.in_channels)
+    versions = package_versions()
+    plan = SamplePlan(
+        num=request.num,
+        seed=seed,
+        labels=request.labels,
+        classes=_read_classes(request.classes, model),
+        uint8=request.uint8,
+        precision=request.precision,
+        batch_size=request.batch_size or (experiment.evaluation.batch_size if experiment else _BATCH),
+        sampling=sampling,
+        diffusion=diffusion,
+        model=model,
+        weights_sha256=sha256_of(found.folder / WEIGHTS_FILE),
+        weights=found.folder.absolute(),
+        autoencoder=AutoencoderId(name=coder.name, scale=coder.scale, weights_sha256=coder.weights_sha256),
+        vae=vae,
+        image_size=model.input_size * coder.downsampling,
+        versions={name: versions[name] for name in _PACKAGES},
+    )
+    if request.out is not None:
+        return plan, request.out
+    assert found.run is not None
+    return plan, found.run / _SAMPLES_FOLDER / plan.name
+
+
+def _read_classes(text: str | None, model: ModelConfig) -> tuple[int, ...] | None:
+    """Return the classes named, None for all in turn, which is the same plan as none being named."""
+    if text is None:
+        return None
+    classes = tuple(parse_classes(text, model.num_classes))
+    return None if classes == tuple(range(model.num_classes)) else classes
+
+
+def _read_model(folder: Path) -> ModelConfig:
+    """Read the sizes of the model without building it."""
+    file = folder / CONFIG_FILE
+    try:
+        fields: dict[str, Any] = json.loads(file.read_text())
+        return CONFIGS[fields.get("architecture", "causalfusion")](**fields)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is not the configuration of a model: {error}") from error
+
+
+def _read_diffusion(folder: Path) -> DiffusionConfig:
+    try:
+        return load_diffusion(folder)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _check_fits(model: ModelConfig, sampling: SamplingConfig, diffusion: DiffusionConfig, seed: int) -> None:
+    """See that a model can be sampled in this way.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        sizes = sampling.sizes(model.num_tokens, seed)
+        if model.architecture == "dit" and len(sizes) > 1:
+            raise ValueError(f"a DiT has no AR steps: num_ar_steps must be 1, got {len(sizes)}")
+        for steps in sampling.inference_steps:
+            check_diffusion_steps(sampling.sampler, diffusion, steps)
+        one = [draws.stream(seed, "generated sample", 0)]
+        patch_orders(sampling.patch_order, model.grid_size, one, block=sampling.order_block)
+    except ValueError as error:
+        raise UserError(f"{error} (the model has {model.num_tokens} image tokens)") from error

@@ -1,0 +1,137 @@
+"""Figures of a reproduced table that need more than its numbers: samples, loss curves, and the rest of Figure 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from causalfusion import load_weights
+
+from ...checkpoint.find import find_weights
+from ...data.read import read_all
+from ...data.validate import open_shards
+from ...report.canvas import save
+from ...report.figures import loss_figure
+from ...report.html import Picture
+from ...report.runs.curves import Curve, training_loss_figure
+from ...report.sample_plane import sample_plane
+from ...sampling.pixels import Pixels
+from ...tracking.journal import Journal, Progressed
+from ..evaluating.figure_four import draw_step_sizes, losses_by_step
+from ..runs.folder import read_state
+from .rows import Reproduction, trial_name
+
+_GAMMAS = (1.0, 0.95, 0.9, 0.8)
+_AR_STEPS = (2, 4, 8, 16, 64, 256)
+_IMAGES = 2048
+"""Training images whose loss is drawn: of a large data set some are enough."""
+_LAST = 0.25
+"""Share of a training whose mean loss is named."""
+
+
+def draw_more(
+    reproduction: Reproduction, first: Mapping[tuple[str, str, int], Pixels], folder: Path
+) -> list[Picture]:
+    """Draw figures into a folder, each a file by its title; return them for the page.
+
+    Args:
+        reproduction: the table.
+        first: row, column and seed → the first samples there.
+        folder: made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [*_samples(reproduction, first, folder), *_losses(reproduction, folder)]
+    if reproduction.table.figure:
+        pictures += [_step_sizes(reproduction, folder), *_losses_by_step(reproduction, folder)]
+    return pictures
+
+
+def _samples(
+    reproduction: Reproduction, first: Mapping[tuple[str, str, int], Pixels], folder: Path
+) -> list[Picture]:
+    """Draw the first samples of every row and column, of the first seed that has them all."""
+    for seed in reproduction.plan.seeds:
+        rows = [row for row in reproduction.rows if any((file, its) == (row.file, seed) for file, _, its in first)]
+        if rows:
+            break
+    else:
+        return []
+    columns = [column.name for column in reproduction.table.columns]
+    samples = {
+        (reproduction.label(row), column): first[row.file, column, seed]
+        for row in rows
+        for column in columns
+        if (row.file, column, seed) in first
+    }
+    path = folder / "samples.png"
+    sample_plane(samples, [reproduction.label(row) for row in rows], columns).save(path)
+    caption = f"The first samples of each value, seed {seed}; one place has the same class and noise everywhere."
+    return [Picture("samples", path.read_bytes(), caption)]
+
+
+def _losses(reproduction: Reproduction, folder: Path) -> list[Picture]:
+    """Draw the training loss of every row, mean and range over seeds (Figure 4a)."""
+    curves: dict[str, list[Curve]] = {}
+    for row, _, run_dir in reproduction.runs():
+        if row in reproduction.rows and len((curve := loss_curve(run_dir))[0]) > 1:
+            curves.setdefault(f"{reproduction.table.varied} {reproduction.label(row)}", []).append(curve)
+    if not curves:
+        return []
+    path = save(training_loss_figure(curves, title="Training loss"), folder / "loss.png")
+    late = "; ".join(f"{name}: {np.mean([_late(curve) for curve in found]):.4f}" for name, found in curves.items())
+    caption = (
+        f"Training loss, weighted as each row weights it: mean over seeds. Mean of the last {_LAST:.0%}: {late}."
+    )
+    return [Picture("loss", path.read_bytes(), caption)]
+
+
+def loss_curve(run_dir: Path) -> Curve:
+    """Return images seen and losses, from a run's journal; of steps that were made twice, the later ones."""
+    found = {event.images: event.loss for event in Journal(run_dir).events() if isinstance(event, Progressed)}
+    return list(found), list(found.values())
+
+
+def _late(curve: Curve) -> float:
+    images, losses = np.asarray(curve[0]), np.asarray(curve[1])
+    return float(losses[images > (1 - _LAST) * images.max()].mean())
+
+
+def _step_sizes(reproduction: Reproduction, folder: Path) -> Picture:
+    """Draw the distribution of |κ| under several γ (Figure 4b)."""
+    path = folder / "ar_step_sizes.png"
+    tokens = reproduction.job.experiment.model.num_tokens
+    laws = draw_step_sizes(tokens, _GAMMAS, reproduction.plan.seeds[0], path)
+    small = tokens // 16
+    shares = "; ".join(f"γ = {gamma}: {sum(law[:small]):.1%}" for gamma, law in laws.items())
+    caption = f"How large AR steps are, of {tokens} tokens. With at most {small} token(s): {shares}."
+    return Picture("ar_step_sizes", path.read_bytes(), caption)
+
+
+def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
+    """Draw the loss of each AR step of the model trained with random S, mean over seeds (Figure 4c)."""
+    by_seed: list[dict[int, list[float]]] = []
+    for row, seed, run_dir in reproduction.runs():
+        state = read_state(run_dir)
+        experiment = reproduction.experiments.get(trial_name(row, seed))
+        if experiment is None or experiment.objective.num_ar_steps is not None:
+            continue
+        if state is None or not state.finished:
+            continue
+        model = load_weights(find_weights(run_dir).folder, device="cuda" if torch.cuda.is_available() else "cpu")
+        data = read_all(experiment.data.path, open_shards(experiment.data.path).usable, at_most=_IMAGES)
+        steps = [steps for steps in _AR_STEPS if steps <= experiment.model.num_tokens]
+        by_seed.append(losses_by_step(model, data, experiment.diffusion, steps, seed + 1))
+    if not by_seed:
+        return []
+    losses = {steps: np.mean([one[steps] for one in by_seed], axis=0).tolist() for steps in by_seed[0]}
+    path = folder / "loss_by_step.png"
+    loss_figure(losses, title="Loss of each AR step on training images, random S in training", path=path)
+    return [Picture("loss_by_step", path.read_bytes(), f"Mean of {len(by_seed)} seed(s). {_ends(losses)}")]
+
+
+def _ends(losses: Mapping[int, Sequence[float]]) -> str:
+    ends = "; ".join(f"S = {steps}: {loss[0]:.4f}, {loss[-1]:.4f}" for steps, loss in losses.items())
+    return f"The first AR step and the last: {ends}."

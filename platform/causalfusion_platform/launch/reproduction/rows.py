@@ -1,0 +1,261 @@
+"""A table of the paper as runs: which experiments, with which seeds, and where each of them lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...config.compose import Composed, compose_experiment
+from ...config.errors import UserError
+from ...config.paper_table import PaperTable, Row, Scale, ScalePlan, load_table
+from ...config.schema import Experiment
+from ...config.sweep import SweepConfig
+from ..evaluating.measuring import DIGITS
+from ..runs.folder import STATE_FILE, read_state, run_experiment
+from ..sweeping.job import SweepJob
+from ..sweeping.trials import Trial, compose_trial
+
+# What does not decide what is trained: rows of two tables that differ in these only are one run.
+_NOT_TRAINED = ("name", "description", "runs", "tracking", "sweep", "supervision", "evaluation", "sampling")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table at a scale, as runs."""
+
+    table: PaperTable
+    scale: Scale
+    job: SweepJob
+    rows: tuple[Row, ...]
+    """Those that are asked for."""
+    experiments: Mapping[str, Experiment]
+    """Trial → its experiment; also of those that other runs stand for."""
+    elsewhere: Mapping[str, Path]
+    """Trial → folder of the run that stands for it: it is trained with the very same settings."""
+    extractor: str
+    references: ByRow
+    """Row → real images or their statistics."""
+    vaes: ByRow
+    """Row → autoencoder."""
+    command: str
+    """The command, as it was given."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the sweep."""
+        return self.job.experiment.run_dir
+
+    @property
+    def plan(self) -> ScalePlan:
+        """What the table plans at this scale."""
+        return self.table.plan(self.scale)
+
+    def runs(self) -> Iterator[tuple[Row, int, Path]]:
+        """Yield row, seed and folder of every run that the table plans, asked for or not."""
+        for row in self.table.rows_at(self.scale):
+            for seed in self.plan.seeds:
+                yield row, seed, self.run_dir(row, seed)
+
+    def label(self, row: Row) -> str:
+        """Return what the paper calls a row, or what it is at digits scale."""
+        return (row.digits_label if self.scale == "digits" else None) or row.label
+
+    def run_dir(self, row: Row, seed: int) -> Path:
+        """Folder of the run of a row and seed."""
+        name = trial_name(row, seed)
+        return self.elsewhere.get(name, self.folder / name)
+
+
+class ByRow:
+    """What is given once for all rows, or for one: `VALUE`, `ROW=VALUE`."""
+
+    def __init__(self, option: str, given: Sequence[str], rows: Sequence[str]) -> None:
+        """Read what was given.
+
+        Args:
+            option: its name, for messages.
+            given: as on the command line.
+            rows: files of the table's rows.
+
+        Raises:
+            UserError: a value is given twice.
+        """
+        self.given, self.values = tuple(given), dict[str | None, str]()
+        for one in given:
+            row, equals, value = one.partition("=")
+            key, value = (row, value) if equals and row in rows else (None, one)
+            if key in self.values:
+                raise UserError(f"{option} is given twice for {key or 'all rows'}: {self.values[key]} and {value}")
+            self.values[key] = value
+
+    def of(self, row: Row) -> str | None:
+        """Return what holds for a row, if anything."""
+        return self.values.get(row.file, self.values.get(None))
+
+
+def trial_name(row: Row, seed: int) -> str:
+    """Return the name of a row's trial with a seed."""
+    return f"{row.file}.seed-{seed}"
+
+
+def reproduction_of(
+    name: str,
+    scale: Scale,
+    *,
+    rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+    extractor: str | None = None,
+    references: Sequence[str] = (),
+    vaes: Sequence[str] = (),
+    command: str = "",
+) -> Reproduction:
+    """Return a table as runs; nothing is started.
+
+    Args:
+        name: of the table, such as `table3a`.
+        scale: `digits` or `paper`.
+        rows: files of rows; none: all.
+        seeds: seeds; none: those that the table plans.
+        overrides: `key=value` changes of every row.
+        extractor: what measures; default: `digits_cnn` at digits scale. At paper scale it must be given.
+        references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
+        vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row; none: latents are pixels.
+        command: the command, as it was given.
+
+    Raises:
+        UserError: no such table, scale or row, a row is not a valid experiment, or no extractor at paper scale.
+    """
+    table = load_table(name)
+    plan = table.plan(scale)
+    named = [one for one in overrides if one.lstrip("+").startswith("name=")]
+    if named:
+        raise UserError(f"{named[0]}: the runs of a table have its name\n  another folder for them: runs=FOLDER")
+    if seeds:
+        plans = {**table.scales, scale: plan.model_copy(update={"seeds": tuple(dict.fromkeys(seeds))})}
+        table = table.model_copy(update={"scales": plans})
+    planned = table.rows_at(scale)
+    known = {row.file: row for row in planned}
+    unknown = [row for row in rows if row not in known]
+    if unknown:
+        raise UserError(
+            f"{table.source} has no row {', '.join(unknown)} at scale {scale}; rows: {', '.join(known)}"
+        )
+    if extractor is None:
+        if scale == "paper":
+            raise UserError(
+                "at paper scale FID needs the released Inception weights and a reference\n"
+                "  add --extractor inception:PATH --reference VIRTUAL_imagenet256_labeled.npz"
+            )
+        extractor = DIGITS
+    chosen = tuple(known[row] for row in dict.fromkeys(rows)) or planned
+    sweep = _sweep(table, scale, overrides)
+    trials = [
+        _trial(table, scale, row, seed, overrides, sweep.experiment)
+        for row in chosen
+        for seed in table.plan(scale).seeds
+    ]
+    elsewhere = twins(trials, sweep.experiment)
+    assert sweep.experiment.sweep is not None
+    # A trial that another one of this launch stands for is not run; where a finished run does, its result is taken.
+    folders = {sweep.experiment.run_dir / trial.name for trial in trials}
+    own = [trial for trial in trials if elsewhere.get(trial.name) not in folders]
+    job = SweepJob(sweep, sweep.experiment.sweep, own, dict(elsewhere), anew="runs=FOLDER")
+    experiments = {trial.name: trial.experiment for trial in trials}
+    return Reproduction(
+        table=table,
+        scale=scale,
+        job=job,
+        rows=chosen,
+        experiments=experiments,
+        elsewhere=elsewhere,
+        extractor=extractor,
+        references=ByRow("--reference", references, [*known]),
+        vaes=ByRow("--vae", vaes, [*known]),
+        command=command,
+    )
+
+
+def _sweep(table: PaperTable, scale: Scale, overrides: Sequence[str]) -> Composed:
+    """Return the sweep that the rows are trials of: the first row, with the table's name."""
+    planned = table.rows_at(scale)
+    first = compose_experiment(table.experiment(planned[0], scale), overrides)
+    seeds = list(table.plan(scale).seeds)
+    sweep = SweepConfig(
+        grid={"row": [row.file for row in planned], "seed": seeds},
+        metric=next(iter(table.plan(scale).metrics.values())),
+        mode="min",
+    )
+    tracking = first.experiment.tracking.model_copy(
+        update={
+            "experiment": f"{table.name}-{scale}",
+            "tags": {**first.experiment.tracking.tags, "table": table.name, "scale": scale},
+        }
+    )
+    changes: dict[str, Any] = {
+        "name": f"{table.name}-{scale}",
+        "description": f"{table.source}: {table.title}",
+        "sweep": sweep,
+        "tracking": tracking,
+    }
+    return Composed(first.experiment.model_copy(update=changes), first.unresolved)
+
+
+def _trial(
+    table: PaperTable, scale: Scale, row: Row, seed: int, overrides: Sequence[str], sweep: Experiment
+) -> Trial:
+    composed = compose_experiment(table.experiment(row, scale), overrides)
+    tags = {**sweep.tracking.tags, "row": row.file, "seed": str(seed)}
+    changes = {
+        "seed": seed,
+        "tracking.experiment": sweep.tracking.experiment,
+        "tracking.tags": tags,
+    }
+    trial = compose_trial(composed, trial_name(row, seed), changes, sweep)
+    return dataclasses.replace(trial, values={"row": row.file, "seed": seed})
+
+
+def twins(trials: Sequence[Trial], sweep: Experiment) -> dict[str, Path]:
+    """Return which trials another run stands for: trial → its folder.
+
+    It is trained with the very same settings, and perhaps sampled differently: a finished run of this table or of
+    another one beside it, whether it is asked for now or not, or else another trial of these.
+    """
+    groups: dict[str, list[str]] = {}
+    for trial in trials:
+        groups.setdefault(_identity(trial.experiment), []).append(trial.name)
+    finished = _finished_runs(sweep, groups)
+    found: dict[str, Path] = {}
+    for identity, names in groups.items():
+        folders = {name: sweep.run_dir / name for name in names}
+        there = finished.get(identity, [])
+        begun = [folder for folder in folders.values() if (folder / STATE_FILE).is_file()]
+        own = [folder for folder in folders.values() if folder in there]
+        stands = next(iter([*own, *there, *begun, *folders.values()]))
+        found |= {name: stands for name, folder in folders.items() if folder != stands and folder not in own}
+    return found
+
+
+def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list[Path]]:
+    """Return the folders of finished runs that were trained with settings that are wanted."""
+    finished: dict[str, list[Path]] = {}
+    for state_file in sorted(sweep.runs.glob(f"*/*/{STATE_FILE}")):
+        run_dir = state_file.parent
+        try:
+            state, experiment = read_state(run_dir), run_experiment(run_dir)
+        except UserError:  # of another version, or damaged: not ours to judge
+            continue
+        if state is None or experiment is None or not state.finished:
+            continue
+        if (identity := _identity(experiment)) in wanted:
+            finished.setdefault(identity, []).append(run_dir)
+    return finished
+
+
+def _identity(experiment: Experiment) -> str:
+    tree = experiment.model_dump(mode="json", exclude=set(_NOT_TRAINED))
+    return json.dumps(tree, sort_keys=True)

@@ -1,0 +1,209 @@
+"""Find runs on disk, and read all that their folders say of them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import posixpath
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...assemble import SPOOL_FOLDER
+from ...config.compose import flatten, home, validate
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...report.runs.comparison import Comparison
+from ...report.runs.show import Saved, View
+from ...report.terminal import as_path
+from ...tracking.accounting import account
+from ...tracking.journal import JOURNAL_FILE, Journal
+from ...tracking.spool import Spool
+from .folder import STATE_FILE, SUMMARY_FILE, RunState, read_state
+from .lock import is_under_way
+from .sync import sync_run
+
+_NAMING = ("name", "description", "runs", "tracking", "sweep")
+_TAG_KEY = re.compile(r"(?!/)[\w./ -]{1,250}")
+_LONGEST_TAG = 8000  # characters, MLflow's limit
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the folders of all runs below `folder`, the trials of sweeps included, by name."""
+    found = {
+        path.parent
+        for name in (STATE_FILE, JOURNAL_FILE)
+        for depth in ("*", "*/*")
+        for path in folder.glob(f"{depth}/{name}")
+    }
+    return sorted(found)
+
+
+def find_run(name: str, runs: Path | None = None) -> Path:
+    """Return the folder of a run from its name, or from a path.
+
+    Args:
+        name: a name below the folder of runs, such as `quickstart` or a sweep's `gamma/trial-3`; or a path.
+        runs: the folder of runs; None: `runs` below CAUSALFUSION_HOME.
+
+    Raises:
+        UserError: there is no such run; the message names the nearest ones.
+    """
+    folder = home() / (runs or "runs")
+    for candidate in (folder / name, home() / name):
+        if (candidate / STATE_FILE).is_file() or (candidate / JOURNAL_FILE).is_file():
+            return candidate
+    known = [path.relative_to(folder).as_posix() for path in runs_in(folder)]
+    near = difflib.get_close_matches(name, known, n=3) or known[:5]
+    listed = f"did you mean {', '.join(near)}?" if near else "there are no runs there yet"
+    advice = "causalfusion runs list" if runs is None else f"causalfusion runs list --runs {runs}"
+    raise UserError(
+        f"no run {name!r} in {folder}; {listed}\n  all of them: {advice}; in another folder: --runs FOLDER"
+    )
+
+
+def look_at(folder: Path) -> View:
+    """Read what a run's folder says: state, journal, checkpoints, summary.
+
+    Raises:
+        UserError: its state file is damaged.
+    """
+    state = read_state(folder)
+    journal = Journal(folder)
+    events = journal.events()
+    under_way = is_under_way(folder)
+    found = account(events, time.time() if under_way else None)
+    status: str = found.status
+    if not events:  # made before there were journals, or not begun
+        status = "finished" if state and state.finished else "running" if under_way else "unknown"
+    experiment = _experiment(state, folder.name)
+    return View(
+        name=folder.name,
+        folder=folder,
+        status=status,
+        total_images=experiment.train.total_images if experiment else None,
+        account=found,
+        events=events,
+        checkpoints=_checkpoints(folder / "checkpoints"),
+        bad_checkpoints=sorted(path.name for path in (folder / "checkpoints" / "bad").glob("*")),
+        mlflow_run_id=state.mlflow_run_id if state else None,
+        tracking_uri=state.tracking_uri if state else None,
+        dashboard=_dashboard(state),
+        summary=_summary(folder / SUMMARY_FILE),
+    )
+
+
+def _dashboard(state: RunState | None) -> str:
+    if state and not state.tracking_uri.startswith("sqlite"):
+        return f"open {state.tracking_uri}"
+    folder = Path(state.tracking_uri.removeprefix("sqlite:///")).parent if state else home() / "runs"
+    return "causalfusion ui" if folder == home() / "runs" else f"causalfusion ui --runs {as_path(folder)}"
+
+
+def _experiment(state: RunState | None, name: str) -> Experiment | None:
+    if state is None:
+        return None
+    try:
+        return validate(state.config, name)
+    except UserError:  # of another version, with keys that are no more
+        return None
+
+
+def _checkpoints(root: Path) -> list[Saved]:
+    return [
+        Saved(path.name, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+        for path in sorted(root.glob("images-*"))
+        if path.is_dir()
+    ]
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Compare runs by their configurations and by what they came to.
+
+    Raises:
+        UserError: one of them is damaged, or has no configuration yet.
+    """
+    configs = [_settings(folder) for folder in folders]
+    views = [look_at(folder) for folder in folders]
+    summaries = [view.summary or {} for view in views]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    settings = {key: [config.get(key) for config in configs] for key in keys}
+    numbers = dict.fromkeys(
+        name for summary in summaries for name, value in summary.items() if isinstance(value, float)
+    )
+    return Comparison(
+        names=_short_names(folders),
+        differing={key: values for key, values in settings.items() if any(one != values[0] for one in values)},
+        outcome={
+            "status": [view.status for view in views],
+            "images": [f"{view.account.images:,}" for view in views],
+            **{name: [summary.get(name) for summary in summaries] for name in numbers},
+        },
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return a run's configuration, but for what names it: dotted key → value."""
+    state = read_state(folder)
+    if state is None:
+        raise UserError(
+            f"run {folder.name!r} has not been begun: it has no configuration to compare\n"
+            f"  begin it, or leave it out"
+        )
+    try:  # what an earlier version had no key for was its default
+        tree = validate(state.config, folder.name).model_dump(mode="json")
+    except UserError:  # of another version, with keys that are no more
+        tree = state.config
+    return {key: value for key, value in flatten(tree) if key.partition(".")[0] not in _NAMING}
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """Return the last parts of the folders' paths, as many as tell them apart."""
+    parts = 1
+    while True:
+        names = ["/".join(folder.absolute().parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+        parts += 1
+
+
+def tag_run(folder: Path, tags: Sequence[str]) -> str | None:
+    """Set tags `key=value` of a run in MLflow; return why they wait, if they do.
+
+    Raises:
+        UserError: a tag is not of this form, there is no such run, or MLflow refuses a tag.
+    """
+    values = dict(_tag(text) for text in tags)
+    if read_state(folder) is None:
+        raise UserError(f"{folder} is no folder of a run\n  list them: causalfusion runs list")
+    Spool(folder / SPOOL_FOLDER).tags(values)
+    if is_under_way(folder):
+        return "the run is under way and delivers them itself"
+    try:
+        sync_run(folder, seconds=60)
+    except UserError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    # MLflow takes a key for a path: a/../b would be refused.
+    if not equals or not _TAG_KEY.fullmatch(key) or posixpath.normpath(key) != key or key.startswith("mlflow."):
+        raise UserError(
+            f"tag {text!r} is not KEY=VALUE\n"
+            f"  a key has letters, digits, spaces and . _ - /, is no path such as a//b, and begins not with mlflow."
+        )
+    if len(value) > _LONGEST_TAG:
+        raise UserError(f"tag {key!r} has {len(value):,} characters; MLflow takes {_LONGEST_TAG:,}")
+    return key, value

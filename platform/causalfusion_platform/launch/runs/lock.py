@@ -1,0 +1,87 @@
+"""One launch of a run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ...config.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+class UnderWay(UserError):
+    """Another process holds a run's lock."""
+
+
+@contextlib.contextmanager
+def only_launch(run_dir: Path) -> Iterator[None]:
+    """Hold the run's lock, which the system lets go of when this process ends, however it ends.
+
+    Raises:
+        UnderWay: another process holds it; the message says which.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK_FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _refusal(run_dir) from None
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
+        file.flush()
+        yield
+
+
+def is_under_way(run_dir: Path) -> bool:
+    """Say whether a process holds the run's lock."""
+    path = run_dir / LOCK_FILE
+    if not path.is_file():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def refuse_if_under_way(run_dir: Path) -> None:
+    """See, before anything is started, that no other launch of the run is under way.
+
+    Raises:
+        UnderWay: one is.
+    """
+    if is_under_way(run_dir):
+        raise _refusal(run_dir)
+
+
+def in_turn(run_dir: Path, launch: Callable[[], None], poll_seconds: float = 1.0) -> None:
+    """Launch a run, after whoever else holds its lock."""
+    while True:
+        while is_under_way(run_dir):
+            time.sleep(poll_seconds)
+        with contextlib.suppress(UnderWay):
+            return launch()
+
+
+def _refusal(run_dir: Path) -> UnderWay:
+    return UnderWay(
+        f"run {run_dir.name!r} is under way: {_holder(run_dir / LOCK_FILE)}\n"
+        f"  follow it: causalfusion runs show {run_dir.name}; or start another with name=…"
+    )
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        return f"process {holder['pid']} on {holder['host']}, since {since}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

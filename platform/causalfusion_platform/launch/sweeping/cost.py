@@ -1,0 +1,66 @@
+"""What a sweep will take, before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from causalfusion import count_parameters
+from causalfusion.flops import training_flops
+
+from ...config.schema import Experiment
+from ...report.runs.dry_run import gpu_hours
+from ...tracking.journal import AttemptStarted, Ended, Journal
+from ..runs.folder import read_state
+from .job import SweepJob
+
+_SHOWN = 6
+
+
+def sweep_cost(job: SweepJob) -> list[str]:
+    """Return lines that say which trials there are, how long each is, and what all of them take."""
+    experiments = [trial.experiment for trial in job.trials]
+    total = len(experiments) or job.sweep.num_trials or 0
+    folders = [job.run_dir(trial.name) for trial in job.trials]
+    finished = [folder for folder in folders if (state := read_state(folder)) is not None and state.finished]
+    left = total - len(finished)
+    flops = sum(_flops(one) for one in experiments) if experiments else total * _flops(job.experiment)
+    images = job.experiment.train.total_images
+    parameters = sorted({count_parameters(one.model) for one in experiments or [job.experiment]})
+    sizes = f"{parameters[0]:,}" if len(parameters) == 1 else f"{parameters[0]:,} to {parameters[-1]:,}"
+    lines = [f"{total} trials of up to {images:,} images, {sizes} parameters; {_manner(job)}"]
+    if job.trials:
+        names = [trial.name for trial in job.trials[:_SHOWN]]
+        lines.append("  " + ", ".join(names) + (f", … and {total - _SHOWN} more" if total > _SHOWN else ""))
+    lines.append(f"  at most {flops:.3g} FLOPs; GPU-hours {gpu_hours(flops)}")
+    seconds = [value for one in finished if (value := _seconds(one)) is not None]
+    if seconds and left:
+        mean = sum(seconds) / len(seconds)
+        lines.append(f"  {left} are left; a finished one took {mean / 60:.1f} minutes")
+    elif finished:
+        lines.append(f"  {len(finished)} have finished before")
+    return lines
+
+
+def _manner(job: SweepJob) -> str:
+    sweep = job.sweep
+    if sweep.asha is not None:
+        return f"ASHA compares them from {sweep.asha.grace_images:,} images on and ends the worse ones"
+    if sweep.population is not None:
+        kind = "PBT" if sweep.pbt is not None else "PB2"
+        return f"{kind}: every {sweep.population.every_images:,} images the worst go on from the best"
+    if sweep.search == "optuna":
+        return "Optuna chooses them"
+    return "every combination" if sweep.grid else "drawn at random" if sweep.space else "one for each row and seed"
+
+
+def _flops(experiment: Experiment) -> float:
+    per_image = training_flops(experiment.model, experiment.objective, attention="visible", skip_unread=True)
+    return per_image * experiment.train.total_images
+
+
+def _seconds(run_dir: Path) -> float | None:
+    """Return how long a run took from its first attempt to its end, if it was not interrupted."""
+    events = Journal(run_dir).events()
+    starts = [event.time for event in events if isinstance(event, AttemptStarted)]
+    ends = [event.time for event in events if isinstance(event, Ended)]
+    return ends[0] - starts[0] if len(starts) == len(ends) == 1 else None

@@ -1,0 +1,86 @@
+"""What a sweep is asked to do, and what of it has been done before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...config.compose import Composed
+from ...config.schema import Experiment
+from ...config.sweep import SweepConfig
+from ..runs.folder import STATE_FILE, check_same_config, read_state
+from ..training.finish import read_summary
+from .population import members_of, newest_of
+from .search import check_metrics, measuring, optuna_trial, studied_points
+from .trials import Trial, sweep_of, trials_of
+
+
+@dataclass
+class SweepJob:
+    """What is swept."""
+
+    composed: Composed
+    """The sweep: its name, its folder, its tracking, and what trials share."""
+    sweep: SweepConfig
+    trials: list[Trial] = field(default_factory=list)
+    """All trials, where they are known beforehand."""
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+    """Trial → folder of a finished run of another sweep with the same settings, which is taken as its own."""
+    anew: str = "name=…"
+    """What on the command line makes it another sweep."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The sweep's experiment."""
+        return self.composed.experiment
+
+    @property
+    def chosen_on_the_way(self) -> bool:
+        """Optuna chooses each trial when its turn comes."""
+        return self.sweep.search == "optuna"
+
+    def run_dir(self, name: str) -> Path:
+        """Folder of a trial's newest run."""
+        if self.sweep.population is not None and (member := members_of(self.experiment).get(name)):
+            name = member.run_name
+        return self.elsewhere.get(name, self.experiment.run_dir / name)
+
+
+def job_of(composed: Composed) -> SweepJob:
+    """Return what the sweep section of an experiment asks for.
+
+    Raises:
+        UserError: there is none, or it is wrong.
+    """
+    composed = measuring(composed)
+    sweep = sweep_of(composed.experiment)
+    check_metrics(composed.experiment)
+    return SweepJob(composed, sweep, [] if sweep.search == "optuna" else trials_of(composed))
+
+
+def finished_trials(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
+    """Yield the trials that have finished in earlier launches, with their summaries.
+
+    Raises:
+        UserError: one was trained with other settings than it has now.
+    """
+    known = job.trials
+    trials = points_tried(job) if job.chosen_on_the_way else [newest_of(job.experiment, trial) for trial in known]
+    for trial in trials:
+        run_dir = job.run_dir(trial.name)
+        state = read_state(run_dir)
+        if state is None or not state.finished:
+            continue
+        if not job.chosen_on_the_way and job.sweep.population is None and trial.name not in job.elsewhere:
+            # How samples are made may have changed: a reproduction measures anew, by the settings of now.
+            check_same_config(state, trial.experiment, ("sampling", "evaluation"), anew=job.anew)
+        yield trial, read_summary(run_dir)
+
+
+def points_tried(job: SweepJob) -> list[Trial]:
+    """Return the trials of a search by Optuna that were begun: the points of its study that have a folder."""
+    points = studied_points(job.sweep, job.experiment.run_dir)
+    trials = {trial.name: trial for trial in (optuna_trial(job.composed, job.sweep, point) for point in points)}
+    return [trial for name, trial in sorted(trials.items()) if (job.run_dir(name) / STATE_FILE).is_file()]

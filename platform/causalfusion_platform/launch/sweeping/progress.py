@@ -1,0 +1,117 @@
+"""How the trials of a sweep stand, from Ray Tune's word on them and from their journals."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ...report.sweeps.live import State, SweepDisplay, TrialView
+from ...tracking.journal import Adopted, Journal, Measured, Progressed
+from ..runs.folder import SUMMARY_FILE
+from ..training.finish import read_summary
+
+_LOOK_SECONDS = 1.0
+
+
+class Watch(tune.Callback):  # type: ignore[misc]
+    """Keep the state of each trial, and show all of them every second."""
+
+    def __init__(
+        self,
+        names: list[str],
+        run_dirs: Callable[[str], Path],
+        total: int,
+        metric: str,
+        finished: Collection[str] = (),
+    ) -> None:
+        """Start with trials that wait, but for those that have finished in earlier launches.
+
+        Args:
+            names: of the trials that are known; others appear when they start.
+            run_dirs: returns the folder of a trial's newest run.
+            total: images of a whole trial.
+            metric: what trials are ranked by.
+            finished: names of those that have finished before.
+        """
+        self.run_dirs, self.total, self.metric = run_dirs, total, metric
+        self.states: dict[str, State] = dict.fromkeys(names, "waiting")
+        self.states.update(dict.fromkeys(finished, "finished"))
+        self.names: dict[str, str] = {}
+        """Tune's name → ours; a trial of Optuna has ours only once it reports."""
+        self.notes: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks, to restore them elsewhere; there is nothing to show there.
+        return {"states": {}, "names": {}, "notes": {}, "run_dirs": Path, "total": 0, "metric": self.metric}
+
+    def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
+        """A trial got its process."""
+        self._set(trial, "running")
+
+    def on_trial_result(self, *_: Any, trial: Any, result: Any, **__: Any) -> None:
+        """A trial reported."""
+        if "trial" in result and trial.trial_id not in self.names:
+            self.names[trial.trial_id] = result["trial"]
+        self._set(trial, "running")
+
+    def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
+        """A trial ended, or was ended."""
+        self._set(trial, "finished" if "summary" in (trial.last_result or {}) else "ended early")
+
+    def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
+        """A trial failed."""
+        error = trial.get_error() if hasattr(trial, "get_error") else None
+        self._set(trial, "failed", str(error).strip().splitlines()[-1] if error else "")
+
+    def views(self) -> list[TrialView]:
+        """Return how all trials stand."""
+        return [self._view(name, state) for name, state in list(self.states.items())]
+
+    def _set(self, trial: Any, state: State, note: str = "") -> None:
+        name = self.names.get(trial.trial_id) or trial.config.get("trial")
+        if name is not None:
+            self.names[trial.trial_id] = name
+            self.states[name] = state
+            if note:
+                self.notes[name] = note
+
+    def _view(self, name: str, state: State) -> TrialView:
+        images, loss, metric, note = 0, None, None, self.notes.get(name, "")
+        if state != "waiting":
+            run_dir = self.run_dirs(name)
+            for event in Journal(run_dir).recent():
+                if isinstance(event, Progressed):
+                    images, loss = event.images, event.loss
+                elif isinstance(event, Measured):
+                    metric = event.values.get(self.metric)
+                elif isinstance(event, Adopted):
+                    note = f"from {event.run} at {event.images:,}"
+            # Measurements on the way are of other samples than the end's, by which trials are ranked.
+            if state == "finished" and (run_dir / SUMMARY_FILE).is_file():
+                metric = read_summary(run_dir).get(self.metric)
+        return TrialView(name, state, images, self.total, loss, metric, note)
+
+
+class Looking:
+    """Show how trials stand, once a second, in a thread of its own."""
+
+    def __init__(self, watch: Watch, display: SweepDisplay) -> None:
+        self.watch, self.display = watch, display
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look, name="sweep display", daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self.display.show(self.watch.views())
+
+    def _look(self) -> None:
+        while not self.over.wait(_LOOK_SECONDS):
+            self.display.show(self.watch.views())

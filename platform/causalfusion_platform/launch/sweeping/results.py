@@ -1,0 +1,209 @@
+"""What a sweep came to: how each trial ended, the table of all, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from ...assemble import SPOOL_FOLDER
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...config.sweep import SweepConfig
+from ...data.manifest import write_atomically
+from ...report.sweeps.html import SweepReport
+from ...report.sweeps.records import TrialRecord
+from ...report.tables import markdown_table
+from ...report.write import write_sweep_report
+from ...tracking.journal import Ended, Journal, Launched, Measured
+from ...tracking.lineage import git_sha, package_versions
+from ...tracking.spool import Spool
+from ..runs.folder import STATE_FILE, read_state
+from ..runs.lock import is_under_way
+from ..runs.sync import sync_run
+
+RESULTS_FILE = "results.json"
+TABLE_FILE = "results.md"
+STOPPED = "stopped before its end"
+_GONE_SECONDS = 30.0
+SPEEDS = ("images_per_second", "total_seconds")
+_COLUMNS = ("class_accuracy", "fd_digits_cnn", *SPEEDS)
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended."""
+
+    name: str
+    values: dict[str, Any]
+    """Dotted key → value."""
+    summary: dict[str, Any] | None = None
+    """Its summary.json, if it finished; of a trial that a scheduler ended early, what it had measured last."""
+    error: str | None = None
+    """Why it has no result: it failed, or was stopped. The same command runs it again."""
+    ended_early_at: int | None = None
+    """Images after which the scheduler ended it: others were ahead."""
+
+    @classmethod
+    def finished(cls, name: str, values: dict[str, Any], summary: dict[str, Any]) -> Self:
+        """Return the end of a trial that trained to its end."""
+        return cls(name, values, summary)
+
+    @classmethod
+    def unfinished(cls, name: str, values: dict[str, Any], run_dir: Path, *, stopped: bool) -> Self:
+        """Return the end of a trial that Tune ended: at a signal, or because a scheduler said so."""
+        measured = [event for event in Journal(run_dir).events() if isinstance(event, Measured)]
+        if stopped or not measured:
+            return cls(name, values, error=STOPPED)
+        last = measured[-1]
+        summary = {**last.values, "images_seen": last.images, "run_dir": str(run_dir)}
+        return cls(name, values, summary, ended_early_at=last.images)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    """One row a trial, the best first: its values, then what was measured (or its error)."""
+    failed: int
+    """Trials without a result: failed, or stopped. The same call runs them again."""
+    stopped: bool
+    """A signal ended the sweep before its trials were done."""
+    mlflow_run_id: str
+    ends: list[TrialEnd]
+    """All trials, in the order of the rows."""
+
+
+def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> SweepResult:
+    """Rank the trials by the first target; those without a result come last."""
+    targets = sweep.targets
+    first, mode = next(iter(targets.items()))
+    keys = list(dict.fromkeys(key for end in ended for key in end.values))
+    measured = [*targets, *(column for column in _COLUMNS if column not in targets)]
+    sign = -1 if mode == "max" else 1
+
+    def rank(end: TrialEnd) -> tuple[bool, bool, float]:
+        value = None if end.summary is None else end.summary.get(first)
+        return value is None, end.ended_early_at is not None, 0.0 if value is None else sign * float(value)
+
+    ends = sorted(ended, key=rank)
+    note = any(end.ended_early_at is not None for end in ends)
+    rows = []
+    for end in ends:
+        cells: list[Any] = [end.error, *[None] * (len(measured) - 1)]
+        if end.summary is not None:
+            cells = [end.summary.get(column) for column in measured]
+        early = [f"at {end.ended_early_at:,} images" if end.ended_early_at is not None else None] if note else []
+        rows.append([*(end.values.get(key) for key in keys), *cells, *early])
+    return SweepResult(
+        columns=[*keys, *measured, *(["ended early"] if note else [])],
+        rows=rows,
+        failed=sum(end.error is not None for end in ends),
+        stopped=any(end.error == STOPPED for end in ends),
+        mlflow_run_id=run_id,
+        ends=ends,
+    )
+
+
+def figures_of(sweep: SweepConfig, result: SweepResult) -> dict[str, float]:
+    """Return the metrics of a sweep's own run in MLflow: how many trials have a result, the best of each target."""
+    measured = [end.summary for end in result.ends if end.summary is not None]
+    figures = {"sweep/measured": float(len(measured)), "sweep/failed": float(result.failed)}
+    for metric, mode in sweep.targets.items():
+        values = [float(summary[metric]) for summary in measured if summary.get(metric) is not None]
+        if values:
+            figures[f"sweep/best_{metric}"] = max(values) if mode == "max" else min(values)
+    return figures
+
+
+def write_results(
+    experiment: Experiment, sweep: SweepConfig, ended: Sequence[TrialEnd], result: SweepResult
+) -> list[Path]:
+    """Write results.json, results.md, report.html and its figures into the sweep's folder; return their paths."""
+    table, everything = experiment.run_dir / TABLE_FILE, experiment.run_dir / RESULTS_FILE
+    write_atomically(table, markdown_table(result.columns, result.rows).encode())
+    tree = {"sweep": sweep.model_dump(mode="json"), "trials": [asdict(end) for end in ended]}
+    write_atomically(everything, (json.dumps(tree, indent=2) + "\n").encode())
+    return [
+        table,
+        everything,
+        *write_sweep_report(sweep_report(experiment, sweep, ended, result), experiment.run_dir),
+    ]
+
+
+def sweep_report(
+    experiment: Experiment, sweep: SweepConfig, ended: Sequence[TrialEnd], result: SweepResult
+) -> SweepReport:
+    """Return what the sweep's page shows; trials in the order in which they ended."""
+    (metric, mode), *more = sweep.targets.items()
+    records = sorted((_record(end, experiment) for end in ended), key=lambda pair: pair[0])
+    versions = package_versions()
+    return SweepReport(
+        name=experiment.name,
+        description=experiment.description,
+        metric=metric,
+        mode=mode,
+        second=more[0] if more else None,
+        trials=[record for _, record in records],
+        planned=len(ended),
+        generated_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        command=f"causalfusion sweep … name={experiment.name}",
+        lineage={
+            "commit": git_sha(),
+            "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "deepspeed")),
+        },
+        mlflow_run_id=result.mlflow_run_id,
+    )
+
+
+def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
+    """Return when a trial ended, and what the page shows of it."""
+    summary = end.summary or {}
+    folder = Path(summary.get("run_dir") or experiment.run_dir / end.name)
+    state = read_state(folder)
+    times = [event.time for event in Journal(folder).events()]
+    status = "finished"
+    if end.error is not None:
+        status = "stopped" if end.error == STOPPED else "failed"
+    elif end.ended_early_at is not None:
+        status = "ended early"
+    metrics = {name: value for name, value in summary.items() if isinstance(value, float | int | None)}
+    record = TrialRecord(
+        name=end.name,
+        values=end.values,
+        metrics=metrics,
+        status=status,
+        error=end.error,
+        seconds=times[-1] - times[0] if times else None,
+        folder=str(folder),
+        mlflow_run_id=state.mlflow_run_id if state else None,
+    )
+    return times[-1] if times else 0.0, record
+
+
+def settle(folder: Path, say: Callable[[str], None]) -> None:
+    """Bring MLflow up to date with the runs below a sweep's folder that were ended from outside.
+
+    Their processes are gone: what they had recorded waits in their folders, and nobody has said that they ended.
+    """
+    for state_file in sorted(folder.glob(f"*/{STATE_FILE}")):
+        run_dir = state_file.parent
+        state = read_state(run_dir)
+        last = [event for event in Journal(run_dir).events() if isinstance(event, Launched | Ended)][-1:]
+        if state is None or state.finished or not last or isinstance(last[0], Ended):
+            continue
+        deadline = time.monotonic() + _GONE_SECONDS
+        while is_under_way(run_dir) and time.monotonic() < deadline:  # its process is on its way out
+            time.sleep(0.2)
+        Journal(run_dir).add(Ended(launch=state.launches, how="stopped", detail="its sweep ended it"))
+        Spool(run_dir / SPOOL_FOLDER).finish("KILLED")
+        try:
+            sync_run(run_dir, seconds=60)
+        except UserError as error:
+            say(str(error))

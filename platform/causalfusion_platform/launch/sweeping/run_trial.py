@@ -1,0 +1,108 @@
+"""One trial of a sweep, inside the process that Ray Tune gives it: train, and report what Tune decides by."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ...config.sweep import SweepConfig
+from ...tracking.journal import Checkpointed, Journal, Measured
+from ..training.train import Outcome, run_training
+from .population import report_with_pointer
+from .trials import Trial
+
+_POLL_SECONDS = 0.5
+
+
+def run_trial(trial: Trial, sweep: SweepConfig, parent: str) -> None:
+    """Train a trial to its end, or go on with it, and report to Tune.
+
+    With ASHA or a population, each measurement on the way is reported too, those of earlier launches first: Tune's
+    own state is new at every launch. A report may not return: then Tune has ended this process.
+
+    A member of a population tells of its end once, when its summary is there: in one more comparison it could lose
+    what it has trained to a copy of another member, with nothing left to train.
+
+    Raises:
+        NotFinished, UserError: see `run_training`.
+    """
+    if not sweep.measures_on_the_way:
+        outcome = run_training(trial.composed, parent=parent)
+    else:
+        outcome = _run_and_report(trial, sweep, parent)
+    # Schedulers compare what was measured on the way: the end is no measurement of another kind.
+    last = _last(trial, sweep, outcome.summary)
+    tune.report({**outcome.summary, **last, "summary": outcome.summary, "trial": trial.name})
+
+
+def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
+    """Train in a thread of its own, and report each measurement from this one, which Tune may halt for good."""
+    ended: list[Outcome | BaseException] = []
+
+    def train() -> None:
+        try:
+            ended.append(run_training(trial.composed, parent=parent))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=train, name="training", daemon=True)
+    thread.start()
+    for measured in measurements(trial.experiment.run_dir, thread, of_member=sweep.population is not None):
+        if sweep.population is None or measured.images < trial.experiment.train.total_images:
+            _report(trial, sweep, measured)
+    [end] = ended
+    if isinstance(end, BaseException):
+        raise end
+    return end
+
+
+def measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) -> Iterator[Measured]:
+    """Yield each measurement once, as soon as it is in the journal, until the end.
+
+    Those of a member of a population are yielded once their checkpoints are complete, and of earlier launches only
+    the newest: a member that reported all of them again would look like the worst at first.
+    """
+    journal, reported = Journal(run_dir), 0
+    complete: set[int] = set()
+    events = journal.events()  # those of earlier launches
+    if of_member:
+        saved = {event.images for event in events if isinstance(event, Checkpointed)}
+        before = [event.images for event in events if isinstance(event, Measured) and event.images in saved]
+        reported = max(before, default=0) - 1
+    while True:
+        alive = thread.is_alive()  # asked first: what it wrote before its end is read below
+        events += journal.recent()
+        complete |= {event.images for event in events if isinstance(event, Checkpointed)}
+        for event in events:
+            if isinstance(event, Measured) and event.images > reported:
+                if of_member and event.images not in complete:
+                    if max(complete, default=0) > event.images:
+                        continue  # its checkpoint failed: nobody can go on from there
+                    break
+                reported = event.images
+                yield event
+        if not alive:
+            return
+        thread.join(_POLL_SECONDS)
+        events = [event for event in events if isinstance(event, Measured) and event.images > reported]
+
+
+def _report(trial: Trial, sweep: SweepConfig, measured: Measured) -> None:
+    values = {**measured.values, "images": measured.images, "trial": trial.name}
+    if sweep.population is None:
+        tune.report(values)
+    else:
+        report_with_pointer(values, trial.experiment.run_dir, measured.images)
+
+
+def _last(trial: Trial, sweep: SweepConfig, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what a scheduler is told at the end: the newest measurement once more."""
+    if not sweep.measures_on_the_way:
+        return {}
+    found = [event for event in Journal(trial.experiment.run_dir).events() if isinstance(event, Measured)]
+    newest = found[-1].values if found else {sweep.metric: summary[sweep.metric]}
+    return {**newest, "images": summary["images_seen"]}

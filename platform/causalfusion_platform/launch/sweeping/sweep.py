@@ -1,0 +1,141 @@
+"""Sweep keys of an experiment with Ray Tune: every trial is a run of its own, nested under one MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ...assemble import SPOOL_FOLDER
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...report.sweeps.live import SweepDisplay
+from ...report.tables import markdown_table
+from ...tracking.courier import Courier
+from ...tracking.mlflow import check_reachable
+from ...tracking.pages import NOTE
+from ...tracking.spool import Spool
+from ...tracking.tracker import AS_BARS
+from ..cluster.session import ray_session
+from ..runs.folder import RunState, check_same_config, open_run, read_state
+from ..runs.lock import only_launch, refuse_if_under_way
+from ..runs.register import register_best_trial
+from ..runs.signals import StopRequest, stop_on_signals
+from ..training.train import check_inputs
+from .description import pinned
+from .job import SweepJob, finished_trials
+from .population import newest_of
+from .results import SPEEDS, STOPPED, SweepResult, TrialEnd, figures_of, settle, tabulate, write_results
+from .search import optuna_search, search_of
+from .tuning import concurrent_trials, fit
+
+_MLFLOW_SECONDS = 60.0
+
+
+def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
+    """Run all trials that have not finished yet, as many at once as fit; the same call continues a sweep.
+
+    Raises:
+        UserError: something given is wrong, or the sweep is under way; nothing was started.
+    """
+    experiment = job.experiment
+    refuse_if_under_way(experiment.run_dir)
+    state = read_state(experiment.run_dir)
+    if state is not None:
+        check_same_config(state, experiment, anew=job.anew)
+    done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
+    shards = check_inputs(experiment)
+    if (
+        job.chosen_on_the_way
+        and shards.manifest.autoencoder.name != "identity"
+        and {*job.sweep.targets} - {*SPEEDS}
+    ):
+        raise UserError(
+            f"Optuna learns from {', '.join(job.sweep.targets)}, which runs measure of pixels only; the latents in "
+            f"{experiment.data.path} are of {shards.manifest.autoencoder.name}\n"
+            f"  draw points at random (sweep.search=random), and measure the runs: causalfusion evaluate RUN"
+        )
+    check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
+    if shards.bad:
+        display.say(shards.notice)
+    with ray_session(), only_launch(experiment.run_dir), stop_on_signals() as stop:
+        concurrent = concurrent_trials(job)
+        spool = Spool(experiment.run_dir / SPOOL_FOLDER)
+        state = open_run(job.composed, shards, read_state(experiment.run_dir), spool)
+        with _mlflow_run(experiment, state, spool, display.say) as state:
+            assert state.mlflow_run_id is not None
+            try:
+                ended = _run(job, done, state.mlflow_run_id, concurrent, stop, display)
+            except BaseException:
+                spool.finish("FAILED")
+                raise
+            result = tabulate(job.sweep, ended, state.mlflow_run_id)
+            for path in write_results(experiment, job.sweep, ended, result):
+                spool.artifact(path)
+            spool.metrics(figures_of(job.sweep, result), AS_BARS)
+            table = f"{experiment.description}\n\n{markdown_table(result.columns, result.rows)}".lstrip()
+            spool.tags({NOTE: pinned(experiment, job.sweep, state.mlflow_run_id, table)})
+            spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
+            state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
+        settle(experiment.run_dir, display.say)
+        if not result.stopped:
+            register_best_trial(experiment, result.ends, display.say)
+    return result
+
+
+@contextmanager
+def _mlflow_run(
+    experiment: Experiment, state: RunState, spool: Spool, say: Callable[[str], None]
+) -> Iterator[RunState]:
+    """Wait until MLflow has the sweep's run; yield the state with its id; at the end deliver what came since.
+
+    Raises:
+        UserError: MLflow does not take the run.
+    """
+
+    def keep(run_id: str) -> None:
+        nonlocal state
+        state = state.model_copy(update={"mlflow_run_id": run_id})
+        state.write(experiment.run_dir)
+
+    courier = Courier(spool.folder, experiment.tracking_uri, run_id=state.mlflow_run_id, on_run_id=keep)
+    courier.start()
+    try:
+        if courier.drain(_MLFLOW_SECONDS) or state.mlflow_run_id is None:
+            raise UserError(f"MLflow at {experiment.tracking_uri} does not take the sweep: {courier.state}")
+        try:
+            yield state
+        finally:
+            if left := courier.drain(_MLFLOW_SECONDS):
+                say(
+                    f"{left} records for MLflow wait in {spool.folder} ({courier.state})\n"
+                    f"  deliver them when it is back: causalfusion runs sync {experiment.run_dir}"
+                )
+    finally:
+        courier.stop()
+
+
+def _run(
+    job: SweepJob, done: list[TrialEnd], parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay
+) -> list[TrialEnd]:
+    """Run what has not finished before (`done`); return how every trial of the sweep ended."""
+    experiment, sweep = job.experiment, job.sweep
+    names = {end.name for end in done}
+    waiting = [newest_of(experiment, trial) for trial in job.trials if trial.name not in names]
+    if job.chosen_on_the_way:
+        search = optuna_search(sweep, experiment.run_dir, experiment.seed)
+    else:
+        # ASHA compares trials with those that have finished: these report again what they had measured.
+        trials = job.trials if sweep.asha is not None else waiting
+        search = search_of(sweep, trials, experiment.train.total_images, concurrent, total=len(job.trials))
+    display.say(
+        f"{search.total} trials, {concurrent} at a time" + (f"; {len(done)} have finished before" if done else "")
+    )
+    if search.waiting and (waiting or job.chosen_on_the_way):
+        new = fit(job, search, parent, concurrent, stop, display, [end.name for end in done])
+        # What has finished stays so, whatever ASHA says of it in another order of reports; a point that Optuna has
+        # chosen twice is one trial.
+        ended = {end.name: end for end in [*sorted(new, key=lambda end: end.summary is not None), *done]}
+        # Tune makes trials when their turn comes: after a stop there are some that it never had.
+        left = [trial for trial in waiting if trial.name not in ended]
+        return [*ended.values(), *(TrialEnd(trial.name, trial.values, error=STOPPED) for trial in left)]
+    return done

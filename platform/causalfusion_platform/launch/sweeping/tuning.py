@@ -1,0 +1,152 @@
+"""Ray Tune runs the trials of a sweep: each in a process of its own, which trains with workers of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import tune
+
+from ...config.schema import Experiment
+from ...report.sweeps.live import SweepDisplay
+from ..cluster.session import check_resources
+from ..runs.lock import in_turn
+from ..runs.signals import StopRequest
+from .job import SweepJob
+from .population import member_trial, members_of
+from .progress import Looking, Watch
+from .results import TrialEnd
+from .run_trial import run_trial
+from .search import Search, optuna_trial
+
+# A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
+# the CPU that its workers wait for.
+_TRIAL_CPUS = 0.01
+
+
+def concurrent_trials(job: SweepJob) -> int:
+    """Return how many trials there is room for at once: workers, a task that reads data, and the trial's process.
+
+    Raises:
+        UserError: not even for one.
+    """
+    have = ray.cluster_resources()
+    fits: list[float] = []
+    for train, data in {_needs(one) for one in [job.experiment, *(trial.experiment for trial in job.trials)]}:
+        workers, cpus, gpus = train
+        check_resources(workers, cpus, gpus, data)
+        fits.append(have["CPU"] / (workers * cpus + data + _TRIAL_CPUS))
+        if gpus:
+            fits.append(have["GPU"] / (workers * gpus))
+    return max(1, min(int(min(fits)), job.sweep.max_concurrent or 1_000_000))
+
+
+def _needs(experiment: Experiment) -> tuple[tuple[int, float, float], float]:
+    train = experiment.train
+    return (train.num_workers, train.cpus_per_worker, train.gpus_per_worker), experiment.data.cpus_per_task
+
+
+def fit(
+    job: SweepJob,
+    search: Search,
+    parent: str,
+    concurrent: int,
+    stop: StopRequest,
+    display: SweepDisplay,
+    finished: Sequence[str],
+) -> list[TrialEnd]:
+    """Run the trials of a search with Ray Tune; return how each ended.
+
+    Args:
+        job: the sweep.
+        search: what Tune is asked for.
+        parent: the sweep's run in MLflow.
+        concurrent: trials that run at once.
+        stop: whether somebody wants it to stop.
+        display: shows how trials stand.
+        finished: trials that have finished in earlier launches.
+    """
+    experiment, sweep, composed = job.experiment, job.sweep, job.composed
+    by_name = {trial.name: trial for trial in job.trials}
+    optuna = job.chosen_on_the_way
+
+    def trial_process(config: dict[str, Any]) -> None:
+        if optuna:
+            trial = optuna_trial(composed, sweep, config)
+            # Where points are few, the same one may be chosen twice at once: the second is then there already.
+            in_turn(trial.experiment.run_dir, lambda: run_trial(trial, sweep, parent))
+            return
+        trial = member_trial(composed, sweep, config) if sweep.population is not None else by_name[config["trial"]]
+        run_trial(trial, sweep, parent)
+
+    metric = next(iter(sweep.targets))
+    watch = Watch([*by_name], job.run_dir, experiment.train.total_images, metric, finished)
+    # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is
+    tuner = tune.Tuner(
+        tune.with_resources(trial_process, {"CPU": _TRIAL_CPUS}),
+        param_space=search.space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=concurrent,
+            search_alg=search.algorithm,
+            scheduler=search.scheduler,
+            **search.options,
+        ),
+        run_config=tune.RunConfig(
+            # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
+            name=f"launch-{time.time_ns()}",
+            storage_path=str(experiment.run_dir / "tune"),
+            callbacks=[watch],
+            stop=_Ends(stop, experiment.train.total_images if sweep.population is not None else None),
+            verbose=0,
+        ),
+    )
+    with Looking(watch, display), warnings.catch_warnings():
+        # It cannot be done: each member's process holds a training run of its own.
+        warnings.filterwarnings("ignore", message="Consider boosting PBT performance by enabling `reuse_actors`")
+        grid = tuner.fit()
+    if len(grid) != search.waiting and not stop.reason:
+        raise RuntimeError(f"Ray Tune returned {len(grid)} results for {search.waiting} trials")
+    return [_end_of(job, result, stopped=stop.reason is not None) for result in grid]
+
+
+class _Ends(tune.Stopper):  # type: ignore[misc]
+    """When Tune ends trials: all of them once somebody asks for it; members of a population at their last image.
+
+    The end of a member is no comparison, but Tune asks the scheduler about any result that ends nothing.
+    """
+
+    def __init__(self, stop: StopRequest, images: int | None) -> None:
+        self.stop, self.images = stop, images
+
+    def __call__(self, _: str, result: dict[str, Any]) -> bool:
+        return self.images is not None and result.get("images", 0) >= self.images
+
+    def stop_all(self) -> bool:
+        return self.stop.reason is not None
+
+
+def _end_of(job: SweepJob, result: Any, *, stopped: bool) -> TrialEnd:
+    config, metrics = result.config or {}, result.metrics or {}
+    if job.chosen_on_the_way:
+        trial = optuna_trial(job.composed, job.sweep, config)
+        name, values = trial.name, trial.values
+    elif job.sweep.population is not None:
+        # The configuration is of the last generation, and its `trial` that of whom it was copied from.
+        run = metrics.get("trial") or config["trial"]
+        name = run.partition(".g")[0]
+        member = members_of(job.experiment).get(name)
+        values = member.values if member else {}
+    else:
+        name = config["trial"]
+        values = next(trial.values for trial in job.trials if trial.name == name)
+    if result.error is not None:
+        return TrialEnd(name, values, error=str(result.error).strip().splitlines()[-1])
+    if "summary" in metrics:
+        return TrialEnd.finished(name, values, metrics["summary"])
+    return TrialEnd.unfinished(name, values, job.run_dir(name), stopped=stopped)

@@ -1,0 +1,163 @@
+"""One attempt at training on Ray: start the workers, follow them, see that they get on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ...assemble import Job
+from ...train.control import STARTING
+from ...train.progress import ProgressSink
+from ..cluster.failures import Hang, Lost
+from ..runs.signals import StopRequest
+from .progress_actor import Board, Orders, Pulse, View, enter_worker
+
+FOLLOW_SECONDS = 0.5
+SILENT_SECONDS = 5.0
+"""A worker whose watch has not called for so long is stopped or gone: it calls every second."""
+DUMP_SECONDS = 3.0
+"""Time for the workers to write their stacks before they are ended."""
+_DRAIN_POLL_SECONDS = 2.0
+
+
+class Attempt:
+    """Workers at work, seen from the driver."""
+
+    def __init__(self, job: Job, stop: StopRequest, show: ProgressSink, say: Callable[[str], None]) -> None:
+        self.job, self.stop, self.show, self.say = job, stop, show, say
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.error: BaseException | None = None
+        self.hang: Hang | None = None
+        self.ordered = False
+        self.images = 0
+        self.drains_read = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Train until the workers say how it ended; return that.
+
+        Raises:
+            Lost: they are gone without a word.
+        """
+        # In a thread of its own, so that this one sees signals and progress.
+        thread = threading.Thread(target=self._fit, name="ray train", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(FOLLOW_SECONDS)
+                self._follow()
+            ended = self._follow().ended
+        finally:
+            ray.kill(self.board)
+        if ended is None:
+            raise Lost(self.error, self.hang, self.images)
+        return ended
+
+    def _fit(self) -> None:
+        try:
+            _trainer(self.job, self.board).fit()
+        except BaseException as error:
+            self.error = error
+
+    def _follow(self) -> View:
+        try:
+            view: View = ray.get(self.board.read.remote(), timeout=60)
+        except ray.exceptions.RayError:
+            return View()  # the board was lost; so will be the workers that cannot reach it
+        for line in view.notes:
+            self.say(line)
+        if view.progress is not None:
+            self.images = view.progress.images
+            self.show(view.progress)
+        self.images = max([self.images, *(pulse.mark[1] for pulse in view.pulses)])
+        if self.stop.reason is None and self._is_draining(view):
+            self.say("a node of this run is being taken back")
+            self.stop.ask("preempted")
+        if self.stop.reason is not None and not self.ordered:
+            self.ordered = True
+            self.board.order.remote(Orders(stop=self.stop.reason))
+        if self.hang is None and view.ended is None and any(self._hangs(pulse, view.now) for pulse in view.pulses):
+            self._end_hang(view)
+        return view
+
+    def _hangs(self, pulse: Pulse, now: float) -> bool:
+        limits = self.job.experiment.supervision
+        limit = limits.start_seconds if pulse.mark[0] in STARTING else limits.hang_seconds
+        return now - pulse.moved > limit
+
+    def _is_draining(self, view: View) -> bool:
+        if time.monotonic() - self.drains_read < _DRAIN_POLL_SECONDS:
+            return False
+        self.drains_read = time.monotonic()
+        # Ray Train's own `get_preemption_info` is a collective of all workers; what it reads can be read here.
+        draining = ray._private.state.state.get_draining_nodes()
+        return any(pulse.place.node_id in draining for pulse in view.pulses)
+
+    def _end_hang(self, view: View) -> None:
+        """Have all workers write their stacks, then end them: those that do not answer, from outside."""
+        stacks = self.job.experiment.run_dir / "hangs" / f"attempt-{self.job.attempt:04d}"
+        silent = [pulse for pulse in view.pulses if view.now - pulse.heard > SILENT_SECONDS]
+        self.board.order.remote(Orders(dump_to=str(stacks)))
+        time.sleep(DUMP_SECONDS)
+        still = max(view.now - pulse.moved for pulse in view.pulses)
+        what = [_describe(pulse, view.now) for pulse in (silent or view.pulses)]
+        self.hang = Hang(f"no progress for {still:.0f} s; {'; '.join(what)}", stacks)
+        self.say(f"hang: {self.hang.detail}\n  stacks of all threads: {stacks}")
+        self.board.order.remote(Orders(leave=True))
+        for pulse in silent:
+            there = NodeAffinitySchedulingStrategy(pulse.place.node_id, soft=False)
+            end = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_end_process)
+            end.remote(pulse.place.pid, str(stacks), pulse.place.rank)
+
+
+def _describe(pulse: Pulse, now: float) -> str:
+    place, (doing, images, _) = pulse.place, pulse.mark
+    silence = now - pulse.heard
+    life = (
+        f"gives no sign of life for {silence:.0f} s" if silence > SILENT_SECONDS else f"stands still in {doing!r}"
+    )
+    return f"rank {place.rank} (process {place.pid} on {place.host}) {life}, {images} images seen"
+
+
+def _end_process(pid: int, stacks: str, rank: int) -> None:
+    """Note in which state a worker's process is, and kill it."""
+    status = Path(f"/proc/{pid}/status")
+    if status.is_file():
+        Path(stacks).mkdir(parents=True, exist_ok=True)
+        (Path(stacks) / f"rank-{rank:05d}.status.txt").write_text(status.read_text())
+    os.kill(pid, signal.SIGKILL)
+
+
+def _trainer(job: Job, board: Any) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train = job.experiment.train
+    resources = {"CPU": train.cpus_per_worker}
+    if train.gpus_per_worker:
+        resources["GPU"] = train.gpus_per_worker
+    return TorchTrainer(
+        enter_worker,
+        train_loop_config={"job": job.model_dump_json(), "board": board},
+        torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=train.num_workers,
+            use_gpu=bool(train.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            # Ray's own state is new at every attempt: what a run resumes from are its verified checkpoints, and who
+            # tries again is `supervise`.
+            name=f"attempt-{job.attempt:04d}-{time.time_ns()}",
+            storage_path=str(job.experiment.run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+        ),
+    )

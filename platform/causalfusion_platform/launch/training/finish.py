@@ -1,0 +1,61 @@
+"""The end of a run: judge the final samples, draw the grid, write the summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from ...assemble import FINAL_SAMPLES_FILE
+from ...config.schema import Experiment
+from ...data.manifest import Manifest, write_atomically
+from ...evaluation.evaluate import Scores
+from ...sampling.grid import sample_grid
+from ...tasks.class_to_image import build_yardstick
+from ...tracking.tracker import AS_BARS, Tracker
+from ..runs.folder import SUMMARY_FILE
+
+SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
+"""What is also measured with each S of `evaluation.ar_steps`: `<name>_s<S>`."""
+_NOT_MEASURED = dict.fromkeys(field.name for field in dataclasses.fields(Scores))
+
+
+def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+    """Judge the run's final samples and draw their grid.
+
+    Returns:
+        The scores (null where latents are not pixels: their images need the autoencoder's decoder), those of other
+        numbers of AR steps with names that end with them, `num_samples` and `grid_path`.
+    """
+    samples = load_file(experiment.run_dir / FINAL_SAMPLES_FILE)
+    latents, labels = samples["latents"], samples["labels"]
+    scores: dict[str, Any] = dict(_NOT_MEASURED)
+    if manifest.autoencoder.name == "identity":
+        yardstick = build_yardstick(experiment, manifest)
+        scores = dataclasses.asdict(yardstick.score(latents, labels))
+        for ar_steps in experiment.evaluation.ar_steps:
+            others = yardstick.score(samples[f"latents_s{ar_steps}"], labels)
+            scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in SCORED_FOR_AR_STEPS}
+    grid = sample_grid(latents, labels, manifest.class_names)
+    path = experiment.run_dir / "samples" / "final.png"
+    grid.save(path)
+    tracker.image("samples/final", grid, experiment.train.total_images)
+    tracker.artifact(path, "samples")
+    tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
+    return {**scores, "num_samples": len(labels), "grid_path": str(path)}
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """Write summary.json into the run's folder, atomically."""
+    path = folder / SUMMARY_FILE
+    write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+    return path
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what `write_summary` wrote."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text())
+    return summary

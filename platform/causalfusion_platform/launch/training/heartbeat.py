@@ -1,0 +1,74 @@
+"""A worker's watch: a thread that tells the board that it lives, and does what the board asks."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+
+from ...train.control import StopReason
+from .progress_actor import Orders, WorkerPlace
+
+BEAT_SECONDS = 1.0
+LEFT_ON_ORDER = 75
+"""Exit status of a worker that was asked to leave."""
+
+
+class Watch:
+    """The control of a training loop inside a Ray worker."""
+
+    def __init__(self, board: Any, rank: int) -> None:
+        context = ray.get_runtime_context()
+        self.board = board
+        self.place = WorkerPlace(rank, context.get_node_id(), socket.gethostname(), os.getpid())
+        self.doing, self.images, self.marks = "start", 0, 0
+        self.orders = Orders()
+        self.dumped: str | None = None
+        self.over = threading.Event()
+
+    def start(self) -> None:
+        """Begin to give signs of life."""
+        threading.Thread(target=self._beat, name="watch", daemon=True).start()
+
+    def end(self) -> None:
+        """Give no more signs of life."""
+        self.over.set()
+
+    def stop_wanted(self) -> StopReason | None:
+        """Return why the driver wants this worker to stop, if it does."""
+        return cast(StopReason | None, self.orders.stop)
+
+    def mark(self, doing: str, images: int) -> None:
+        """Note what the loop does now."""
+        self.doing, self.images, self.marks = doing, images, self.marks + 1
+
+    def note(self, text: str) -> None:
+        """Send a line to the terminal; only the first worker's, since all say the same."""
+        if self.place.rank == 0:
+            self.board.note.remote(text)
+
+    def _beat(self) -> None:
+        while not self.over.wait(BEAT_SECONDS):
+            try:
+                mark = (self.doing, self.images, self.marks)
+                self.orders = ray.get(self.board.beat.remote(self.place, mark), timeout=30)
+            except ray.exceptions.RayError:
+                continue  # the driver notices a lost board by itself
+            if self.orders.dump_to and self.orders.dump_to != self.dumped:
+                self.dumped = self.orders.dump_to
+                self._dump(Path(self.orders.dump_to))
+            if self.orders.leave:
+                os._exit(LEFT_ON_ORDER)
+
+    def _dump(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"rank-{self.place.rank:05d}.txt").open("w") as file:
+            file.write(f"rank {self.place.rank}, process {self.place.pid} on {self.place.host}\n")
+            file.write(f"doing: {self.doing}, {self.images} images seen\n\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)

@@ -1,0 +1,214 @@
+"""The course of one launch: from the run's opened folder through supervised training to its summary."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...assemble import Job, TrainingTimes
+from ...checkpoint import store
+from ...config.schema import Experiment
+from ...data.validate import CheckedShards
+from ...tracking.accounting import account
+from ...tracking.courier import Courier
+from ...tracking.journal import Ended, Journal, Launched, last_attempt, recorded_images
+from ...tracking.mlflow import answers
+from ...tracking.spool import Spool
+from ...tracking.tracker import AS_BARS
+from ...train.progress import ProgressSink
+from ..runs.exit_status import StoppedRun
+from ..runs.folder import RunState
+from ..runs.signals import StopRequest
+from .elastic import resources_at_hand, wait_for_room
+from .finish import judge_and_draw, write_summary
+from .supervisor import Supervisor
+
+_RUN_SECONDS = 15.0
+"""Wait for MLflow to make the run, if it answers; workers start all the same."""
+_DRAIN_SECONDS = 60.0
+_DRAIN_SECONDS_AWAY = 5.0
+"""Wait for MLflow to take the last records, if it answers and if it does not; what is left stays on disk."""
+
+
+@dataclass
+class Stages:
+    """Wall time of each stage of a run, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add time to a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@dataclass
+class Course:
+    """One launch of a run, from its opened folder to its summary."""
+
+    experiment: Experiment
+    state: RunState
+    shards: CheckedShards
+    spool: Spool
+    stop: StopRequest
+    show: ProgressSink
+    say: Callable[[str], None]
+    local: bool
+    other_data: bool
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.experiment.run_dir)
+        self.courier = Courier(
+            self.spool.folder,
+            self.experiment.tracking_uri,
+            run_id=self.state.mlflow_run_id,
+            on_run_id=lambda run_id: self._keep(mlflow_run_id=run_id),
+        )
+
+    def run(self, stages: Stages, started: float) -> dict[str, Any]:
+        """Train, judge, write the summary and return it; MLflow and the journal learn of any end.
+
+        Raises:
+            UserError, NotFinished: see `run_training`.
+        """
+        launch = self.state.launches
+        with stages.time("MLflow"):
+            self._begin_delivery()
+        self.journal.add(Launched(launch=launch, host=socket.gethostname(), pid=os.getpid()))
+        try:
+            job = Job(
+                experiment=self.experiment,
+                mlflow_run_id=self.state.mlflow_run_id,
+                bad_shards=tuple(sorted(self.shards.bad)),
+                order=self.state.order,
+                other_data=self.other_data,
+            )
+            began = time.perf_counter()
+            times = self._supervisor(job).run()
+            _add_worker_stages(stages, times, time.perf_counter() - began)
+            with stages.time("judge"):
+                results = judge_and_draw(self.experiment, self.shards.usable, self.spool)
+        except BaseException as error:
+            stopped = isinstance(error, StoppedRun)
+            self.spool.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
+            self.journal.add(
+                Ended(launch=launch, how="stopped" if stopped else "failed", detail=str(error).partition("\n")[0])
+            )
+            self._deliver()
+            raise
+        with stages.time("MLflow"):
+            self._deliver()
+        summary = self._summary(results, times, stages, started)
+        self.journal.add(Ended(launch=launch, how="finished"))
+        accounted = account(self.journal.events())
+        summary["goodput"] = accounted.goodput
+        summary["time_accounted"] = accounted.seconds
+        values = {f"time/{name}": seconds for name, seconds in accounted.seconds.items()}
+        self.spool.metrics({"time/goodput": accounted.goodput, **values}, AS_BARS)
+        self.spool.artifact(write_summary(self.experiment.run_dir, summary))
+        self.spool.finish()
+        self._keep(finished=True)
+        self._deliver()
+        return summary
+
+    def _supervisor(self, job: Job) -> Supervisor:
+        if self.local:
+            from .worker import local_worker
+
+            attempt: Callable[[Job], Any] = lambda job: local_worker(job, self.stop, self.show, self.say)  # noqa: E731
+            make_room: Callable[[Job], Job] = lambda job: job  # noqa: E731
+        else:
+            from .attempt import Attempt
+
+            attempt = lambda job: Attempt(job, self.stop, self.show, self.say).run()  # noqa: E731
+            make_room = lambda job: wait_for_room(  # noqa: E731
+                job, self.experiment, resources=resources_at_hand, stop=self.stop, say=self.say
+            )
+
+        def next_attempt(job: Job) -> Any:
+            run_id, seen = self.state.mlflow_run_id, recorded_images(self.journal.events())
+            return attempt(job.model_copy(update={"mlflow_run_id": run_id, "recorded_images": seen}))
+
+        return Supervisor(
+            job=job,
+            journal=self.journal,
+            attempt=next_attempt,
+            make_room=make_room,
+            rolled_back=lambda order: self._keep(order=order),
+            stop=self.stop,
+            say=self.say,
+            launch=self.state.launches,
+            first_attempt=last_attempt(self.journal.events()) + 1,
+        )
+
+    def _keep(self, **changes: Any) -> None:
+        """Change the run's state, in memory and on disk."""
+        self.state = self.state.model_copy(update=changes)
+        self.state.write(self.experiment.run_dir)
+
+    def _begin_delivery(self) -> None:
+        """Start the courier, and give MLflow a while to make the run, so that checkpoints can name it."""
+        reason = answers(self.experiment.tracking_uri)
+        if reason is not None:
+            self.say(
+                f"MLflow does not answer at {self.experiment.tracking_uri} ({reason}); training goes on, and its "
+                f"records wait in {self.spool.folder}"
+            )
+        self.courier.start()
+        if reason is None:
+            self.courier.drain(_RUN_SECONDS)
+
+    def _deliver(self) -> None:
+        """Give MLflow a while to take what is recorded; the rest waits for the next launch, or for `runs sync`."""
+        away = answers(self.experiment.tracking_uri) is not None
+        left = self.courier.drain(_DRAIN_SECONDS_AWAY if away else _DRAIN_SECONDS)
+        if left:
+            self.say(
+                f"{left} records for MLflow wait in {self.spool.folder} ({self.courier.state})\n"
+                f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
+            )
+
+    def _summary(
+        self, results: dict[str, Any], times: TrainingTimes, stages: Stages, started: float
+    ) -> dict[str, Any]:
+        experiment, train = self.experiment, self.experiment.train
+        newest = store.newest(experiment.run_dir / "checkpoints")
+        return {
+            "name": experiment.name,
+            **results,
+            "images_seen": train.total_images,
+            "train_seconds": times.train_seconds,
+            "images_per_second": times.images / times.train_seconds if times.images else 0.0,
+            "total_seconds": time.perf_counter() - started,
+            "stage_seconds": stages.seconds,
+            "launches": self.state.launches,
+            "num_workers": train.num_workers,
+            "zero_stage": train.zero_stage,
+            "run_dir": str(experiment.run_dir),
+            "weights_path": str(newest / store.WEIGHTS_FOLDER if newest else None),
+            "data_digest": self.shards.manifest.digest,
+            "bad_shards": self.shards.bad,
+            "mlflow_run_id": self.state.mlflow_run_id,
+            "tracking_uri": experiment.tracking_uri,
+        }
+
+
+def _add_worker_stages(stages: Stages, times: TrainingTimes, wall: float) -> None:
+    inside = times.train_seconds + times.hook_seconds + times.sample_seconds
+    stages.add("workers up and down", max(wall - inside, 0.0))
+    stages.add("train", times.train_seconds)
+    stages.add("checkpoints and grids", times.hook_seconds)
+    stages.add("sample", times.sample_seconds)

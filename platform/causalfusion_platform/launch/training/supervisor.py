@@ -1,0 +1,163 @@
+"""Try again after a fault, from the last good checkpoint, within a budget; say why, if that does not help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...assemble import Job, TrainingTimes
+from ...checkpoint import store
+from ...config.errors import UserError
+from ...tracking.journal import AttemptStarted, Incident, Journal
+from ..cluster.failures import Lost, cause_of, user_error_in
+from ..runs.exit_status import GaveUp, StoppedRun
+from ..runs.signals import StopRequest
+
+
+@dataclass
+class Supervisor:
+    """Supervise one launch of a run.
+
+    Args:
+        job: what to train; each attempt gets a copy with its number.
+        journal: where attempts and incidents are written.
+        attempt: trains once; returns how it ended, or raises.
+        make_room: called before each attempt; returns the job for the workers that there is room for.
+        rolled_back: called when the run goes back to a checkpoint with another order of the data: (new order).
+        stop: requests to stop.
+        say: tells the person at the terminal.
+    """
+
+    job: Job
+    journal: Journal
+    attempt: Callable[[Job], dict[str, Any]]
+    make_room: Callable[[Job], Job]
+    rolled_back: Callable[[int], None]
+    stop: StopRequest
+    say: Callable[[str], None]
+    launch: int
+    first_attempt: int
+    incidents: list[Incident] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
+    """Images of the newest checkpoint at each incident."""
+
+    def run(self) -> TrainingTimes:
+        """Train to the end.
+
+        Raises:
+            UserError: something given is wrong.
+            StoppedRun: it was stopped, with a checkpoint.
+            GaveUp: the budget is used up, there is no progress, or training diverged for good.
+        """
+        job, number = self.job, self.first_attempt
+        while True:
+            job = self.make_room(job).model_copy(update={"attempt": number})
+            self._begin(job)
+            try:
+                ended = self.attempt(job)
+            except UserError:
+                raise
+            except Exception as error:
+                fault = user_error_in(error.error if isinstance(error, Lost) and error.error else error)
+                if fault is not None:
+                    raise fault from error
+                self._take_in(job, error)
+            else:
+                how = ended["how"]
+                if how == "done":
+                    return TrainingTimes(**ended["times"])
+                if how == "diverged":
+                    job = self._roll_back(job, ended)
+                elif how == "storage":
+                    raise GaveUp(
+                        f"run {job.experiment.name!r} stopped: {ended['detail']}\n"
+                        f"  free space below {job.experiment.run_dir}, then give the same command"
+                    )
+                elif how == "preempted" and self._goes_on(job, ended):
+                    pass
+                else:
+                    raise StoppedRun(
+                        f"run {job.experiment.name!r} was {how} at {ended['images']} images, with a checkpoint\n"
+                        f"  the same command continues it"
+                    )
+            number += 1
+
+    def _begin(self, job: Job) -> None:
+        train = job.experiment.train
+        if self.stop.reason is not None:
+            raise StoppedRun(f"run {job.experiment.name!r} was stopped\n  the same command continues it")
+        self.journal.add(
+            AttemptStarted(
+                launch=self.launch,
+                attempt=job.attempt,
+                workers=train.num_workers,
+                zero_stage=train.zero_stage,
+                images=_newest_images(job.checkpoints),
+            )
+        )
+
+    def _take_in(self, job: Job, error: Exception) -> None:
+        """Note an incident; see whether the budget allows another attempt."""
+        cause, detail = cause_of(error)
+        images = error.images if isinstance(error, Lost) else 0
+        self._note(Incident(attempt=job.attempt, cause=cause, detail=detail, images=images), job)
+
+    def _note(self, incident: Incident, job: Job) -> None:
+        limits = job.experiment.supervision
+        self.journal.add(incident)
+        self.incidents.append(incident)
+        self.saved.append(_newest_images(job.checkpoints))
+        self.say(f"{incident.cause}: {incident.detail.splitlines()[0]}")
+        faults = sum(one.cause != "preempted" for one in self.incidents)
+        if faults > limits.max_failures:
+            raise GaveUp(self._diagnosis(job, f"{faults} faults in one launch"))
+        recent = self.saved[-limits.max_failures_without_progress :]
+        if len(recent) == limits.max_failures_without_progress and len(set(recent)) == 1:
+            raise GaveUp(self._diagnosis(job, f"{len(recent)} faults in a row without a new checkpoint"))
+        self.say(f"going on from the last good checkpoint ({self.saved[-1]} images)")
+
+    def _roll_back(self, job: Job, ended: dict[str, Any]) -> Job:
+        order = job.order + 1
+        limits = job.experiment.supervision
+        incident = Incident(attempt=job.attempt, cause="diverged", detail=ended["detail"], images=ended["images"])
+        if order > limits.max_rollbacks:
+            self.journal.add(incident)
+            self.incidents.append(incident)
+            raise GaveUp(
+                self._diagnosis(job, f"training diverged {order} times, each time with another order of the data")
+                + "\n  lower optim.base_lr, lengthen the warmup, or look at the data near these positions; "
+                "then give the same command with --allow-config-change KEY, or start anew with name=…"
+            )
+        self._note(incident, job)
+        self.rolled_back(order)
+        return job.model_copy(update={"order": order})
+
+    def _goes_on(self, job: Job, ended: dict[str, Any]) -> bool:
+        """After a preemption: say whether the launch itself stays, so that it can go on elsewhere."""
+        if self.stop.reason != "preempted":
+            return False
+        self.stop.reason = None
+        self._note(
+            Incident(
+                attempt=job.attempt, cause="preempted", detail="a node was taken back", images=ended["images"]
+            ),
+            job,
+        )
+        return True
+
+    def _diagnosis(self, job: Job, why: str) -> str:
+        lines = [f"run {job.experiment.name!r} gives up: {why}"]
+        for incident in self.incidents[-8:]:
+            first, *_ = incident.detail.splitlines()
+            lines.append(f"  attempt {incident.attempt}, {incident.images} images: {incident.cause}: {first}")
+        newest = _newest_images(job.checkpoints)
+        lines.append(f"  the last good checkpoint has {newest} images; the same command tries again from there")
+        return "\n".join(lines)
+
+
+def _newest_images(root: Path) -> int:
+    """Return the images seen by the newest checkpoint, by its name; 0 if there is none."""
+    newest = store.newest(root)
+    return int(newest.name.removeprefix("images-")) if newest else 0

@@ -1,0 +1,139 @@
+"""Run one training job from start to end: checks, a place for the workers, then the launch's course."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ...assemble import SPOOL_FOLDER
+from ...checkpoint import store
+from ...config.compose import Composed
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.digits import ensure_digits
+from ...data.validate import CheckedShards, check_draws, check_model_fits, open_shards
+from ...tracking.mlflow import check_address
+from ...tracking.spool import Spool
+from ...train.pass_through import check_deepspeed
+from ...train.progress import ProgressSink
+from ..cluster.session import check_resources, ray_session
+from ..runs.folder import check_same_config, open_run, read_state
+from ..runs.lock import only_launch, refuse_if_under_way
+from ..runs.signals import stop_on_signals
+from .finish import read_summary
+from .launch import Course, Stages
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run_training` came to."""
+
+    summary: dict[str, Any]
+    """What summary.json holds."""
+    already_finished: bool = False
+    """The run had finished before; nothing was trained."""
+
+
+def run_training(
+    composed: Composed,
+    *,
+    local: bool = False,
+    show: ProgressSink = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+    parent: str | None = None,
+    allow_changes: Sequence[str] = (),
+) -> Outcome:
+    """Train an experiment, or continue it, to its end; then judge its samples.
+
+    Args:
+        composed: the experiment.
+        local: run the worker in this process, without Ray.
+        show: called with the newest progress, about twice a second.
+        say: called with what a person must know beside that.
+        parent: MLflow run that this one is a child of.
+        allow_changes: keys of the configuration that may differ from those that the run was started with.
+
+    Raises:
+        UserError: something given is wrong; nothing was started.
+        NotFinished: the run was stopped, or gave up; the message says what to do.
+    """
+    started, stages = time.perf_counter(), Stages()
+    experiment = composed.experiment
+    if local and experiment.train.num_workers != 1:
+        raise UserError(
+            f"--local is one process, but train.num_workers={experiment.train.num_workers}\n"
+            f"  add train.num_workers=1, or leave --local out"
+        )
+    refuse_if_under_way(experiment.run_dir)
+    state = read_state(experiment.run_dir)
+    if state is not None:
+        check_same_config(state, experiment, allow_changes)
+        if state.finished:
+            return Outcome(read_summary(experiment.run_dir), already_finished=True)
+    with stages.time("prepare"):
+        shards = check_inputs(experiment)
+        check_deepspeed(experiment)
+    if shards.bad:
+        say(shards.notice)
+    if state is not None and state.bad_shards != sorted(shards.bad):
+        say(
+            "the run had other shards before: the order of the rows to come is another one, and in the epoch under "
+            "way some rows may come twice and others not at all"
+        )
+    with (
+        _workers_place(experiment, local, stages),
+        only_launch(experiment.run_dir),
+        stop_on_signals() as stop,
+    ):
+        with stages.time("prepare"):
+            store.clear_partial(experiment.run_dir / "checkpoints")
+            shutil.rmtree(experiment.run_dir / "ray", ignore_errors=True)  # Ray's own state: never read again
+            spool = Spool(experiment.run_dir / SPOOL_FOLDER)
+            state = open_run(composed, shards, read_state(experiment.run_dir), spool, parent)
+        other_data = "data.digest" in allow_changes
+        course = Course(experiment, state, shards, spool, stop, show, say, local, other_data)
+        try:
+            return Outcome(course.run(stages, started))
+        finally:
+            course.courier.stop()
+
+
+def check_inputs(experiment: Experiment) -> CheckedShards:
+    """Check the shards, the model against them, and the tracking store's address, before anything is started.
+
+    Raises:
+        UserError: the first fault found.
+    """
+    check_address(experiment.tracking_uri)
+    if experiment.data.prepare:
+        ensure_digits(experiment.data.path)
+    data = experiment.data
+    shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash")
+    check_model_fits(shards.manifest, experiment.model, data.path)
+    check_draws(shards.manifest, data.flip, data.path)
+    if experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":
+        raise UserError(
+            f"evaluation.while_training=true needs latents that are pixels, but those in {data.path} are of "
+            f"{shards.manifest.autoencoder.name}\n"
+            f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
+        )
+    return shards
+
+
+@contextmanager
+def _workers_place(experiment: Experiment, local: bool, stages: Stages) -> Iterator[None]:
+    if local:
+        yield
+        return
+    train = experiment.train
+    started = time.perf_counter()
+    with ray_session():
+        check_resources(
+            train.num_workers, train.cpus_per_worker, train.gpus_per_worker, experiment.data.cpus_per_task
+        )
+        stages.add("start Ray", time.perf_counter() - started)
+        yield

@@ -1,0 +1,128 @@
+"""One training process: inside a Ray Train worker, or on its own."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ...assemble import Job, Surroundings, train_and_sample
+from ...config.schema import Experiment
+from ...data.read import Batch, Dataset, local_batches
+from ...data.stream import StreamSpec, start_feeder, worker_batches
+from ...train.checkpointing import NotSaved
+from ...train.control import LocalControl, Stopped
+from ...train.guard import Diverged
+from ...train.progress import ProgressSink
+from ..runs.signals import StopRequest
+
+Ended = dict[str, Any]
+"""How training ended: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`; if done, `times`."""
+
+
+def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> StreamSpec:
+    """Return what Ray Data is to stream for an experiment."""
+    data = experiment.data
+    return StreamSpec(
+        data=dataset,
+        batch_size=experiment.train.global_batch_size,
+        start=start,
+        stop=stop,
+        cpus_per_task=data.cpus_per_task,
+        concurrency=data.concurrency,
+        prefetch_batches=data.prefetch_batches,
+    )
+
+
+def ray_worker(job: Job, board: Any) -> None:
+    """Train inside a Ray Train worker.
+
+    Args:
+        job: what to train.
+        board: the Board actor that takes in progress and times.
+    """
+    import ray.train
+    import ray.train.collective
+    import ray.train.torch
+
+    from .heartbeat import Watch
+
+    _import_deepspeed(ray.train.torch.get_device())
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
+    torch.set_num_threads(max(1, int(job.experiment.train.cpus_per_worker)))
+
+    def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
+        spec = stream_spec(experiment, dataset, start, stop)
+        # The first worker owns the feeder; it ends with it, also when the worker is lost.
+        feeder = ray.train.collective.broadcast_from_rank_zero(start_feeder(spec, world) if rank == 0 else None)
+        return worker_batches(feeder, spec, rank, world)
+
+    watch = Watch(board, rank)
+    watch.start()
+    try:
+        around = Surroundings(
+            device=ray.train.torch.get_device(),
+            batches=batches,
+            progress=lambda progress: board.show.remote(progress),
+            control=watch,
+        )
+        ended = _train(job, around)
+    finally:
+        watch.end()
+    if rank == 0:
+        ray.get(board.finish.remote(ended))
+
+
+def _import_deepspeed(device: torch.device) -> None:
+    """Import DeepSpeed without the MLflow that it looks for: workers never talk to MLflow, whose import is slow."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    absent = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]
+    import deepspeed  # noqa: F401
+
+    if absent:
+        del sys.modules["mlflow"]
+
+
+def local_worker(job: Job, stop: StopRequest, progress: ProgressSink, say: Callable[[str], None]) -> Ended:
+    """Run the same training in this process, without Ray: for debugging and single-GPU machines."""
+
+    def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
+        return local_batches(dataset, batch_size=experiment.train.global_batch_size, start=start, stop=stop)
+
+    device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
+    _be_the_only_process("nccl" if device.type == "cuda" else "gloo")
+    control = LocalControl(stop.reason, say)
+    stop.on_request = lambda reason: setattr(control, "stop", reason)
+    return _train(job, Surroundings(device, batches, progress, control))
+
+
+def _train(job: Job, around: Surroundings) -> Ended:
+    """Train; turn the ends that all ranks have agreed on into words."""
+    try:
+        times = train_and_sample(job, around)
+    except Stopped as stopped:
+        detail = "checkpoints cannot be written" if stopped.reason == "storage" else ""
+        return {"how": stopped.reason, "detail": detail, "images": around.control.images}
+    except Diverged as diverged:
+        return {"how": "diverged", "detail": str(diverged), "images": around.control.images}
+    except NotSaved as fault:
+        return {"how": "storage", "detail": str(fault), "images": around.control.images}
+    images = job.experiment.train.total_images
+    return {"how": "done", "detail": "", "images": images, "times": dataclasses.asdict(times)}
+
+
+def _be_the_only_process(backend: str) -> None:
+    # DeepSpeed reads its place from the environment, as launchers set it, and keeps process groups for good: a
+    # second run in this process must find the first one's group alive.
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        atexit.register(torch.distributed.destroy_process_group)

@@ -1,0 +1,191 @@
+"""Figures of a table's report: printed values beside ours."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...config.paper_table import Metric
+from ..canvas import bare, fit_axis, is_wide, name_ticks, shades, title_of
+from ..figures import heat_map
+from .report import PaperReport
+from .words import METRIC_NAMES, arrow
+
+# `0.9`, `γ = 0.9`, `S_train = 4`, and λ as the paper writes it, `2 → 1`.
+_NUMBER = re.compile(r"(?:[^\W\d]\w*\s*=\s*)?(-?\d+(?:\.\d+)?)(?:\s*→\s*1)?")
+# Marks of one row stand apart by this share of the distance between rows, so that their bars do not overlap.
+_APART_IN_LISTS, _APART_IN_CURVES = 0.16, 0.03
+_MARKS = "osD^vPX*"
+
+
+def row_numbers(labels: Sequence[str]) -> list[float] | None:
+    """Return the numbers that labels such as `γ = 0.9` name; None unless each names another one."""
+    found = [_NUMBER.fullmatch(label.strip()) for label in labels]
+    numbers = [float(match[1]) for match in found if match]
+    return numbers if len(set(numbers)) == len(labels) > 1 else None
+
+
+def is_plane(report: PaperReport) -> bool:
+    """Return whether rows and columns are both settings of one metric, as S_train and S_eval, and rows no curve."""
+    columns = report.table.columns
+    curve = row_numbers([row.label for row in report.rows])
+    return min(len(columns), len(report.rows)) > 2 and len({column.metric for column in columns}) == 1 and not curve
+
+
+def values_figure(report: PaperReport) -> Figure:
+    """Return printed values and ours in panels of their own, as their units may differ; bars are 95% intervals.
+
+    Rows that are numbers become curves over them, the paper's above ours. Other rows are listed downwards, the
+    paper's at the left.
+    """
+    numbers = row_numbers([row.label for row in report.rows])
+    metrics = list(dict.fromkeys(column.metric for column in report.table.columns))
+    return _curves(report, metrics, numbers) if numbers else _lists(report, metrics)
+
+
+def planes_figure(report: PaperReport) -> Figure:
+    """Return two planes, rows × columns, the paper's and ours; colour is the rank within each."""
+    names, labels = [column.name for column in report.table.columns], [row.label for row in report.rows]
+    figure = Figure(figsize=(2.6 + 1.6 * len(names), 1.5 + 0.42 * len(labels)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, ours in zip(panels, (False, True), strict=True):
+        side = _Side(report, report.table.columns[0].metric, ours)
+        values = [[cell.ours.mean if ours else cell.printed for cell in row.cells] for row in report.rows]
+        heat_map(panel, values, labels, names, higher_is_better=side.mark == "↑")
+        bare(panel)
+        panel.tick_params(axis="x", labelsize=8)
+        title_of(panel, f"{'ours, means' if ours else 'paper'}\n{side.unit}")
+    panels[0].set_ylabel(report.table.varied)
+    _headline(figure, report)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One panel: a metric, as printed or as measured."""
+
+    report: PaperReport
+    metric: Metric
+    ours: bool
+
+    @property
+    def places(self) -> list[int]:
+        """Columns of the metric."""
+        return [place for place, column in enumerate(self.report.table.columns) if column.metric == self.metric]
+
+    @property
+    def mark(self) -> str:
+        return arrow(self.report.table.columns[self.places[0]])
+
+    @property
+    def same_unit(self) -> bool:
+        """Our values compare with the paper's, so both have one scale."""
+        return self.report.same_metric(self.report.table.columns[self.places[0]])
+
+    @property
+    def title(self) -> str:
+        seeds = len(self.report.plan.seeds)
+        if not self.ours:
+            return "paper"
+        return f"ours: mean ± 95% interval over {seeds} seeds" if seeds > 1 else "ours: one seed"
+
+    @property
+    def unit(self) -> str:
+        name = (
+            self.report.number(self.report.table.columns[self.places[0]])
+            if self.ours
+            else METRIC_NAMES[self.metric]
+        )
+        return f"{name} {self.mark}"
+
+    def draw(self, axes: Axes, at: Sequence[float], rows: Sequence[int], apart: float, along: str) -> None:
+        """Draw a mark with its bar for each row, rows lying along x (joined by lines) or y."""
+        values: list[float] = []
+        for which, (place, shade) in enumerate(zip(self.places, shades(len(self.places)), strict=True)):
+            cells = [self.report.rows[row].cells[place] for row in rows]
+            shift = (which - (len(self.places) - 1) / 2) * apart if self.ours or along == "y" else 0
+            spots = [spot + shift for spot in at]
+            means = [_or_nan(cell.ours.mean if self.ours else cell.printed) for cell in cells]
+            bars = [_or_nan(cell.ours.half_width) for cell in cells] if self.ours else None
+            values += [mean for mean in means if mean == mean]
+            kind: dict[str, Any] = {"x": spots, "y": means, "yerr": bars, "linestyle": "-"}
+            if along == "y":
+                kind = {"x": means, "y": spots, "xerr": bars, "linestyle": ""}
+            axes.errorbar(
+                **kind,
+                color=shade,
+                marker=_MARKS[which % len(_MARKS)],
+                markersize=5,
+                linewidth=1.2,
+                capsize=3,
+                label=self.report.table.columns[place].name,
+            )
+        fit_axis(axes, "y" if along == "x" else "x", values)
+        bare(axes)
+        title_of(axes, self.title)
+
+
+def _curves(report: PaperReport, metrics: list[Metric], numbers: list[float]) -> Figure:
+    figure = Figure(figsize=(2.4 + 4.0 * len(metrics), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(metrics), sharex=True, squeeze=False)
+    rows = sorted(range(len(numbers)), key=numbers.__getitem__)
+    at = [numbers[row] for row in rows]
+    apart = 0.0 if is_wide(at) else _APART_IN_CURVES * min(b - a for a, b in itertools.pairwise(at))
+    for column, metric in enumerate(metrics):
+        for line, ours in enumerate((False, True)):
+            side, axes = _Side(report, metric, ours), panels[line, column]
+            if ours and side.same_unit:
+                axes.sharey(panels[0, column])
+            side.draw(axes, at, rows, apart, "x")
+            axes.set_ylabel(side.unit)
+            axes.grid(axis="y", color="0.92")
+        _legend(panels[0, column])
+        panels[1, column].set_xlabel(report.table.varied)
+        if is_wide(at):
+            panels[1, column].set_xscale("log")
+        name_ticks(panels[1, column], "x", at, [f"{spot:g}" for spot in at])
+    _headline(figure, report)
+    return figure
+
+
+def _lists(report: PaperReport, metrics: list[Metric]) -> Figure:
+    rows = range(len(report.rows))
+    most = max(len(_Side(report, metric, False).places) for metric in metrics)
+    height = 0.8 + len(metrics) * (0.9 + len(rows) * max(0.3, 0.13 * most))
+    figure = Figure(figsize=(8.2, height), layout="constrained")
+    panels = figure.subplots(len(metrics), 2, sharey=True, squeeze=False)
+    for line, metric in enumerate(metrics):
+        for column, ours in enumerate((False, True)):
+            side, axes = _Side(report, metric, ours), panels[line, column]
+            if ours and side.same_unit:
+                axes.sharex(panels[line, 0])
+            side.draw(axes, list(rows), list(rows), _APART_IN_LISTS, "y")
+            axes.set_xlabel(side.unit)
+            axes.grid(axis="y", color="0.92")
+        _legend(panels[line, 1])
+        panels[line, 0].set_ylabel(report.table.varied)
+        name_ticks(panels[line, 0], "y", list(rows), [row.label for row in report.rows])
+    panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    _headline(figure, report)
+    return figure
+
+
+def _headline(figure: Figure, report: PaperReport) -> None:
+    figure.suptitle(f"{report.table.source}: {report.table.title}", x=0.01, ha="left", fontsize=11)
+
+
+def _legend(axes: Axes) -> None:
+    """Name the columns beside the panel, if there are several."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        axes.legend(handles, labels, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,217 @@
+"""A table of the paper beside our own: what was measured, and whether the paper's orderings hold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...config.paper_table import HIGHER_IS_BETTER, Column, PaperTable, Row, Scale, ScalePlan
+from .statistics import Estimate, Gain, Pair, Values, Verdict, compare, estimate, judge, kendall_tau
+
+Measured = Mapping[tuple[str, str, int], float | None]
+"""(file of the row, name of the column, seed) → value; None or absent: not measured."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The run of one row and seed."""
+
+    folder: str
+    status: str
+    """Such as `finished`."""
+    mlflow_run_id: str | None = None
+    images: int | None = None
+    """Images seen in training."""
+    parameters: int | None = None
+    seconds: float | None = None
+    """Of the whole run, over all launches."""
+
+
+Runs = Mapping[tuple[str, int], RunFacts]
+"""(file of the row, seed) → its run."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the numbers are worth nothing without."""
+
+    command: str
+    """What runs all that is missing, such as `causalfusion reproduce table3a --scale digits`."""
+    hardware: str
+    """What the runs were made on."""
+    generated_at: str
+    """Date and time of the report, as it is to be shown."""
+    wall_seconds: float | None = None
+    """From the start of the first run to the last value."""
+    spaces: Mapping[str, str] = field(default_factory=dict)
+    """Name of a number, such as `fd_digits_cnn` → what it is: space, weights, reference."""
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    """Commit, digest of the data, versions."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table."""
+
+    printed: float | None
+    by_seed: Values
+    """Every planned seed → its value; None: not measured."""
+    ours: Estimate
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One row of the table."""
+
+    file: str
+    label: str
+    cells: tuple[Cell, ...]
+    """One for each column."""
+    runs: Mapping[int, RunFacts]
+    """Seed → run, as far as there are any."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether an ordering of the paper holds in our numbers."""
+
+    says: str
+    column: str
+    pairs: tuple[Pair, ...]
+    """All (better, worse) that it is made of, by files of rows."""
+    verdict: Verdict
+    tau: float | None = None
+    """Kendall's τ-b of printed values and our means; for the order of a whole column."""
+    rows: int = 0
+    """Rows that τ is of."""
+
+    @property
+    def as_printed(self) -> int:
+        """Pairs whose means are in the paper's order, however uncertain."""
+        return sum(pair.gain.mean is not None and pair.gain.mean > 0 for pair in self.pairs)
+
+    def count(self, verdict: Verdict) -> int:
+        """Return how many pairs have a verdict."""
+        return sum(pair.verdict == verdict for pair in self.pairs)
+
+
+@dataclass(frozen=True)
+class PaperReport:
+    """All that a report says, for any rendering."""
+
+    table: PaperTable
+    scale: Scale
+    rows: tuple[ReportRow, ...]
+    """Those that can be run at the scale."""
+    claims: tuple[Judgement, ...]
+    orders: tuple[Judgement, ...]
+    """Of each column that prints at least two different values."""
+    around: Circumstances
+
+    @property
+    def plan(self) -> ScalePlan:
+        """How the rows were run."""
+        return self.table.plan(self.scale)
+
+    @property
+    def complete(self) -> bool:
+        """Every row has a value of every column and seed, even if some are no numbers: there is nothing to run."""
+        return all(value is not None for row in self.rows for cell in row.cells for value in cell.by_seed.values())
+
+    def label(self, file: str) -> str:
+        """Return a row's label."""
+        return next(row.label for row in self.rows if row.file == file)
+
+    def number(self, column: Column) -> str:
+        """Return the name of the number that stands for a column's metric at this scale."""
+        return self.plan.metrics[column.metric]
+
+    def same_metric(self, column: Column) -> bool:
+        """Return whether our number is of the paper's kind, so that values compare and not only orders."""
+        return self.number(column) == column.metric
+
+
+def build_report(
+    table: PaperTable, scale: Scale, measured: Measured, runs: Runs, around: Circumstances
+) -> PaperReport:
+    """Put a table's values beside the printed ones and judge its claims and each column's order.
+
+    Raises:
+        UserError: the table has no such scale.
+        ValueError: a value or run is of a row, column or seed that is not planned.
+    """
+    seeds = table.plan(scale).seeds
+    _check(table, scale, measured, runs)
+    rows = tuple(
+        ReportRow(
+            row.file,
+            _label(row, scale),
+            tuple(
+                _cell(printed, {seed: measured.get((row.file, column.name, seed)) for seed in seeds})
+                for column, printed in zip(table.columns, row.printed, strict=True)
+            ),
+            {seed: runs[row.file, seed] for seed in seeds if (row.file, seed) in runs},
+        )
+        for row in table.rows_at(scale)
+    )
+    cells = {
+        column.name: {row.file: row.cells[place] for row in rows} for place, column in enumerate(table.columns)
+    }
+    by_name = {column.name: column for column in table.columns}
+    claims = []
+    for claim in table.claims_at(scale):
+        sides = itertools.product(claim.better, claim.worse)
+        pairs, verdict = judge(_gains(by_name[claim.column], cells[claim.column], list(sides)))
+        claims.append(Judgement(claim.says, claim.column, pairs, verdict))
+    orders = [_order(column, cells[column.name]) for column in table.columns]
+    return PaperReport(table, scale, rows, tuple(claims), tuple(order for order in orders if order.pairs), around)
+
+
+def _check(table: PaperTable, scale: Scale, measured: Measured, runs: Runs) -> None:
+    seeds, files = table.plan(scale).seeds, {row.file for row in table.rows_at(scale)}
+    names = {column.name for column in table.columns}
+    for file, name, seed in measured:
+        if file not in files or name not in names or seed not in seeds:
+            raise ValueError(f"{table.name} plans no value of row {file!r}, column {name!r}, seed {seed}")
+    for file, seed in runs:
+        if file not in files or seed not in seeds:
+            raise ValueError(f"{table.name} plans no run of row {file!r}, seed {seed}")
+
+
+def _label(row: Row, scale: Scale) -> str:
+    """Return `S = 256 / 16` where the paper's row is S = 256, and ours S = 16."""
+    if scale != "digits" or row.digits_label in (None, row.label):
+        return row.label
+    theirs, ours = row.label.split(), row.digits_label.split()
+    shared = len(list(itertools.takewhile(lambda words: words[0] == words[1], zip(theirs, ours, strict=False))))
+    while "".join(ours[:shared]).count("(") > "".join(ours[:shared]).count(")"):
+        shared -= 1  # what stands in brackets stays whole
+    return f"{row.label} / {' '.join(ours[shared:])}"
+
+
+def _cell(printed: float | None, by_seed: Values) -> Cell:
+    return Cell(printed, by_seed, estimate(by_seed.values()))
+
+
+def _gains(column: Column, cells: Mapping[str, Cell], sides: list[tuple[str, str]]) -> list[tuple[str, str, Gain]]:
+    higher = column.metric in HIGHER_IS_BETTER
+    return [
+        (better, worse, compare(cells[better].by_seed, cells[worse].by_seed, higher_is_better=higher))
+        for better, worse in sides
+    ]
+
+
+def _order(column: Column, cells: Mapping[str, Cell]) -> Judgement:
+    """Judge all pairs of rows whose printed values differ."""
+    sign = -1 if column.metric in HIGHER_IS_BETTER else 1
+    printed = {file: sign * cell.printed for file, cell in cells.items() if cell.printed is not None}
+    sides = [pair for pair in itertools.permutations(printed, 2) if printed[pair[0]] < printed[pair[1]]]
+    pairs, verdict = judge(_gains(column, cells, sides))
+    both = [
+        (cell.printed, cell.ours.mean)
+        for cell in cells.values()
+        if cell.printed is not None and cell.ours.mean is not None
+    ]
+    tau = kendall_tau([printed for printed, _ in both], [mean for _, mean in both])
+    return Judgement("rows are in the printed order", column.name, pairs, verdict, tau, len(both))

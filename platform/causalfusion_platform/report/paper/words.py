@@ -1,0 +1,215 @@
+"""The sentences of a table's report: its budget, what is missing, what limits it, and the verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
+from ..numbers import duration, gain_with_interval, p_text, printed_values, with_interval
+from .report import Judgement, PaperReport
+from .statistics import VERDICTS, Estimate, Pair
+
+# Fréchet distances of fewer samples than the paper's 10,000 are visibly too large.
+_ENOUGH_SAMPLES = 10_000
+
+FEWER = "†"
+"""Marks a mean over fewer seeds than planned."""
+
+METHOD = (
+    "Intervals: 95%, Student's t over seeds; they cover another seed, not an error that all rows share. Rows "
+    "with the same seeds are compared seed by seed (paired t), others by Welch's t. An ordering holds if the "
+    "interval of each of its pairs lies above 0. It fails if some pair is reversed with p ≤ 0.05, corrected over "
+    "its pairs (Holm). Otherwise it is undecided. Nothing is corrected over orderings."
+)
+
+METRIC_NAMES: dict[Metric, str] = {
+    "fid": "FID",
+    "inception_score": "inception score",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
+def heading(report: PaperReport) -> str:
+    """Return the report's title."""
+    return f"{report.table.source}: {report.table.title}"
+
+
+def key(report: PaperReport) -> str:
+    """Return what the numbers of the table are."""
+    numbers = {report.number(column): column for column in report.table.columns}
+    ours = ", ".join(
+        number if report.same_metric(column) else f"{number} in place of {METRIC_NAMES[column.metric]}"
+        for number, column in numbers.items()
+    )
+    seeds = len(report.plan.seeds)
+    over = f"mean ± 95% interval over {seeds} seeds" if seeds > 1 else "one seed"
+    fewer = any(0 < cell.ours.n < seeds for row in report.rows for cell in row.cells)
+    return (
+        f"Paper: {report.table.measured}. Ours: {ours}; {over}{f'; {FEWER} of fewer' if fewer else ''}. "
+        f"↓ less is better, ↑ more is better."
+        f"{' a / b in a label: the paper has a, we have b.' if _two_labels(report) else ''}"
+    )
+
+
+def notes(report: PaperReport) -> list[str]:
+    """Return what the table's file says that a reader must know."""
+    return [" ".join(report.table.note.split())] if report.table.note else []
+
+
+def budget(report: PaperReport) -> dict[str, str]:
+    """Return what the numbers were bought with: name → text."""
+    plan, around = report.plan, report.around
+    runs = [run for row in report.rows for run in row.runs.values()]
+    seeds = f"{_count(len(report.rows), 'row')} × {_count(len(plan.seeds), 'seed')}"
+    images = sorted({run.images for run in runs if run.images is not None})
+    parameters = sorted({run.parameters for run in runs if run.parameters is not None})
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    times = [f"{duration(sum(seconds))} of training runs, other tables' included"] if seconds else []
+    if around.wall_seconds is not None:
+        times.append(f"{duration(around.wall_seconds)} from the first start of this table's own to the last end")
+    facts = {
+        "scale": report.scale,
+        "runs": f"{len(runs)} of {len(report.rows) * len(plan.seeds)}: {seeds} ({', '.join(map(str, plan.seeds))})",
+        "training": f"{_span(images)} images" if images else "",
+        "model": f"{_span(parameters)} parameters" if parameters else "",
+        "samples": f"{plan.samples:,} for each value",
+        **{report.number(column): around.spaces.get(report.number(column), "") for column in report.table.columns},
+        "time": ", ".join(times),
+        "hardware": around.hardware,
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def caveats(report: PaperReport) -> list[str]:
+    """Return what a reader must know before quoting a number."""
+    plan, found = report.plan, []
+    other = sorted({report.number(column) for column in report.table.columns if not report.same_metric(column)})
+    if other:
+        found.append(
+            f"{_listed(other)} {'are' if len(other) > 1 else 'is'} not what the paper measured: only orders and "
+            f"the shapes of curves compare with printed values."
+        )
+    if plan.samples < _ENOUGH_SAMPLES and any(column.metric == "fid" for column in report.table.columns):
+        found.append(
+            f"A Fréchet distance of {plan.samples:,} samples is biased upwards: compare it only with distances of "
+            f"as many samples."
+        )
+    if len(plan.seeds) == 1:
+        found.append("One seed: there are no intervals, and no ordering can hold or fail.")
+    elif len(plan.seeds) < 5:
+        found.append(f"{len(plan.seeds)} seeds: intervals are wide, and small differences stay undecided.")
+    images = {run.images for row in report.rows for run in row.runs.values() if run.images is not None}
+    if len(images) > 1:
+        found.append(f"Runs saw different numbers of images: {min(images):,} to {max(images):,}.")
+    found += [f"Left out of the means, not a number: {text}." for text in _not_finite(report)]
+    methods = {pair.gain.method for judged in orderings(report) for pair in judged.pairs}
+    if "Welch's t" in methods and "paired t" in methods:
+        found.append("Some rows lack seeds that others have: these are compared by Welch's t, the rest in pairs.")
+    return found
+
+
+def missing(report: PaperReport) -> list[str]:
+    """Return which values are missing, and last the command that runs them; nothing if all are there."""
+    lines = []
+    for row in report.rows:
+        lacking = {
+            column.name: tuple(seed for seed, value in cell.by_seed.items() if value is None)
+            for column, cell in zip(report.table.columns, row.cells, strict=True)
+        }
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for name, seeds in lacking.items():
+            groups.setdefault(seeds, []).append(name)
+        for seeds, names in groups.items():
+            if seeds:
+                which = "" if len(names) == len(lacking) else f", {_listed(names)}"
+                lines.append(f"{report.table.varied} {row.label}{which}: seed {', '.join(map(str, seeds))}")
+    if not lines:
+        return []
+    return [f"Missing: {'; '.join(lines)}.", f"To run what is missing: {report.around.command}"]
+
+
+def judged_words(judged: Judgement) -> str:
+    """Return what an ordering says and how its pairs came out; its verdict stands before it."""
+    counts = [f"{verdict} {judged.count(verdict)}" for verdict in VERDICTS if judged.count(verdict)]
+    tau = "" if judged.tau is None else f"; Kendall's τ-b {judged.tau:.2f} over {judged.rows} rows"
+    return (
+        f"{judged.column}: {judged.says}; {judged.as_printed} of {_count(len(judged.pairs), 'pair')} as printed "
+        f"({', '.join(counts)}){tau}"
+    )
+
+
+def orderings(report: PaperReport) -> tuple[Judgement, ...]:
+    """Return all that is judged: the claims of the paper's text, then the printed order of each column."""
+    return (*report.claims, *report.orders)
+
+
+def arrow(column: Column) -> str:
+    """Return the header's mark of which values are better."""
+    return "↑" if column.metric in HIGHER_IS_BETTER else "↓"
+
+
+def cell_texts(report: PaperReport) -> list[list[tuple[str, str]]]:
+    """Return for each row and column the printed value and ours, marked where seeds are missing."""
+    printed = [printed_values([row.cells[place].printed for row in report.rows]) for place in _places(report)]
+    planned = len(report.plan.seeds)
+
+    def ours(found: Estimate) -> str:
+        return with_interval(found) + (f" {FEWER}" if 0 < found.n < planned else "")
+
+    return [
+        [(printed[place][index], ours(row.cells[place].ours)) for place in _places(report)]
+        for index, row in enumerate(report.rows)
+    ]
+
+
+def pair_columns(report: PaperReport) -> list[str]:
+    """Return the names of the columns of `pair_cells`."""
+    varied = report.table.varied
+    return [f"better {varied}", f"worse {varied}", "gain", "n", "test", "p (Holm)", "verdict"]
+
+
+def pair_cells(report: PaperReport, pair: Pair) -> list[str]:
+    """Return one line of the table of pairs."""
+    gain = pair.gain
+    return [
+        report.label(pair.better),
+        report.label(pair.worse),
+        gain_with_interval(gain),
+        str(gain.n or "–"),
+        gain.method,
+        p_text(pair.holm_p),
+        pair.verdict,
+    ]
+
+
+def _two_labels(report: PaperReport) -> bool:
+    return report.scale == "digits" and any(row.digits_label not in (None, row.label) for row in report.table.rows)
+
+
+def _not_finite(report: PaperReport) -> list[str]:
+    return [
+        f"{row.label}, {column.name}, seed {seed} ({value})"
+        for row in report.rows
+        for column, cell in zip(report.table.columns, row.cells, strict=True)
+        for seed, value in cell.by_seed.items()
+        if value is not None and not math.isfinite(value)
+    ]
+
+
+def _places(report: PaperReport) -> range:
+    return range(len(report.table.columns))
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Return the range of sorted numbers."""
+    return f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

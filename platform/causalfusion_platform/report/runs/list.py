@@ -1,0 +1,177 @@
+"""How runs are shown: one run in 80 columns, and all runs as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from ...tracking.accounting import Account
+from ...tracking.journal import Checkpointed, Event, Incident, Launched, Progressed, SaveFailed, SetAside
+from ...tracking.rates import Rates
+from ..terminal import as_path, clock
+from ..units import size
+from .goodput import goodput_table
+from .show import View
+
+_INCIDENTS_SHOWN = 8
+
+
+def run_panel(view: View) -> Panel:
+    """Return what `causalfusion runs show` prints."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold", no_wrap=True)
+    rows.add_column(overflow="fold")
+    rows.add_row("status", _status(view))
+    rows.add_row("progress", _progress(view))
+    if view.account.newest:
+        rows.add_row("speed", _speed(view.account.newest, view.account))
+    if view.account.training:
+        rows.add_row("device", escape(_device(view.account)))
+    if view.account.elapsed_seconds:
+        rows.add_row("goodput", goodput_table(view.account))
+    incidents = _incidents(view)
+    if incidents:
+        rows.add_row("incidents", escape("\n".join(incidents)))
+    rows.add_row("checkpoints", escape("\n".join(_checkpoints(view))))
+    rows.add_row(
+        "MLflow run", escape(f"{view.mlflow_run_id or 'not recorded yet'}\n{view.tracking_uri or ''}".strip())
+    )
+    rows.add_row("folder", escape(as_path(view.folder)))
+    rows.add_row("next", escape("\n".join(_next(view))))
+    return Panel(rows, title=f"run {escape(view.name)}", title_align="left", expand=True)
+
+
+def runs_table(views: Sequence[tuple[str, View]]) -> Table:
+    """Return what `causalfusion runs list` prints, from (name, run)."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("status")
+    for column in ("images", "of all", "images/s", "goodput", "launches", "incidents"):
+        table.add_column(column, justify="right")
+    for name, view in views:
+        found = view.account
+        done = f"{found.images / view.total_images:.0%}" if view.total_images else "–"
+        table.add_row(
+            escape(name),
+            view.status,
+            f"{found.images:,}",
+            done,
+            f"{found.newest.images_per_second:.0f}" if found.newest else "–",
+            f"{found.goodput:.0%}" if found.elapsed_seconds else "–",
+            str(found.launches),
+            str(sum(found.incidents.values())),
+        )
+    return table
+
+
+def _status(view: View) -> str:
+    found = view.account
+    words = [view.status]
+    if found.launches > 1:
+        words.append(f"{found.launches} launches")
+    if found.attempts > 1:
+        words.append(f"{found.attempts} attempts")
+    if found.elapsed_seconds:
+        words.append(f"{clock(found.elapsed_seconds)} in all")
+    if found.down_seconds >= 1:
+        words.append(f"{clock(found.down_seconds)} between launches")
+    if view.status == "running" and found.reported:
+        words.append(f"last report {clock(max(time.time() - found.reported, 0))} ago")
+    return " · ".join(words)
+
+
+def _progress(view: View) -> str:
+    found, total = view.account, view.total_images
+    reports = [event for event in view.events if isinstance(event, Progressed)]
+    words = [
+        f"{found.images:,} of {total:,} images ({found.images / total:.0%})"
+        if total
+        else f"{found.images:,} images"
+    ]
+    words.append(f"step {found.step:,}")
+    if reports:
+        words.append(f"loss {reports[-1].loss:.4f}")
+        if reports[-1].skipped_steps:
+            words.append(f"updates skipped: {reports[-1].skipped_steps}")
+    if view.status == "running" and total and found.newest and found.newest.images_per_second:
+        words.append(f"ETA {clock((total - found.images) / found.newest.images_per_second)}")
+    return " · ".join(words)
+
+
+def _speed(rates: Rates, found: Account) -> str:
+    workers = f" ({rates.tflops_per_worker:.3g} a worker)" if found.attempt and found.attempt.workers > 1 else ""
+    first = f"{rates.images_per_second:.4g} images/s · {rates.tokens_per_second:.4g} tokens/s"
+    mfu = f" · MFU {rates.mfu:.1%}" if rates.mfu is not None else ""
+    shares = f"data wait {rates.data_share:.1%} · checkpoint stall {rates.checkpoint_share:.1%}"
+    gpu = f"GPU {size(rates.gpu_bytes)} · " if rates.gpu_bytes else ""
+    memory = f"memory of a worker: {gpu}CPU {size(rates.cpu_bytes)}"
+    return f"{first}\n{rates.tflops:.3g} TFLOP/s{workers}{mfu}\n{shares}\n{memory}"
+
+
+def _device(found: Account) -> str:
+    assert found.training
+    workers = f"{found.attempt.workers} × " if found.attempt else ""
+    peak = found.training.peak_tflops
+    stated = f"peak {peak:.4g} TFLOP/s each ({found.training.peak_source})" if peak else found.training.peak_source
+    zero = f", ZeRO {found.attempt.zero_stage}" if found.attempt else ""
+    return f"{workers}{found.training.device}{zero}\n{stated}"
+
+
+def _incidents(view: View) -> list[str]:
+    shown: list[str] = []
+    before: Event | None = None
+    for event in view.events:
+        if isinstance(event, Launched) and before and before.kind != "ended":
+            shown.append(f"{_when(before.time)}  driver: nothing more was heard of the launch")
+        before = event
+        if isinstance(event, Incident):
+            at = f" at {event.images:,} images" if event.images else ""
+            shown.append(f"{_when(event.time)}  {event.cause}{at}: {_short(event.detail)}")
+        elif isinstance(event, SaveFailed):
+            shown.append(f"{_when(event.time)}  no checkpoint at {event.images:,} images: {_short(event.reason)}")
+        elif isinstance(event, SetAside):
+            shown.append(f"{_when(event.time)}  set aside {event.checkpoint}: {_short(event.reason)}")
+    if view.status == "killed" and before:
+        shown.append(f"{_when(before.time)}  driver: nothing more was heard of the launch")
+    left_out = len(shown) - _INCIDENTS_SHOWN
+    return ([f"… and {left_out} before"] if left_out > 0 else []) + shown[-_INCIDENTS_SHOWN:]
+
+
+def _checkpoints(view: View) -> list[str]:
+    if not view.checkpoints:
+        lines = ["none yet"]
+    else:
+        newest, count = view.checkpoints[-1], len(view.checkpoints)
+        total = size(sum(saved.bytes for saved in view.checkpoints))
+        lines = [f"{newest.name}, {size(newest.bytes)}" + (f"; {count} in all, {total}" if count > 1 else "")]
+    stalls = [event for event in view.events if isinstance(event, Checkpointed)]
+    if stalls:
+        mean = sum(event.stall_seconds for event in stalls) / len(stalls)
+        upload = sum(event.upload_seconds for event in stalls) / len(stalls)
+        lines.append(f"training stood still {mean:.2g} s for each, written in the background in {upload:.2g} s")
+    if view.bad_checkpoints:
+        lines.append(f"damaged, in checkpoints/bad: {', '.join(view.bad_checkpoints)}")
+    return lines
+
+
+def _next(view: View) -> list[str]:
+    path = as_path(view.folder)
+    if view.status == "running":
+        return [f"follow it: {view.dashboard}"]
+    if view.status == "finished":
+        return [f"causalfusion sample {path}", f"causalfusion analyze {path}", view.dashboard]
+    newest = f"from {view.checkpoints[-1].name}" if view.checkpoints else "from the start"
+    return [f"the command that started it, once more: the run goes on {newest}", view.dashboard]
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 140 else f"{line[:139]}…"

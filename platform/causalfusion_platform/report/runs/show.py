@@ -1,0 +1,71 @@
+"""All that a run's folder says of it, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...tracking.accounting import Account
+from ...tracking.journal import Event, Incident
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a run's folder says of it."""
+
+    name: str
+    folder: Path
+    status: str
+    """That of its account; `unknown` if nothing is recorded."""
+    total_images: int | None
+    """Images of the whole run; None where its configuration cannot be read."""
+    account: Account
+    events: Sequence[Event]
+    checkpoints: Sequence[Saved]
+    """Oldest first."""
+    bad_checkpoints: Sequence[str]
+    """Damaged ones that were set aside."""
+    mlflow_run_id: str | None
+    tracking_uri: str | None
+    dashboard: str
+    """The command that opens MLflow's dashboard."""
+    summary: dict[str, Any] | None
+    """summary.json of a finished run."""
+
+
+def run_json(view: View) -> dict[str, Any]:
+    """Return a run as plain data: the account with its derived numbers, checkpoints, incidents, summary."""
+    found = view.account
+    return {
+        "name": view.name,
+        "folder": str(view.folder),
+        "status": view.status,
+        "total_images": view.total_images,
+        **{key: value for key, value in _plain(found).items() if key != "status"},
+        "elapsed_seconds": found.elapsed_seconds,
+        "goodput": found.goodput,
+        "incident_events": [event.model_dump() for event in view.events if isinstance(event, Incident)],
+        "checkpoints": [asdict(saved) for saved in view.checkpoints],
+        "bad_checkpoints": list(view.bad_checkpoints),
+        "mlflow_run_id": view.mlflow_run_id,
+        "tracking_uri": view.tracking_uri,
+        "summary": view.summary,
+    }
+
+
+def _plain(found: Account) -> dict[str, Any]:
+    tree = asdict(found)
+    for name in ("training", "attempt"):
+        event = tree[name]
+        tree[name] = event.model_dump() if event else None
+    return tree

@@ -1,0 +1,224 @@
+"""Samples and edits of one model for people to look at, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from causalfusion import DiffusionConfig, Model, SamplingConfig, edit, keep_region, load_weights
+from causalfusion.sampling.edit import Region, keep_from_image
+from causalfusion.weights import load_diffusion
+
+from ..config.errors import UserError
+from ..data.autoencoder import Encoder, open_autoencoder
+from .generate import Request, generate
+from .grid import sample_grid
+from .labels import parse_classes
+from .settings import describe_sampling, num_ar_steps
+
+REGIONS = get_args(Region)
+
+_BATCH = 64
+
+
+class Studio:
+    """A model with all that it needs to make pictures."""
+
+    def __init__(
+        self,
+        model: Model,
+        sampling: SamplingConfig,
+        diffusion: DiffusionConfig,
+        autoencoder: Encoder,
+    ) -> None:
+        self.model, self.sampling, self.diffusion, self.autoencoder = model, sampling, diffusion, autoencoder
+
+    @classmethod
+    def open(
+        cls,
+        weights: Path,
+        defaults: SamplingConfig,
+        settings: Sequence[str],
+        vae: Path | None,
+        diffusion: DiffusionConfig | None = None,
+    ) -> Studio:
+        """Load the model in a folder of weights.
+
+        Args:
+            weights: the folder.
+            defaults: how to sample where `settings` say nothing.
+            settings: `key=value` of `SamplingConfig`.
+            vae: the autoencoder, as `open_autoencoder` takes it.
+            diffusion: the noise process of training; default: what lies beside the weights.
+
+        Raises:
+            UserError: a setting is wrong, does not fit the model, or an autoencoder is missing.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            model = load_weights(weights, device=device)
+            diffusion = diffusion or load_diffusion(weights)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        sampling = parse_settings(settings, defaults)
+        if model.config.architecture == "dit" and num_ar_steps(sampling) > 1:
+            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {num_ar_steps(sampling)}")
+        return cls(model, sampling, diffusion, open_autoencoder(vae, model.config.in_channels, device))
+
+    def parse_labels(self, text: str) -> list[int]:
+        """Read classes such as 3, 0,2,7 or 0-9.
+
+        Raises:
+            UserError: it is none of these, or the model has no such class.
+        """
+        return parse_classes(text, self.model.config.num_classes)
+
+    def describe(self) -> str:
+        """Return the settings of sampling, in words."""
+        return describe_sampling(self.model.config, self.sampling)
+
+    def sample(self, classes: Sequence[int], per_label: int, seed: int) -> Tensor:
+        """Generate images of classes, `per_label` of each in turn: (len(classes) · per_label, 1 or 3, H, W)."""
+        labels = torch.tensor(classes).repeat_interleave(per_label)
+        return self.autoencoder.decode(self._generate(labels, seed))
+
+    def originals(self, source: str, count: int, seed: int) -> Tensor:
+        """Return latents to edit: generated ones of a class, or those of one image file, (count, channels, h, w).
+
+        Raises:
+            UserError: the source is neither a class of the model nor an image.
+        """
+        if not Path(source).is_file():
+            return self._generate(torch.tensor(self.parse_labels(source)[:1]).repeat(count), seed)
+        latents, _ = self.autoencoder.encode(self._read_image(Path(source))[None])
+        return latents.expand(count, -1, -1, -1)
+
+    def edit(self, latents: Tensor, keep: str, classes: Sequence[int], seed: int) -> Tensor:
+        """Regenerate what is not kept under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
+
+        Raises:
+            UserError: `keep` is neither a region nor an image.
+        """
+        size = self.model.config.input_size
+        if keep in REGIONS:
+            mask = keep_region(keep, size)  # type: ignore[arg-type]
+        elif Path(keep).is_file():
+            try:
+                mask = keep_from_image(Path(keep), size)
+            except OSError as error:
+                raise UserError(f"{keep} is not a readable image: {error}") from error
+        else:
+            raise UserError(f"--keep {keep!r} is no image file and none of {', '.join(REGIONS)}")
+        labels = torch.tensor(classes).repeat_interleave(len(latents))
+        many = latents.repeat(len(classes), 1, 1, 1)
+        parts = []
+        for start in range(0, len(many), _BATCH):
+            some = range(start, min(start + _BATCH, len(many)))
+            part = many[some.start : some.stop].to(self.model.device)
+            try:
+                # Another seed than the originals': their noise would bring the same picture back.
+                edited = edit(
+                    self.model,
+                    part,
+                    mask,
+                    labels[some.start : some.stop],
+                    self.sampling,
+                    self.diffusion,
+                    seed=seed + 1,
+                    indices=some,
+                )
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            parts.append(edited.cpu())
+        return self.autoencoder.decode(torch.cat(parts))
+
+    def draw(self, images: Tensor, classes: Sequence[int], per_label: int, path: Path) -> None:
+        """Write a grid of images, a row per class."""
+        labels = torch.tensor(classes).repeat_interleave(per_label)
+        names = [str(label) for label in range(self.model.config.num_classes)]
+        _save(images, labels, names, per_label, path)
+
+    def draw_edits(
+        self, latents: Tensor, edited: Tensor, original: str, classes: Sequence[int], path: Path
+    ) -> None:
+        """Write a grid: the originals in the first row, then a row of edits per class."""
+        rows = torch.arange(len(classes) + 1).repeat_interleave(len(latents))
+        name = f"from {original}" if not Path(original).is_file() else "original"
+        names = [name, *(f"to {label}" for label in classes)]
+        _save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), rows, names, len(latents), path)
+
+    def _generate(self, labels: Tensor, seed: int) -> Tensor:
+        request = Request(labels=labels, sampling=self.sampling, diffusion=self.diffusion, seed=seed, bf16=False)
+        try:
+            return generate(self.model, request, list(range(len(labels))))
+        except ValueError as error:
+            raise UserError(f"{error} (the model has {self.model.config.num_tokens} image tokens)") from error
+
+    def _read_image(self, path: Path) -> NDArray[np.uint8]:
+        """Read an image at the size and in the channels that the model's latents come from: (H, W, C)."""
+        channels = self.autoencoder.image_channels
+        size = self.model.config.input_size * self.autoencoder.downsampling
+        try:
+            with Image.open(path) as image:
+                pixels = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BOX)
+        except OSError as error:
+            raise UserError(f"{path} is not a readable image: {error}") from error
+        return np.asarray(pixels, dtype=np.uint8).reshape(size, size, channels)
+
+
+def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> SamplingConfig:
+    """Apply `key=value` settings to a sampling configuration.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
+    keys = [field.name for field in dataclasses.fields(SamplingConfig)]
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key.removeprefix("sampling.") not in keys:
+            raise UserError(f"setting {setting!r} is not KEY=VALUE with one of the keys {', '.join(keys)}")
+        try:
+            changes[key.removeprefix("sampling.")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"setting {setting!r} cannot be read: {' '.join(str(error).split())}") from error
+    # Sizes of one's own set S too: the default's S does not hold beside them.
+    if isinstance(changes.get("step_sizes"), list):
+        changes.setdefault("num_ar_steps", 1)
+    elif "num_ar_steps" in changes and not isinstance(defaults.step_sizes, str):
+        changes.setdefault("step_sizes", "equal")
+    try:
+        return TypeAdapter(SamplingConfig).validate_python({**dataclasses.asdict(defaults), **changes})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'][:1])) or 'sampling'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
+        raise UserError(f"settings {' '.join(settings)}: {faults}") from error
+
+
+def check_picture(path: Path) -> None:
+    """See that a picture can be written to a path, before time goes into making it.
+
+    Raises:
+        UserError: its suffix is none of a kind of pictures.
+    """
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{path} has no suffix of pictures; name it such as samples.png")
+
+
+def _save(images: Tensor, labels: Tensor, names: list[str], columns: int, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cell = max(48, min(images.shape[-1], 256))
+    sample_grid(images.float().cpu(), labels, names, columns=columns, cell=cell).save(path)

@@ -1,0 +1,243 @@
+"""The generalized causal mask (Appendix A)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_mask
+
+from causalfusion.attention.dense import SplitMask
+from causalfusion.attention.mask import attention_mask, generalized_causal_mask, mask_mod
+from causalfusion.factorization.sequence import lay_out
+
+step_sizes = st.lists(st.integers(1, 5), min_size=1, max_size=6)
+
+
+class Token(NamedTuple):
+    """A token by what it is, rather than by numbers that a mask is computed from."""
+
+    kind: str
+    """class, before (text), clean, time, noised, after (text) or padding."""
+    step: int = 0
+    """AR step of an image token; place of a text token within its text."""
+    copy: int = 0
+    """Noised copy."""
+
+
+def sees(query: Token, key: Token) -> bool:
+    """Say in words who sees whom (Section 3, Appendix A; text as in Section 6, copies as in Table 7)."""
+    if "padding" in (query.kind, key.kind):
+        return query.kind == key.kind
+    if query.kind == "class":
+        return key.kind == "class"
+    if key.kind == "class":
+        return True
+    if query.kind == "before":
+        return key.kind == "before" and key.step <= query.step
+    if key.kind == "before":
+        return True
+    if query.kind == "time":
+        return key.kind == "time"
+    if query.kind == "clean":
+        return key.kind == "clean" and key.step <= query.step
+    if query.kind == "noised":
+        if key.kind == "noised":
+            return key.copy == query.copy and key.step == query.step
+        return key.kind == "time" or (key.kind == "clean" and key.step < query.step)
+    return key.kind == "clean" or (key.kind == "after" and key.step <= query.step)
+
+
+def sequence(
+    sizes: list[int],
+    *,
+    class_tokens: int,
+    text_before: int = 0,
+    text_after: int = 0,
+    copies: int = 1,
+    time_token: bool = False,
+    multiple: int = 1,
+) -> list[Token]:
+    """Write out the tokens of a training sequence."""
+    tokens = [Token("class")] * class_tokens
+    tokens += [Token("before", place) for place in range(text_before)]
+    for step, size in enumerate(sizes):
+        if step < len(sizes) - 1 or text_after:
+            tokens += [Token("clean", step)] * size
+    tokens += [Token("after", place) for place in range(text_after)]
+    tokens += [Token("time")] * time_token
+    noised = [
+        Token("noised", step, copy)
+        for copy in range(copies)
+        for step, size in enumerate(sizes)
+        for _ in range(size)
+    ]
+    while (len(tokens) + len(noised)) % multiple:
+        tokens.append(Token("padding"))
+    return tokens + noised
+
+
+def random_sequences(count: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """Draw compositions of up to 20 image tokens, S = 1 and S = L often, and the other parts of a sequence."""
+    rng = random.Random(0)
+    for _ in range(count):
+        length = rng.randint(1, 20)
+        steps = rng.choice([1, length, rng.randint(1, length), rng.randint(1, length)])
+        cuts = [0, *sorted(rng.sample(range(1, length), steps - 1)), length]
+        yield (
+            [cuts[i + 1] - cuts[i] for i in range(steps)],
+            {
+                "class_tokens": rng.randint(0, 3),
+                "text_before": rng.choice([0, 0, 1, 3]),
+                "text_after": rng.choice([0, 0, 1, 3]),
+                "copies": rng.choice([1, 1, 2, 3]),
+                "time_token": rng.random() < 0.3,
+                "multiple": rng.choice([1, 1, 8, 13]),
+            },
+        )
+
+
+def law(tokens: list[Token]) -> Tensor:
+    """Return who sees whom: (N, N), bool. Tokens that are the same see, and are seen by, the same."""
+    distinct = list(dict.fromkeys(tokens))
+    table = torch.tensor([[sees(query, key) for key in distinct] for query in distinct])
+    places = torch.tensor([distinct.index(token) for token in tokens])
+    return table[places][:, places]
+
+
+def joined(parts: SplitMask) -> Tensor:
+    """Return the whole mask that a `SplitMask` stands for; a part that hides nothing is None."""
+    context, length = parts.lengths
+    first = torch.ones(context, context) if parts.context is None else parts.context
+    noised = torch.ones(length, context + length) if parts.noised is None else parts.noised
+    mask = torch.zeros(2 * (context + parts.copies * length,), dtype=torch.bool)
+    mask[:context, :context] = first
+    for copy in range(parts.copies):
+        own = slice(context + copy * length, context + (copy + 1) * length)
+        mask[own, :context], mask[own, own] = noised[:, :context], noised[:, context:]
+    return mask
+
+
+def test_a_thousand_sequences_against_the_law_in_words() -> None:
+    """Every pair of tokens; no row is fully masked; only padding sees padding; nothing is lost by cutting.
+
+    Every fiftieth mask is also made by torch from the `mask_mod`.
+    """
+    kinds, single, every = set(), 0, 0
+    for number, (sizes, options) in enumerate(random_sequences(1000)):
+        tokens = sequence(sizes, **options)
+        layout = lay_out(sizes, **options)
+        found, expected = attention_mask(layout), law(tokens)
+        assert found.dtype == torch.bool
+        assert torch.equal(found, expected), (sizes, options)
+        assert bool(found.any(dim=1).all())
+        padding = torch.tensor([token.kind == "padding" for token in tokens])
+        assert not bool(found[~padding][:, padding].any())
+        assert not bool(found[padding][:, ~padding].any())
+        assert torch.equal(joined(SplitMask.cut(found, sum(sizes), options["copies"])), expected)
+        if number % 50 == 0:
+            made = create_mask(mask_mod(layout), None, None, len(tokens), len(tokens), device="cpu")
+            assert torch.equal(made[0, 0], expected), (sizes, options)
+        kinds |= {token.kind for token in tokens}
+        single += len(sizes) == 1
+        every += len(sizes) == sum(sizes)
+    assert kinds == {"class", "before", "clean", "time", "noised", "after", "padding"}
+    assert min(single, every) > 200
+
+
+@given(step_sizes, st.integers(0, 4))
+def test_the_papers_mask_against_the_law_in_words(sizes: list[int], class_tokens: int) -> None:
+    tokens = sequence(sizes, class_tokens=class_tokens)
+    assert torch.equal(generalized_causal_mask(sizes, class_tokens), law(tokens))
+
+
+def algorithm_1(sumk: list[int], ctx_len: int, x_len: int) -> npt.NDArray[np.int64]:
+    """Transcribe Algorithm 1, after its sampling of `sumk`: 1 is masked, 0 is not."""
+    seq_len = ctx_len + x_len
+    attn_mask = np.ones((seq_len, seq_len), dtype=np.int64)
+    m1 = np.ones((ctx_len, ctx_len), dtype=np.int64)
+    m2 = np.ones((x_len, ctx_len), dtype=np.int64)
+    m3 = np.ones((x_len, x_len), dtype=np.int64)
+    for i in range(len(sumk) - 2):
+        m1[sumk[i] : sumk[i + 1], 0 : sumk[i + 1]] = 0
+        m2[sumk[i + 1] : sumk[i + 2], 0 : sumk[i + 1]] = 0
+    for i in range(len(sumk) - 1):
+        m3[sumk[i] : sumk[i + 1], sumk[i] : sumk[i + 1]] = 0
+    attn_mask[:ctx_len, :ctx_len] = m1
+    attn_mask[ctx_len:, :ctx_len] = m2
+    attn_mask[ctx_len:, ctx_len:] = m3
+    return attn_mask
+
+
+@given(step_sizes, st.integers(1, 4))
+def test_image_tokens_against_algorithm_1(sizes: list[int], class_tokens: int) -> None:
+    """With ctx_len at the start of the last step, Algorithm 1 gives the mask between image tokens."""
+    sumk = [0]
+    for size in sizes:
+        sumk.append(sumk[-1] + size)
+    expected = algorithm_1(sumk, ctx_len=sumk[-2], x_len=sumk[-1]) == 0
+    found = generalized_causal_mask(sizes, class_tokens)[class_tokens:, class_tokens:]
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_figure_6() -> None:
+    """Figure 6: three AR steps of 2, 2 and 3 tokens; columns are class | x0 κ1, κ2 | xt κ1, κ2, κ3."""
+    figure = """
+        #|..|..|..|..|...
+        #|##|..|..|..|...
+        #|##|..|..|..|...
+        #|##|##|..|..|...
+        #|##|##|..|..|...
+        #|..|..|##|..|...
+        #|..|..|##|..|...
+        #|##|..|..|##|...
+        #|##|..|..|##|...
+        #|##|##|..|..|###
+        #|##|##|..|..|###
+        #|##|##|..|..|###
+    """
+    expected = [[cell == "#" for cell in row.replace("|", "")] for row in figure.split()]
+    assert generalized_causal_mask([2, 2, 3], 1).tolist() == expected
+
+
+def test_copies_text_time_and_padding_drawn() -> None:
+    """Columns: class | text | x0 κ1, κ2 | text | time | padding | xt κ1, κ2 of copy 1 | of copy 2."""
+    figure = """
+        #|.|.|..|.|.|..|.|..|.|..
+        #|#|.|..|.|.|..|.|..|.|..
+        #|#|#|..|.|.|..|.|..|.|..
+        #|#|#|##|.|.|..|.|..|.|..
+        #|#|#|##|.|.|..|.|..|.|..
+        #|#|#|##|#|.|..|.|..|.|..
+        #|#|.|..|.|#|..|.|..|.|..
+        .|.|.|..|.|.|##|.|..|.|..
+        .|.|.|..|.|.|##|.|..|.|..
+        #|#|.|..|.|#|..|#|..|.|..
+        #|#|#|..|.|#|..|.|##|.|..
+        #|#|#|..|.|#|..|.|##|.|..
+        #|#|.|..|.|#|..|.|..|#|..
+        #|#|#|..|.|#|..|.|..|.|##
+        #|#|#|..|.|#|..|.|..|.|##
+    """
+    expected = [[cell == "#" for cell in row.replace("|", "")] for row in figure.split()]
+    layout = lay_out([1, 2], class_tokens=1, text_before=1, text_after=1, copies=2, time_token=True, multiple=5)
+    assert attention_mask(layout).tolist() == expected
+
+
+@pytest.mark.parametrize("sizes", [[16], [5, 1, 10], [1] * 16])
+def test_the_length_leaves_the_last_steps_clean_tokens_out(sizes: list[int]) -> None:
+    assert generalized_causal_mask(sizes, 2).shape == (2 + 2 * 16 - sizes[-1],) * 2
+
+
+def test_one_step_is_the_in_context_dit() -> None:
+    """S = 1: image tokens see everything, class tokens see class tokens, and there are no clean tokens."""
+    mask = generalized_causal_mask([4], 3).tolist()
+    assert mask == [[True] * 3 + [False] * 4] * 3 + [[True] * 7] * 4

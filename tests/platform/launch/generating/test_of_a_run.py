@@ -1,0 +1,92 @@
+"""Sample sets of a run are made as the run says."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from tests.platform.checkpoint.made import facts
+from tests.platform.launch.generating.asked import FEW
+from torch import Tensor
+
+from causalfusion import DiffusionConfig, SamplingConfig
+from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
+from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.npz import read_images
+from causalfusion_platform.launch.evaluating.evaluate import Cell, evaluate
+from causalfusion_platform.launch.generating.actors import LocalGenerator
+from causalfusion_platform.launch.generating.generate import run_generate
+from causalfusion_platform.launch.generating.request import GenerateRequest, plan_set
+from causalfusion_platform.launch.runs.folder import RunState
+
+
+@pytest.fixture
+def of_a_run(tmp_path: Path, weights: Path, make_experiment: Callable[..., Experiment]) -> Path:
+    """A run with one checkpoint that samples in its own way."""
+    experiment = make_experiment(
+        seed=7,
+        sampling=dataclasses.asdict(FEW),
+        diffusion={"num_train_steps": 50},
+        evaluation={"batch_size": 3},
+    )
+    checkpoint = experiment.run_dir / "checkpoints/images-000000000064"
+    shutil.copytree(weights, checkpoint / "weights")
+    write_manifest(checkpoint, facts(64), hash_files(checkpoint))
+    RunState(tracking_uri="sqlite:///x", config=experiment.model_dump(mode="json")).write(experiment.run_dir)
+    return experiment.run_dir
+
+
+def test_a_run_says_how(of_a_run: Path) -> None:
+    plan, folder = plan_set(GenerateRequest(checkpoint=of_a_run, num=4))
+    assert (plan.sampling, plan.seed, plan.batch_size) == (FEW, 7, 3)
+    assert plan.diffusion == DiffusionConfig(num_train_steps=50)
+    assert folder == of_a_run / "samples" / plan.name
+    assert plan.weights == of_a_run / "checkpoints/images-000000000064/weights"
+    same, _ = plan_set(GenerateRequest(checkpoint=of_a_run, num=4, classes="0-9", vae="identity"))
+    assert same.identity == plan.identity
+    changed, elsewhere = plan_set(GenerateRequest(checkpoint=of_a_run, num=4, settings=["num_ar_steps=4"], seed=0))
+    assert (changed.sampling, changed.seed) == (dataclasses.replace(FEW, num_ar_steps=4), 0)
+    assert elsewhere != folder
+
+
+def test_sets_of_a_run_lie_side_by_side(of_a_run: Path) -> None:
+    done = [
+        run_generate(GenerateRequest(checkpoint=of_a_run, num=4, settings=settings), LocalGenerator())
+        for settings in ([], ["guidance_scale=1"], [])
+    ]
+    assert [one.made for one in done] == [4, 4, 0]
+    assert len({one.folder for one in done}) == 2
+
+
+def test_without_a_run_the_papers_settings_are_taken(weights: Path, tmp_path: Path) -> None:
+    plan, _ = plan_set(GenerateRequest(checkpoint=weights, num=4, settings=["num_inference_steps=9"], out=tmp_path))
+    assert plan.sampling == SamplingConfig(num_inference_steps=9)
+    assert (plan.seed, plan.batch_size, plan.diffusion) == (0, 64, DiffusionConfig(num_train_steps=100))
+
+
+class Counting:
+    """Measures how many images there are."""
+
+    provenance: ClassVar = {"space": "count", "weights_sha256": "0" * 64}
+
+    def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
+        return {"count": float(len(read_images(npz).batches(100).__next__()))}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_measuring_leaves_a_set_that_was_there(of_a_run: Path, there: bool) -> None:
+    """What is generated only to be measured is removed; what somebody has generated stays."""
+    request = GenerateRequest(checkpoint=of_a_run, num=4)
+    _, folder = plan_set(request)
+    if there:
+        run_generate(request, LocalGenerator())
+    measuring: Any = Counting()
+    [found] = evaluate(request, [Cell()], measuring, LocalGenerator(), keep_samples=False)
+    assert (found.metrics, found.measured_now) == ({"count": 4.0}, True)
+    assert (folder / "samples.npz").is_file() == there
+    [again] = evaluate(request, [Cell()], measuring, LocalGenerator(), keep_samples=False)
+    assert (again.metrics, again.measured_now) == ({"count": 4.0}, False)

@@ -1,0 +1,170 @@
+"""A table as runs: which of them another run stands for, what is given for a row, what is checked beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.platform.data.tiny_vaes import new_kl
+from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_images
+
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.evaluation.reference import reference_from_images, write_reference
+from causalfusion_platform.launch.reproduction.measurable import check_measurable
+from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
+from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.sweeping.job import finished_trials
+from causalfusion_platform.launch.training.finish import write_summary
+
+
+def finish(run_dir: Path, experiment: Experiment, *, finished: bool = True) -> None:
+    """Leave a run as one that was trained so."""
+    run_dir.mkdir(parents=True)
+    RunState(tracking_uri="", config=experiment.model_dump(mode="json"), finished=finished).write(run_dir)
+    if finished:
+        write_summary(run_dir, {"run_dir": str(run_dir)})
+
+
+def trained(found: Reproduction) -> list[str]:
+    """Return the trials that would be trained now."""
+    done = {trial.name for trial, _ in finished_trials(found.job)}
+    return [trial.name for trial in found.job.trials if trial.name not in done]
+
+
+# Rows that are one run
+
+
+def test_two_rows_of_one_training(own_folder: Path) -> None:
+    """Table 5's rows differ in how they are sampled."""
+    found = reproduction_of("table5", "digits", seeds=[0, 1])
+    assert trained(found) == ["h.seed-0", "h.seed-1"]
+    assert found.run_dir(found.rows[1], 1) == found.folder / "h.seed-1"
+
+
+@pytest.mark.parametrize(("there", "asked"), [("h", ["h-interval"]), ("h-interval", ["h"]), ("h-interval", [])])
+def test_a_finished_row_stands_for_another_whichever_is_asked_for(
+    own_folder: Path, there: str, asked: list[str]
+) -> None:
+    before = reproduction_of("table5", "digits", rows=[there], seeds=[0])
+    assert trained(before) == [f"{there}.seed-0"]
+    folder = before.folder / f"{there}.seed-0"
+    finish(folder, before.experiments[folder.name])
+    found = reproduction_of("table5", "digits", rows=asked, seeds=[0])
+    assert trained(found) == []
+    assert {found.run_dir(row, 0) for row in found.rows} == {folder}
+
+
+def test_a_finished_run_is_taken_before_one_that_was_begun(own_folder: Path) -> None:
+    first = reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])
+    other = reproduction_of("table3b", "digits", rows=["random"], seeds=[0])
+    begun, whole = other.folder / "random.seed-0", first.folder / "gamma-0.9.seed-0"
+    finish(begun, other.experiments[begun.name], finished=False)
+    assert trained(reproduction_of("table3b", "digits", rows=["random"], seeds=[0])) == ["random.seed-0"]
+    finish(whole, first.experiments[whole.name])
+    found = reproduction_of("table3b", "digits", rows=["random"], seeds=[0])
+    assert (trained(found), found.run_dir(found.rows[0], 0)) == ([], whole)
+
+
+def test_rows_and_seeds_that_are_named_twice(own_folder: Path) -> None:
+    found = reproduction_of("table3a", "digits", rows=["gamma-0.9", "gamma-0.9"], seeds=[0, 0])
+    assert trained(found) == ["gamma-0.9.seed-0"]
+
+
+def test_a_run_with_other_settings_is_not_taken_for_its_row(own_folder: Path) -> None:
+    """Somebody edited the row, or a release did: its finished run is of the settings before."""
+    found = reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])
+    [(name, experiment)] = found.experiments.items()
+    old = experiment.model_copy(update={"objective": dataclasses.replace(experiment.objective, ar_decay=0.8)})
+    finish(found.folder / name, old)
+    with pytest.raises(UserError) as caught:
+        trained(reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0]))
+    message = str(caught.value)
+    assert "objective.ar_decay: was 0.8, now 0.9" in message
+    assert "or runs=FOLDER to start another run" in message
+    assert "--allow-config-change" not in message
+
+
+def test_samples_may_be_made_in_another_way(own_folder: Path) -> None:
+    found = reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])
+    [(name, experiment)] = found.experiments.items()
+    sampling = dataclasses.replace(experiment.sampling, guidance_scale=2.0)
+    finish(found.folder / name, experiment.model_copy(update={"sampling": sampling}))
+    assert trained(reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])) == []
+
+
+def test_a_table_keeps_its_name(own_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"name=mine: the runs of a table have its name\n  .*runs=FOLDER"):
+        reproduction_of("table3a", "digits", overrides=["name=mine"])
+
+
+# What rows are measured with
+
+
+@pytest.fixture
+def vaes(own_folder: Path) -> dict[int, Path]:
+    """Autoencoders like SD's and MAR's but for their width: channels → folder."""
+    found = {}
+    for channels, levels in ((4, 4), (16, 5)):
+        found[channels] = own_folder / f"vae-{channels}"
+        new_kl(
+            latent_channels=channels,
+            block_out_channels=(4,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+        ).save_pretrained(found[channels])
+    return found
+
+
+def tiny(*_: object) -> TinyExtractor:
+    return TinyExtractor()
+
+
+EXTRACTOR = f"{__name__}:tiny"
+
+
+@pytest.fixture
+def reference(own_folder: Path) -> str:
+    write_reference(
+        own_folder / "256.npz", reference_from_images([random_images(9)], TinyExtractor(), source="nine images")
+    )
+    return "256.npz"
+
+
+def test_rows_of_two_autoencoders(vaes: dict[int, Path], reference: str) -> None:
+    def asked(*given: str) -> Reproduction:
+        return reproduction_of("table6b", "paper", extractor=EXTRACTOR, references=[reference], vaes=given)
+
+    check_measurable(asked(str(vaes[4]), f"causalfusion-x0={vaes[16]}"))
+    with pytest.raises(UserError) as caught:
+        check_measurable(asked(str(vaes[4])))
+    assert "row causalfusion-x0: the autoencoder in " in str(caught.value)
+    assert "for this row alone: --vae causalfusion-x0=PATH" in str(caught.value)
+    with pytest.raises(UserError, match="row dit: latents of 4 channels need an autoencoder"):
+        check_measurable(asked())
+    with pytest.raises(UserError, match="--vae is given twice for all rows: a and b"):
+        asked("a", "b")
+
+
+def test_rows_of_two_sizes(vaes: dict[int, Path], reference: str) -> None:
+    given = [str(vaes[16])]
+
+    def table4(*references: str) -> Reproduction:
+        return reproduction_of("table4", "paper", extractor=EXTRACTOR, references=references, vaes=given)
+
+    with pytest.raises(UserError, match="l has images of 256×256, xl-512 of 512×512"):
+        check_measurable(table4(reference))
+    with pytest.raises(UserError, match=r"512\.npz"):
+        check_measurable(table4(reference, "xl-512=512.npz"))
+    shutil.copy(reference, "512.npz")
+    found = table4(reference, "xl-512=512.npz")
+    check_measurable(found)
+    assert [found.references.of(row) for row in found.rows] == [reference, reference, "512.npz"]
+    with pytest.raises(UserError, match="row l trains on latents of AutoencoderKL"):
+        check_measurable(table4())
+
+
+def test_pixels_need_nothing(own_folder: Path) -> None:
+    check_measurable(reproduction_of("table3a", "digits"))

@@ -1,0 +1,147 @@
+"""One launch of a run at a time, whatever becomes of the process that holds the lock."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.launch.runs.lock import (
+    LOCK_FILE,
+    UnderWay,
+    in_turn,
+    is_under_way,
+    only_launch,
+    refuse_if_under_way,
+)
+
+_HOLD = """
+import sys
+from pathlib import Path
+from causalfusion_platform.launch.lock import only_launch
+with only_launch(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def holder(run_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Hold the lock in another process."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(run_dir)], stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def enter(run_dir: Path) -> None:
+    with only_launch(run_dir):
+        pass
+
+
+def test_another_process_holds_it_until_it_is_killed(tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "mine"
+    with holder(run_dir) as process:
+        assert is_under_way(run_dir)
+        for refuse in (refuse_if_under_way, enter):
+            with pytest.raises(UserError) as caught:
+                refuse(run_dir)
+            message = str(caught.value)
+            assert "run 'mine' is under way" in message
+            assert f"process {process.pid} on {os.uname().nodename}, since 20" in message
+            assert "causalfusion runs show mine" in message
+            assert "name=" in message
+        process.kill()
+        process.wait(timeout=30)
+        assert not is_under_way(run_dir)
+        refuse_if_under_way(run_dir)
+        with only_launch(run_dir):
+            assert is_under_way(run_dir)
+
+
+def test_a_process_that_ends_by_itself_lets_go(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        assert process.communicate("\n", timeout=30)[0] == ""
+        assert process.returncode == 0
+    with only_launch(tmp_path):
+        pass
+
+
+def test_within_one_process_too(tmp_path: Path) -> None:
+    """Trials of a sweep are threads of one process."""
+    with only_launch(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on"), only_launch(tmp_path):
+        raise AssertionError
+    with only_launch(tmp_path), only_launch(tmp_path / "other"):
+        pass
+
+
+def test_an_error_lets_go(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), only_launch(tmp_path):
+        raise KeyboardInterrupt
+    assert not is_under_way(tmp_path)
+
+
+def test_looking_neither_makes_nor_holds_anything(tmp_path: Path) -> None:
+    assert not is_under_way(tmp_path / "none")
+    refuse_if_under_way(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
+    with only_launch(tmp_path):
+        pass
+    assert not is_under_way(tmp_path)
+    with only_launch(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"pid": 3}'])
+def test_a_holder_that_cannot_be_named(tmp_path: Path, content: str) -> None:
+    with only_launch(tmp_path):
+        (tmp_path / LOCK_FILE).write_text(content)
+        with pytest.raises(UserError, match="is under way: another process\n"):
+            refuse_if_under_way(tmp_path)
+
+
+def test_the_newest_holder_is_named_alone(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).write_text("x" * 1000)
+    with only_launch(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        refuse_if_under_way(tmp_path)
+
+
+def test_launches_in_turn(tmp_path: Path) -> None:
+    """It waits for whoever holds the lock, and tries again where somebody else was faster."""
+    tries: list[bool] = []
+
+    def launch() -> None:
+        tries.append(is_under_way(tmp_path))
+        if len(tries) == 1:
+            raise UnderWay("somebody was faster")
+        enter(tmp_path)
+
+    waits = threading.Thread(target=in_turn, args=(tmp_path, launch, 0.01))
+    with holder(tmp_path):
+        waits.start()
+        waits.join(0.3)
+        assert waits.is_alive()
+        assert tries == []
+    waits.join(30)
+    assert tries == [False, False]
+
+
+def test_other_faults_are_not_tried_again(tmp_path: Path) -> None:
+    def launch() -> None:
+        raise UserError("no such key")
+
+    with pytest.raises(UserError, match="no such key"):
+        in_turn(tmp_path, launch)

@@ -1,0 +1,161 @@
+"""What a person sees of an encoding: on a terminal, in a log file, and at its end."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from causalfusion_platform.data.encode.records import Fault, count_faults
+from causalfusion_platform.data.encode.tally import Encoding, Tally
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
+from causalfusion_platform.report.data import encoding
+from causalfusion_platform.report.data.encoding import EncodingDisplay, encoding_panel
+
+
+class Screen:
+    """A console that writes into memory."""
+
+    def __init__(self, **options: Any) -> None:
+        self.file = io.StringIO()
+        self.console = Console(file=self.file, width=80, highlight=False, **options)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The time that the display sees."""
+    now = [100.0]
+    monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    yield now
+
+
+def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) -> None:
+    screen = Screen()
+    with EncodingDisplay(screen.console) as display:
+        display.say("7 of 8 shards are finished and whole; 1 to do")
+        display.show(Encoding(0, 2000, 0.0, {}))
+        for second in range(1, 36):
+            clock[0] = 100.0 + second
+            display.show(Encoding(50 * second, 2000, 50.0, {}))
+        display.show(Encoding(2000, 2000, 50.0, {"cmyk": 2}))
+        display.show(Encoding(2000, 2000, 50.0, {"cmyk": 2}))
+    assert screen.lines == [
+        "7 of 8 shards are finished and whole; 1 to do",
+        "encode 500/2000 images  50.0 images/s  ETA 0:30",
+        "encode 1000/2000 images  50.0 images/s  ETA 0:20",
+        "encode 1500/2000 images  50.0 images/s  ETA 0:10",
+        "encode 2000/2000 images  50.0 images/s  ETA 0:00  2 cmyk",
+    ]
+
+
+def test_the_first_kinds_of_faults_are_named(clock: list[float]) -> None:
+    screen = Screen()
+    faults = {"gray8": 9, "cmyk": 5, "tiny": 5, "truncated": 2, "huge": 1}
+    with EncodingDisplay(screen.console) as display:
+        display.show(Encoding(10, 10, 1.5, faults))
+    assert screen.lines == ["encode 10/10 images  1.5 images/s  ETA 0:00  9 gray8, 5 cmyk, 5 tiny, 3 others"]
+
+
+def test_terminal_shows_one_line_that_moves() -> None:
+    screen = Screen(force_terminal=True, color_system=None)
+    with EncodingDisplay(screen.console) as display:
+        display.bar.refresh()
+        display.show(Encoding(0, 2000, 0.0, {}))
+        display.show(Encoding(500, 2000, 50.0, {"cmyk": 1}))
+        display.say("[red] is not markup")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", screen.file.getvalue().replace("\r", "\n"))
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert any(line.startswith("start") and line.endswith("source, autoencoder, Ray") for line in lines)
+    assert any(line.startswith("encode ") and "25% 50.0 images/s  ETA 0:30  1 cmyk" in line for line in lines)
+    assert "[red] is not markup" in lines
+    assert not any("500/2000" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_tally_adds_up() -> None:
+    tally = Tally()
+    tally.encoded(8, 6, ["cmyk", "zero_bytes", "zero_bytes"])
+    tally.encoded(4, 4, ["cmyk", "gray8", "zero_bytes"])
+    items, images, faults = tally.read()
+    assert (items, images) == (12, 10)
+    assert list(faults.items()) == [("zero_bytes", 3), ("cmyk", 2), ("gray8", 1)]
+    assert Encoding(400, 1000, 12.0, faults).eta_seconds == 50
+    assert Encoding(400, 1000, 0.0, faults).eta_seconds > 1e9
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+FAULTS = [
+    *(Fault(key=f"n0144/[red]pic {number}.jpg", kind="truncated", action="skip", detail="") for number in range(5)),
+    Fault(key="n0155/" + "long" * 40 + ".png", kind="tiny", action="convert", detail=""),
+    Fault(key="n0155/b.png", kind="unlabelled", action="skip", detail=""),
+    Fault(key="n0155/a.png", kind="unlabelled", action="skip", detail=""),
+]
+
+
+def manifest_of(shards: int, faults: list[Fault]) -> Manifest:
+    return Manifest(
+        source=SourceId(kind="folders", location="/far/away", items=1000, digest="0" * 64),
+        autoencoder=AutoencoderId(name="AutoencoderKL", scale=0.18215, weights_sha256="1" * 64),
+        shape=(4, 32, 32),
+        posterior=True,
+        class_names=[f"class {number}" for number in range(17)],
+        rows=100 * shards,
+        shards=[
+            Shard(file=f"s{number}.parquet", rows=100, row_groups=[100], bytes=3 * 2**19, sha256="2" * 64)
+            for number in range(shards)
+        ],
+        faults=count_faults(faults),
+    )
+
+
+def shown(manifest: Manifest, faults: list[Fault], made: int) -> list[str]:
+    """Return the lines of the panel without their frame; each is 80 columns wide."""
+    screen = Screen()
+    screen.console.print(encoding_panel(manifest, faults, 12.34, made, "shards/[new]"))
+    assert {len(line) for line in screen.lines} == {80}
+    assert screen.lines[0].startswith("╭─ encoded into shards/[new] ─")
+    return [line[2:-2].rstrip() for line in screen.lines[1:-1]]
+
+
+def test_panel_says_what_is_there() -> None:
+    manifest = manifest_of(9, [])
+    assert shown(manifest, [], made=9) == [
+        "latents      900 of 1000 items, 4×32×32 float16",
+        "shards       9, 13.5 MiB",
+        "classes      17",
+        "autoencoder  AutoencoderKL, scale 0.18215",
+        "time         12.3 s",
+        f"digest       {manifest.digest[:16]}",
+    ]
+
+
+@pytest.mark.parametrize(("made", "there"), [(0, 9), (2, 7)])
+def test_panel_says_how_many_shards_were_there(made: int, there: int) -> None:
+    assert f"shards       9 ({there} were there), 13.5 MiB" in shown(manifest_of(9, []), [], made)
+
+
+def test_panel_names_images_of_every_fault() -> None:
+    """In the order of the list of faults; at most three keys each, whole, folded where they are long."""
+    lines = shown(manifest_of(9, FAULTS), FAULTS, made=9)
+    table = lines[lines.index("") + 1 : -1]
+    assert lines[-1] == "every image with its fault: shards/[new]/faults.csv"
+    assert table[0].split() == ["fault", "action", "images", "such", "as"]
+    heads = [line.split()[:3] for line in table[1:] if not line.startswith(" ")]
+    assert heads == [["unlabelled", "skip", "2"], ["truncated", "skip", "5"], ["tiny", "convert", "1"]]
+    start = table[0].index("such as")
+    text = "".join(line[start:].ljust(76 - start) for line in table[1:])
+    folded = re.sub(r" +", "", text)
+    assert "n0155/a.png,n0155/b.png" in folded
+    assert "n0144/[red]pic0.jpg,n0144/[red]pic1.jpg,n0144/[red]pic2.jpg…" in folded
+    assert "pic3" not in folded
+    assert f"n0155/{'long' * 40}.png" in folded

@@ -1,0 +1,189 @@
+"""The model of a table's report: values, verdicts, budget, limits, what is missing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.platform.report.made_tables import AROUND, gammas, report_of, systems
+
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.paper_table import Claim, Column, Row, load_table, table_names
+from causalfusion_platform.report.paper.report import build_report
+from causalfusion_platform.report.paper.words import (
+    budget,
+    caveats,
+    cell_texts,
+    judged_words,
+    key,
+    missing,
+    orderings,
+)
+
+
+def test_values_stand_where_they_were_measured() -> None:
+    places = {("g10", "S = 1"): 1.0, ("g10", "S = 2"): 2.0, ("g09", "S = 1"): 3.0, ("g08", "S = 2"): 6.0}
+    report = report_of(gammas(), lambda file, column, *_: places.get((file, column.name)))
+    means = [[cell.ours.mean for cell in row.cells] for row in report.rows]
+    assert means == [[1.0, 2.0], [3.0, None], [None, 6.0]]
+    assert [[cell.printed for cell in row.cells] for row in report.rows] == [
+        [21.31, 22.17],
+        [12.89, 15.5],
+        [13.0, 15.42],
+    ]
+    assert report.rows[0].cells[0].by_seed == {0: 1.0, 1: 1.0, 2: 1.0}
+    assert report.rows[1].runs[2].folder == "/runs/g09.seed-2"
+
+
+def test_what_is_not_planned_is_refused() -> None:
+    for key_ in (("g11", "S = 1", 0), ("g10", "S = 3", 0), ("g10", "S = 1", 7)):
+        with pytest.raises(ValueError, match="plans no value"):
+            build_report(gammas(), "digits", {key_: 1.0}, {}, AROUND)
+    with pytest.raises(ValueError, match="plans no run"):
+        build_report(gammas(), "digits", {}, {("g10", 9): report_of(gammas()).rows[0].runs[0]}, AROUND)
+    with pytest.raises(UserError, match="no rows at scale paper"):
+        build_report(systems(), "paper", {}, {}, AROUND)
+
+
+def test_a_copy_of_the_paper_keeps_all_its_orders() -> None:
+    report = report_of(gammas())
+    assert [judged.verdict for judged in orderings(report)] == ["holds"] * 3
+    # Claim: 2 × 1 pairs; columns: three rows, all different.
+    assert [len(judged.pairs) for judged in orderings(report)] == [2, 3, 3]
+    assert [judged.tau for judged in report.orders] == [pytest.approx(1)] * 2
+    assert report.complete
+    assert missing(report) == []
+
+
+def test_the_paper_upside_down_breaks_them() -> None:
+    report = report_of(gammas(), lambda file, column, printed, seed: 100 - (printed or 0) + 0.001 * seed)
+    assert [judged.verdict for judged in orderings(report)] == ["fails"] * 3
+    assert [judged.as_printed for judged in orderings(report)] == [0] * 3
+    assert [judged.tau for judged in report.orders] == [pytest.approx(-1)] * 2
+
+
+def test_scores_are_better_when_higher() -> None:
+    report = report_of(systems())
+    assert {judged.column: judged.verdict for judged in report.orders} == {
+        column.name: "holds" for column in systems().columns if column.name not in ("Rec.", "Prec., CFG")
+    }, "both print the same value twice, which is no order"
+    by_column = {judged.column: judged.pairs[0] for judged in report.orders}
+    assert (by_column["FID"].better, by_column["IS"].better) == ("xl", "xl")
+    assert by_column["IS"].gain.mean == pytest.approx((180.9 - 166.1) / 2, rel=1e-2)
+
+
+def test_noise_leaves_claims_undecided() -> None:
+    def noisy(file: str, column: Column, printed: float | None, seed: int) -> float:
+        return (printed or 0) + 12 * math.sin(7 * seed + len(column.name) * ord(file[1]) + ord(file[2]))
+
+    assert [judged.verdict for judged in orderings(report_of(gammas(), noisy))] == ["undecided"] * 3
+
+
+def test_rows_of_the_other_scale_are_left_out() -> None:
+    rows = (*gammas().rows[:2], Row(file="g08", label="0.8", printed=(13.0, 15.42), scales=("paper",)))
+    report = report_of(gammas(rows=rows))
+    assert [row.file for row in report.rows] == ["g10", "g09"]
+    assert [(pair.better, pair.worse) for pair in report.claims[0].pairs] == [("g09", "g10")]
+    only = (Claim(says="nothing left", column="S = 1", better=("g08",), worse=("g10",)),)
+    assert report_of(gammas(rows=rows, claims=only)).claims == ()
+
+
+@pytest.mark.parametrize(
+    ("label", "digits_label", "shown"),
+    [
+        ("256", "16", "256 / 16"),
+        ("S = 256", "S = 16", "S = 256 / 16"),
+        ("block-wise raster (8×8)", "block-wise raster (2×2)", "block-wise raster (8×8) / (2×2)"),
+        ("1 (repeat 64×)", "1 (repeat 16×)", "1 (repeat 64×) / (repeat 16×)"),
+        ("CausalFusion-L", "L", "CausalFusion-L / L"),
+        ("random", None, "random"),
+        ("random", "random", "random"),
+    ],
+)
+def test_a_row_that_is_another_on_digits_names_both(label: str, digits_label: str | None, shown: str) -> None:
+    rows = (Row(file="a", label=label, digits_label=digits_label, printed=(1.0, 2.0)),)
+    report = report_of(gammas(rows=rows, claims=()))
+    assert report.rows[0].label == shown
+    assert ("the paper has a" in key(report)) == ("/" in shown)
+    paper = build_report(gammas(rows=rows, claims=()), "paper", {}, {}, AROUND)
+    assert paper.rows[0].label == label
+    assert "the paper has a" not in key(paper)
+
+
+# What is missing
+
+
+def test_missing_rows_and_columns_are_named_with_the_command() -> None:
+    def some(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+        return None if (file, column.name, seed) == ("g08", "S = 2", 2) else printed
+
+    report = report_of(gammas(), some, without=[("g10", 1), ("g09", 0), ("g09", 1), ("g09", 2)])
+    assert not report.complete
+    assert missing(report) == [
+        "Missing: γ 1.0: seed 1; γ 0.9: seed 0, 1, 2; γ 0.8, S = 2: seed 2.",
+        "To run what is missing: causalfusion reproduce gammas --scale digits",
+    ]
+    assert [judged.verdict for judged in orderings(report)].count("holds") == 0
+    assert report.claims[0].count("not measured") == 1
+    assert cell_texts(report)[1][0] == ("12.89", "–")
+    assert cell_texts(report)[0][0][1].endswith(" †")
+    assert "† of fewer" in key(report)
+
+
+def test_nothing_measured_yet() -> None:
+    report = build_report(gammas(), "digits", {}, {}, AROUND)
+    assert {judged.verdict for judged in orderings(report)} == {"not measured"}
+    assert budget(report)["runs"] == "0 of 9: 3 rows × 3 seeds (0, 1, 2)"
+    assert "†" not in key(report)
+
+
+def test_values_that_are_no_numbers_are_named() -> None:
+    def broken(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+        return float("nan") if (file, column.name, seed) == ("g09", "S = 1", 1) else printed
+
+    report = report_of(gammas(), broken)
+    assert "Left out of the means, not a number: 0.9, S = 1, seed 1 (nan)." in caveats(report)
+    assert report.rows[1].cells[0].ours.n == 2
+    assert report.complete, "it was measured, and running it again would not help"
+    assert missing(report) == []
+    assert any("Welch" in text for text in caveats(report))
+
+
+# Budget and limits
+
+
+def test_the_budget() -> None:
+    assert budget(report_of(gammas(), without=[("g10", 0)])) == {
+        "scale": "digits",
+        "runs": "8 of 9: 3 rows × 3 seeds (0, 1, 2)",
+        "training": "102,400 images",
+        "model": "1,234,567 parameters",
+        "samples": "500 for each value",
+        "fd_digits_cnn": "in 64 features of the digits' classifier",
+        "time": "16 min of training runs, other tables' included, "
+        "2 h from the first start of this table's own to the last end",
+        "hardware": "2 cores",
+    }
+
+
+def test_the_limits() -> None:
+    three = "\n".join(caveats(report_of(gammas())))
+    assert "fd_digits_cnn is not what the paper measured" in three
+    assert "500 samples is biased" in three
+    assert "3 seeds: intervals are wide" in three
+    one = report_of(gammas(seeds=[4]))
+    assert any(text.startswith("One seed") for text in caveats(one))
+    assert {judged.verdict for judged in orderings(one)} == {"undecided"}
+    assert "one seed" in key(one)
+    assert "2 of 2 pairs as printed (undecided 2)" in judged_words(one.claims[0])
+    paper = build_report(gammas(seeds=range(5)), "paper", {}, {}, AROUND)
+    assert caveats(paper) == []
+    assert key(paper).startswith("Paper: FID-10k. Ours: fid; mean")
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_shipped_table_has_a_report(name: str) -> None:
+    table = load_table(name)
+    report = report_of(table)
+    assert {judged.verdict for judged in orderings(report)} == {"holds"}, "its claims agree with what is printed"
+    assert len(cell_texts(report)) == len(table.rows_at("digits"))

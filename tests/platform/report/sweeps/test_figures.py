@@ -1,0 +1,212 @@
+"""Figures of sweeps, and which trial is the best."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgba
+from tests.platform.report.pages import colours
+
+from causalfusion_platform.report.canvas import PALE, save
+from causalfusion_platform.report.sweeps.figures import history_figure, pareto_figure, pareto_front, slices_figure
+from causalfusion_platform.report.sweeps.parallel_coordinates import parallel_coordinates_figure, scale_of
+from causalfusion_platform.report.sweeps.records import TrialRecord, best_of, metric_of, ranked, swept_keys
+
+NAN = float("nan")
+
+
+def trial(
+    name: str, fd: float | None, values: Mapping[str, Any] | None = None, status: str = "finished", **others: float
+) -> TrialRecord:
+    return TrialRecord(name, values or {}, {"fd": fd, **others}, status)
+
+
+# Ranks
+
+
+def test_trials_are_ranked_by_the_metric_finished_ones_first() -> None:
+    trials = [
+        trial("none", None),
+        trial("early", 0.5, status="ended early"),
+        trial("high", 3.0),
+        trial("nan", NAN),
+        trial("low", 1.0),
+        trial("low too", 1.0),
+    ]
+    assert [one.name for one in ranked(trials, "fd", "min")] == ["low", "low too", "high", "early", "none", "nan"]
+    assert [one.name for one in ranked(trials, "fd", "max")] == ["high", "low", "low too", "early", "none", "nan"]
+    assert best_of(trials, "fd", "min") is trials[4]
+    assert best_of(trials, "fd", "max") is trials[2]
+    assert best_of(trials[:2], "fd", "min") is None
+    assert best_of([], "fd", "min") is None
+    assert metric_of(trials[3], "fd") is None
+    assert metric_of(trials[4], "other") is None
+
+
+def test_swept_keys_are_those_that_differ() -> None:
+    trials = [
+        trial("a", 1, {"x.a": 1, "x.b": [1], "x.c": 5, "seed": 0}),
+        trial("b", 1, {"x.a": 1, "x.b": [2], "x.c": 5, "seed": 1}),
+        trial("c", 1, {"x.a": 1, "x.b": [2], "x.c": 5, "x.d": None, "seed": 2}),
+        trial("d", 1, {"x.a": 1, "x.b": [2], "x.c": 5, "x.d": 3, "seed": 2}),
+    ]
+    assert swept_keys(trials) == ["x.b", "x.d"]
+
+
+# Parallel coordinates
+
+
+@pytest.mark.parametrize(
+    ("values", "places", "marks", "logarithmic"),
+    [
+        ([2, 1, 3.0], [0.5, 0, 1], ["1", "2", "3"], False),
+        ([1, 10, 100], [0, 0.5, 1], ["1", "10", "100"], True),
+        ([1e-4, 1e-3], [0, 1], ["0.0001", "0.001"], False),
+        ([0, 100], [0, 1], ["0", "100"], False),
+        ([7, 7], [0.5, 0.5], ["7"], False),
+        (["a", "b", "a"], [0, 1, 0], ["a", "b"], False),
+        ([None, 16, 4], [1, 0.5, 0], ["4", "16", "null"], False),
+        ([True, False], [0, 1], ["true", "false"], False),
+        ([[1, 2], "x"], [0, 1], ["[1, 2]", "x"], False),
+        (["only"], [0.5], ["only"], False),
+    ],
+)
+def test_where_values_lie(values: list[Any], places: list[float], marks: list[str], logarithmic: bool) -> None:
+    scale = scale_of(values)
+    assert [scale.place(value) for value in values] == pytest.approx(places)
+    assert [text for _, text in scale.marks] == marks
+    assert scale.logarithmic == logarithmic
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40))
+def test_many_numbers_keep_their_order_and_their_marks_apart(values: list[float]) -> None:
+    scale = scale_of(values)
+    places = [scale.place(value) for value in sorted(values)]
+    assert places == sorted(places)
+    assert 0 <= places[0] <= places[-1] <= 1
+    spots = [place for place, _ in scale.marks]
+    assert all(b - a > 0.04 for a, b in itertools.pairwise(spots))
+    assert all(-1e-9 <= spot <= 1 + 1e-9 for spot in spots)
+
+
+def sweep() -> list[TrialRecord]:
+    return [
+        trial("a", 5.0, {"lr": 1e-4, "order": "raster"}),
+        trial("b", 3.0, {"lr": 1e-3, "order": "random"}),
+        trial("c", None, {"lr": 1e-2, "order": "random"}, "failed"),
+        trial("d", 1.0, {"lr": 1e-2, "order": "raster"}, "ended early"),
+    ]
+
+
+def test_every_trial_is_a_line_through_its_values() -> None:
+    (axes,) = parallel_coordinates_figure(sweep(), ["lr", "order"], "fd", "min", title="t").axes
+    a, b, c, d = axes.lines[:4]
+    lines = [np.asarray(line.get_ydata()).tolist() for line in (a, b, c, d)]
+    assert lines == [[0, 0, 1], [0.5, 1, 0.5], [1, 1], [1, 0, 0]]
+    assert b.get_linewidth() == max(line.get_linewidth() for line in axes.lines), "the best finished one"
+    assert to_rgba(c.get_color()) == to_rgba(d.get_color()) == to_rgba(PALE)
+    assert sum(to_rgba(b.get_color())[:3]) < sum(to_rgba(a.get_color())[:3]), "better is darker"
+    texts = [text.get_text() for text in axes.texts]
+    for name in ("lr (log)", "order", "fd ↓", "0.0001", "0.01", "raster", "random"):
+        assert name in texts
+    assert "thick: b; gray: 2 not finished" in axes.get_title(loc="left")
+
+
+def test_a_sweep_without_results_still_has_its_lines() -> None:
+    failed = [trial("a", None, {"lr": 1}, "failed"), trial("b", None, {}, "failed")]
+    (axes,) = parallel_coordinates_figure(failed, ["lr"], "fd", "min", title="t").axes
+    assert {text.get_text() for text in axes.texts} == {"lr", "1", "–"}
+    with pytest.raises(ValueError, match="need trials and keys"):
+        parallel_coordinates_figure([], ["lr"], "fd", "min", title="t")
+
+
+# Slices
+
+
+def test_a_sweep_of_one_key_with_seeds_is_a_curve() -> None:
+    key = "objective.ar_decay"
+    trials = [trial("t", 10 * gamma + seed, {key: gamma, "seed": seed}) for gamma in (1.0, 0.9) for seed in (0, 2)]
+    (axes,) = slices_figure(trials, [key], "fd", "min", title="t").axes
+    curve = max(axes.lines, key=lambda line: len(np.asarray(line.get_xdata())))
+    assert np.asarray(curve.get_xdata()).tolist() == [0.9, 1.0]
+    assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([10, 11])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("ar_decay", "fd ↓")
+
+
+def test_every_key_has_a_panel() -> None:
+    figure = slices_figure(sweep(), ["lr", "order"], "fd", "min", title="t")
+    lr, order = figure.axes
+    assert (lr.get_xlabel(), order.get_xlabel()) == ("lr", "order")
+    assert [label.get_text() for label in order.get_xticklabels()] == ["raster", "random"]
+    marks = [np.asarray(line.get_xydata()).tolist() for line in order.lines]
+    points = {tuple(mark[0]) for mark in marks if len(mark) == 1}
+    assert points == {(0, 5), (1, 3)}, "only trials that finished"
+    five = slices_figure(sweep(), ["lr"] * 5, "fd", "min", title="t")
+    assert [axes.axison for axes in five.axes] == [True] * 5 + [False] * 3
+
+
+# History
+
+
+def test_the_best_so_far_never_gets_worse() -> None:
+    values = [5.0, 3.0, None, 4.0, 1.0, 2.0]
+    trials = [trial("t", value, status="failed" if value is None else "finished") for value in values]
+    trials[4] = trial("4", 1.0, status="ended early")
+    (axes,) = history_figure(trials, "fd", "min", title="t").axes
+    legend = axes.get_legend()
+    assert legend is not None
+    line = next(line for line in axes.lines if line.get_label() == "best so far")
+    assert np.asarray(line.get_ydata()).tolist() == [5, 3, 3, 3, 3, 2]
+    (axes,) = history_figure(trials, "fd", "max", title="t").axes
+    line = next(line for line in axes.lines if line.get_label() == "best so far")
+    assert np.asarray(line.get_ydata()).tolist() == [5] * 6
+    assert "pale: not trained to the end; dashed: no result" in axes.get_title(loc="left")
+
+
+def test_nothing_is_best_before_the_first_result() -> None:
+    (axes,) = history_figure([trial("a", None, status="failed"), trial("b", 2.0)], "fd", "min", title="t").axes
+    line = next(line for line in axes.lines if line.get_label() == "best so far")
+    first, second = np.asarray(line.get_ydata()).tolist()
+    assert math.isnan(first)
+    assert second == 2
+
+
+# Trade-offs
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12), st.sampled_from(["min", "max"]))
+def test_the_front_is_what_no_other_beats(points: list[tuple[float, float]], mode: Any) -> None:
+    sign = 1 if mode == "min" else -1
+    for place, (x, y) in enumerate(points):
+        beaten = any(sign * a <= sign * x and b >= y and (a, b) != (x, y) for a, b in points)
+        assert (place in pareto_front(points, (mode, "max"))) == (not beaten)
+
+
+def test_a_front_is_named() -> None:
+    trials = [trial("a", 1.0, speed=1.0), trial("b", 2.0, speed=5.0), trial("c", 3.0, speed=4.0)]
+    trials.append(trial("d", 0.1, status="failed", speed=9.0))
+    (axes,) = pareto_figure(trials, ("fd", "min"), ("speed", "max"), title="t").axes
+    assert {text.get_text() for text in axes.texts} == {"a", "b"}
+    assert "red: 2 of 3 trials" in axes.get_title(loc="left")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("fd ↓", "speed ↑")
+    (axes,) = pareto_figure([], ("fd", "min"), ("speed", "max"), title="t").axes
+    assert list(axes.texts) == []
+
+
+def test_figures_show_something(tmp_path: Path) -> None:
+    figures = [
+        parallel_coordinates_figure(sweep(), ["lr", "order"], "fd", "min", title="t"),
+        slices_figure(sweep(), ["lr", "order"], "fd", "min", title="t"),
+        history_figure(sweep(), "fd", "min", title="t"),
+        pareto_figure(sweep(), ("fd", "min"), ("fd", "max"), title="t"),
+    ]
+    for figure in figures:
+        assert colours(save(figure, tmp_path / "f.png")) > 30

@@ -1,6 +1,5 @@
-"""What the paper compares CausalFusion with."""
+"""What the paper compares CausalFusion with: `dit`, the AdaLN-zero Diffusion Transformer of Table 1."""
 
 from .dit import DiT, DiTConfig
-from .dit_release import export_dit, import_dit
 
-__all__ = ["DiT", "DiTConfig", "export_dit", "import_dit"]
+__all__ = ["DiT", "DiTConfig"]

@@ -1,6 +1,19 @@
-"""Weights: folders for people (safetensors and JSON), and the checkpoint formats of others."""
+"""Weights: folders for people (safetensors and JSON), and the checkpoint formats of others.
 
+`folder` reads and writes our own format. `release` and `dit_release` convert the authors' and DiT's checkpoints,
+`vae` converts autoencoders, `checkpoint_file` reads pickled files without running code. Open `folder` first.
+"""
+
+from .dit_release import export_dit, import_dit
 from .folder import load_diffusion, load_weights, save_weights
 from .release import export_release, import_release
 
-__all__ = ["export_release", "import_release", "load_diffusion", "load_weights", "save_weights"]
+__all__ = [
+    "export_dit",
+    "export_release",
+    "import_dit",
+    "import_release",
+    "load_diffusion",
+    "load_weights",
+    "save_weights",
+]

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import get_args
 
 from causalfusion import PRESETS, CausalFusion, CausalFusionConfig, DiT, ModelConfig, count_parameters
-from causalfusion.baselines import export_dit, import_dit
 from causalfusion.config import PositionEmbedding
-from causalfusion.weights import export_release, import_release, load_weights, save_weights
+from causalfusion.weights import export_dit, export_release, import_dit, import_release, load_weights, save_weights
 from causalfusion.weights.checkpoint_file import read_state
 from causalfusion.weights.vae import MAR_SCALE, import_vae
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NewType
 
 from .html_style import CSS, SCRIPT
-from .sweeps.records import is_number
+from .numbers import is_number
 from .tables import cell
 
 Html = NewType("Html", str)

@@ -16,9 +16,8 @@ from causalfusion import PRESETS, build_model, save_weights
 from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import load_experiment
-from causalfusion_platform.launch.runs.folder import RunState, read_state
+from causalfusion_platform.launch.runs.folder import RunState, read_state, write_summary
 from causalfusion_platform.launch.runs.lock import only_launch
-from causalfusion_platform.launch.training.finish import write_summary
 from causalfusion_platform.tracking.mlflow import client
 from causalfusion_platform.tracking.spool import Spool, waiting
 

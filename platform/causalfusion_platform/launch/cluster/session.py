@@ -94,33 +94,6 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
             os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 
-def check_resources(num_workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float) -> None:
-    """Check that the cluster can hold the workers and, beside them, a task that reads data.
-
-    Without this Ray would wait for ever, and say nothing.
-
-    Raises:
-        UserError: it cannot; the message says how many workers fit.
-    """
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    # Ray counts in 1/10000 of a CPU; so must this, or sums of fractions exceed what they equal.
-    unit = 10_000
-    need = (num_workers * round(cpus_per_worker * unit) + round(data_cpus * unit)) / unit
-    if need > cpus:
-        fit = max(round(cpus * unit) - round(data_cpus * unit), 0) // round(cpus_per_worker * unit)
-        raise UserError(
-            f"train.num_workers={num_workers} × train.cpus_per_worker={cpus_per_worker:g} plus "
-            f"{data_cpus:g} for reading data are {need:g} CPUs, but the cluster has {cpus:g}\n"
-            f"  allowed: train.num_workers up to {fit}, or fewer train.cpus_per_worker (fractions are fine)"
-        )
-    if num_workers * gpus_per_worker > gpus:
-        raise UserError(
-            f"train.num_workers={num_workers} × train.gpus_per_worker={gpus_per_worker:g} exceed the cluster's "
-            f"{gpus:g} GPUs\n  set train.gpus_per_worker=0 to train on CPUs"
-        )
-
-
 def _protect_token() -> None:
     # Ray writes its token readable for everyone; it opens the whole cluster to whoever has it.
     with contextlib.suppress(OSError):

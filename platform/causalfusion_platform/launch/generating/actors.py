@@ -18,9 +18,9 @@ from ...sampling.part_maker import PartMaker
 from ...sampling.pixels import Pixels
 from ...sampling.sample_set import SamplePlan
 from ..cluster.failures import user_error_in
+from ..cluster.resources import resources_at_hand
 from ..cluster.session import ray_session
 from ..runs.signals import StopRequest
-from ..training.elastic import resources_at_hand
 
 Take = Callable[[int, Pixels], None]
 """Called with a part's number and its images (n, H, W, 3)."""

@@ -31,12 +31,11 @@ from ..evaluating.measuring import Measuring, open_measuring
 from ..generating.actors import RayGenerators
 from ..generating.request import GenerateRequest
 from ..runs.exit_status import StoppedRun
-from ..runs.folder import read_state, run_experiment
+from ..runs.folder import read_state, read_summary, run_experiment
 from ..runs.sync import sync_run
 from ..sweeping.description import pinned
 from ..sweeping.results import SweepResult
 from ..sweeping.sweep import run_sweep
-from ..training.finish import read_summary
 from .figures import draw_more
 from .measurable import check_measurable
 from .rows import Reproduction, trial_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,3 +214,16 @@ def public_config(composed: Composed) -> dict[str, Any]:
                 node = node[part]
             node[last] = value
     return tree
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """Write summary.json into the run's folder, atomically."""
+    path = folder / SUMMARY_FILE
+    write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+    return path
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what `write_summary` wrote."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text())
+    return summary

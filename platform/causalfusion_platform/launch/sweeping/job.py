@@ -10,8 +10,7 @@ from typing import Any
 from ...config.compose import Composed
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
-from ..runs.folder import STATE_FILE, check_same_config, read_state
-from ..training.finish import read_summary
+from ..runs.folder import STATE_FILE, check_same_config, read_state, read_summary
 from .population import members_of, newest_of
 from .search import check_metrics, measuring, optuna_trial, studied_points
 from .trials import Trial, sweep_of, trials_of

@@ -11,8 +11,7 @@ from ray import tune
 
 from ...report.sweeps.live import State, SweepDisplay, TrialView
 from ...tracking.journal import Adopted, Journal, Measured, Progressed
-from ..runs.folder import SUMMARY_FILE
-from ..training.finish import read_summary
+from ..runs.folder import SUMMARY_FILE, read_summary
 
 _LOOK_SECONDS = 1.0
 

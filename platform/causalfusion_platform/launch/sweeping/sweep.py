@@ -18,12 +18,12 @@ from ...tracking.tracker import AS_BARS
 from ..cluster.session import ray_session
 from ..runs.folder import RunState, check_same_config, open_run, read_state
 from ..runs.lock import only_launch, refuse_if_under_way
-from ..runs.register import register_best_trial
 from ..runs.signals import StopRequest, stop_on_signals
 from ..training.train import check_inputs
 from .description import pinned
 from .job import SweepJob, finished_trials
 from .population import newest_of
+from .register import register_best_trial
 from .results import SPEEDS, STOPPED, SweepResult, TrialEnd, figures_of, settle, tabulate, write_results
 from .search import optuna_search, search_of
 from .tuning import concurrent_trials, fit

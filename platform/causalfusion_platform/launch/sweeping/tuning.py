@@ -13,7 +13,7 @@ from ray import tune
 
 from ...config.schema import Experiment
 from ...report.sweeps.live import SweepDisplay
-from ..cluster.session import check_resources
+from ..cluster.resources import check_resources
 from ..runs.lock import in_turn
 from ..runs.signals import StopRequest
 from .job import SweepJob

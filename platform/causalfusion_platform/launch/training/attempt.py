@@ -18,7 +18,8 @@ from ...train.control import STARTING
 from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
 from ..runs.signals import StopRequest
-from .progress_actor import Board, Orders, Pulse, View, enter_worker
+from .entry import enter_worker
+from .progress_actor import Board, Orders, Pulse, View
 
 FOLLOW_SECONDS = 0.5
 SILENT_SECONDS = 5.0

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from ...assemble import Job
 from ...config.schema import Experiment
@@ -14,7 +11,6 @@ from ..runs.exit_status import GaveUp
 from ..runs.signals import StopRequest
 
 _POLL_SECONDS = 1.0
-_CONNECT_SECONDS = 2.0
 
 
 def wait_for_room(
@@ -61,28 +57,6 @@ def wait_for_room(
         )
     say(f"going on with {fits} of {wanted.train.num_workers} workers")
     return job.model_copy(update={"experiment": with_workers(wanted, fits)})
-
-
-def resources_at_hand() -> dict[str, float]:
-    """Return the CPUs and GPUs of the cluster's nodes that answer and are not being taken back.
-
-    Ray notices the death of a node after tens of seconds, and would wait for room on it meanwhile.
-    """
-    import ray
-
-    draining = ray._private.state.state.get_draining_nodes()
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
-    with ThreadPoolExecutor(max_workers=32) as pool:
-        answering = [node for node, lives in zip(nodes, pool.map(_answers, nodes), strict=True) if lives]
-    return {kind: sum(node["Resources"].get(kind, 0.0) for node in answering) for kind in ("CPU", "GPU")}
-
-
-def _answers(node: dict[str, Any]) -> bool:
-    try:
-        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def workers_that_fit(experiment: Experiment, resources: dict[str, float]) -> int:

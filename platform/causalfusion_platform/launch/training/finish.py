@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
 from ...assemble import FINAL_SAMPLES_FILE
 from ...config.schema import Experiment
-from ...data.manifest import Manifest, write_atomically
+from ...data.manifest import Manifest
 from ...evaluation.evaluate import Scores
 from ...sampling.grid import sample_grid
 from ...tasks.class_to_image import build_yardstick
 from ...tracking.tracker import AS_BARS, Tracker
-from ..runs.folder import SUMMARY_FILE
 
 SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
 """What is also measured with each S of `evaluation.ar_steps`: `<name>_s<S>`."""
@@ -46,16 +43,3 @@ def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker)
     tracker.artifact(path, "samples")
     tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
     return {**scores, "num_samples": len(labels), "grid_path": str(path)}
-
-
-def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
-    """Write summary.json into the run's folder, atomically."""
-    path = folder / SUMMARY_FILE
-    write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
-    return path
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Read what `write_summary` wrote."""
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text())
-    return summary

@@ -21,11 +21,12 @@ from ...tracking.mlflow import answers
 from ...tracking.spool import Spool
 from ...tracking.tracker import AS_BARS
 from ...train.progress import ProgressSink
+from ..cluster.resources import resources_at_hand
 from ..runs.exit_status import StoppedRun
-from ..runs.folder import RunState
+from ..runs.folder import RunState, write_summary
 from ..runs.signals import StopRequest
-from .elastic import resources_at_hand, wait_for_room
-from .finish import judge_and_draw, write_summary
+from .elastic import wait_for_room
+from .finish import judge_and_draw
 from .supervisor import Supervisor
 
 _RUN_SECONDS = 15.0

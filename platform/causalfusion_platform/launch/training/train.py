@@ -20,11 +20,11 @@ from ...tracking.mlflow import check_address
 from ...tracking.spool import Spool
 from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
-from ..cluster.session import check_resources, ray_session
-from ..runs.folder import check_same_config, open_run, read_state
+from ..cluster.resources import check_resources
+from ..cluster.session import ray_session
+from ..runs.folder import check_same_config, open_run, read_state, read_summary
 from ..runs.lock import only_launch, refuse_if_under_way
 from ..runs.signals import stop_on_signals
-from .finish import read_summary
 from .launch import Course, Stages
 
 

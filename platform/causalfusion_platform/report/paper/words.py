@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
-from ..numbers import duration, gain_with_interval, p_text, printed_values, with_interval
+from ..numbers import duration
+from .numbers import gain_with_interval, p_text, printed_values, with_interval
 from .report import Judgement, PaperReport
 from .statistics import VERDICTS, Estimate, Pair
 

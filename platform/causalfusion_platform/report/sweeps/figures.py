@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..canvas import PALE, bare, canvas, fit_axis, name_ticks, shades, title_of
+from ..numbers import is_number
 from .parallel_coordinates import scale_of
-from .records import Mode, TrialRecord, best_of, has_result, is_number, last_part, metric_of
+from .records import Mode, TrialRecord, best_of, has_result, last_part, metric_of
 
 _DARK, _BEST = shades(3)[0], "#d1495b"
 # With more points on the front their names would lie on each other.

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..html import Html, Picture, document, facts, figure, paragraph, section, table
+from ..numbers import is_number
 from ..tables import cell
-from .records import Mode, TrialRecord, best_of, is_number, last_part, metric_of, ranked
+from .records import Mode, TrialRecord, best_of, last_part, metric_of, ranked
 
 Change = tuple[str, Any, Any]
 """(dotted key, default, value here)."""

@@ -15,7 +15,8 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from ..canvas import INK, PALE, canvas, is_wide, title_of
-from .records import Mode, TrialRecord, best_of, has_result, is_number, last_part, metric_of, ranked
+from ..numbers import is_number
+from .records import Mode, TrialRecord, best_of, has_result, last_part, metric_of, ranked
 
 # Up to so many different numbers are the marks of their axis; of more, round numbers are.
 _FEW = 6

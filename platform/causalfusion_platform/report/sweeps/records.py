@@ -69,8 +69,3 @@ def swept_keys(trials: Sequence[TrialRecord]) -> list[str]:
 def last_part(key: str) -> str:
     """Return a dotted key's last part: `ar_decay` of `objective.ar_decay`."""
     return key.rsplit(".", 1)[-1]
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number; true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.cluster.session import check_resources, free_port, port_is_free
+from causalfusion_platform.launch.cluster.resources import check_resources
+from causalfusion_platform.launch.cluster.session import free_port, port_is_free
 
 
 def set_cluster(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:

@@ -15,9 +15,8 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.evaluation.reference import reference_from_images, write_reference
 from causalfusion_platform.launch.reproduction.measurable import check_measurable
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
-from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.runs.folder import RunState, write_summary
 from causalfusion_platform.launch.sweeping.job import finished_trials
-from causalfusion_platform.launch.training.finish import write_summary
 
 
 def finish(run_dir: Path, experiment: Experiment, *, finished: bool = True) -> None:

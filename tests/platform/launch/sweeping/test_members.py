@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.compose import Composed, compose_experiment
-from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.runs.folder import RunState, write_summary
 from causalfusion_platform.launch.sweeping.job import SweepJob, finished_trials, job_of
 from causalfusion_platform.launch.sweeping.population import Member, newest_of
 from causalfusion_platform.launch.sweeping.run_trial import measurements
 from causalfusion_platform.launch.sweeping.search import search_of
-from causalfusion_platform.launch.training.finish import write_summary
 from causalfusion_platform.tracking.journal import Checkpointed, Journal, Measured
 
 

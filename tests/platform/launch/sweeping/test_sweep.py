@@ -17,9 +17,9 @@ from causalfusion import PRESETS
 from causalfusion_platform.config.compose import Composed, compose_experiment, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.launch.runs.folder import write_summary
 from causalfusion_platform.launch.sweeping.progress import Watch
 from causalfusion_platform.launch.sweeping.trials import Trial, trials_of
-from causalfusion_platform.launch.training.finish import write_summary
 from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Journal, Measured
 

@@ -13,8 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..weights.checkpoint_file import read_state, report_mismatch, write_state
-from .dit import DiT, DiTConfig
+from ..baselines.dit import DiT, DiTConfig
+from .checkpoint_file import read_state, report_mismatch, write_state
 
 # Our modules and the release's.
 _MODULES = {

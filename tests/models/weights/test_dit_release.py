@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from causalfusion.baselines import DiT, export_dit, import_dit
+from causalfusion.baselines import DiT
+from causalfusion.weights import export_dit, import_dit
 
 ModelMaker = Callable[..., DiT]
 State = dict[str, Tensor]

@@ -1,0 +1,101 @@
+"""The best trial of a sweep in the model registry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.manifest import Manifest
+from ...report.terminal import as_path
+from ...report.units import size
+from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias, version_of
+from ..runs.register import entry_of, version_tags
+from .results import TrialEnd
+from .trials import sweep_of
+
+LARGEST_BYTES = 2 * 10**9
+"""Weights above this are uploaded only where a person says so."""
+
+
+def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd], say: Callable[[str], None]) -> None:
+    """Register the best finished trial of a sweep, by its first target, under the MLflow experiment's name.
+
+    The alias `best` goes to it, unless it stands for a version that did at least as well by the same metric on the
+    same data. What goes wrong is said and not raised: the sweep is done.
+
+    Args:
+        experiment: the sweep's.
+        ends: how its trials ended.
+        say: called with one line about what was done.
+    """
+    metric, mode = next(iter(sweep_of(experiment).targets.items()))
+    sign = 1 if mode == "max" else -1
+    measured = [(sign * value, end) for end in ends if (value := _value(end, metric)) is not None]
+    if not measured:
+        return
+    signed, best = max(measured, key=lambda one: one[0])
+    assert best.summary is not None
+    try:
+        _register_trial(experiment, best, metric, mode, sign * signed, say)
+    except UserError as error:
+        say(f"{error}\n  register it later: causalfusion runs register {as_path(Path(best.summary['run_dir']))}")
+
+
+def _register_trial(
+    experiment: Experiment, best: TrialEnd, metric: str, mode: str, value: float, say: Callable[[str], None]
+) -> None:
+    assert best.summary is not None
+    run_dir = Path(best.summary["run_dir"])
+    entry = entry_of(run_dir)
+    if entry.bytes > LARGEST_BYTES:
+        say(
+            f"{best.name} is not registered, {size(entry.bytes)} of weights are not uploaded unasked\n"
+            f"  ask for it: causalfusion runs register {as_path(run_dir)}"
+        )
+        return
+    model = model_name(experiment.tracking.experiment)
+    ours = {"metric": metric, "data.digest": Manifest.read(experiment.data.path).digest}
+    version = register_weights(
+        entry.uri,
+        model,
+        entry.run_id,
+        entry.weights,
+        tags={
+            **version_tags(run_dir, entry),
+            **ours,
+            "mode": mode,
+            "value": f"{value:.6g}",
+            "trial": best.name,
+            "sweep": experiment.name,
+        },
+        about=f"Trial {best.name}, the best of sweep {experiment.name} by {metric}: {value:.4g}.",
+    )
+    held = version_of(entry.uri, model, BEST)
+    done = f"{best.name} is version {version.number} of model {model}"
+    if held is not None and held.number != version.number and _is_ahead(held, ours, mode, value):
+        say(f"{done}; its alias best stays at version {held.number}, with {metric} {held.tags['value']}")
+        return
+    set_alias(entry.uri, version, BEST)
+    say(f"{done}, alias best: {metric} {value:.4g}")
+
+
+def _is_ahead(held: Version, ours: dict[str, str], mode: str, value: float) -> bool:
+    """Return whether a version did at least as well by the same metric on the same data."""
+    if any(held.tags.get(key) != text for key, text in ours.items()):
+        return False
+    try:
+        theirs = float(held.tags["value"])
+    except (KeyError, ValueError):
+        return False
+    return theirs >= value if mode == "max" else theirs <= value
+
+
+def _value(end: TrialEnd, metric: str) -> float | None:
+    """Return what a trial that finished measured; None: it did not, or measured no number."""
+    if end.summary is None or end.error is not None or end.ended_early_at is not None:
+        return None
+    value = end.summary.get(metric)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -1,0 +1,17 @@
+"""Where Ray Train enters a worker process. Light to import: Ray's controller imports it too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def enter_worker(arguments: dict[str, Any]) -> None:
+    """Entry point of a Ray Train worker. Its heavy imports happen in the workers, not in Ray's controller.
+
+    Args:
+        arguments: `job`, a Job as JSON; `board`, the Board actor.
+    """
+    from ...assemble import Job
+    from .worker import ray_worker
+
+    ray_worker(Job.model_validate_json(arguments["job"]), arguments["board"])

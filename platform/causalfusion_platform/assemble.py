@@ -72,7 +72,7 @@ class Job(BaseModel):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class WorkerContext:
     """What differs between a Ray worker and a process on its own."""
 
     device: torch.device
@@ -98,7 +98,7 @@ class TrainingTimes:
     """Images trained on by this attempt; fewer than the run's if it resumed."""
 
 
-def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
+def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     """Train one rank's part of a job to its end, then generate the final samples; ranks run it together.
 
     Raises:
@@ -107,7 +107,7 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
         Diverged: skipping steps did not help.
         NotSaved: checkpoints cannot be written.
     """
-    experiment, control = job.experiment, around.control
+    experiment, control = job.experiment, context.control
     rank = torch.distributed.get_rank()
     journal = Journal(experiment.run_dir) if rank == 0 else None
     manifest = Manifest.read(experiment.data.path)
@@ -117,22 +117,22 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     total = experiment.train.total_images
     # Reading starts up while the model and the engine are built.
     data = open_dataset(experiment, manifest.without(job.bad_shards), job.order)
-    batches = around.batches(experiment, data, first, total) if first < total else iter(())
+    batches = context.batches(experiment, data, first, total) if first < total else iter(())
     control.mark("build the engine", first)
-    precision = choose_precision(experiment.train.precision, around.device)
-    loop = build_loop(job, around.device, precision, data.manifest.rows, resume)
+    precision = choose_precision(experiment.train.precision, context.device)
+    loop = build_loop(job, context.device, precision, data.manifest.rows, resume)
     if resume and resume.universal:
         _tell_resharded(job, resume, journal, control)
 
     tracker: Tracker = Spool(experiment.run_dir / SPOOL_FOLDER) if rank == 0 else NoTracker()
-    spent, peak_here = Spent(), peak(around.device, precision)
+    spent, peak_here = Spent(), peak(context.device, precision)
     recording = None
     if journal is not None:
-        system = System(experiment.run_dir, around.device)
-        recording = Recording(tracker, journal, around.progress, job.attempt, job.recorded_images, system)
+        system = System(experiment.run_dir, context.device)
+        recording = Recording(tracker, journal, context.progress, job.attempt, job.recorded_images, system)
     metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here)
     guard = build_guard(job, loop, resume, journal, control)
-    sampler = build_model(experiment.model).to(around.device).eval()
+    sampler = build_model(experiment.model).to(context.device).eval()
     grids = SampleGridHook(
         experiment.train.sample_every_images,
         sampler,
@@ -160,7 +160,7 @@ def train_and_sample(job: Job, around: Surroundings) -> TrainingTimes:
     stop = StopHook(control, checkpoints.now, checkpoints.storage_fails)
     hooks: list[Hook] = [guard, metrics, grids, checkpoints, stop]
     if journal is not None:
-        device = torch.cuda.get_device_name(around.device) if around.device.type == "cuda" else "cpu"
+        device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
         journal.add(
             TrainingStarted(
                 attempt=job.attempt,

@@ -37,7 +37,7 @@ SPLITS = [[9], [2, 3, 4], [4, 4, 1], [1] * 9]
 @pytest.fixture
 def products_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute attention by plain products: torch's counter knows no fused kernel of CPUs."""
-    monkeypatch.setattr("causalfusion.attention.attention_form", lambda *_: "matmul")
+    monkeypatch.setattr("causalfusion.attention.dense.attention_form", lambda *_: "matmul")
 
 
 def counted_flops(config: CausalFusionConfig, sizes: list[int], copies: int = 1) -> int:

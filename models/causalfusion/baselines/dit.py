@@ -71,7 +71,7 @@ def adaptive_norm(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
     return normed * (1 + scale_BD[:, None]) + shift_BD[:, None]
 
 
-class Attention(nn.Module):
+class DiTAttention(nn.Module):
     """Multi-head attention of all tokens to all tokens: qkv with bias, no QK norm."""
 
     def __init__(self, config: DiTConfig) -> None:
@@ -86,14 +86,14 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """AdaLN-zero block: the condition shifts and scales each layer norm and gates each residual branch."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         width, hidden = config.hidden_size, config.mlp_size
         self.modulation = nn.Linear(width, 6 * width)
-        self.attn = Attention(config)
+        self.attn = DiTAttention(config)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class DiT(PatchModel):
         self.class_embed = nn.Embedding(config.num_classes + 1, width)  # the last row: the null class
         self.grid = (config.grid_size, config.grid_size)
         self.register_buffer("positions", sinusoids_2d(width, *self.grid), persistent=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, config.patch_size**2 * config.out_channels)
         self._initialise()

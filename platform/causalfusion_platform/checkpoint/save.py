@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 10
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint that is complete."""
 
     folder: Path
@@ -85,7 +85,7 @@ class Saver:
         self._number, self._images = 0, 0
         self._thread: threading.Thread | None = None
         self._abandoned = threading.Event()
-        self._outcomes: deque[Saved | Failed] = deque()
+        self._outcomes: deque[SavedCheckpoint | Failed] = deque()
 
     def begin(self, images_seen: int) -> Path:
         """Return this rank's empty staging folder, after the save in flight is over.
@@ -110,11 +110,11 @@ class Saver:
         """Say instead of `submit` that the staging folder could not be filled, so that no rank waits for it."""
         self._start(None, reason)
 
-    def poll(self) -> list[Saved | Failed]:
+    def poll(self) -> list[SavedCheckpoint | Failed]:
         """Return what came of saves since the last call. Ranks but the first tell only of their own failures."""
         return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
-    def wait(self) -> list[Saved | Failed]:
+    def wait(self) -> list[SavedCheckpoint | Failed]:
         """Return what `poll` does, after the save in flight is over."""
         self._join()
         return self.poll()
@@ -154,7 +154,7 @@ class Saver:
             shutil.rmtree(parts_folder(partial))
             folder = complete(partial, facts, files)
             size = sum(record.size for record in files.values())
-            self._outcomes.append(Saved(folder, images, size, time.perf_counter() - started))
+            self._outcomes.append(SavedCheckpoint(folder, images, size, time.perf_counter() - started))
         except Exception as error:
             # Whatever it was: training can go on, and the next save may work.
             self._outcomes.append(Failed(images, _reason(error)))

@@ -56,8 +56,8 @@ def evaluate(
     from ..checkpoint.find import find_weights
     from ..evaluation.reference import write_reference
     from ..launch.evaluating.analyze import read_numbers
-    from ..launch.evaluating.evaluate import cells_of, read_scales
     from ..launch.evaluating.evaluate import evaluate as run
+    from ..launch.evaluating.evaluate import plane_points, read_scales
     from ..launch.evaluating.measuring import open_measuring
     from ..launch.evaluating.record import evaluation_table, record_evaluation
     from ..launch.generating.actors import LocalGenerator, RayGenerators
@@ -68,7 +68,7 @@ def evaluate(
     from ..report.terminal import as_path
 
     console = Console(highlight=False)
-    cells = cells_of(
+    cells = plane_points(
         read_numbers(ar_steps) if ar_steps is not None else [],
         read_numbers(steps) if steps is not None else [],
         read_scales(cfg) if cfg is not None else [],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..sampling.interactive import Studio
+    from ..sampling.interactive import InteractiveSampler
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")]
 LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0,2,7 or 0-9.")]
@@ -36,11 +36,11 @@ def sample(
     vae: VaeOption = None,
 ) -> None:
     """Generate samples of classes and draw them as a grid."""
-    studio = _open(checkpoint, settings, vae, grid)
-    classes = studio.parse_labels(labels)
-    images = studio.sample(classes, per_label, seed)
-    studio.draw(images, classes, per_label, grid)
-    print(f"{len(images)} samples: {studio.describe()}\n{grid}")
+    sampler = _open(checkpoint, settings, vae, grid)
+    classes = sampler.parse_labels(labels)
+    images = sampler.sample(classes, per_label, seed)
+    sampler.draw(images, classes, per_label, grid)
+    print(f"{len(images)} samples: {sampler.describe()}\n{grid}")
 
 
 def edit(
@@ -59,26 +59,26 @@ def edit(
     vae: VaeOption = None,
 ) -> None:
     """Keep a part of images and regenerate the rest under new classes; the grid's first row has the originals."""
-    studio = _open(checkpoint, settings, vae, grid)
-    classes = studio.parse_labels(labels)
-    originals = studio.originals(original, per_label, seed)
-    edited = studio.edit(originals, keep, classes, seed)
-    studio.draw_edits(originals, edited, original, classes, grid)
-    print(f"{len(edited)} edits, {keep} kept: {studio.describe()}\n{grid}")
+    sampler = _open(checkpoint, settings, vae, grid)
+    classes = sampler.parse_labels(labels)
+    originals = sampler.originals(original, per_label, seed)
+    edited = sampler.edit(originals, keep, classes, seed)
+    sampler.draw_edits(originals, edited, original, classes, grid)
+    print(f"{len(edited)} edits, {keep} kept: {sampler.describe()}\n{grid}")
 
 
-def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: Path) -> Studio:
+def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: Path) -> InteractiveSampler:
     """Load the model; where its run is known, sample as the run does."""
     from causalfusion import SamplingConfig
 
     from ..checkpoint.find import find_weights
     from ..launch.runs.folder import run_experiment
-    from ..sampling.interactive import Studio, check_picture
+    from ..sampling.interactive import InteractiveSampler, check_picture
 
     check_picture(grid)
     found = find_weights(checkpoint)
     experiment = run_experiment(found.run) if found.run else None
-    return Studio.open(
+    return InteractiveSampler.open(
         found.folder,
         experiment.sampling if experiment else SamplingConfig(),
         settings or [],

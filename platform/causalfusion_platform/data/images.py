@@ -69,7 +69,7 @@ def decode_image(
         FaultStop: a fault's policy is to stop.
         ValueError: a kind has no policy, or one that it does not allow.
     """
-    record = _Record(name, policies)
+    record = _ImageAttempt(name, policies)
     try:
         return _decode(content, name, size, max_pixels, record), record.findings
     except _Skipped:
@@ -81,7 +81,7 @@ class _Skipped(Exception):
 
 
 @dataclass
-class _Record:
+class _ImageAttempt:
     """The faults of one image so far."""
 
     name: str
@@ -109,7 +109,9 @@ class _Record:
         raise AssertionError(f"{kind} is no fault to {self.found(kind, detail)}")
 
 
-def _decode(content: bytes | OSError, name: str, size: int, max_pixels: int, record: _Record) -> NDArray[np.uint8]:
+def _decode(
+    content: bytes | OSError, name: str, size: int, max_pixels: int, record: _ImageAttempt
+) -> NDArray[np.uint8]:
     if isinstance(content, OSError):
         record.reject("unreadable", _message(content))
     if not content:
@@ -129,7 +131,9 @@ def _decode(content: bytes | OSError, name: str, size: int, max_pixels: int, rec
     return center_crop(rgb, size)
 
 
-def _upright_rgb(image: Image.Image, content: bytes, name: str, max_pixels: int, record: _Record) -> Image.Image:
+def _upright_rgb(
+    image: Image.Image, content: bytes, name: str, max_pixels: int, record: _ImageAttempt
+) -> Image.Image:
     """Return the first frame of an opened image: decoded, RGB, upright. What Pillow raises goes through."""
     if image.width * image.height > max_pixels:
         record.reject("huge", f"{image.width}×{image.height}; at most {max_pixels} pixels are allowed")

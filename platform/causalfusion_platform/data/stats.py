@@ -23,7 +23,7 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Moments:
+class LatentMoments:
     """Sums over latents, one number per channel each, in float64."""
 
     count: int
@@ -116,7 +116,7 @@ def latent_stats(folder: Path, manifest: Manifest, show: ShowRows = lambda *_: N
         UserError: a shard is damaged, a latent is no number, or all latents are equal.
     """
 
-    def work(shard: Shard, tick: Tick) -> Moments:
+    def work(shard: Shard, tick: Tick) -> LatentMoments:
         parts = []
         with np.errstate(invalid="ignore"):  # what is no number shows in the sums
             for table in read_groups(folder, shard, manifest.latent_columns):
@@ -125,14 +125,14 @@ def latent_stats(folder: Path, manifest: Manifest, show: ShowRows = lambda *_: N
                     for start in range(0, table.num_rows, _ROWS_AT_ONCE)
                 ]
                 tick(table.num_rows)
-            moments = reduce(Moments.merged, parts)
+            moments = reduce(LatentMoments.merged, parts)
         if not all(np.isfinite(value).all() for value in (moments.squares, moments.noise)):
             raise UserError(
                 f"shard {folder / shard.file} holds NaN or infinity\n  see where: causalfusion data verify {folder}"
             )
         return moments
 
-    moments = reduce(Moments.merged, over_shards(manifest, work, show))
+    moments = reduce(LatentMoments.merged, over_shards(manifest, work, show))
     whole = _spreads(moments.all_channels)[0]
     if not whole.std:
         raise UserError(f"every number of every latent in {folder} is {whole.mean:g}: there is nothing to scale")
@@ -145,10 +145,10 @@ def latent_stats(folder: Path, manifest: Manifest, show: ShowRows = lambda *_: N
     )
 
 
-def _moments(table: pa.Table, manifest: Manifest) -> Moments:
-    def view(suffix: str) -> Moments:
+def _moments(table: pa.Table, manifest: Manifest) -> LatentMoments:
+    def view(suffix: str) -> LatentMoments:
         std = latents_of(table, f"std{suffix}") if manifest.posterior else None
-        return Moments.of(latents_of(table, f"mean{suffix}"), std)
+        return LatentMoments.of(latents_of(table, f"mean{suffix}"), std)
 
     return view("").merged(view("_flip")) if manifest.flip else view("")
 
@@ -158,7 +158,7 @@ def _by_channel(latents: NDArray[np.float16]) -> Vector:
     return latents.astype(np.float64).swapaxes(0, 1).reshape(latents.shape[1], -1)
 
 
-def _spreads(moments: Moments) -> list[Spread]:
+def _spreads(moments: LatentMoments) -> list[Spread]:
     return [
         Spread(
             mean=float(mean),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .extractors.extractor import Extractor
-from .metrics.statistics import Moments
+from .metrics.statistics import FeatureMoments
 
 BATCH_SIZE = 64
 T = TypeVar("T")
@@ -20,8 +20,8 @@ T = TypeVar("T")
 class Collected:
     """What is kept of the features of N images, on the CPU; of 50,000 in the space of FID it is 700 MB."""
 
-    pool: Moments
-    spatial: Moments | None
+    pool: FeatureMoments
+    spatial: FeatureMoments | None
     """None: the extractor has no spatial features."""
     features: Tensor | None
     """The pool features (N, F), float32; None: they were not kept."""
@@ -57,16 +57,16 @@ def collect(extractor: Extractor, batches: Iterable[Tensor], *, keep: bool = Tru
     Raises:
         ValueError: there are no images, or features that are not finite.
     """
-    pool: Moments | None = None
-    spatial: Moments | None = None
+    pool: FeatureMoments | None = None
+    spatial: FeatureMoments | None = None
     vectors: list[Tensor] = []
     probabilities: list[Tensor] = []
     for images in batches:
         features = extractor.features(images)
         if pool is None:
-            pool = Moments(features.pool.shape[1], extractor.device)
+            pool = FeatureMoments(features.pool.shape[1], extractor.device)
             if features.spatial is not None:
-                spatial = Moments(features.spatial.shape[1], extractor.device)
+                spatial = FeatureMoments(features.spatial.shape[1], extractor.device)
         pool.add(features.pool)
         if spatial is not None and features.spatial is not None:
             spatial.add(features.spatial)
@@ -86,8 +86,8 @@ def batches_of(images: Tensor, batch_size: int = BATCH_SIZE) -> Sequence[Tensor]
     return torch.split(images, batch_size)
 
 
-def _merged(parts: Sequence[Moments]) -> Moments:
-    whole = Moments(len(parts[0].mean))
+def _merged(parts: Sequence[FeatureMoments]) -> FeatureMoments:
+    whole = FeatureMoments(len(parts[0].mean))
     for part in parts:
         whole.merge(part)
     return whole

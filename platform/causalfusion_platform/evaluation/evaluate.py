@@ -1,4 +1,4 @@
-"""Judge generated samples against the real data set."""
+"""Score generated samples against the real data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from causalfusion import draws
 
-from .extractors.digits_cnn import train_judge
+from .extractors.digits_cnn import train_classifier
 from .metrics.frechet import frechet_distance
 
 
@@ -27,21 +27,21 @@ class Scores:
     """The same for as many real images drawn at random: what a perfect generator would score."""
 
 
-class Yardstick:
+class SampleScorer:
     """A judge trained on the real images, and their features: scores any number of sets of generated images."""
 
     def __init__(self, real: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int) -> None:
-        """Train the judge.
+        """Train the classifier.
 
         Args:
             real: all real images (N, channels, size, size) in [−1, 1].
             labels: their classes (N,).
             num_classes: classes in the data set.
-            epochs: training epochs of the judge.
+            epochs: training epochs of the classifier.
             seed: decides the judge and the real subset.
         """
-        self.judge = train_judge(real, labels, num_classes=num_classes, epochs=epochs, seed=seed)
-        self.of_real = self.judge.features(real)
+        self.classifier = train_classifier(real, labels, num_classes=num_classes, epochs=epochs, seed=seed)
+        self.of_real = self.classifier.features(real)
         self.seed = seed
 
     def score(self, generated: Tensor, asked: Tensor) -> Scores:
@@ -53,8 +53,8 @@ class Yardstick:
         subset = torch.randperm(len(self.of_real), generator=draws.stream(self.seed, "real subset"))
         some = self.of_real[subset[: len(generated)]]
         return Scores(
-            class_accuracy=self.judge.accuracy(generated, asked),
-            judge_accuracy=self.judge.held_out_accuracy,
-            fd_digits_cnn=frechet_distance(self.judge.features(generated), self.of_real),
+            class_accuracy=self.classifier.accuracy(generated, asked),
+            judge_accuracy=self.classifier.held_out_accuracy,
+            fd_digits_cnn=frechet_distance(self.classifier.features(generated), self.of_real),
             fd_digits_cnn_real=frechet_distance(some, self.of_real),
         )

@@ -31,7 +31,7 @@ REGIONS = get_args(Region)
 _BATCH = 64
 
 
-class Studio:
+class InteractiveSampler:
     """A model with all that it needs to make pictures."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Studio:
         settings: Sequence[str],
         vae: Path | None,
         diffusion: DiffusionConfig | None = None,
-    ) -> Studio:
+    ) -> InteractiveSampler:
         """Load the model in a folder of weights.
 
         Args:

@@ -22,7 +22,7 @@ _PART_NAME = re.compile(r"part-(\d{6})\.([0-9a-f]{64})\.npy")
 
 
 @dataclass(frozen=True)
-class Part:
+class SamplePart:
     """A finished part."""
 
     index: int
@@ -45,7 +45,7 @@ class Part:
         return images
 
 
-def write_part(folder: Path, index: int, images: Pixels) -> Part:
+def write_part(folder: Path, index: int, images: Pixels) -> SamplePart:
     """Write the images of a part, atomically."""
     buffer = io.BytesIO()
     np.save(buffer, images, allow_pickle=False)
@@ -55,16 +55,16 @@ def write_part(folder: Path, index: int, images: Pixels) -> Part:
     parts.mkdir(exist_ok=True)
     path = parts / f"part-{index:06d}.{sha256}.npy"
     write_atomically(path, content)
-    return Part(index, path, sha256)
+    return SamplePart(index, path, sha256)
 
 
-def finished_parts(folder: Path) -> dict[int, Part]:
+def finished_parts(folder: Path) -> dict[int, SamplePart]:
     """Return the parts that are finished and still as they were written; every byte is read. Remove all others."""
 
-    def look(path: Path) -> Part | None:
+    def look(path: Path) -> SamplePart | None:
         match = _PART_NAME.fullmatch(path.name)
         if match and sha256_of(path) == match[2]:
-            return Part(int(match[1]), path, match[2])
+            return SamplePart(int(match[1]), path, match[2])
         path.unlink()  # half written, or damaged since
         return None
 
@@ -73,7 +73,7 @@ def finished_parts(folder: Path) -> dict[int, Part]:
     return {part.index: part for part in found if part is not None}
 
 
-def part_images(parts: Mapping[int, Part]) -> Iterator[Pixels]:
+def part_images(parts: Mapping[int, SamplePart]) -> Iterator[Pixels]:
     """Yield the images of all parts, in order.
 
     Raises:

@@ -29,11 +29,11 @@ _PART_SAMPLES = 256
 _PARTS = 64
 
 
-class _Frozen(BaseModel):
+class _PlanPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class SamplePlan(_Frozen):
+class SamplePlan(_PlanPart):
     """Everything that decides the samples, and where their makers lie."""
 
     version: Literal[1] = 1
@@ -113,7 +113,7 @@ class SamplePlan(_Frozen):
         return asked_labels(self.labels, self.num, self.class_list, self.seed)
 
 
-class Finished(_Frozen):
+class Finished(_PlanPart):
     """What a finished set holds."""
 
     digest: str
@@ -124,7 +124,7 @@ class Finished(_Frozen):
     """Whether there is `png/`."""
 
 
-class SetRecord(_Frozen):
+class SetRecord(_PlanPart):
     """What `samples.json` says."""
 
     plan: SamplePlan

@@ -12,7 +12,7 @@ from causalfusion import Model
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
 from ..data.read import read_all
-from ..evaluation.evaluate import Yardstick
+from ..evaluation.evaluate import SampleScorer
 from ..sampling.generate import Request, generate_together, labels_in_turn
 from ..tracking.journal import Journal, Measured
 from ..tracking.tracker import Tracker
@@ -55,12 +55,12 @@ def build_measure(
     """Build what measures the samples of grids, if the experiment wants that. Its judge is trained at first use."""
     if not experiment.evaluation.while_training:
         return None
-    yardstick: list[Yardstick] = []
+    scorer: list[SampleScorer] = []
 
     def measure(latents: Tensor, labels: Tensor, images: int) -> None:
-        if not yardstick:
-            yardstick.append(build_yardstick(experiment, manifest))
-        values = dataclasses.asdict(yardstick[0].score(latents, labels))
+        if not scorer:
+            scorer.append(build_scorer(experiment, manifest))
+        values = dataclasses.asdict(scorer[0].score(latents, labels))
         # A Fréchet distance depends on how many samples it is of: these are no points of the final scores' curves.
         curves = {f"eval/{key}_n{len(labels)}": value for key, value in values.items() if key != "judge_accuracy"}
         tracker.metrics(curves, images)
@@ -69,10 +69,10 @@ def build_measure(
     return measure
 
 
-def build_yardstick(experiment: Experiment, manifest: Manifest) -> Yardstick:
+def build_scorer(experiment: Experiment, manifest: Manifest) -> SampleScorer:
     """Train the judge of samples on the experiment's real images. Latents must be pixels."""
     real = read_all(experiment.data.path, manifest)
-    return Yardstick(
+    return SampleScorer(
         real.latents,
         real.labels,
         num_classes=len(manifest.class_names),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from .mlflow import client, open_experiment, parentage
-from .spool import Create, Ending, Files, Input, Metrics, Parameters, Record, Tags, files_of
+from .spool import Create, Ending, Input, Metrics, Parameters, Record, RunFiles, Tags, files_of
 
 RUN_KEY = "spool.key"  # tag
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
@@ -108,7 +108,7 @@ class Recipient:
                 api.log_batch(self.run_id, params=[Param(key, value) for key, value in record.values.items()])
             case Tags():
                 api.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in record.values.items()])
-            case Files():
+            case RunFiles():
                 self._upload(api, path, record)
             case Input():
                 api.log_inputs(self.run_id, datasets=[_data_set(record)])
@@ -136,7 +136,7 @@ class Recipient:
             if twin.info.run_id != self.run_id and not twin.data.metrics and not twin.data.params:
                 api.delete_run(twin.info.run_id)
 
-    def _upload(self, api: Any, path: Path, record: Files) -> None:
+    def _upload(self, api: Any, path: Path, record: RunFiles) -> None:
         folder = files_of(path)
         if not folder.is_dir():
             return

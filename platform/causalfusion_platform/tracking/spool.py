@@ -70,7 +70,7 @@ class Metrics(_Record):
     step: int
 
 
-class Files(_Record):
+class RunFiles(_Record):
     """Add the files beside the record to the run's artifacts."""
 
     kind: Literal["image", "artifact"]
@@ -98,7 +98,7 @@ class Ending(_Record):
     status: Status
 
 
-Record = Create | Parameters | Tags | Metrics | Files | Input | Ending
+Record = Create | Parameters | Tags | Metrics | RunFiles | Input | Ending
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.[a-z]+\.json")
@@ -196,7 +196,7 @@ class Spool:
             name = f"{series}+step+{step}+timestamp+{now}+{uuid.uuid4()}.png"
             image.save(folder / name, compress_level=1)
 
-        self._put(Files, fill, kind="image", folder="images")
+        self._put(RunFiles, fill, kind="image", folder="images")
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Record a copy of the file as it is now."""
@@ -204,7 +204,7 @@ class Spool:
         def fill(inside: Path, _: int) -> None:
             shutil.copyfile(path, inside / path.name)
 
-        self._put(Files, fill, kind="artifact", folder=folder)
+        self._put(RunFiles, fill, kind="artifact", folder=folder)
 
     def finish(self, status: str = "FINISHED") -> None:
         """Record the end of the run with an MLflow status: FINISHED, FAILED or KILLED."""

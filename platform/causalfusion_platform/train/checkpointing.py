@@ -15,7 +15,7 @@ from causalfusion import save_weights
 from ..checkpoint import store
 from ..checkpoint.engine_state import save_engine
 from ..checkpoint.manifest import Facts
-from ..checkpoint.save import Failed, Saved, Saver
+from ..checkpoint.save import Failed, SavedCheckpoint, Saver
 from ..tracking.journal import Checkpointed, Journal, SaveFailed
 from .control import Control, StopReason
 from .guard import Diverged, Guard
@@ -175,7 +175,7 @@ class CheckpointHook:
         torch.distributed.all_reduce(room, torch.distributed.ReduceOp.MIN)
         return bool(room)
 
-    def _tell(self, outcomes: list[Saved | Failed]) -> None:
+    def _tell(self, outcomes: list[SavedCheckpoint | Failed]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Failed):
                 # The first rank hears of every save, good or bad; the others of their own failures alone.

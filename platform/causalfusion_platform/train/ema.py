@@ -19,7 +19,7 @@ from .ema_profiles import Profile
 
 
 @dataclass(frozen=True)
-class Part:
+class ParameterShard:
     """What one rank averages of a parameter: the elements [start, start + length) of it, flattened."""
 
     name: str
@@ -50,7 +50,7 @@ class Part:
         return weights.detach().float()
 
 
-def part_of(name: str, parameter: Any) -> Part:
+def part_of(name: str, parameter: Any) -> ParameterShard:
     """Return which part of a parameter this rank averages.
 
     Raises:
@@ -59,17 +59,19 @@ def part_of(name: str, parameter: Any) -> Part:
     if hasattr(parameter, "ds_id"):  # ZeRO 3: equal parts, the last ones padded
         size, group = parameter.ds_tensor.ds_numel, parameter.ds_process_group
         start = min(size * torch.distributed.get_rank(group), parameter.ds_numel)
-        return Part(name, parameter, parameter.ds_shape, start, min(size, parameter.ds_numel - start), group)
+        return ParameterShard(
+            name, parameter, parameter.ds_shape, start, min(size, parameter.ds_numel - start), group
+        )
     if hasattr(parameter, "_hp_mapping"):  # ZeRO 1 and 2: None where other ranks hold all of it
         address = parameter._hp_mapping and parameter._hp_mapping.lp_fragment_address
         start, length = (address.start, address.numel) if address else (0, 0)
-        return Part(name, parameter, parameter.shape, start, length, parameter._dp_group)
+        return ParameterShard(name, parameter, parameter.shape, start, length, parameter._dp_group)
     if parameter.requires_grad and parameter.element_size() < 4:
         raise UserError(
             f"the weights are {parameter.dtype} ({name}) with no fp32 master to average\n"
             f"  train with train.zero_stage=1, 2 or 3, or with fp32 weights"
         )
-    return Part(name, parameter, parameter.shape, 0, parameter.numel(), None)
+    return ParameterShard(name, parameter, parameter.shape, 0, parameter.numel(), None)
 
 
 class Averages:

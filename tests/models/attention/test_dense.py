@@ -118,7 +118,7 @@ def test_the_form_is_chosen_by_the_number_of_keys(form: str, monkeypatch: pytest
         used.append("sdpa")
         return fused(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("causalfusion.attention.attention_form", choose)
+    monkeypatch.setattr("causalfusion.attention.dense.attention_form", choose)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", spy)
     attend(*random_inputs(3, 7), None)
     assert asked == [(torch.device("cpu"), torch.float64, 7)]

@@ -83,7 +83,7 @@ def test_samples_do_not_depend_on_how_much_noise_is_drawn_together(
     )
     before = samples(model, config, [0, 1])
     # `causalfusion.sample` is the function, not its module.
-    monkeypatch.setattr(sys.modules["causalfusion.sample"], "_NOISE_CHUNK", chunk)
+    monkeypatch.setattr(sys.modules["causalfusion.sampling.sample"], "_NOISE_CHUNK", chunk)
     assert torch.equal(samples(model, config, [0, 1]), before)
 
 

@@ -327,5 +327,5 @@ def test_a_latent_needs_a_channel() -> None:
 
 def test_diffusers_waits_until_a_model_is_made() -> None:
     """Its import takes seconds."""
-    check = "import sys, causalfusion.vae; sys.exit('diffusers' in sys.modules)"
+    check = "import sys, causalfusion.weights.vae; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

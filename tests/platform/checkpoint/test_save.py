@@ -21,7 +21,7 @@ from tests.platform.checkpoint.made import facts, put_checkpoint
 
 from causalfusion_platform.checkpoint import store
 from causalfusion_platform.checkpoint.manifest import check
-from causalfusion_platform.checkpoint.save import Failed, Saved, Saver
+from causalfusion_platform.checkpoint.save import Failed, SavedCheckpoint, Saver
 from causalfusion_platform.checkpoint.store import Retention
 
 MIB = 1 << 20
@@ -66,7 +66,7 @@ def stage(saver: Saver, images: int, size: int = 1000, mark: bytes = b"x") -> No
         (folder / "weights/config.json").write_text(f"{images}")
 
 
-def save(savers: list[Saver], images: int, size: int = 1000, mark: bytes = b"x") -> Saved | Failed:
+def save(savers: list[Saver], images: int, size: int = 1000, mark: bytes = b"x") -> SavedCheckpoint | Failed:
     """Save on all ranks; return what became of it."""
     for saver in savers:
         stage(saver, images, size, mark)
@@ -99,7 +99,7 @@ def test_a_checkpoint_holds_what_all_ranks_staged(savers: Callable[..., list[Sav
     group = savers(ranks)
     root = group[0].root
     outcome = save(group, 640, size=9 * MIB)  # more than one piece of copying
-    assert isinstance(outcome, Saved)
+    assert isinstance(outcome, SavedCheckpoint)
     assert (outcome.folder, outcome.images_seen) == (root / "images-000000000640", 640)
     assert outcome.bytes == ranks * 9 * MIB + len("640")
     assert outcome.upload_seconds > 0
@@ -114,7 +114,7 @@ def test_a_checkpoint_holds_what_all_ranks_staged(savers: Callable[..., list[Sav
     for saver in group[1:]:
         assert saver.wait() == []
     assert group[0].poll() == []
-    assert isinstance(save(group, 1280), Saved)
+    assert isinstance(save(group, 1280), SavedCheckpoint)
     assert names_in(root) == ["images-000000000640", "images-000000001280"]
 
 
@@ -135,7 +135,7 @@ def test_training_goes_on_while_another_rank_copies(savers: Callable[..., list[S
     assert not again.is_alive()
     assert first.waited_seconds >= 0.2
     (outcome,) = first.poll()
-    assert isinstance(outcome, Saved)
+    assert isinstance(outcome, SavedCheckpoint)
     assert check(outcome.folder).step == 1  # the first rank's facts
     assert second.wait() == []
 
@@ -143,7 +143,7 @@ def test_training_goes_on_while_another_rank_copies(savers: Callable[..., list[S
 def test_old_ones_are_removed_after_a_save(savers: Callable[..., list[Saver]]) -> None:
     group = savers(2, last=2)
     for images in (64, 128, 192, 256):
-        assert isinstance(save(group, images), Saved)
+        assert isinstance(save(group, images), SavedCheckpoint)
     assert names_in(group[0].root) == ["images-000000000192", "images-000000000256"]
 
 
@@ -155,7 +155,7 @@ def test_the_same_checkpoint_stays(savers: Callable[..., list[Saver]]) -> None:
     folder = put_checkpoint(group[0].root, 64)
     before = files_in(folder)
     outcome = save(group, 64)
-    assert isinstance(outcome, Saved)
+    assert isinstance(outcome, SavedCheckpoint)
     assert (outcome.folder, files_in(folder)) == (folder, before)
     assert names_in(group[0].root) == [folder.name]
 
@@ -166,7 +166,7 @@ def test_what_is_no_longer_wanted_makes_room(savers: Callable[..., list[Saver]],
     folder = put_checkpoint(group[0].root, 64, order=0 if why == "damaged" else 1)
     if why == "damaged":
         (folder / "engine/state").write_text("")
-    assert isinstance(save(group, 64), Saved)
+    assert isinstance(save(group, 64), SavedCheckpoint)
     assert "engine/state/rank-0.pt" in check(folder).files
     reason = (group[0].root / "bad" / folder.name / "reason.txt").read_text()
     assert ("engine/state has 0 of" if why == "damaged" else "order of its data was number 1") in reason
@@ -177,7 +177,7 @@ def test_a_process_of_an_earlier_attempt_stays_apart(savers: Callable[..., list[
     orphans, group = savers(2, attempt="first"), savers(2, attempt="second")
     stage(orphans[0], 64, mark=b"old")
     orphans[0].submit(facts(64, world_size=2))
-    assert isinstance(save(group, 64, mark=b"new"), Saved)
+    assert isinstance(save(group, 64, mark=b"new"), SavedCheckpoint)
     stage(orphans[1], 64, mark=b"old")
     orphans[1].submit(facts(64, world_size=2))
     orphans[0].wait()
@@ -199,7 +199,7 @@ def test_staged_files_of_a_dead_process_are_removed(savers: Callable[..., list[S
 
 def test_a_rank_that_cannot_stage(savers: Callable[..., list[Saver]]) -> None:
     group = savers(2)
-    assert isinstance(save(group, 64), Saved)
+    assert isinstance(save(group, 64), SavedCheckpoint)
     before = files_in(group[0].root)
     for faulty in (0, 1):
         for saver in group:
@@ -212,7 +212,7 @@ def test_a_rank_that_cannot_stage(savers: Callable[..., list[Saver]]) -> None:
         assert group[1].wait() == ([Failed(128, "the disk is full")] if faulty else [])
         assert files_in(group[0].root) == before
         assert names_in(group[0].root) == ["images-000000000064"]
-    assert isinstance(save(group, 128), Saved)
+    assert isinstance(save(group, 128), SavedCheckpoint)
 
 
 def test_a_staging_folder_that_cannot_be_made(savers: Callable[..., list[Saver]], own_folder: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_staging_folder_that_cannot_be_made(savers: Callable[..., list[Saver]]
     assert group[0].wait() == [Failed(64, "rank 0: no folder; rank 1: no folder")]
     group[1].wait()
     (own_folder / "staging-a").unlink()
-    assert isinstance(save(group, 128), Saved)
+    assert isinstance(save(group, 128), SavedCheckpoint)
 
 
 def test_two_ranks_that_write_one_name(savers: Callable[..., list[Saver]]) -> None:
@@ -251,7 +251,7 @@ def test_a_rank_that_is_late(savers: Callable[..., list[Saver]]) -> None:
     second.submit(facts(64, world_size=2))
     second.wait()
     first.timeout_seconds = 60
-    assert isinstance(save([first, second], 128), Saved)
+    assert isinstance(save([first, second], 128), SavedCheckpoint)
     assert names_in(first.root) == ["images-000000000128"]
 
 
@@ -305,7 +305,7 @@ def full_disk(own_folder: Path) -> Iterator[Path]:
 def test_a_full_disk(savers: Callable[..., list[Saver]], full_disk: Path) -> None:
     """Real ENOSPC on all ranks. The checkpoints before stay, the space is free again, and the next save works."""
     group = savers(3, root=full_disk / "run")
-    assert isinstance(save(group, 64, size=MIB // 4), Saved)
+    assert isinstance(save(group, 64, size=MIB // 4), SavedCheckpoint)
     free = os.statvfs(full_disk).f_bfree
     before = files_in(group[0].root)
     outcome = save(group, 128, size=MIB)
@@ -316,13 +316,13 @@ def test_a_full_disk(savers: Callable[..., list[Saver]], full_disk: Path) -> Non
     for saver in group:
         saver.wait()
     assert os.statvfs(full_disk).f_bfree == free
-    assert isinstance(save(group, 192, size=MIB // 8), Saved)
+    assert isinstance(save(group, 192, size=MIB // 8), SavedCheckpoint)
 
 
 def test_a_file_that_cannot_be_written_whole(savers: Callable[..., list[Saver]]) -> None:
     """The process may write no file of more than 1 MiB: the copy fails half-way, as on a full disk."""
     group = savers(2)
-    assert isinstance(save(group, 64), Saved)
+    assert isinstance(save(group, 64), SavedCheckpoint)
     before = files_in(group[0].root)
     first, second = group
     stage(first, 128)
@@ -379,5 +379,5 @@ def test_killed_between_files_and_manifest(savers: Callable[..., list[Saver]], o
     assert not (root / "bad").exists()  # an interrupted save is no damage
     assert store.clear_partial(root) == [left]
     group = savers(2, attempt="next")
-    assert isinstance(save(group, 128), Saved)
+    assert isinstance(save(group, 128), SavedCheckpoint)
     assert names_in(root) == ["images-000000000064", "images-000000000128"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.evaluation.collect import Collected, collect
-from causalfusion_platform.evaluation.extractors.digits_cnn import Judge, train_judge
+from causalfusion_platform.evaluation.extractors.digits_cnn import DigitsClassifier, train_classifier
 from causalfusion_platform.evaluation.extractors.digits_extractor import DigitsExtractor
 from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from causalfusion_platform.evaluation.measure import is_fid, measure, provenance, score
@@ -147,22 +147,22 @@ def test_samples_that_cannot_be_measured() -> None:
 
 
 @pytest.fixture(scope="module")
-def judge(digit_images: tuple[Tensor, Tensor]) -> Judge:
-    """Return a judge of the digits."""
-    return train_judge(*digit_images, num_classes=10, epochs=2, seed=0)
+def classifier(digit_images: tuple[Tensor, Tensor]) -> DigitsClassifier:
+    """Return a classifier of the digits."""
+    return train_classifier(*digit_images, num_classes=10, epochs=2, seed=0)
 
 
-def test_digits(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
-    """Digits as uint8 measure as the judge has them in [−1, 1]; noise is neither accurate nor memorized."""
+def test_digits(digit_images: tuple[Tensor, Tensor], classifier: DigitsClassifier) -> None:
+    """Digits as uint8 measure as the classifier has them in [−1, 1]; noise is neither accurate nor memorized."""
     images, labels = digit_images
     pixels = ((images + 1) * 127.5).round().byte()
-    extractor = DigitsExtractor(judge)
+    extractor = DigitsExtractor(classifier)
     reference = reference_of(extractor, pixels)
     some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))[:400]
     found = measure(pixels[some], reference, extractor, labels=labels[some], training=reference.features)
     as_drawn = pixels.float() / 127.5 - 1
-    assert found["class_accuracy"] == judge.accuracy(as_drawn[some], labels[some])
-    exact = frechet_distance(judge.features(as_drawn[some]), judge.features(as_drawn))
+    assert found["class_accuracy"] == classifier.accuracy(as_drawn[some], labels[some])
+    exact = frechet_distance(classifier.features(as_drawn[some]), classifier.features(as_drawn))
     assert found["fd_digits_cnn"] == pytest.approx(exact, rel=1e-4)
     assert (found["precision_digits_cnn"], found["memorized_share_digits_cnn"]) == (1.0, 1.0)
     assert "sfd_digits_cnn" not in found
@@ -174,18 +174,22 @@ def test_digits(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
     assert of_noise["fd_digits_cnn"] > 20 * found["fd_digits_cnn"]
 
 
-def test_the_judges_digest_is_of_its_weights(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
+def test_the_classifiers_digest_is_of_its_weights(
+    digit_images: tuple[Tensor, Tensor], classifier: DigitsClassifier
+) -> None:
     images, labels = digit_images
-    other = train_judge(images[:100], labels[:100], num_classes=10, epochs=1, seed=3)
-    same = train_judge(*digit_images, num_classes=10, epochs=2, seed=0)
-    digests = [DigitsExtractor(one).digest for one in (judge, same, other)]
+    other = train_classifier(images[:100], labels[:100], num_classes=10, epochs=1, seed=3)
+    same = train_classifier(*digit_images, num_classes=10, epochs=2, seed=0)
+    digests = [DigitsExtractor(one).digest for one in (classifier, same, other)]
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == 64
 
 
-def test_the_judge_takes_grey_images_with_three_channels(digit_images: tuple[Tensor, Tensor], judge: Judge) -> None:
+def test_the_classifier_takes_grey_images_with_three_channels(
+    digit_images: tuple[Tensor, Tensor], classifier: DigitsClassifier
+) -> None:
     """As files in ADM's layout hold them."""
-    extractor = DigitsExtractor(judge)
+    extractor = DigitsExtractor(classifier)
     grey = ((digit_images[0][:5] + 1) * 127.5).round().byte()
     assert torch.equal(extractor.features(grey.expand(-1, 3, -1, -1)).pool, extractor.features(grey).pool)
     with pytest.raises(ValueError, match=r"torch.uint8"):

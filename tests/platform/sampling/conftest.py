@@ -1,4 +1,4 @@
-"""A studio with the tiny random model."""
+"""A sampler with the tiny random model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, save_weights
-from causalfusion_platform.sampling.interactive import Studio
+from causalfusion_platform.sampling.interactive import InteractiveSampler
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory, random_model: CausalFusion
 
 
 @pytest.fixture
-def studio(weights: Path) -> Studio:
+def sampler(weights: Path) -> InteractiveSampler:
     """The model with few steps of sampling."""
-    return Studio.open(weights, SamplingConfig(num_inference_steps=3, num_ar_steps=2, guidance_scale=1.5), [], None)
+    return InteractiveSampler.open(
+        weights, SamplingConfig(num_inference_steps=3, num_ar_steps=2, guidance_scale=1.5), [], None
+    )

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.platform.sampling.plans import images_of, make_plan
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.data.sources.label_file import Columns, read_label_file
+from causalfusion_platform.data.sources.label_file import LabelColumns, read_label_file
 from causalfusion_platform.sampling import outputs
 from causalfusion_platform.sampling.outputs import (
     Output,
@@ -62,7 +62,7 @@ def test_pngs(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as image:
             assert image.mode == "RGB"
             assert np.array_equal(np.asarray(image), expected)
-    labels = read_label_file(str(tmp_path / "png/labels.csv"), Columns())
+    labels = read_label_file(str(tmp_path / "png/labels.csv"), LabelColumns())
     assert [f"png/{name}" for name in labels.names] == names
     assert labels.labels == PLAN.label_tensor().tolist()
 

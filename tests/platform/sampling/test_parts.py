@@ -10,18 +10,18 @@ import pytest
 from tests.platform.sampling.plans import images_of, make_plan
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.sampling.parts import Part, finished_parts, part_images, write_part
+from causalfusion_platform.sampling.parts import SamplePart, finished_parts, part_images, write_part
 
 IMAGES = images_of(make_plan())
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> dict[int, Part]:
+def parts(tmp_path: Path) -> dict[int, SamplePart]:
     """Three parts, written in another order."""
     return {index: write_part(tmp_path, index, IMAGES[3 * index : 3 * index + 3]) for index in (2, 0, 1)}
 
 
-def test_parts_are_found_again(tmp_path: Path, parts: dict[int, Part]) -> None:
+def test_parts_are_found_again(tmp_path: Path, parts: dict[int, SamplePart]) -> None:
     assert finished_parts(tmp_path) == parts
     for index, part in parts.items():
         assert np.array_equal(np.load(part.path), IMAGES[3 * index : 3 * index + 3])
@@ -30,7 +30,7 @@ def test_parts_are_found_again(tmp_path: Path, parts: dict[int, Part]) -> None:
     assert finished_parts(tmp_path / "none") == {}
 
 
-def test_what_is_not_whole_goes(tmp_path: Path, parts: dict[int, Part]) -> None:
+def test_what_is_not_whole_goes(tmp_path: Path, parts: dict[int, SamplePart]) -> None:
     cut, flipped = parts[0].path, parts[1].path
     cut.write_bytes(cut.read_bytes()[:-1])
     content = bytearray(flipped.read_bytes())
@@ -42,7 +42,7 @@ def test_what_is_not_whole_goes(tmp_path: Path, parts: dict[int, Part]) -> None:
     assert list((tmp_path / "parts").iterdir()) == [parts[2].path]
 
 
-def test_a_part_that_changes_under_way_is_not_used(parts: dict[int, Part]) -> None:
+def test_a_part_that_changes_under_way_is_not_used(parts: dict[int, SamplePart]) -> None:
     parts[1].path.write_bytes(parts[0].path.read_bytes())
     with pytest.raises(UserError, match=r"part-000001.* has changed since it was written"):
         list(part_images(parts))

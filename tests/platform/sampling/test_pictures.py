@@ -12,18 +12,18 @@ from torch import Tensor
 
 from causalfusion import DiffusionConfig, SamplingConfig, build_model, preset, sample, save_weights
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.sampling.interactive import Studio, check_picture
+from causalfusion_platform.sampling.interactive import InteractiveSampler, check_picture
 
 FEW = SamplingConfig(num_inference_steps=3, num_ar_steps=2, guidance_scale=1.5)
 
 
-def test_an_image_file_is_read_at_the_models_size(studio: Studio, own_folder: Path) -> None:
+def test_an_image_file_is_read_at_the_models_size(sampler: InteractiveSampler, own_folder: Path) -> None:
     """The means of 2×2 pixels: white, and below it half black, half white."""
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:8] = 255
     pixels[8:, ::2] = 255
     Image.fromarray(pixels).save(own_folder / "digit.png")
-    latents = studio.originals(str(own_folder / "digit.png"), 3, 0)
+    latents = sampler.originals(str(own_folder / "digit.png"), 3, 0)
     assert latents.shape == (3, 1, 8, 8)
     expected = torch.ones(8, 8)
     expected[4:] = 0
@@ -31,10 +31,10 @@ def test_an_image_file_is_read_at_the_models_size(studio: Studio, own_folder: Pa
         torch.testing.assert_close(latent[0], expected, rtol=0, atol=1 / 127.5)
 
 
-def test_a_file_that_is_no_image(studio: Studio, own_folder: Path) -> None:
+def test_a_file_that_is_no_image(sampler: InteractiveSampler, own_folder: Path) -> None:
     (own_folder / "digit.png").write_text("no picture")
     with pytest.raises(UserError, match=r"digit\.png is not a readable image"):
-        studio.originals("digit.png", 1, 0)
+        sampler.originals("digit.png", 1, 0)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -42,15 +42,15 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def test_grids_have_a_cell_for_each_sample(studio: Studio, own_folder: Path) -> None:
+def test_grids_have_a_cell_for_each_sample(sampler: InteractiveSampler, own_folder: Path) -> None:
     """Cells of 48 pixels, a gap around them, and names at the left."""
     images = torch.zeros(6, 1, 8, 8)
-    studio.draw(images, [3, 0], 3, own_folder / "new/grid.png")
+    sampler.draw(images, [3, 0], 3, own_folder / "new/grid.png")
     width, height = size_of(own_folder / "new/grid.png")
     gap = (height - 2 * 48) // 3
     assert height == 2 * 48 + 3 * gap
     assert 3 * (48 + gap) < width < 4 * (48 + gap)
-    studio.draw_edits(images[:2], images, "3", [0, 1, 2], own_folder / "edits.png")
+    sampler.draw_edits(images[:2], images, "3", [0, 1, 2], own_folder / "edits.png")
     assert size_of(own_folder / "edits.png")[1] == 4 * 48 + 5 * gap
 
 
@@ -93,7 +93,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refusal(weights: Path, vae: Path | None) -> str:
     with pytest.raises(UserError) as caught:
-        Studio.open(weights, FEW, [], vae)
+        InteractiveSampler.open(weights, FEW, [], vae)
     return str(caught.value)
 
 
@@ -106,12 +106,12 @@ def decoded(folder: Path, latents: Tensor) -> Tensor:
 
 
 def test_latents_become_images(own_folder: Path, vae: Path) -> None:
-    studio = Studio.open(latent_model(own_folder / "weights", 4), FEW, [], vae)
-    images = studio.sample([1], 2, 0)
+    sampler = InteractiveSampler.open(latent_model(own_folder / "weights", 4), FEW, [], vae)
+    images = sampler.sample([1], 2, 0)
     assert images.shape == (2, 3, 64, 64)
-    latents = sample(studio.model, torch.tensor([1, 1]), FEW, DiffusionConfig(), seed=0)
+    latents = sample(sampler.model, torch.tensor([1, 1]), FEW, DiffusionConfig(), seed=0)
     torch.testing.assert_close(images, decoded(vae, latents), rtol=1e-4, atol=1e-4)
-    studio.draw(images, [1], 2, own_folder / "grid.png")
+    sampler.draw(images, [1], 2, own_folder / "grid.png")
     width, height = size_of(own_folder / "grid.png")
     assert height > 64
     assert width > 2 * 64
@@ -120,16 +120,16 @@ def test_latents_become_images(own_folder: Path, vae: Path) -> None:
 def test_an_image_becomes_latents(own_folder: Path, vae: Path) -> None:
     from diffusers import AutoencoderKL
 
-    studio = Studio.open(latent_model(own_folder / "weights", 4), FEW, [], vae)
+    sampler = InteractiveSampler.open(latent_model(own_folder / "weights", 4), FEW, [], vae)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(own_folder / "image.png")
-    latents = studio.originals(str(own_folder / "image.png"), 2, 0)
+    latents = sampler.originals(str(own_folder / "image.png"), 2, 0)
     assert latents.shape == (2, 4, 8, 8)
     image = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         mean = AutoencoderKL.from_pretrained(vae).eval().encode(image).latent_dist.mean
     torch.testing.assert_close(latents[1:], 0.5 * mean, rtol=1e-4, atol=1e-4)
-    edited = studio.edit(latents, "top", [1], 0)
+    edited = sampler.edit(latents, "top", [1], 0)
     assert edited.shape == (2, 3, 64, 64)
 
 

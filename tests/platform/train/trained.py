@@ -1,4 +1,4 @@
-"""Real training of the tiny model in this process, for tests of what happens around it."""
+"""Real training of the tiny model in this process, for tests of what happens context it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _THREADS = 16
 
 
 @dataclass(frozen=True)
-class Files:
+class SourceFiles:
     """Files under one root."""
 
     location: str
@@ -44,7 +44,7 @@ class Files:
         return sorted(name for name in self.names if name.lower().endswith(suffixes))
 
 
-def list_files(location: str) -> Files:
+def list_files(location: str) -> SourceFiles:
     """List a file, everything below a folder, or what a pattern (`part-{000..003}.tar`, `*.parquet`) matches.
 
     Raises:
@@ -61,16 +61,16 @@ def list_files(location: str) -> Files:
             names, sizes, folders = list_folder(filesystem, path)
             if not names:
                 raise UserError(f"{location} holds no file\n  name a folder that does")
-            return Files(location, "folder", filesystem, path, names, sizes, folders)
+            return SourceFiles(location, "folder", filesystem, path, names, sizes, folders)
         root, _, name = path.rpartition("/")
-        return Files(
+        return SourceFiles(
             location, "file", filesystem, root or ("/" if path.startswith("/") else ""), [name], [_size(info)], []
         )
     except (OSError, UnicodeError) as error:
         raise UserError(f"{location} cannot be listed: {error}\n  check its permissions and links") from error
 
 
-def _list_pattern(location: str) -> Files:
+def _list_pattern(location: str) -> SourceFiles:
     root_location, pattern = split_pattern(location)
     filesystem, root = locate(root_location)
     patterns = expand_braces(pattern)
@@ -93,7 +93,7 @@ def _list_pattern(location: str) -> Files:
                 found[name] = size
     if not found:
         raise UserError(f"{location} matches no file\n  mend the pattern, in quotes so that the shell keeps it")
-    return Files(location, "pattern", filesystem, root, list(found), list(found.values()), [])
+    return SourceFiles(location, "pattern", filesystem, root, list(found), list(found.values()), [])
 
 
 def list_folder(

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 from ...config.errors import UserError
 from ..faults import Policies
-from .files import Files
+from .files import SourceFiles
 from .filesystem import locate
 from .folders import FileReader
-from .label_file import Columns, read_label_file
+from .label_file import LabelColumns, read_label_file
 from .labels import as_labels, number_labels
 from .listing import Listing, leave_out, make_listing, utf8
 
@@ -21,9 +21,9 @@ from .listing import Listing, leave_out, make_listing, utf8
 class FlatFolder:
     """A folder of images and a label file; names in it are relative to the folder."""
 
-    files: Files
+    files: SourceFiles
     labels: str
-    columns: Columns
+    columns: LabelColumns
     policies: Policies
 
     def listing(self) -> Listing:

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from ...config.errors import UserError
 from ..faults import Policies
-from .files import Files
+from .files import SourceFiles
 from .filesystem import read_patiently, read_whole
 from .listing import Listing, leave_out, make_listing, utf8
 
@@ -37,7 +37,7 @@ class ClassFolders:
     beside the class folders have no label; nor has what lies in hidden folders, which are no classes.
     """
 
-    files: Files
+    files: SourceFiles
     policies: Policies
 
     def listing(self) -> Listing:

@@ -32,7 +32,7 @@ class LabelFile:
 
 
 @dataclass(frozen=True)
-class Columns:
+class LabelColumns:
     """Names of the columns of a CSV file; auto: the usual ones."""
 
     file: str = "auto"
@@ -40,7 +40,7 @@ class Columns:
     caption: str | None = None
 
 
-def read_label_file(location: str, columns: Columns) -> LabelFile:
+def read_label_file(location: str, columns: LabelColumns) -> LabelFile:
     """Read a label file: a path or URL that ends in .csv or .json.
 
     Raises:
@@ -53,7 +53,7 @@ def read_label_file(location: str, columns: Columns) -> LabelFile:
         reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(f"label file {location} cannot be read: {reason}\n  {_FORMS}") from error
     if path.lower().endswith(".json"):
-        if columns != Columns():
+        if columns != LabelColumns():
             raise UserError(
                 f"label file {location}: JSON has no columns\n  leave out the names of columns, or use CSV"
             )
@@ -72,7 +72,7 @@ def read_label_file(location: str, columns: Columns) -> LabelFile:
     return entries
 
 
-def _read_csv(text: str, location: str, columns: Columns) -> LabelFile:
+def _read_csv(text: str, location: str, columns: LabelColumns) -> LabelFile:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     entries = LabelFile(captions=None if columns.caption is None else [])
     wanted: list[int] = []
@@ -98,7 +98,7 @@ def _read_csv(text: str, location: str, columns: Columns) -> LabelFile:
     return entries
 
 
-def _choose_columns(row: list[str], place: str, columns: Columns) -> tuple[list[int], bool]:
+def _choose_columns(row: list[str], place: str, columns: LabelColumns) -> tuple[list[int], bool]:
     """Return the positions of file, label and perhaps caption, and whether the row is a header."""
     header = [name.strip().lower() for name in row]
     file = next((name for name in _FILE_HEADERS if name in header), "file")
@@ -108,7 +108,7 @@ def _choose_columns(row: list[str], place: str, columns: Columns) -> tuple[list[
     )
     wanted = [file, label] if columns.caption is None else [file, label, columns.caption.lower()]
     absent = [name for name in wanted if name not in header]
-    if absent and columns == Columns() and len(row) == 2:
+    if absent and columns == LabelColumns() and len(row) == 2:
         return [0, 1], False
     if absent:
         raise UserError(f"{place}: there is no column {absent[0]!r} among {', '.join(row)}\n  {_FORMS}")

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 
 from ...config.errors import UserError
 from ..faults import Policies
-from .files import Files, list_files
+from .files import SourceFiles, list_files
 from .flat import FlatFolder
 from .folders import ClassFolders
-from .label_file import Columns
+from .label_file import LabelColumns
 from .listing import Kind, Source
 from .parquet import ParquetFiles
 from .suffixes import COMPRESSED_TAR, IMAGE_SUFFIXES, PARQUET, TAR
@@ -63,14 +63,14 @@ def open_source(
     if kind == "flat":
         if labels is None:
             raise UserError(f"{location} needs a file of labels\n  name it: --labels FILE.csv (or .json)")
-        return FlatFolder(files, labels, Columns(image_column, label_column, caption_column), policies)
+        return FlatFolder(files, labels, LabelColumns(image_column, label_column, caption_column), policies)
     if kind == "webdataset":
         _refuse_compressed(files)
         return Tars(_only(files, TAR), policies, image_column, label_column, caption_column)
     return ParquetFiles(_only(files, PARQUET), policies, image_column, label_column, caption_column)
 
 
-def _tell(files: Files) -> Kind:
+def _tell(files: SourceFiles) -> Kind:
     tars, parquet, images = (files.ending_in(*suffixes) for suffixes in (TAR, PARQUET, _IMAGES))
     found = {"tars": tars, "Parquet files": parquet, "images": images}
     if sum(map(bool, found.values())) > 1:
@@ -94,7 +94,7 @@ def _tell(files: Files) -> Kind:
     return "folders"
 
 
-def _only(files: Files, suffixes: tuple[str, ...]) -> Files:
+def _only(files: SourceFiles, suffixes: tuple[str, ...]) -> SourceFiles:
     """Keep a folder's files of one kind; files that were named are taken as they are."""
     if files.given != "folder":
         return files
@@ -105,7 +105,7 @@ def _only(files: Files, suffixes: tuple[str, ...]) -> Files:
     return replace(files, names=names, sizes=[sizes[name] for name in names])
 
 
-def _refuse_compressed(files: Files) -> None:
+def _refuse_compressed(files: SourceFiles) -> None:
     compressed = files.ending_in(*COMPRESSED_TAR)
     if compressed:
         raise UserError(

@@ -16,11 +16,11 @@ from pyarrow import fs
 
 from ...config.errors import UserError
 from ..faults import Policies
-from .files import Files
+from .files import SourceFiles
 from .filesystem import read_patiently
 from .labels import number_labels
 from .listing import Listing, leave_out, make_listing
-from .parquet_file import Columns, find_columns, open_parquet, require_column
+from .parquet_file import ParquetColumns, find_columns, open_parquet, require_column
 
 _THREADS = 8
 # Of a row's number in its key, so that keys sort as rows do.
@@ -76,7 +76,7 @@ class ParquetReader:
 class ParquetFiles:
     """Parquet files with a column of images (bytes, or a struct with a field `bytes`) and one of labels."""
 
-    files: Files
+    files: SourceFiles
     policies: Policies
     image_column: str = "auto"
     """auto: the only column of bytes, or the one that is called image."""
@@ -118,7 +118,7 @@ class ParquetFiles:
         columns = find_columns(schema, self.image_column, self.label_column, files.names[0])
         return ParquetReader(files.filesystem, columns.image)
 
-    def _list_file(self, name: str) -> tuple[Columns, pa.Table]:
+    def _list_file(self, name: str) -> tuple[ParquetColumns, pa.Table]:
         """Return the columns of a file, and of its rows key, label, file, offset, size, row_group and captions."""
         path = self.files.path(name)
         with self._mending(name):

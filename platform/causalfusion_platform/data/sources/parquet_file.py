@@ -17,7 +17,7 @@ _LABEL_NAMES = ("label", "labels", "cls", "class")
 _EXTENSION = [base64.b64encode(bytes(shift) + b"ARROW:extension:name")[4:-4] for shift in range(3)]
 
 
-class Columns(NamedTuple):
+class ParquetColumns(NamedTuple):
     """Where images and labels are."""
 
     image: str
@@ -46,7 +46,7 @@ def open_parquet(filesystem: fs.FileSystem, path: str) -> pq.ParquetFile:
     return pq.ParquetFile(file, page_checksum_verification=True, arrow_extensions_enabled=False)
 
 
-def find_columns(schema: pa.Schema, image: str, label: str, name: str) -> Columns:
+def find_columns(schema: pa.Schema, image: str, label: str, name: str) -> ParquetColumns:
     """Find the columns of images and labels.
 
     Args:
@@ -63,7 +63,7 @@ def find_columns(schema: pa.Schema, image: str, label: str, name: str) -> Column
     label = _find_label(schema, features, label, name)
     feature = features.get(label)
     names = feature.get("names") if isinstance(feature, dict) else None
-    return Columns(
+    return ParquetColumns(
         _find_image(schema, image, name),
         label,
         [str(known) for known in names] if isinstance(names, list) else None,

@@ -16,7 +16,7 @@ _BUFFER = 16 * 1024
 _BLOCK = 512
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file inside a tar."""
 
     name: str
@@ -27,7 +27,7 @@ class Member(NamedTuple):
     """Its content, where it was asked for."""
 
 
-def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[str], bool]) -> list[Member]:
+def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[str], bool]) -> list[TarMember]:
     """Return the files of a tar in their order there.
 
     Args:
@@ -58,7 +58,7 @@ def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[
                 if wants(member.name):
                     file.seek(member.offset_data)
                     text = file.read(member.size)
-                members.append(Member(member.name.removeprefix("./"), member.offset_data, member.size, text))
+                members.append(TarMember(member.name.removeprefix("./"), member.offset_data, member.size, text))
         except tarfile.TarError as error:
             raise UserError(f"{name} is damaged or no tar: {error}\n  {mend}") from error
         except UnicodeDecodeError as error:

@@ -14,12 +14,12 @@ from pyarrow import fs
 
 from ...config.errors import UserError
 from ..faults import Policies
-from .files import Files
+from .files import SourceFiles
 from .filesystem import read_patiently
 from .labels import as_labels, number_labels
 from .listing import Listing, leave_out, make_listing, utf8
 from .suffixes import IMAGE_SUFFIXES
-from .tar_index import Member, index_tar
+from .tar_index import TarMember, index_tar
 
 _THREADS = 16
 _INTEGER = re.compile(r"\s*(-?[0-9]+)\s*")
@@ -74,7 +74,7 @@ class Tars:
     A sample without an image, or without a label, is left out and reported.
     """
 
-    files: Files
+    files: SourceFiles
     policies: Policies
     image_column: str = "auto"
     """Extension of the images; auto: any image format's."""
@@ -113,7 +113,7 @@ class Tars:
         """Return what reads the images."""
         return TarReader(self.files.filesystem)
 
-    def _index(self, name: str) -> list[Member]:
+    def _index(self, name: str) -> list[TarMember]:
         wanted = {"cls", "json"} if self.label_column == "auto" else {self.label_column}
         wanted = wanted if wanted <= {"cls", "json"} else {"json"}
         if self.caption_column is not None:
@@ -124,8 +124,8 @@ class Tars:
         except OSError as error:
             raise UserError(f"{name} in {files.location} cannot be read: {error}\n  mend or remove it") from error
 
-    def _add(self, samples: _Samples, tar: str, members: list[Member]) -> None:
-        groups: dict[str, dict[str, Member]] = {}
+    def _add(self, samples: _Samples, tar: str, members: list[TarMember]) -> None:
+        groups: dict[str, dict[str, TarMember]] = {}
         for member in members:
             stem, extension = _split(member.name)
             group = groups.setdefault(stem, {})
@@ -156,7 +156,7 @@ class Tars:
             if self.caption_column is not None:
                 samples.captions.append(self._captions(key, group))
 
-    def _choose_image(self, tar: str, group: dict[str, Member]) -> Member | None:
+    def _choose_image(self, tar: str, group: dict[str, TarMember]) -> TarMember | None:
         if self.image_column != "auto":
             return group.get(self.image_column.lower().removeprefix("."))
         images = [group[extension] for extension in group if extension in IMAGE_SUFFIXES]
@@ -169,7 +169,7 @@ class Tars:
             )
         return images[0] if images else None
 
-    def _label(self, group: dict[str, Member]) -> tuple[int | str | None, str]:
+    def _label(self, group: dict[str, TarMember]) -> tuple[int | str | None, str]:
         """Return the label, or why there is none."""
         if "cls" in group and self.label_column in ("auto", "cls"):
             text = (group["cls"].text or b"").decode(errors="replace")
@@ -186,7 +186,7 @@ class Tars:
             return None, shown
         return (None, "its label is negative") if isinstance(value, int) and value < 0 else (value, "")
 
-    def _captions(self, key: str, group: dict[str, Member]) -> list[str]:
+    def _captions(self, key: str, group: dict[str, TarMember]) -> list[str]:
         if self.caption_column == "txt":
             if "txt" not in group:
                 return []
@@ -212,7 +212,7 @@ def _split(name: str) -> tuple[str, str]:
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else (name, "")
 
 
-def _json(member: Member) -> dict[str, object]:
+def _json(member: TarMember) -> dict[str, object]:
     try:
         content = json.loads(member.text or b"")
     except (ValueError, RecursionError):

@@ -55,7 +55,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Judge:
+class DigitsClassifier:
     """A trained classifier and how good it is itself."""
 
     network: DigitsCnn
@@ -73,7 +73,9 @@ class Judge:
         return self.network.features(images).double()
 
 
-def train_judge(images: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int) -> Judge:
+def train_classifier(
+    images: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int
+) -> DigitsClassifier:
     """Train the classifier on four fifths of the real images, chosen at random; deterministic in `seed`.
 
     Args:
@@ -98,5 +100,5 @@ def train_judge(images: Tensor, labels: Tensor, *, num_classes: int, epochs: int
                 optimizer.step()
             schedule.step()
     network.eval()
-    judge = Judge(network, 0.0)
-    return Judge(network, judge.accuracy(images[held_out], labels[held_out]))
+    classifier = DigitsClassifier(network, 0.0)
+    return DigitsClassifier(network, classifier.accuracy(images[held_out], labels[held_out]))

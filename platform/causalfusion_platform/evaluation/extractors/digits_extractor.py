@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...data.autoencoder.encoder import hash_weights
-from .digits_cnn import Judge
+from .digits_cnn import DigitsClassifier
 from .extractor import Extractor, Features, check_images
 
 
@@ -16,12 +16,12 @@ class DigitsExtractor(Extractor):
     space = "digits_cnn"
     judges_classes = True
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, classifier: DigitsClassifier) -> None:
         """Take the trained judge, where it lies."""
-        first = next(judge.network.parameters())
-        self.judge = judge
+        first = next(classifier.network.parameters())
+        self.classifier = classifier
         self.device = first.device
-        self.digest = hash_weights(judge.network.state_dict())
+        self.digest = hash_weights(classifier.network.state_dict())
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
@@ -32,7 +32,7 @@ class DigitsExtractor(Extractor):
         Raises:
             ValueError: images are of another type or shape.
         """
-        network = self.judge.network
+        network = self.classifier.network
         check_images(images, (network.channels, 3) if network.channels == 1 else (network.channels,))
         images = images[:, : network.channels]
         pool = network.features(images.to(self.device).float() / 127.5 - 1)

@@ -26,7 +26,7 @@ class Statistics:
             )
 
 
-class Moments:
+class FeatureMoments:
     """Count, mean and summed outer products of deviations of the features seen so far; float64.
 
     Chan, Golub & LeVeque's update: what comes out does not depend on batches, on their order, or on how they were
@@ -57,7 +57,7 @@ class Moments:
         self._shift(len(features), mean)
         self.scatter.addmm_(deviations.T, deviations)
 
-    def merge(self, other: Moments) -> None:
+    def merge(self, other: FeatureMoments) -> None:
         """Count what another has counted.
 
         Raises:

@@ -15,7 +15,7 @@ from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.read import Batch, read_all
 from ...data.validate import open_shards
-from ...evaluation.evaluate import Yardstick
+from ...evaluation.evaluate import SampleScorer
 from ...report.figures import loss_figure, plane_figure
 from ...sampling.generate import Request, generate, labels_in_turn
 from ..runs.folder import run_experiment
@@ -81,7 +81,7 @@ def _plane(
     num: int,
 ) -> list[dict[str, float]]:
     """Score samples of every (S, T)."""
-    yardstick = Yardstick(
+    scorer = SampleScorer(
         data.latents,
         data.labels,
         num_classes=experiment.model.num_classes,
@@ -98,7 +98,7 @@ def _plane(
             request = Request(
                 labels=labels, sampling=sampling, diffusion=experiment.diffusion, seed=experiment.seed, bf16=False
             )
-            scores = yardstick.score(generate(model, request, list(range(num))), labels)
+            scores = scorer.score(generate(model, request, list(range(num))), labels)
             point = {"ar_steps": size, "diffusion_steps": steps, **dataclasses.asdict(scores)}
             points.append(point)
             print(

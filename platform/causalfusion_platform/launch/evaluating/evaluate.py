@@ -33,7 +33,7 @@ _PICTURED = 10
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlanePoint:
     """A place of the plane; what is None is as the run samples."""
 
     ar_steps: int | None = None
@@ -54,10 +54,10 @@ class Cell:
         return [f"{key}={value}" for key, value in given if value is not None]
 
 
-def cells_of(ar_steps: Sequence[int], steps: Sequence[int], cfg: Sequence[float]) -> list[Cell]:
+def plane_points(ar_steps: Sequence[int], steps: Sequence[int], cfg: Sequence[float]) -> list[PlanePoint]:
     """Return every combination; an empty list stands for the run's own value."""
     axes: list[list[Any]] = [list(axis) or [None] for axis in (ar_steps, steps, cfg)]
-    return [Cell(*values) for values in itertools.product(*axes)]
+    return [PlanePoint(*values) for values in itertools.product(*axes)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Evaluated:
 
 def evaluate(
     request: GenerateRequest,
-    cells: Iterable[Cell],
+    cells: Iterable[PlanePoint],
     measuring: Measuring,
     generators: Generators,
     *,

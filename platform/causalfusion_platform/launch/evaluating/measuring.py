@@ -15,7 +15,7 @@ from ...data.manifest import Manifest
 from ...data.read import read_all
 from ...data.validate import open_shards
 from ...evaluation.collect import batches_of
-from ...evaluation.extractors.digits_cnn import train_judge
+from ...evaluation.extractors.digits_cnn import train_classifier
 from ...evaluation.extractors.digits_extractor import DigitsExtractor
 from ...evaluation.extractors.extractor import Extractor
 from ...evaluation.measure import measure, provenance
@@ -109,14 +109,14 @@ def _pixels(data: Path) -> _Pixels | None:
 
 
 def _judge(pixels: _Pixels) -> DigitsExtractor:
-    judge = train_judge(
+    classifier = train_classifier(
         pixels.images,
         pixels.labels,
         num_classes=len(pixels.manifest.class_names),
         epochs=_JUDGE_EPOCHS,
         seed=_JUDGE_SEED,
     )
-    return DigitsExtractor(judge)
+    return DigitsExtractor(classifier)
 
 
 def _reference(pixels: _Pixels, extractor: Extractor) -> Reference:

@@ -20,7 +20,7 @@ from ...sampling.outputs import (
     read_output,
     write_output,
 )
-from ...sampling.parts import PARTS_FOLDER, Part, finished_parts, part_images, write_part
+from ...sampling.parts import PARTS_FOLDER, SamplePart, finished_parts, part_images, write_part
 from ...sampling.pixels import Pixels
 from ...sampling.progress import Generating, GeneratingSink
 from ...sampling.sample_set import PLAN_FILE, SamplePlan, SetRecord, begin
@@ -113,7 +113,7 @@ def _make(
     plan: SamplePlan,
     folder: Path,
     generators: Generators,
-    parts: dict[int, Part],
+    parts: dict[int, SamplePart],
     missing: list[int],
     stop: StopRequest,
     show: GeneratingSink,

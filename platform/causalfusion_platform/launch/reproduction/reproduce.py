@@ -26,7 +26,7 @@ from ...tracking.lineage import git_sha, package_versions
 from ...tracking.pages import NOTE
 from ...tracking.spool import Spool
 from ..cluster.session import ray_session
-from ..evaluating.evaluate import Cell, evaluate
+from ..evaluating.evaluate import PlanePoint, evaluate
 from ..evaluating.measuring import Measuring, open_measuring
 from ..generating.actors import RayGenerators
 from ..generating.request import GenerateRequest
@@ -134,11 +134,11 @@ def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
     return found
 
 
-def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Cell]:
+def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, PlanePoint]:
     """Return where each column is measured: column → place. A DiT has no AR steps, so of S there is only 1."""
     dit = experiment.model.architecture == "dit"
     return {
-        column.name: Cell(ar_steps=None if dit else column.ar_steps, guidance_scale=column.guidance_scale)
+        column.name: PlanePoint(ar_steps=None if dit else column.ar_steps, guidance_scale=column.guidance_scale)
         for column in columns
         if not dit or column.ar_steps in (None, 1)
     }

@@ -16,7 +16,7 @@ from ...config.compose import flatten, home, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...report.runs.comparison import Comparison
-from ...report.runs.show import Saved, View
+from ...report.runs.show import CheckpointSize, RunView
 from ...report.terminal import as_path
 from ...tracking.accounting import account
 from ...tracking.journal import JOURNAL_FILE, Journal
@@ -64,7 +64,7 @@ def find_run(name: str, runs: Path | None = None) -> Path:
     )
 
 
-def look_at(folder: Path) -> View:
+def look_at(folder: Path) -> RunView:
     """Read what a run's folder says: state, journal, checkpoints, summary.
 
     Raises:
@@ -79,7 +79,7 @@ def look_at(folder: Path) -> View:
     if not events:  # made before there were journals, or not begun
         status = "finished" if state and state.finished else "running" if under_way else "unknown"
     experiment = _experiment(state, folder.name)
-    return View(
+    return RunView(
         name=folder.name,
         folder=folder,
         status=status,
@@ -111,9 +111,9 @@ def _experiment(state: RunState | None, name: str) -> Experiment | None:
         return None
 
 
-def _checkpoints(root: Path) -> list[Saved]:
+def _checkpoints(root: Path) -> list[CheckpointSize]:
     return [
-        Saved(path.name, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+        CheckpointSize(path.name, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
         for path in sorted(root.glob("images-*"))
         if path.is_dir()
     ]

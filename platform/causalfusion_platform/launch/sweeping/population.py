@@ -31,7 +31,7 @@ from .trials import Trial, compose_trial, rounded
 _POINTER_FILE = "checkpoint-of.json"
 
 
-class Member(BaseModel):
+class PopulationMember(BaseModel):
     """Where one member stands; a small file below the sweep's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -53,10 +53,10 @@ class Member(BaseModel):
         return self.name if self.generation == 1 else f"{self.name}.g{self.generation}"
 
 
-def members_of(sweep: Experiment) -> dict[str, Member]:
+def members_of(sweep: Experiment) -> dict[str, PopulationMember]:
     """Return the members of a sweep's population that were started, by name."""
     files = sorted(_folder(sweep).glob("*.json"))
-    return {path.stem: Member.model_validate_json(path.read_bytes()) for path in files}
+    return {path.stem: PopulationMember.model_validate_json(path.read_bytes()) for path in files}
 
 
 def newest_of(sweep: Experiment, trial: Trial) -> Trial:
@@ -77,7 +77,7 @@ def member_trial(composed: Composed, sweep: SweepConfig, config: Mapping[str, An
     known = members_of(experiment)
     member = next((one for one in known.values() if one.tune_id == tune_id), None)
     if member is None:  # the first time in this launch
-        member = known.get(config["trial"]) or Member(
+        member = known.get(config["trial"]) or PopulationMember(
             name=config["trial"], tune_id=tune_id, values=values_of(sweep, config)
         )
         member = member.model_copy(update={"tune_id": tune_id})
@@ -131,7 +131,7 @@ def _pointed_at() -> tuple[Path, int] | None:
     return Path(pointer["run_dir"]), int(pointer["images"])
 
 
-def _trial_of(composed: Composed, member: Member) -> Trial:
+def _trial_of(composed: Composed, member: PopulationMember) -> Trial:
     tags = {"member": member.name, "generation": str(member.generation)}
     if member.taken_from:
         tags |= {"taken_from": member.taken_from, "taken_at": str(member.taken_at)}
@@ -187,6 +187,6 @@ def _folder(sweep: Experiment) -> Path:
     return sweep.run_dir / "members"
 
 
-def _write(sweep: Experiment, member: Member) -> None:
+def _write(sweep: Experiment, member: PopulationMember) -> None:
     _folder(sweep).mkdir(parents=True, exist_ok=True)
     write_atomically(_folder(sweep) / f"{member.name}.json", (member.model_dump_json(indent=2) + "\n").encode())

@@ -16,7 +16,7 @@ from ..runs.folder import SUMMARY_FILE, read_summary
 _LOOK_SECONDS = 1.0
 
 
-class Watch(tune.Callback):  # type: ignore[misc]
+class TrialProgress(tune.Callback):  # type: ignore[misc]
     """Keep the state of each trial, and show all of them every second."""
 
     def __init__(
@@ -95,11 +95,11 @@ class Watch(tune.Callback):  # type: ignore[misc]
         return TrialView(name, state, images, self.total, loss, metric, note)
 
 
-class Looking:
+class ProgressThread:
     """Show how trials stand, once a second, in a thread of its own."""
 
-    def __init__(self, watch: Watch, display: SweepDisplay) -> None:
-        self.watch, self.display = watch, display
+    def __init__(self, progress: TrialProgress, display: SweepDisplay) -> None:
+        self.progress, self.display = progress, display
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._look, name="sweep display", daemon=True)
 
@@ -109,8 +109,8 @@ class Looking:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
-        self.display.show(self.watch.views())
+        self.display.show(self.progress.views())
 
     def _look(self) -> None:
         while not self.over.wait(_LOOK_SECONDS):
-            self.display.show(self.watch.views())
+            self.display.show(self.progress.views())

@@ -18,7 +18,7 @@ from ..runs.lock import in_turn
 from ..runs.signals import StopRequest
 from .job import SweepJob
 from .population import member_trial, members_of
-from .progress import Looking, Watch
+from .progress import ProgressThread, TrialProgress
 from .results import TrialEnd
 from .run_trial import run_trial
 from .search import Search, optuna_trial
@@ -84,7 +84,7 @@ def fit(
         run_trial(trial, sweep, parent)
 
     metric = next(iter(sweep.targets))
-    watch = Watch([*by_name], job.run_dir, experiment.train.total_images, metric, finished)
+    progress = TrialProgress([*by_name], job.run_dir, experiment.train.total_images, metric, finished)
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is
@@ -101,12 +101,12 @@ def fit(
             # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
             name=f"launch-{time.time_ns()}",
             storage_path=str(experiment.run_dir / "tune"),
-            callbacks=[watch],
+            callbacks=[progress],
             stop=_Ends(stop, experiment.train.total_images if sweep.population is not None else None),
             verbose=0,
         ),
     )
-    with Looking(watch, display), warnings.catch_warnings():
+    with ProgressThread(progress, display), warnings.catch_warnings():
         # It cannot be done: each member's process holds a training run of its own.
         warnings.filterwarnings("ignore", message="Consider boosting PBT performance by enabling `reuse_actors`")
         grid = tuner.fit()

@@ -19,11 +19,11 @@ from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
 from ..runs.signals import StopRequest
 from .entry import enter_worker
-from .progress_actor import Board, Orders, Pulse, View
+from .progress_actor import Commands, GroupStatus, ProgressActor, WorkerStatus
 
 FOLLOW_SECONDS = 0.5
 SILENT_SECONDS = 5.0
-"""A worker whose watch has not called for so long is stopped or gone: it calls every second."""
+"""A worker whose heartbeat has not called for so long is stopped or gone: it calls every second."""
 DUMP_SECONDS = 3.0
 """Time for the workers to write their stacks before they are ended."""
 _DRAIN_POLL_SECONDS = 2.0
@@ -35,7 +35,7 @@ class Attempt:
     def __init__(self, job: Job, stop: StopRequest, show: ProgressSink, say: Callable[[str], None]) -> None:
         self.job, self.stop, self.show, self.say = job, stop, show, say
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here).remote()
         self.error: BaseException | None = None
         self.hang: Hang | None = None
         self.ordered = False
@@ -57,71 +57,75 @@ class Attempt:
                 self._follow()
             ended = self._follow().ended
         finally:
-            ray.kill(self.board)
+            ray.kill(self.actor)
         if ended is None:
             raise Lost(self.error, self.hang, self.images)
         return ended
 
     def _fit(self) -> None:
         try:
-            _trainer(self.job, self.board).fit()
+            _trainer(self.job, self.actor).fit()
         except BaseException as error:
             self.error = error
 
-    def _follow(self) -> View:
+    def _follow(self) -> GroupStatus:
         try:
-            view: View = ray.get(self.board.read.remote(), timeout=60)
+            status: GroupStatus = ray.get(self.actor.read.remote(), timeout=60)
         except ray.exceptions.RayError:
-            return View()  # the board was lost; so will be the workers that cannot reach it
-        for line in view.notes:
+            return GroupStatus()  # the actor was lost; so will be the workers that cannot reach it
+        for line in status.notes:
             self.say(line)
-        if view.progress is not None:
-            self.images = view.progress.images
-            self.show(view.progress)
-        self.images = max([self.images, *(pulse.mark[1] for pulse in view.pulses)])
-        if self.stop.reason is None and self._is_draining(view):
+        if status.progress is not None:
+            self.images = status.progress.images
+            self.show(status.progress)
+        self.images = max([self.images, *(worker.mark[1] for worker in status.workers)])
+        if self.stop.reason is None and self._is_draining(status):
             self.say("a node of this run is being taken back")
             self.stop.ask("preempted")
         if self.stop.reason is not None and not self.ordered:
             self.ordered = True
-            self.board.order.remote(Orders(stop=self.stop.reason))
-        if self.hang is None and view.ended is None and any(self._hangs(pulse, view.now) for pulse in view.pulses):
-            self._end_hang(view)
-        return view
+            self.actor.command.remote(Commands(stop=self.stop.reason))
+        if (
+            self.hang is None
+            and status.ended is None
+            and any(self._hangs(worker, status.now) for worker in status.workers)
+        ):
+            self._end_hang(status)
+        return status
 
-    def _hangs(self, pulse: Pulse, now: float) -> bool:
+    def _hangs(self, worker: WorkerStatus, now: float) -> bool:
         limits = self.job.experiment.supervision
-        limit = limits.start_seconds if pulse.mark[0] in STARTING else limits.hang_seconds
-        return now - pulse.moved > limit
+        limit = limits.start_seconds if worker.mark[0] in STARTING else limits.hang_seconds
+        return now - worker.moved > limit
 
-    def _is_draining(self, view: View) -> bool:
+    def _is_draining(self, status: GroupStatus) -> bool:
         if time.monotonic() - self.drains_read < _DRAIN_POLL_SECONDS:
             return False
         self.drains_read = time.monotonic()
         # Ray Train's own `get_preemption_info` is a collective of all workers; what it reads can be read here.
         draining = ray._private.state.state.get_draining_nodes()
-        return any(pulse.place.node_id in draining for pulse in view.pulses)
+        return any(worker.place.node_id in draining for worker in status.workers)
 
-    def _end_hang(self, view: View) -> None:
+    def _end_hang(self, status: GroupStatus) -> None:
         """Have all workers write their stacks, then end them: those that do not answer, from outside."""
         stacks = self.job.experiment.run_dir / "hangs" / f"attempt-{self.job.attempt:04d}"
-        silent = [pulse for pulse in view.pulses if view.now - pulse.heard > SILENT_SECONDS]
-        self.board.order.remote(Orders(dump_to=str(stacks)))
+        silent = [worker for worker in status.workers if status.now - worker.heard > SILENT_SECONDS]
+        self.actor.command.remote(Commands(dump_to=str(stacks)))
         time.sleep(DUMP_SECONDS)
-        still = max(view.now - pulse.moved for pulse in view.pulses)
-        what = [_describe(pulse, view.now) for pulse in (silent or view.pulses)]
+        still = max(status.now - worker.moved for worker in status.workers)
+        what = [_describe(worker, status.now) for worker in (silent or status.workers)]
         self.hang = Hang(f"no progress for {still:.0f} s; {'; '.join(what)}", stacks)
         self.say(f"hang: {self.hang.detail}\n  stacks of all threads: {stacks}")
-        self.board.order.remote(Orders(leave=True))
-        for pulse in silent:
-            there = NodeAffinitySchedulingStrategy(pulse.place.node_id, soft=False)
+        self.actor.command.remote(Commands(leave=True))
+        for worker in silent:
+            there = NodeAffinitySchedulingStrategy(worker.place.node_id, soft=False)
             end = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_end_process)
-            end.remote(pulse.place.pid, str(stacks), pulse.place.rank)
+            end.remote(worker.place.pid, str(stacks), worker.place.rank)
 
 
-def _describe(pulse: Pulse, now: float) -> str:
-    place, (doing, images, _) = pulse.place, pulse.mark
-    silence = now - pulse.heard
+def _describe(worker: WorkerStatus, now: float) -> str:
+    place, (doing, images, _) = worker.place, worker.mark
+    silence = now - worker.heard
     life = (
         f"gives no sign of life for {silence:.0f} s" if silence > SILENT_SECONDS else f"stands still in {doing!r}"
     )
@@ -137,7 +141,7 @@ def _end_process(pid: int, stacks: str, rank: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _trainer(job: Job, board: Any) -> Any:
+def _trainer(job: Job, actor: Any) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -147,7 +151,7 @@ def _trainer(job: Job, board: Any) -> Any:
         resources["GPU"] = train.gpus_per_worker
     return TorchTrainer(
         enter_worker,
-        train_loop_config={"job": job.model_dump_json(), "board": board},
+        train_loop_config={"job": job.model_dump_json(), "actor": actor},
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,

@@ -13,7 +13,7 @@ from ..runs.signals import StopRequest
 _POLL_SECONDS = 1.0
 
 
-def wait_for_room(
+def wait_for_workers(
     job: Job,
     wanted: Experiment,
     *,

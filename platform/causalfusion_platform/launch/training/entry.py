@@ -9,9 +9,9 @@ def enter_worker(arguments: dict[str, Any]) -> None:
     """Entry point of a Ray Train worker. Its heavy imports happen in the workers, not in Ray's controller.
 
     Args:
-        arguments: `job`, a Job as JSON; `board`, the Board actor.
+        arguments: `job`, a Job as JSON; `actor`, the ProgressActor actor.
     """
     from ...assemble import Job
     from .worker import ray_worker
 
-    ray_worker(Job.model_validate_json(arguments["job"]), arguments["board"])
+    ray_worker(Job.model_validate_json(arguments["job"]), arguments["actor"])

@@ -12,7 +12,7 @@ from ...config.schema import Experiment
 from ...data.manifest import Manifest
 from ...evaluation.evaluate import Scores
 from ...sampling.grid import sample_grid
-from ...tasks.class_to_image import build_yardstick
+from ...tasks.class_to_image import build_scorer
 from ...tracking.tracker import AS_BARS, Tracker
 
 SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
@@ -20,8 +20,8 @@ SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
 _NOT_MEASURED = dict.fromkeys(field.name for field in dataclasses.fields(Scores))
 
 
-def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
-    """Judge the run's final samples and draw their grid.
+def evaluate_final_samples(experiment: Experiment, manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+    """Evaluate the run's final samples and draw their grid.
 
     Returns:
         The scores (null where latents are not pixels: their images need the autoencoder's decoder), those of other
@@ -31,10 +31,10 @@ def judge_and_draw(experiment: Experiment, manifest: Manifest, tracker: Tracker)
     latents, labels = samples["latents"], samples["labels"]
     scores: dict[str, Any] = dict(_NOT_MEASURED)
     if manifest.autoencoder.name == "identity":
-        yardstick = build_yardstick(experiment, manifest)
-        scores = dataclasses.asdict(yardstick.score(latents, labels))
+        scorer = build_scorer(experiment, manifest)
+        scores = dataclasses.asdict(scorer.score(latents, labels))
         for ar_steps in experiment.evaluation.ar_steps:
-            others = yardstick.score(samples[f"latents_s{ar_steps}"], labels)
+            others = scorer.score(samples[f"latents_s{ar_steps}"], labels)
             scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in SCORED_FOR_AR_STEPS}
     grid = sample_grid(latents, labels, manifest.class_names)
     path = experiment.run_dir / "samples" / "final.png"

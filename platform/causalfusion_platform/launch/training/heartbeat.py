@@ -1,4 +1,4 @@
-"""A worker's watch: a thread that tells the board that it lives, and does what the board asks."""
+"""A worker's heartbeat: a thread that tells the actor that it lives, and does what the actor asks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any, cast
 import ray
 
 from ...train.control import StopReason
-from .progress_actor import Orders, WorkerPlace
+from .progress_actor import Commands, WorkerPlace
 
-BEAT_SECONDS = 1.0
-LEFT_ON_ORDER = 75
+HEARTBEAT_SECONDS = 1.0
+LEFT_ON_COMMAND = 75
 """Exit status of a worker that was asked to leave."""
 
 
-class Watch:
+class Heartbeat:
     """The control of a training loop inside a Ray worker."""
 
-    def __init__(self, board: Any, rank: int) -> None:
+    def __init__(self, actor: Any, rank: int) -> None:
         context = ray.get_runtime_context()
-        self.board = board
+        self.actor = actor
         self.place = WorkerPlace(rank, context.get_node_id(), socket.gethostname(), os.getpid())
         self.doing, self.images, self.marks = "start", 0, 0
-        self.orders = Orders()
+        self.commands = Commands()
         self.dumped: str | None = None
         self.over = threading.Event()
 
     def start(self) -> None:
         """Begin to give signs of life."""
-        threading.Thread(target=self._beat, name="watch", daemon=True).start()
+        threading.Thread(target=self._send, name="heartbeat", daemon=True).start()
 
     def end(self) -> None:
         """Give no more signs of life."""
@@ -41,7 +41,7 @@ class Watch:
 
     def stop_wanted(self) -> StopReason | None:
         """Return why the driver wants this worker to stop, if it does."""
-        return cast(StopReason | None, self.orders.stop)
+        return cast(StopReason | None, self.commands.stop)
 
     def mark(self, doing: str, images: int) -> None:
         """Note what the loop does now."""
@@ -50,20 +50,20 @@ class Watch:
     def note(self, text: str) -> None:
         """Send a line to the terminal; only the first worker's, since all say the same."""
         if self.place.rank == 0:
-            self.board.note.remote(text)
+            self.actor.note.remote(text)
 
-    def _beat(self) -> None:
-        while not self.over.wait(BEAT_SECONDS):
+    def _send(self) -> None:
+        while not self.over.wait(HEARTBEAT_SECONDS):
             try:
                 mark = (self.doing, self.images, self.marks)
-                self.orders = ray.get(self.board.beat.remote(self.place, mark), timeout=30)
+                self.commands = ray.get(self.actor.heartbeat.remote(self.place, mark), timeout=30)
             except ray.exceptions.RayError:
-                continue  # the driver notices a lost board by itself
-            if self.orders.dump_to and self.orders.dump_to != self.dumped:
-                self.dumped = self.orders.dump_to
-                self._dump(Path(self.orders.dump_to))
-            if self.orders.leave:
-                os._exit(LEFT_ON_ORDER)
+                continue  # the driver notices a lost actor by itself
+            if self.commands.dump_to and self.commands.dump_to != self.dumped:
+                self.dumped = self.commands.dump_to
+                self._dump(Path(self.commands.dump_to))
+            if self.commands.leave:
+                os._exit(LEFT_ON_COMMAND)
 
     def _dump(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The course of one launch: from the run's opened folder through supervised training to its summary."""
+"""One launch of a run: from its opened folder through supervised training to its summary."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ..cluster.resources import resources_at_hand
 from ..runs.exit_status import StoppedRun
 from ..runs.folder import RunState, write_summary
 from ..runs.signals import StopRequest
-from .elastic import wait_for_room
-from .finish import judge_and_draw
+from .elastic import wait_for_workers
+from .finish import evaluate_final_samples
 from .supervisor import Supervisor
 
 _RUN_SECONDS = 15.0
@@ -57,7 +57,7 @@ class Stages:
 
 
 @dataclass
-class Course:
+class Launch:
     """One launch of a run, from its opened folder to its summary."""
 
     experiment: Experiment
@@ -101,7 +101,7 @@ class Course:
             times = self._supervisor(job).run()
             _add_worker_stages(stages, times, time.perf_counter() - began)
             with stages.time("judge"):
-                results = judge_and_draw(self.experiment, self.shards.usable, self.spool)
+                results = evaluate_final_samples(self.experiment, self.shards.usable, self.spool)
         except BaseException as error:
             stopped = isinstance(error, StoppedRun)
             self.spool.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -130,12 +130,12 @@ class Course:
             from .worker import local_worker
 
             attempt: Callable[[Job], Any] = lambda job: local_worker(job, self.stop, self.show, self.say)  # noqa: E731
-            make_room: Callable[[Job], Job] = lambda job: job  # noqa: E731
+            fit_workers: Callable[[Job], Job] = lambda job: job  # noqa: E731
         else:
             from .attempt import Attempt
 
             attempt = lambda job: Attempt(job, self.stop, self.show, self.say).run()  # noqa: E731
-            make_room = lambda job: wait_for_room(  # noqa: E731
+            fit_workers = lambda job: wait_for_workers(  # noqa: E731
                 job, self.experiment, resources=resources_at_hand, stop=self.stop, say=self.say
             )
 
@@ -147,7 +147,7 @@ class Course:
             job=job,
             journal=self.journal,
             attempt=next_attempt,
-            make_room=make_room,
+            fit_workers=fit_workers,
             rolled_back=lambda order: self._keep(order=order),
             stop=self.stop,
             say=self.say,

@@ -20,7 +20,7 @@ class WorkerPlace:
 
 
 @dataclass(frozen=True)
-class Orders:
+class Commands:
     """What a worker is asked to do; the answer to its sign of life."""
 
     stop: str | None = None
@@ -32,12 +32,12 @@ class Orders:
 
 
 @dataclass
-class Pulse:
-    """What the board knows of one worker."""
+class WorkerStatus:
+    """What the actor knows of one worker."""
 
     place: WorkerPlace
     heard: float
-    """When its watch last called, by the board's clock."""
+    """When its watch last called, by the actor's clock."""
     moved: float
     """When its training loop last got on."""
     mark: tuple[str, int, int]
@@ -45,7 +45,7 @@ class Pulse:
 
 
 @dataclass
-class View:
+class GroupStatus:
     """What the driver reads."""
 
     progress: Progress | None = None
@@ -53,46 +53,46 @@ class View:
     """Lines for the terminal since the last reading."""
     ended: dict[str, Any] | None = None
     """What the first worker said at its end."""
-    pulses: list[Pulse] = field(default_factory=list)
+    workers: list[WorkerStatus] = field(default_factory=list)
     now: float = 0.0
-    """The board's clock."""
+    """The actor's clock."""
 
 
-class Board:
+class ProgressActor:
     """The actor between the workers and the driver of one attempt."""
 
     def __init__(self) -> None:
-        self.view = View()
-        self.orders = Orders()
-        self.pulses: dict[int, Pulse] = {}
+        self.status = GroupStatus()
+        self.commands = Commands()
+        self.workers: dict[int, WorkerStatus] = {}
 
     def show(self, progress: Progress) -> None:
         """Take in new progress."""
-        self.view.progress = progress
+        self.status.progress = progress
 
     def note(self, text: str) -> None:
         """Take in a line for the terminal."""
-        self.view.notes.append(text)
+        self.status.notes.append(text)
 
-    def beat(self, place: WorkerPlace, mark: tuple[str, int, int]) -> Orders:
+    def heartbeat(self, place: WorkerPlace, mark: tuple[str, int, int]) -> Commands:
         """Take in a worker's sign of life; return what it is asked to do."""
-        now, known = time.monotonic(), self.pulses.get(place.rank)
+        now, known = time.monotonic(), self.workers.get(place.rank)
         moved = known.moved if known and known.mark == mark else now
-        self.pulses[place.rank] = Pulse(place, heard=now, moved=moved, mark=mark)
-        return self.orders
+        self.workers[place.rank] = WorkerStatus(place, heard=now, moved=moved, mark=mark)
+        return self.commands
 
     def finish(self, ended: dict[str, Any]) -> None:
         """Take in how the workers' training ended."""
-        self.view.ended = ended
+        self.status.ended = ended
 
-    def order(self, orders: Orders) -> None:
+    def command(self, commands: Commands) -> None:
         """Set what the workers are asked to do."""
-        self.orders = orders
+        self.commands = commands
 
-    def read(self) -> View:
+    def read(self) -> GroupStatus:
         """Return all that is known; notes are handed out once."""
         now = time.monotonic()
-        pulses = [self.pulses[rank] for rank in sorted(self.pulses)]
-        view = View(self.view.progress, self.view.notes, self.view.ended, pulses, now)
-        self.view.notes = []
-        return view
+        workers = [self.workers[rank] for rank in sorted(self.workers)]
+        status = GroupStatus(self.status.progress, self.status.notes, self.status.ended, workers, now)
+        self.status.notes = []
+        return status

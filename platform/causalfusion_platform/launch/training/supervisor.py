@@ -24,7 +24,7 @@ class Supervisor:
         job: what to train; each attempt gets a copy with its number.
         journal: where attempts and incidents are written.
         attempt: trains once; returns how it ended, or raises.
-        make_room: called before each attempt; returns the job for the workers that there is room for.
+        fit_workers: called before each attempt; returns the job for the workers that there is room for.
         rolled_back: called when the run goes back to a checkpoint with another order of the data: (new order).
         stop: requests to stop.
         say: tells the person at the terminal.
@@ -33,7 +33,7 @@ class Supervisor:
     job: Job
     journal: Journal
     attempt: Callable[[Job], dict[str, Any]]
-    make_room: Callable[[Job], Job]
+    fit_workers: Callable[[Job], Job]
     rolled_back: Callable[[int], None]
     stop: StopRequest
     say: Callable[[str], None]
@@ -53,7 +53,7 @@ class Supervisor:
         """
         job, number = self.job, self.first_attempt
         while True:
-            job = self.make_room(job).model_copy(update={"attempt": number})
+            job = self.fit_workers(job).model_copy(update={"attempt": number})
             self._begin(job)
             try:
                 ended = self.attempt(job)

@@ -1,4 +1,4 @@
-"""Run one training job from start to end: checks, a place for the workers, then the launch's course."""
+"""Train one run from start to end: check the inputs, connect to Ray, then launch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..cluster.session import ray_session
 from ..runs.folder import check_same_config, open_run, read_state, read_summary
 from ..runs.lock import only_launch, refuse_if_under_way
 from ..runs.signals import stop_on_signals
-from .launch import Course, Stages
+from .launch import Launch, Stages
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def run_training(
             "way some rows may come twice and others not at all"
         )
     with (
-        _workers_place(experiment, local, stages),
+        _workers_session(experiment, local, stages),
         only_launch(experiment.run_dir),
         stop_on_signals() as stop,
     ):
@@ -95,11 +95,11 @@ def run_training(
             spool = Spool(experiment.run_dir / SPOOL_FOLDER)
             state = open_run(composed, shards, read_state(experiment.run_dir), spool, parent)
         other_data = "data.digest" in allow_changes
-        course = Course(experiment, state, shards, spool, stop, show, say, local, other_data)
+        launch = Launch(experiment, state, shards, spool, stop, show, say, local, other_data)
         try:
-            return Outcome(course.run(stages, started))
+            return Outcome(launch.run(stages, started))
         finally:
-            course.courier.stop()
+            launch.courier.stop()
 
 
 def check_inputs(experiment: Experiment) -> CheckedShards:
@@ -125,7 +125,7 @@ def check_inputs(experiment: Experiment) -> CheckedShards:
 
 
 @contextmanager
-def _workers_place(experiment: Experiment, local: bool, stages: Stages) -> Iterator[None]:
+def _workers_session(experiment: Experiment, local: bool, stages: Stages) -> Iterator[None]:
     if local:
         yield
         return

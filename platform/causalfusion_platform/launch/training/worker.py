@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...assemble import Job, Surroundings, train_and_sample
+from ...assemble import Job, WorkerContext, train_and_sample
 from ...config.schema import Experiment
 from ...data.read import Batch, Dataset, local_batches
 from ...data.stream import StreamSpec, start_feeder, worker_batches
@@ -39,18 +39,18 @@ def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int)
     )
 
 
-def ray_worker(job: Job, board: Any) -> None:
+def ray_worker(job: Job, actor: Any) -> None:
     """Train inside a Ray Train worker.
 
     Args:
         job: what to train.
-        board: the Board actor that takes in progress and times.
+        actor: the ProgressActor actor that takes in progress and times.
     """
     import ray.train
     import ray.train.collective
     import ray.train.torch
 
-    from .heartbeat import Watch
+    from .heartbeat import Heartbeat
 
     _import_deepspeed(ray.train.torch.get_device())
     context = ray.train.get_context()
@@ -64,20 +64,20 @@ def ray_worker(job: Job, board: Any) -> None:
         feeder = ray.train.collective.broadcast_from_rank_zero(start_feeder(spec, world) if rank == 0 else None)
         return worker_batches(feeder, spec, rank, world)
 
-    watch = Watch(board, rank)
-    watch.start()
+    heartbeat = Heartbeat(actor, rank)
+    heartbeat.start()
     try:
-        around = Surroundings(
+        context = WorkerContext(
             device=ray.train.torch.get_device(),
             batches=batches,
-            progress=lambda progress: board.show.remote(progress),
-            control=watch,
+            progress=lambda progress: actor.show.remote(progress),
+            control=heartbeat,
         )
-        ended = _train(job, around)
+        ended = _train(job, context)
     finally:
-        watch.end()
+        heartbeat.end()
     if rank == 0:
-        ray.get(board.finish.remote(ended))
+        ray.get(actor.finish.remote(ended))
 
 
 def _import_deepspeed(device: torch.device) -> None:
@@ -100,20 +100,20 @@ def local_worker(job: Job, stop: StopRequest, progress: ProgressSink, say: Calla
     _be_the_only_process("nccl" if device.type == "cuda" else "gloo")
     control = LocalControl(stop.reason, say)
     stop.on_request = lambda reason: setattr(control, "stop", reason)
-    return _train(job, Surroundings(device, batches, progress, control))
+    return _train(job, WorkerContext(device, batches, progress, control))
 
 
-def _train(job: Job, around: Surroundings) -> Ended:
+def _train(job: Job, context: WorkerContext) -> Ended:
     """Train; turn the ends that all ranks have agreed on into words."""
     try:
-        times = train_and_sample(job, around)
+        times = train_and_sample(job, context)
     except Stopped as stopped:
         detail = "checkpoints cannot be written" if stopped.reason == "storage" else ""
-        return {"how": stopped.reason, "detail": detail, "images": around.control.images}
+        return {"how": stopped.reason, "detail": detail, "images": context.control.images}
     except Diverged as diverged:
-        return {"how": "diverged", "detail": str(diverged), "images": around.control.images}
+        return {"how": "diverged", "detail": str(diverged), "images": context.control.images}
     except NotSaved as fault:
-        return {"how": "storage", "detail": str(fault), "images": around.control.images}
+        return {"how": "storage", "detail": str(fault), "images": context.control.images}
     images = job.experiment.train.total_images
     return {"how": "done", "detail": "", "images": images, "times": dataclasses.asdict(times)}
 

@@ -14,8 +14,8 @@ from .words import (
     budget,
     caveats,
     cell_texts,
+    claim_text,
     heading,
-    judged_words,
     key,
     missing,
     notes,
@@ -63,10 +63,10 @@ def _table(report: PaperReport) -> Html:
 def _orderings(report: PaperReport) -> list[Html]:
     return [
         folded(
-            Html(f"{verdict(judged.verdict)} {text(judged_words(judged))}"),
-            table(pair_columns(report), [pair_cells(report, pair) for pair in judged.pairs]),
+            Html(f"{verdict(claim.verdict)} {text(claim_text(claim))}"),
+            table(pair_columns(report), [pair_cells(report, pair) for pair in claim.pairs]),
         )
-        for judged in orderings(report)
+        for claim in orderings(report)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from .report import Cell, Judgement, PaperReport
+from .report import ClaimResult, PaperReport, TableCell
 from .statistics import finite
 from .words import caveats
 
@@ -39,14 +39,14 @@ def report_json(report: PaperReport) -> dict[str, Any]:
             }
             for row in report.rows
         ],
-        "claims": [_judgement(judged) for judged in report.claims],
-        "orders": [_judgement(judged) for judged in report.orders],
+        "claims": [_claim(claim) for claim in report.claims],
+        "orders": [_claim(claim) for claim in report.orders],
         "limits": caveats(report),
         "circumstances": asdict(report.around),
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: TableCell) -> dict[str, Any]:
     numbers = finite(cell.by_seed)
     return {
         "printed": cell.printed,
@@ -55,12 +55,12 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _judgement(judged: Judgement) -> dict[str, Any]:
+def _claim(claim: ClaimResult) -> dict[str, Any]:
     return {
-        "says": judged.says,
-        "column": judged.column,
-        "verdict": judged.verdict,
-        "as_printed": judged.as_printed,
-        "tau": judged.tau,
-        "pairs": [asdict(pair) for pair in judged.pairs],
+        "says": claim.says,
+        "column": claim.column,
+        "verdict": claim.verdict,
+        "as_printed": claim.as_printed,
+        "tau": claim.tau,
+        "pairs": [asdict(pair) for pair in claim.pairs],
     }

@@ -13,8 +13,8 @@ from .words import (
     budget,
     caveats,
     cell_texts,
+    claim_text,
     heading,
-    judged_words,
     key,
     missing,
     notes,
@@ -36,7 +36,7 @@ def render_markdown(report: PaperReport) -> str:
         _table(report),
         *(_wrapped(line) for line in (key(report), *notes(report), *missing(report))),
         "## Orderings\n",
-        _items([f"**{judged.verdict}**: {judged_words(judged)}" for judged in orderings(report)]),
+        _items([f"**{claim.verdict}**: {claim_text(claim)}" for claim in orderings(report)]),
         _wrapped(METHOD),
         "## Budget\n",
         _items([f"{name}: {text}" for name, text in budget(report).items()]),
@@ -68,9 +68,9 @@ def _table(report: PaperReport) -> str:
 
 def _pairs(report: PaperReport) -> list[str]:
     return [
-        f"{judged.column}: {judged.says}\n\n"
-        + markdown_table(pair_columns(report), [pair_cells(report, pair) for pair in judged.pairs], aligned=True)
-        for judged in report.claims
+        f"{claim.column}: {claim.says}\n\n"
+        + markdown_table(pair_columns(report), [pair_cells(report, pair) for pair in claim.pairs], aligned=True)
+        for claim in report.claims
     ]
 
 

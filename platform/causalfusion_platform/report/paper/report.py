@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...config.paper_table import HIGHER_IS_BETTER, Column, PaperTable, Row, Scale, ScalePlan
-from .statistics import Estimate, Gain, Pair, Values, Verdict, compare, estimate, judge, kendall_tau
+from .statistics import Estimate, Gain, Pair, Values, Verdict, compare, decide, estimate, kendall_tau
 
 Measured = Mapping[tuple[str, str, int], float | None]
 """(file of the row, name of the column, seed) → value; None or absent: not measured."""
@@ -51,7 +51,7 @@ class Circumstances:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One number of the table."""
 
     printed: float | None
@@ -66,14 +66,14 @@ class ReportRow:
 
     file: str
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     """One for each column."""
     runs: Mapping[int, RunFacts]
     """Seed → run, as far as there are any."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ClaimResult:
     """Whether an ordering of the paper holds in our numbers."""
 
     says: str
@@ -104,8 +104,8 @@ class PaperReport:
     scale: Scale
     rows: tuple[ReportRow, ...]
     """Those that can be run at the scale."""
-    claims: tuple[Judgement, ...]
-    orders: tuple[Judgement, ...]
+    claims: tuple[ClaimResult, ...]
+    orders: tuple[ClaimResult, ...]
     """Of each column that prints at least two different values."""
     around: Circumstances
 
@@ -162,8 +162,8 @@ def build_report(
     claims = []
     for claim in table.claims_at(scale):
         sides = itertools.product(claim.better, claim.worse)
-        pairs, verdict = judge(_gains(by_name[claim.column], cells[claim.column], list(sides)))
-        claims.append(Judgement(claim.says, claim.column, pairs, verdict))
+        pairs, verdict = decide(_gains(by_name[claim.column], cells[claim.column], list(sides)))
+        claims.append(ClaimResult(claim.says, claim.column, pairs, verdict))
     orders = [_order(column, cells[column.name]) for column in table.columns]
     return PaperReport(table, scale, rows, tuple(claims), tuple(order for order in orders if order.pairs), around)
 
@@ -190,11 +190,13 @@ def _label(row: Row, scale: Scale) -> str:
     return f"{row.label} / {' '.join(ours[shared:])}"
 
 
-def _cell(printed: float | None, by_seed: Values) -> Cell:
-    return Cell(printed, by_seed, estimate(by_seed.values()))
+def _cell(printed: float | None, by_seed: Values) -> TableCell:
+    return TableCell(printed, by_seed, estimate(by_seed.values()))
 
 
-def _gains(column: Column, cells: Mapping[str, Cell], sides: list[tuple[str, str]]) -> list[tuple[str, str, Gain]]:
+def _gains(
+    column: Column, cells: Mapping[str, TableCell], sides: list[tuple[str, str]]
+) -> list[tuple[str, str, Gain]]:
     higher = column.metric in HIGHER_IS_BETTER
     return [
         (better, worse, compare(cells[better].by_seed, cells[worse].by_seed, higher_is_better=higher))
@@ -202,16 +204,16 @@ def _gains(column: Column, cells: Mapping[str, Cell], sides: list[tuple[str, str
     ]
 
 
-def _order(column: Column, cells: Mapping[str, Cell]) -> Judgement:
-    """Judge all pairs of rows whose printed values differ."""
+def _order(column: Column, cells: Mapping[str, TableCell]) -> ClaimResult:
+    """Decide all pairs of rows whose printed values differ."""
     sign = -1 if column.metric in HIGHER_IS_BETTER else 1
     printed = {file: sign * cell.printed for file, cell in cells.items() if cell.printed is not None}
     sides = [pair for pair in itertools.permutations(printed, 2) if printed[pair[0]] < printed[pair[1]]]
-    pairs, verdict = judge(_gains(column, cells, sides))
+    pairs, verdict = decide(_gains(column, cells, sides))
     both = [
         (cell.printed, cell.ours.mean)
         for cell in cells.values()
         if cell.printed is not None and cell.ours.mean is not None
     ]
     tau = kendall_tau([printed for printed, _ in both], [mean for _, mean in both])
-    return Judgement("rows are in the printed order", column.name, pairs, verdict, tau, len(both))
+    return ClaimResult("rows are in the printed order", column.name, pairs, verdict, tau, len(both))

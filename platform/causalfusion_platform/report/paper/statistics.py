@@ -124,22 +124,22 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def judge(pairs: Sequence[tuple[str, str, Gain]]) -> tuple[tuple[Pair, ...], Verdict]:
-    """Judge the claim that in all pairs (better, worse, gain) the first row is better.
+def decide(pairs: Sequence[tuple[str, str, Gain]]) -> tuple[tuple[Pair, ...], Verdict]:
+    """Decide the claim that in all pairs (better, worse, gain) the first row is better.
 
     Returns:
         The pairs with their verdicts, and the claim's: `holds` if all hold, `fails` if some pair fails,
         `not measured` if no pair is, else `undecided`.
     """
     corrected = holm([gain.p_value for _, _, gain in pairs])
-    judged = tuple(
+    decided = tuple(
         Pair(better, worse, gain, p, _pair_verdict(gain, p))
         for (better, worse, gain), p in zip(pairs, corrected, strict=True)
     )
-    verdicts = {pair.verdict for pair in judged}
+    verdicts = {pair.verdict for pair in decided}
     if "fails" in verdicts:
-        return judged, "fails"
-    return judged, verdicts.pop() if len(verdicts) == 1 else "undecided" if verdicts else "not measured"
+        return decided, "fails"
+    return decided, verdicts.pop() if len(verdicts) == 1 else "undecided" if verdicts else "not measured"
 
 
 def kendall_tau(printed: Sequence[float], measured: Sequence[float]) -> float | None:

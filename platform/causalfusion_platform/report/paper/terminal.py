@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .report import PaperReport
 from .statistics import Verdict
-from .words import arrow, budget, caveats, cell_texts, heading, judged_words, key, missing, notes, orderings
+from .words import arrow, budget, caveats, cell_texts, claim_text, heading, key, missing, notes, orderings
 
 _WIDTH = 80
 _LABEL = 26
@@ -73,8 +73,8 @@ def _verdicts(report: PaperReport) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")
-    for judged in orderings(report):
-        rows.add_row(Text(judged.verdict, style=_STYLES[judged.verdict]), Text(judged_words(judged)))
+    for claim in orderings(report):
+        rows.add_row(Text(claim.verdict, style=_STYLES[claim.verdict]), Text(claim_text(claim)))
     return rows
 
 

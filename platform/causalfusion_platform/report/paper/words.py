@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
 from ..numbers import duration
 from .numbers import gain_with_interval, p_text, printed_values, with_interval
-from .report import Judgement, PaperReport
+from .report import ClaimResult, PaperReport
 from .statistics import VERDICTS, Estimate, Pair
 
 # Fréchet distances of fewer samples than the paper's 10,000 are visibly too large.
@@ -105,7 +105,7 @@ def caveats(report: PaperReport) -> list[str]:
     if len(images) > 1:
         found.append(f"Runs saw different numbers of images: {min(images):,} to {max(images):,}.")
     found += [f"Left out of the means, not a number: {text}." for text in _not_finite(report)]
-    methods = {pair.gain.method for judged in orderings(report) for pair in judged.pairs}
+    methods = {pair.gain.method for claim in orderings(report) for pair in claim.pairs}
     if "Welch's t" in methods and "paired t" in methods:
         found.append("Some rows lack seeds that others have: these are compared by Welch's t, the rest in pairs.")
     return found
@@ -131,18 +131,18 @@ def missing(report: PaperReport) -> list[str]:
     return [f"Missing: {'; '.join(lines)}.", f"To run what is missing: {report.around.command}"]
 
 
-def judged_words(judged: Judgement) -> str:
+def claim_text(claim: ClaimResult) -> str:
     """Return what an ordering says and how its pairs came out; its verdict stands before it."""
-    counts = [f"{verdict} {judged.count(verdict)}" for verdict in VERDICTS if judged.count(verdict)]
-    tau = "" if judged.tau is None else f"; Kendall's τ-b {judged.tau:.2f} over {judged.rows} rows"
+    counts = [f"{verdict} {claim.count(verdict)}" for verdict in VERDICTS if claim.count(verdict)]
+    tau = "" if claim.tau is None else f"; Kendall's τ-b {claim.tau:.2f} over {claim.rows} rows"
     return (
-        f"{judged.column}: {judged.says}; {judged.as_printed} of {_count(len(judged.pairs), 'pair')} as printed "
+        f"{claim.column}: {claim.says}; {claim.as_printed} of {_count(len(claim.pairs), 'pair')} as printed "
         f"({', '.join(counts)}){tau}"
     )
 
 
-def orderings(report: PaperReport) -> tuple[Judgement, ...]:
-    """Return all that is judged: the claims of the paper's text, then the printed order of each column."""
+def orderings(report: PaperReport) -> tuple[ClaimResult, ...]:
+    """Return all that is decided: the claims of the paper's text, then the printed order of each column."""
     return (*report.claims, *report.orders)
 
 

@@ -15,12 +15,12 @@ from ...tracking.rates import Rates
 from ..terminal import as_path, clock
 from ..units import size
 from .goodput import goodput_table
-from .show import View
+from .show import RunView
 
 _INCIDENTS_SHOWN = 8
 
 
-def run_panel(view: View) -> Panel:
+def run_panel(view: RunView) -> Panel:
     """Return what `causalfusion runs show` prints."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
@@ -45,7 +45,7 @@ def run_panel(view: View) -> Panel:
     return Panel(rows, title=f"run {escape(view.name)}", title_align="left", expand=True)
 
 
-def runs_table(views: Sequence[tuple[str, View]]) -> Table:
+def runs_table(views: Sequence[tuple[str, RunView]]) -> Table:
     """Return what `causalfusion runs list` prints, from (name, run)."""
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
@@ -68,7 +68,7 @@ def runs_table(views: Sequence[tuple[str, View]]) -> Table:
     return table
 
 
-def _status(view: View) -> str:
+def _status(view: RunView) -> str:
     found = view.account
     words = [view.status]
     if found.launches > 1:
@@ -84,7 +84,7 @@ def _status(view: View) -> str:
     return " · ".join(words)
 
 
-def _progress(view: View) -> str:
+def _progress(view: RunView) -> str:
     found, total = view.account, view.total_images
     reports = [event for event in view.events if isinstance(event, Progressed)]
     words = [
@@ -121,7 +121,7 @@ def _device(found: Account) -> str:
     return f"{workers}{found.training.device}{zero}\n{stated}"
 
 
-def _incidents(view: View) -> list[str]:
+def _incidents(view: RunView) -> list[str]:
     shown: list[str] = []
     before: Event | None = None
     for event in view.events:
@@ -141,7 +141,7 @@ def _incidents(view: View) -> list[str]:
     return ([f"… and {left_out} before"] if left_out > 0 else []) + shown[-_INCIDENTS_SHOWN:]
 
 
-def _checkpoints(view: View) -> list[str]:
+def _checkpoints(view: RunView) -> list[str]:
     if not view.checkpoints:
         lines = ["none yet"]
     else:
@@ -158,7 +158,7 @@ def _checkpoints(view: View) -> list[str]:
     return lines
 
 
-def _next(view: View) -> list[str]:
+def _next(view: RunView) -> list[str]:
     path = as_path(view.folder)
     if view.status == "running":
         return [f"follow it: {view.dashboard}"]

@@ -12,7 +12,7 @@ from ...tracking.journal import Event, Incident
 
 
 @dataclass(frozen=True)
-class Saved:
+class CheckpointSize:
     """A checkpoint on disk."""
 
     name: str
@@ -20,7 +20,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class View:
+class RunView:
     """All that a run's folder says of it."""
 
     name: str
@@ -31,7 +31,7 @@ class View:
     """Images of the whole run; None where its configuration cannot be read."""
     account: Account
     events: Sequence[Event]
-    checkpoints: Sequence[Saved]
+    checkpoints: Sequence[CheckpointSize]
     """Oldest first."""
     bad_checkpoints: Sequence[str]
     """Damaged ones that were set aside."""
@@ -43,7 +43,7 @@ class View:
     """summary.json of a finished run."""
 
 
-def run_json(view: View) -> dict[str, Any]:
+def run_json(view: RunView) -> dict[str, Any]:
     """Return a run as plain data: the account with its derived numbers, checkpoints, incidents, summary."""
     found = view.account
     return {

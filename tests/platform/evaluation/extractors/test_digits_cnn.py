@@ -1,4 +1,4 @@
-"""The judge: good on digits it has not seen, and a function of its seed."""
+"""The classifier: good on digits it has not seen, and a function of its seed."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import torch
 from torch import Tensor
 
 from causalfusion import draws
-from causalfusion_platform.evaluation.extractors.digits_cnn import Judge, train_judge
+from causalfusion_platform.evaluation.extractors.digits_cnn import DigitsClassifier, train_classifier
 
 Digits = tuple[Tensor, Tensor]
 
 
-def weights_of(judge: Judge) -> list[Tensor]:
-    return list(judge.network.state_dict().values())
+def weights_of(classifier: DigitsClassifier) -> list[Tensor]:
+    return list(classifier.network.state_dict().values())
 
 
-def same(one: Judge, other: Judge) -> bool:
+def same(one: DigitsClassifier, other: DigitsClassifier) -> bool:
     return all(torch.equal(a, b) for a, b in zip(weights_of(one), weights_of(other), strict=True))
 
 
 def test_it_learns_digits(digit_images: Digits) -> None:
     images, labels = digit_images
-    judge = train_judge(images, labels, num_classes=10, epochs=4, seed=0)
-    assert judge.held_out_accuracy > 0.9
-    assert judge.accuracy(images, labels) > 0.9
-    assert judge.accuracy(images, (labels + 1) % 10) < 0.1
-    assert not judge.network.training
+    classifier = train_classifier(images, labels, num_classes=10, epochs=4, seed=0)
+    assert classifier.held_out_accuracy > 0.9
+    assert classifier.accuracy(images, labels) > 0.9
+    assert classifier.accuracy(images, (labels + 1) % 10) < 0.1
+    assert not classifier.network.training
 
 
 def test_it_is_a_function_of_its_seed(digit_images: Digits) -> None:
     images, labels = digit_images[0][:300], digit_images[1][:300]
-    one = train_judge(images, labels, num_classes=10, epochs=1, seed=1)
+    one = train_classifier(images, labels, num_classes=10, epochs=1, seed=1)
     torch.manual_seed(123)
-    again = train_judge(images, labels, num_classes=10, epochs=1, seed=1)
-    other = train_judge(images, labels, num_classes=10, epochs=1, seed=2)
+    again = train_classifier(images, labels, num_classes=10, epochs=1, seed=1)
+    other = train_classifier(images, labels, num_classes=10, epochs=1, seed=2)
     assert same(one, again)
     assert one.held_out_accuracy == again.held_out_accuracy
     assert not same(one, other)
@@ -44,7 +44,7 @@ def test_it_leaves_torchs_own_draws_alone(digit_images: Digits) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train_judge(digit_images[0][:50], digit_images[1][:50], num_classes=10, epochs=1, seed=0)
+    train_classifier(digit_images[0][:50], digit_images[1][:50], num_classes=10, epochs=1, seed=0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -54,7 +54,7 @@ def test_it_does_not_learn_from_the_images_held_out(digit_images: Digits) -> Non
     held_out = torch.randperm(500, generator=draws.stream(3, "judge split"))[:100]
     wrong = labels.clone()
     wrong[held_out] = (wrong[held_out] + 1) % 10
-    right, misled = (train_judge(images, y, num_classes=10, epochs=2, seed=3) for y in (labels, wrong))
+    right, misled = (train_classifier(images, y, num_classes=10, epochs=2, seed=3) for y in (labels, wrong))
     assert same(right, misled)
     assert right.held_out_accuracy == right.accuracy(images[held_out], labels[held_out])
     assert right.held_out_accuracy + misled.held_out_accuracy <= 1
@@ -63,14 +63,14 @@ def test_it_does_not_learn_from_the_images_held_out(digit_images: Digits) -> Non
 
 def test_scores_are_those_of_the_features(digit_images: Digits) -> None:
     images, labels = digit_images[0][:100], digit_images[1][:100]
-    judge = train_judge(images, labels, num_classes=10, epochs=1, seed=0)
-    features = judge.features(images)
+    classifier = train_classifier(images, labels, num_classes=10, epochs=1, seed=0)
+    features = classifier.features(images)
     assert (features.shape, features.dtype) == ((100, 64), torch.float64)
     assert float(features.min()) == 0.0  # the last layer of the body is a ReLU
-    head = judge.network.head
+    head = classifier.network.head
     scores = features @ head.weight.detach().double().T + head.bias.detach().double()
     expected = sum(int(row.argmax()) == int(label) for row, label in zip(scores, labels, strict=True)) / 100
-    assert judge.accuracy(images, labels) == pytest.approx(expected, abs=1e-12)
+    assert classifier.accuracy(images, labels) == pytest.approx(expected, abs=1e-12)
 
 
 def test_other_images_fit_too() -> None:
@@ -78,5 +78,5 @@ def test_other_images_fit_too() -> None:
     labels = torch.arange(90) % 3
     images = torch.full((90, 3, 12, 12), -1.0)
     images[torch.arange(90), labels] = 1.0
-    judge = train_judge(images, labels, num_classes=3, epochs=6, seed=0)
-    assert judge.held_out_accuracy == 1.0
+    classifier = train_classifier(images, labels, num_classes=3, epochs=6, seed=0)
+    assert classifier.held_out_accuracy == 1.0

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causalfusion_platform.evaluation.metrics.statistics import Moments, Statistics
+from causalfusion_platform.evaluation.metrics.statistics import FeatureMoments, Statistics
 
 Array = npt.NDArray[np.float64]
 
@@ -20,8 +20,8 @@ def features(rows: int, width: int, seed: int = 0, offset: float = 0.0) -> Array
     return mixed + offset
 
 
-def counted(parts: list[Array], width: int) -> Moments:
-    moments = Moments(width)
+def counted(parts: list[Array], width: int) -> FeatureMoments:
+    moments = FeatureMoments(width)
     for part in parts:
         moments.add(torch.from_numpy(part))
     return moments
@@ -46,10 +46,10 @@ def test_batches_workers_and_order_do_not_matter(cuts: list[int], workers: list[
     """Batches of any size, empty ones too, dealt to three workers and merged in any order."""
     everything = features(60, 4, offset=3.0)
     batches = np.split(everything, sorted(cuts))
-    parts = [Moments(4) for _ in range(3)]
+    parts = [FeatureMoments(4) for _ in range(3)]
     for batch, worker in zip(batches, workers, strict=False):
         parts[worker].add(torch.from_numpy(batch))
-    whole = Moments(4)
+    whole = FeatureMoments(4)
     for worker in order:
         whole.merge(parts[worker])
     assert whole.count == 60
@@ -65,7 +65,7 @@ def test_any_rank(rows: int, width: int) -> None:
 def test_float32_features_far_from_zero() -> None:
     """Sums of squares would lose all digits that the covariance has: 10⁶ beside deviations of about 1."""
     everything = (features(200, 3) + 1e6).astype(np.float32)
-    moments = Moments(3)
+    moments = FeatureMoments(3)
     for batch in np.split(everything, 20):
         moments.add(torch.from_numpy(batch))
     exact = everything.astype(np.float64)
@@ -97,7 +97,7 @@ def test_what_cannot_be_counted() -> None:
     with pytest.raises(ValueError, match="not finite"):
         moments.add(torch.tensor([[0.0, torch.nan, 0.0]]))
     with pytest.raises(ValueError, match="3 and 4 wide"):
-        moments.merge(Moments(4))
+        moments.merge(FeatureMoments(4))
     assert moments.count == 1
 
 

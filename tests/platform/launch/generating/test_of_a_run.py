@@ -17,7 +17,7 @@ from causalfusion import DiffusionConfig, SamplingConfig
 from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.npz import read_images
-from causalfusion_platform.launch.evaluating.evaluate import Cell, evaluate
+from causalfusion_platform.launch.evaluating.evaluate import PlanePoint, evaluate
 from causalfusion_platform.launch.generating.actors import LocalGenerator
 from causalfusion_platform.launch.generating.generate import run_generate
 from causalfusion_platform.launch.generating.request import GenerateRequest, plan_set
@@ -85,8 +85,8 @@ def test_measuring_leaves_a_set_that_was_there(of_a_run: Path, there: bool) -> N
     if there:
         run_generate(request, LocalGenerator())
     measuring: Any = Counting()
-    [found] = evaluate(request, [Cell()], measuring, LocalGenerator(), keep_samples=False)
+    [found] = evaluate(request, [PlanePoint()], measuring, LocalGenerator(), keep_samples=False)
     assert (found.metrics, found.measured_now) == ({"count": 4.0}, True)
     assert (folder / "samples.npz").is_file() == there
-    [again] = evaluate(request, [Cell()], measuring, LocalGenerator(), keep_samples=False)
+    [again] = evaluate(request, [PlanePoint()], measuring, LocalGenerator(), keep_samples=False)
     assert (again.metrics, again.measured_now) == ({"count": 4.0}, False)

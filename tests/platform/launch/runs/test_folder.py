@@ -19,10 +19,10 @@ from causalfusion_platform.tracking.spool import (
     RECORD,
     Create,
     Ending,
-    Files,
     Input,
     Parameters,
     Record,
+    RunFiles,
     Spool,
     Tags,
     files_of,
@@ -263,7 +263,7 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert tags.values["mlflow.note.content"] == "what for"
     assert isinstance(data, Input)
     assert data.digest == manifest.digest[:36]
-    assert isinstance(config, Files)
+    assert isinstance(config, RunFiles)
     assert [path.name for path in files_of(waiting(spool.folder)[-1]).iterdir()] == ["config.yaml"]
     before = (experiment.run_dir / "config.yaml").read_bytes()
 

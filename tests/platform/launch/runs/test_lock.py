@@ -25,7 +25,7 @@ from causalfusion_platform.launch.runs.lock import (
 _HOLD = """
 import sys
 from pathlib import Path
-from causalfusion_platform.launch.lock import only_launch
+from causalfusion_platform.launch.runs.lock import only_launch
 with only_launch(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

@@ -10,7 +10,7 @@ import pytest
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.launch.runs.folder import RunState, write_summary
 from causalfusion_platform.launch.sweeping.job import SweepJob, finished_trials, job_of
-from causalfusion_platform.launch.sweeping.population import Member, newest_of
+from causalfusion_platform.launch.sweeping.population import PopulationMember, newest_of
 from causalfusion_platform.launch.sweeping.run_trial import measurements
 from causalfusion_platform.launch.sweeping.search import search_of
 from causalfusion_platform.tracking.journal import Checkpointed, Journal, Measured
@@ -33,7 +33,7 @@ def job(home: Path) -> SweepJob:
     found = job_of(composed)
     folder = found.experiment.run_dir / "members"
     folder.mkdir(parents=True)
-    member = Member(
+    member = PopulationMember(
         name="member-1",
         tune_id="x",
         generation=3,

@@ -17,7 +17,7 @@ from causalfusion_platform.launch.sweeping.schedulers import scheduler_of
 SPACE = {"rate": {"log_uniform": [1e-4, 1e-2]}, "weight": {"uniform": [1.0, 3.0]}}
 
 
-class Member:
+class PopulationMember:
     """What a scheduler asks of one of Tune's trials."""
 
     def __init__(self, name: str, config: dict[str, float], status: str = "RUNNING") -> None:
@@ -38,12 +38,12 @@ def scheduler(kind: str, *, all_at_once: bool = True) -> Any:
     return scheduler_of(SweepConfig.model_validate(section), 640, all_at_once=all_at_once)
 
 
-def measured(scheduler: Any, member: Member, images: int, score: float) -> None:
+def measured(scheduler: Any, member: PopulationMember, images: int, score: float) -> None:
     scheduler._save_trial_state(SimpleNamespace(), images, {"images": images, "score": score}, member)
 
 
-def members() -> tuple[Member, Member]:
-    return Member("a", {"rate": math.log(1e-3), "weight": 2.0}), Member(
+def members() -> tuple[PopulationMember, PopulationMember]:
+    return PopulationMember("a", {"rate": math.log(1e-3), "weight": 2.0}), PopulationMember(
         "b", {"rate": math.log(5e-3), "weight": 1.5}
     )
 

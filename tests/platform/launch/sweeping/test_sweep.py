@@ -18,7 +18,7 @@ from causalfusion_platform.config.compose import Composed, compose_experiment, w
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.launch.runs.folder import write_summary
-from causalfusion_platform.launch.sweeping.progress import Watch
+from causalfusion_platform.launch.sweeping.progress import TrialProgress
 from causalfusion_platform.launch.sweeping.trials import Trial, trials_of
 from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Journal, Measured
@@ -164,10 +164,10 @@ def test_no_sweep_section(make_experiment: MakeExperiment) -> None:
 
 
 def test_what_has_finished_before_counts_as_done(tmp_path: Path) -> None:
-    watch = Watch(["a", "b"], lambda name: tmp_path / name, 64, "class_accuracy", ["a"])
-    assert [(view.name, view.state) for view in watch.views()] == [("a", "finished"), ("b", "waiting")]
+    progress = TrialProgress(["a", "b"], lambda name: tmp_path / name, 64, "class_accuracy", ["a"])
+    assert [(view.name, view.state) for view in progress.views()] == [("a", "finished"), ("b", "waiting")]
     printed = io.StringIO()
-    LiveTable(Console(file=printed), "class_accuracy").show(watch.views())
+    LiveTable(Console(file=printed), "class_accuracy").show(progress.views())
     assert printed.getvalue() == "1/2 done  a  finished\n"
 
 
@@ -175,9 +175,9 @@ def test_a_finished_trial_shows_what_it_is_ranked_by(tmp_path: Path) -> None:
     """Not what it measured last on the way, which was of other samples."""
     (tmp_path / "a").mkdir()
     Journal(tmp_path / "a").add(Measured(attempt=1, images=64, values={"class_accuracy": 0.25}))
-    watch = Watch(["a"], lambda name: tmp_path / name, 64, "class_accuracy")
-    watch.states["a"] = "running"
-    assert watch.views()[0].metric == 0.25
+    progress = TrialProgress(["a"], lambda name: tmp_path / name, 64, "class_accuracy")
+    progress.states["a"] = "running"
+    assert progress.views()[0].metric == 0.25
     write_summary(tmp_path / "a", {"class_accuracy": 0.75})
-    watch.states["a"] = "finished"
-    assert watch.views()[0].metric == 0.75
+    progress.states["a"] = "finished"
+    assert progress.views()[0].metric == 0.75

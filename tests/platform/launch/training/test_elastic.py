@@ -16,7 +16,7 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.launch.runs.exit_status import GaveUp
 from causalfusion_platform.launch.runs.signals import StopRequest
 from causalfusion_platform.launch.training import elastic as room
-from causalfusion_platform.launch.training.elastic import wait_for_room, workers_that_fit
+from causalfusion_platform.launch.training.elastic import wait_for_workers, workers_that_fit
 
 MakeExperiment = Callable[..., Experiment]
 CENTS = st.integers(1, 300)  # of a CPU or GPU
@@ -101,7 +101,7 @@ def wait(wanted: Experiment, cpus: Callable[[], float], stop: StopRequest | None
     train = wanted.train.model_copy(update={"num_workers": 1})
     before = Job(experiment=wanted.model_copy(update={"train": train}), attempt=4, order=1, bad_shards=("a",))
     resources = lambda: {"CPU": cpus()}  # noqa: E731
-    return wait_for_room(before, wanted, resources=resources, stop=stop or StopRequest(), say=said.append), said
+    return wait_for_workers(before, wanted, resources=resources, stop=stop or StopRequest(), say=said.append), said
 
 
 def limited(workers: int, **supervision: Any) -> Experiment:

@@ -13,10 +13,10 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import read_all
-from causalfusion_platform.launch.training.finish import judge_and_draw
+from causalfusion_platform.launch.training.finish import evaluate_final_samples
 from causalfusion_platform.tasks.class_to_image import build_measure
 from causalfusion_platform.tracking.journal import Journal, Measured
-from causalfusion_platform.tracking.spool import RECORD, Files, Metrics, Spool, files_of, waiting
+from causalfusion_platform.tracking.spool import RECORD, Metrics, RunFiles, Spool, files_of, waiting
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Spo
     real = read_all(experiment.data.path, manifest)
     samples = {"latents": real.latents[:40], "labels": real.labels[:40], "latents_s2": real.latents[40:80]}
     save_file(samples, experiment.run_dir / FINAL_SAMPLES_FILE)
-    results = judge_and_draw(experiment, manifest, spool)
+    results = evaluate_final_samples(experiment, manifest, spool)
     names = ["class_accuracy", "judge_accuracy", "fd_digits_cnn", "fd_digits_cnn_real"]
     names += ["class_accuracy_s2", "fd_digits_cnn_s2"]
     assert metrics_of(spool) == {f"eval/{name}": (results[name], 0) for name in names}
@@ -51,7 +51,7 @@ def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Spo
     (artifact,) = (
         files_of(path)
         for path, record in zip(waiting(spool.folder), kinds, strict=True)
-        if isinstance(record, Files) and record.kind == "artifact"
+        if isinstance(record, RunFiles) and record.kind == "artifact"
     )
     assert [path.name for path in artifact.iterdir()] == ["final.png"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from causalfusion_platform.launch.training.progress_actor import Board, Orders, WorkerPlace
+from causalfusion_platform.launch.training.progress_actor import Commands, ProgressActor, WorkerPlace
 from causalfusion_platform.train.progress import Progress
 
 FIRST, SECOND = WorkerPlace(0, "a", "host-a", 10), WorkerPlace(1, "b", "host-b", 11)
@@ -18,21 +18,21 @@ def wait_for_the_clock() -> None:
 
 
 def test_a_new_board_knows_nothing() -> None:
-    view = Board().read()
-    assert (view.progress, view.notes, view.ended, view.pulses) == (None, [], None, [])
+    status = ProgressActor().read()
+    assert (status.progress, status.notes, status.ended, status.workers) == (None, [], None, [])
 
 
 def test_a_worker_that_calls_is_heard_and_one_that_gets_on_moves() -> None:
-    board = Board()
+    actor = ProgressActor()
     moved, heard = [], []
     marks = [("start", 0, 0), ("start", 0, 0), ("train", 0, 1), ("train", 0, 2), ("train", 0, 2), ("train", 64, 2)]
     for mark in marks:
         wait_for_the_clock()
-        board.beat(FIRST, mark)
-        [pulse] = board.read().pulses
-        assert pulse.mark == mark
-        moved.append(pulse.moved)
-        heard.append(pulse.heard)
+        actor.heartbeat(FIRST, mark)
+        [worker] = actor.read().workers
+        assert worker.mark == mark
+        moved.append(worker.moved)
+        heard.append(worker.heard)
     assert heard == sorted(set(heard))  # each later than the one before
     assert [this == before for before, this in itertools.pairwise(moved)] == [
         True,
@@ -48,42 +48,42 @@ def test_a_worker_that_calls_is_heard_and_one_that_gets_on_moves() -> None:
 
 
 def test_workers_are_told_apart_and_come_in_order() -> None:
-    board = Board()
-    board.beat(SECOND, ("train", 64, 3))
+    actor = ProgressActor()
+    actor.heartbeat(SECOND, ("train", 64, 3))
     wait_for_the_clock()
-    board.beat(FIRST, ("start", 0, 0))
+    actor.heartbeat(FIRST, ("start", 0, 0))
     wait_for_the_clock()
-    board.beat(FIRST, ("start", 0, 0))
-    view = board.read()
-    assert [pulse.place for pulse in view.pulses] == [FIRST, SECOND]
-    assert [pulse.mark for pulse in view.pulses] == [("start", 0, 0), ("train", 64, 3)]
-    first, second = view.pulses
-    assert second.moved == second.heard < first.moved < first.heard <= view.now
+    actor.heartbeat(FIRST, ("start", 0, 0))
+    status = actor.read()
+    assert [worker.place for worker in status.workers] == [FIRST, SECOND]
+    assert [worker.mark for worker in status.workers] == [("start", 0, 0), ("train", 64, 3)]
+    first, second = status.workers
+    assert second.moved == second.heard < first.moved < first.heard <= status.now
 
 
 def test_notes_are_handed_out_once() -> None:
-    board = Board()
-    board.note("one")
-    board.note("two")
-    first = board.read()
-    board.note("three")
-    assert (first.notes, board.read().notes, board.read().notes) == (["one", "two"], ["three"], [])
+    actor = ProgressActor()
+    actor.note("one")
+    actor.note("two")
+    first = actor.read()
+    actor.note("three")
+    assert (first.notes, actor.read().notes, actor.read().notes) == (["one", "two"], ["three"], [])
 
 
 def test_progress_and_the_end_stay() -> None:
-    board, progress = Board(), [Progress(images, 100, 0.5, 10.0) for images in (10, 20)]
+    actor, progress = ProgressActor(), [Progress(images, 100, 0.5, 10.0) for images in (10, 20)]
     for one in progress:
-        board.show(one)
-    board.finish({"how": "done"})
+        actor.show(one)
+    actor.finish({"how": "done"})
     for _ in range(2):
-        view = board.read()
-        assert (view.progress, view.ended) == (progress[1], {"how": "done"})
+        status = actor.read()
+        assert (status.progress, status.ended) == (progress[1], {"how": "done"})
 
 
 def test_orders_reach_every_worker_that_calls() -> None:
-    board = Board()
-    assert board.beat(FIRST, ("train", 0, 0)) == Orders()
-    for orders in (Orders(stop="stopped"), Orders(dump_to="/there"), Orders(leave=True)):
-        board.order(orders)
+    actor = ProgressActor()
+    assert actor.heartbeat(FIRST, ("train", 0, 0)) == Commands()
+    for commands in (Commands(stop="stopped"), Commands(dump_to="/there"), Commands(leave=True)):
+        actor.command(commands)
         for place in (FIRST, SECOND, FIRST):
-            assert board.beat(place, ("train", 0, 0)) == orders
+            assert actor.heartbeat(place, ("train", 0, 0)) == commands

@@ -48,7 +48,7 @@ class Case:
             job=self.job,
             journal=self.journal,
             attempt=self.attempt,
-            make_room=lambda job: job,
+            fit_workers=lambda job: job,
             rolled_back=self.orders.append,
             stop=self.stop,
             say=self.said.append,
@@ -352,12 +352,12 @@ def test_room_is_asked_for_before_each_attempt(case: Callable[..., Case], make_e
     seen: list[tuple[int, int]] = []
     sizes = iter([2, 1, 2])
 
-    def make_room(job: Job) -> Job:
+    def fit_workers(job: Job) -> Job:
         seen.append((len(made.jobs), job.order))
         train = job.experiment.train.model_copy(update={"num_workers": next(sizes)})
         return job.model_copy(update={"experiment": job.experiment.model_copy(update={"train": train})})
 
-    made.supervisor.make_room = make_room
+    made.supervisor.fit_workers = fit_workers
     made.run()
     assert seen == [(0, 0), (1, 0), (2, 1)]
     assert [job.experiment.train.num_workers for job in made.jobs] == [2, 1, 2]
@@ -370,6 +370,6 @@ def test_no_room_ends_it(case: Callable[..., Case]) -> None:
     def no_room(_: Job) -> Job:
         raise GaveUp("no room")
 
-    made.supervisor.make_room = no_room
+    made.supervisor.fit_workers = no_room
     assert made.fails(GaveUp) == "no room"
     assert made.jobs == []

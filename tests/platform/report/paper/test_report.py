@@ -14,7 +14,7 @@ from causalfusion_platform.report.paper.words import (
     budget,
     caveats,
     cell_texts,
-    judged_words,
+    claim_text,
     key,
     missing,
     orderings,
@@ -47,27 +47,27 @@ def test_what_is_not_planned_is_refused() -> None:
 
 def test_a_copy_of_the_paper_keeps_all_its_orders() -> None:
     report = report_of(gammas())
-    assert [judged.verdict for judged in orderings(report)] == ["holds"] * 3
+    assert [claim.verdict for claim in orderings(report)] == ["holds"] * 3
     # Claim: 2 × 1 pairs; columns: three rows, all different.
-    assert [len(judged.pairs) for judged in orderings(report)] == [2, 3, 3]
-    assert [judged.tau for judged in report.orders] == [pytest.approx(1)] * 2
+    assert [len(claim.pairs) for claim in orderings(report)] == [2, 3, 3]
+    assert [claim.tau for claim in report.orders] == [pytest.approx(1)] * 2
     assert report.complete
     assert missing(report) == []
 
 
 def test_the_paper_upside_down_breaks_them() -> None:
     report = report_of(gammas(), lambda file, column, printed, seed: 100 - (printed or 0) + 0.001 * seed)
-    assert [judged.verdict for judged in orderings(report)] == ["fails"] * 3
-    assert [judged.as_printed for judged in orderings(report)] == [0] * 3
-    assert [judged.tau for judged in report.orders] == [pytest.approx(-1)] * 2
+    assert [claim.verdict for claim in orderings(report)] == ["fails"] * 3
+    assert [claim.as_printed for claim in orderings(report)] == [0] * 3
+    assert [claim.tau for claim in report.orders] == [pytest.approx(-1)] * 2
 
 
 def test_scores_are_better_when_higher() -> None:
     report = report_of(systems())
-    assert {judged.column: judged.verdict for judged in report.orders} == {
+    assert {claim.column: claim.verdict for claim in report.orders} == {
         column.name: "holds" for column in systems().columns if column.name not in ("Rec.", "Prec., CFG")
     }, "both print the same value twice, which is no order"
-    by_column = {judged.column: judged.pairs[0] for judged in report.orders}
+    by_column = {claim.column: claim.pairs[0] for claim in report.orders}
     assert (by_column["FID"].better, by_column["IS"].better) == ("xl", "xl")
     assert by_column["IS"].gain.mean == pytest.approx((180.9 - 166.1) / 2, rel=1e-2)
 
@@ -76,7 +76,7 @@ def test_noise_leaves_claims_undecided() -> None:
     def noisy(file: str, column: Column, printed: float | None, seed: int) -> float:
         return (printed or 0) + 12 * math.sin(7 * seed + len(column.name) * ord(file[1]) + ord(file[2]))
 
-    assert [judged.verdict for judged in orderings(report_of(gammas(), noisy))] == ["undecided"] * 3
+    assert [claim.verdict for claim in orderings(report_of(gammas(), noisy))] == ["undecided"] * 3
 
 
 def test_rows_of_the_other_scale_are_left_out() -> None:
@@ -123,7 +123,7 @@ def test_missing_rows_and_columns_are_named_with_the_command() -> None:
         "Missing: γ 1.0: seed 1; γ 0.9: seed 0, 1, 2; γ 0.8, S = 2: seed 2.",
         "To run what is missing: causalfusion reproduce gammas --scale digits",
     ]
-    assert [judged.verdict for judged in orderings(report)].count("holds") == 0
+    assert [claim.verdict for claim in orderings(report)].count("holds") == 0
     assert report.claims[0].count("not measured") == 1
     assert cell_texts(report)[1][0] == ("12.89", "–")
     assert cell_texts(report)[0][0][1].endswith(" †")
@@ -132,7 +132,7 @@ def test_missing_rows_and_columns_are_named_with_the_command() -> None:
 
 def test_nothing_measured_yet() -> None:
     report = build_report(gammas(), "digits", {}, {}, AROUND)
-    assert {judged.verdict for judged in orderings(report)} == {"not measured"}
+    assert {claim.verdict for claim in orderings(report)} == {"not measured"}
     assert budget(report)["runs"] == "0 of 9: 3 rows × 3 seeds (0, 1, 2)"
     assert "†" not in key(report)
 
@@ -173,9 +173,9 @@ def test_the_limits() -> None:
     assert "3 seeds: intervals are wide" in three
     one = report_of(gammas(seeds=[4]))
     assert any(text.startswith("One seed") for text in caveats(one))
-    assert {judged.verdict for judged in orderings(one)} == {"undecided"}
+    assert {claim.verdict for claim in orderings(one)} == {"undecided"}
     assert "one seed" in key(one)
-    assert "2 of 2 pairs as printed (undecided 2)" in judged_words(one.claims[0])
+    assert "2 of 2 pairs as printed (undecided 2)" in claim_text(one.claims[0])
     paper = build_report(gammas(seeds=range(5)), "paper", {}, {}, AROUND)
     assert caveats(paper) == []
     assert key(paper).startswith("Paper: FID-10k. Ours: fid; mean")
@@ -185,5 +185,5 @@ def test_the_limits() -> None:
 def test_every_shipped_table_has_a_report(name: str) -> None:
     table = load_table(name)
     report = report_of(table)
-    assert {judged.verdict for judged in orderings(report)} == {"holds"}, "its claims agree with what is printed"
+    assert {claim.verdict for claim in orderings(report)} == {"holds"}, "its claims agree with what is printed"
     assert len(cell_texts(report)) == len(table.rows_at("digits"))

@@ -15,10 +15,10 @@ from causalfusion_platform.report.paper.statistics import (
     Gain,
     Values,
     compare,
+    decide,
     estimate,
     finite,
     holm,
-    judge,
     kendall_tau,
 )
 
@@ -170,20 +170,20 @@ NO_INTERVAL, NOTHING = gain(2.0), gain(None)
     ],
 )
 def test_the_verdict_of_a_claim(gains: list[Gain], verdict: str) -> None:
-    assert judge([("a", "b", one) for one in gains])[1] == verdict
+    assert decide([("a", "b", one) for one in gains])[1] == verdict
 
 
 def test_a_claim_needs_no_correction_to_hold() -> None:
     """All of its pairs must reject, each at 5%: 20 of them at p = 0.04 do."""
-    pairs, verdict = judge([("a", "b", gain(2, 1.9, 0.04))] * 20)
+    pairs, verdict = decide([("a", "b", gain(2, 1.9, 0.04))] * 20)
     assert verdict == "holds"
     assert {pair.verdict for pair in pairs} == {"holds"}
 
 
 def test_a_reversed_pair_among_many_must_survive_the_correction() -> None:
     reversed_pair = gain(-2, 1.5, 0.02)
-    assert judge([("a", "b", reversed_pair), ("a", "c", HOLDS)])[1] == "fails"
-    pairs, verdict = judge([("a", "b", reversed_pair), *[("a", "c", UNSURE)] * 3])
+    assert decide([("a", "b", reversed_pair), ("a", "c", HOLDS)])[1] == "fails"
+    pairs, verdict = decide([("a", "b", reversed_pair), *[("a", "c", UNSURE)] * 3])
     assert pairs[0].holm_p == pytest.approx(0.08)
     assert verdict == "undecided"
 
@@ -194,7 +194,7 @@ def test_three_equal_rows_rarely_get_a_verdict() -> None:
     for _ in range(800):
         rows = [{seed: rng.gauss(0, 1) for seed in range(3)} for _ in range(3)]
         pairs = [("a", "b", compare(rows[0], other, higher_is_better=True)) for other in rows[1:]]
-        verdicts.append(judge(pairs)[1])
+        verdicts.append(decide(pairs)[1])
     # Three standard deviations above the rates.
     assert verdicts.count("holds") <= 800 * 0.025 + 3 * math.sqrt(800 * 0.025)
     assert verdicts.count("fails") <= 800 * 0.05 + 3 * math.sqrt(800 * 0.05)

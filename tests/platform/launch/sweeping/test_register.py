@@ -14,9 +14,9 @@ from causalfusion import load_weights
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
-from causalfusion_platform.launch.runs import register as registering
 from causalfusion_platform.launch.runs.folder import RunState, write_summary
 from causalfusion_platform.launch.runs.register import register_run
+from causalfusion_platform.launch.sweeping import register as registering
 from causalfusion_platform.launch.sweeping.register import register_best_trial
 from causalfusion_platform.launch.sweeping.results import TrialEnd
 from causalfusion_platform.tracking.mlflow import client, open_experiment

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CAUSALFUSION_HOME", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path
+
+
+@contextmanager
+def logged(name: str = "causalfusion_platform") -> Iterator[list[str]]:
+    """Collect the messages of a logger and those below it, from level INFO."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """The messages that the platform logs during a test."""
+    with logged() as lines:
+        yield lines
 
 
 def run_environment(**changes: str) -> dict[str, str]:

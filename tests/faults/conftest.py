@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import logged
 
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.launch.training.train import Outcome, run_training
@@ -74,10 +75,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def launch(name: str, *overrides: str, local: bool = False, said: list[str] | None = None, **more: Any) -> Outcome:
-    """Launch a run of the smoke experiment in this process."""
+    """Launch a run of the smoke experiment in this process; `said` takes the lines that it logs."""
     composed = compose_experiment("smoke", [f"name={name}", *SHORT, *overrides])
-    say = said.append if said is not None else (lambda _: None)
-    return run_training(composed, local=local, say=say, **more)
+    with logged() as lines:
+        try:
+            return run_training(composed, local=local, **more)
+        finally:
+            if said is not None:
+                said += lines
 
 
 def checkpoint(place: Path, name: str, images: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests.conftest import logged
 
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
@@ -49,9 +50,9 @@ def test_a_run_does_not_start_on_a_damaged_shard(home: Path, shards: Path) -> No
 
 def test_a_run_goes_on_without_it_where_that_is_allowed(shards: Path) -> None:
     flip_a_bit(shards / BAD)
-    said: list[str] = []
     composed = compose_experiment("smoke", [*SHORT, "data.max_bad_rows=0.251"])
-    summary = run_training(composed, local=True, say=said.append).summary
+    with logged() as said:
+        summary = run_training(composed, local=True).summary
     assert summary["images_seen"] == 512
     assert list(summary["bad_shards"]) == [BAD]
     assert summary["bad_shards"][BAD].startswith("its SHA-256 is ")

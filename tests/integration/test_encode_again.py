@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import logged
 from tests.platform.data.pictures import photo, saved
 from tests.platform.data.sources.makers import write_files
 from typer.testing import CliRunner
@@ -29,7 +30,6 @@ LAST = "a/29.jpg"
 
 def encode(source: Path, out: Path, *policies: str, **changes: Any) -> tuple[Encoded, list[str]]:
     """Encode in shards of 4; return the result and what was said."""
-    said: list[str] = []
     chosen = parse_policies(policies)
     settings = EncodeSettings(
         policies=chosen,
@@ -44,7 +44,8 @@ def encode(source: Path, out: Path, *policies: str, **changes: Any) -> tuple[Enc
         },
     )
     opened = open_source(str(source), policies=chosen)
-    return encode_source(opened, "identity", settings, out, say=said.append), said
+    with logged() as said:
+        return encode_source(opened, "identity", settings, out), said
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

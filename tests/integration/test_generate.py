@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from tests.conftest import logged
 
 from causalfusion import load_weights, save_weights
 from causalfusion_platform.checkpoint.find import find_weights
@@ -79,8 +80,9 @@ def _title(process: psutil.Process) -> str:
 def test_a_lost_worker_changes_nothing(
     in_process: Outcome, pool: RayGenerators, whole: GeneratedSet, tmp_path: Path
 ) -> None:
-    show, said = KillOne(), list[str]()
-    done = run_generate(request_of(in_process, tmp_path / "out"), pool, show=show, say=said.append)
+    show = KillOne()
+    with logged() as said:
+        done = run_generate(request_of(in_process, tmp_path / "out"), pool, show=show)
     assert any("was lost (ActorDiedError)" in line for line in said)
     assert files_of(done) == files_of(whole)
     assert (done.made, done.digest) == (NUM, whole.digest)

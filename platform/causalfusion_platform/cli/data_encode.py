@@ -52,6 +52,7 @@ def encode(
     from ..data.sources import open_source
     from ..launch.encode import encode_source
     from ..report.data.encoding import EncodingDisplay, encoding_panel
+    from ..report.log import log_to
     from ..report.terminal import as_path
 
     policies = parse_policies(on or [])
@@ -67,7 +68,7 @@ def encode(
         order=order,
     )
     console = Console(highlight=False)
-    with EncodingDisplay(console) as display:
+    with log_to(console), EncodingDisplay(console) as display:
         opened = open_source(
             source,
             kind=kind,  # type: ignore[arg-type]  # checked there
@@ -77,7 +78,7 @@ def encode(
             caption_column=caption_column,
             policies=policies,
         )
-        encoded = encode_source(opened, vae, settings, out, encoders=encoders, show=display.show, say=display.say)
+        encoded = encode_source(opened, vae, settings, out, encoders=encoders, show=display.show)
     manifest = encoded.manifest
     console.print(encoding_panel(manifest, encoded.faults, encoded.seconds, encoded.made, as_path(out)))
     if as_json:

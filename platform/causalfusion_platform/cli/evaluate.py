@@ -64,6 +64,7 @@ def evaluate(
     from ..launch.generating.request import GenerateRequest
     from ..launch.runs.folder import run_experiment
     from ..report.generating import GeneratingDisplay
+    from ..report.log import log_to
     from ..report.tables import terminal_table
     from ..report.terminal import as_path
 
@@ -90,11 +91,9 @@ def evaluate(
         batch_size=batch_size,
         vae=vae,
     )
-    with RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
+    with log_to(console), RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
         maker = LocalGenerator() if local else pool
-        results = run(
-            request, cells, measuring, maker, keep_samples=keep_samples, show=display.show, say=display.say
-        )
+        results = run(request, cells, measuring, maker, keep_samples=keep_samples, show=display.show)
     columns, rows = evaluation_table(results)
     origin = measuring.provenance
     # Places side by side, as many as 80 columns hold: metrics have long names.

@@ -58,6 +58,7 @@ def generate(
     from ..launch.generating.generate import run_generate
     from ..launch.generating.request import GenerateRequest
     from ..report.generating import GeneratingDisplay, generated_panel
+    from ..report.log import log_to
 
     changes = list(settings or [])
     for option, key, value in (
@@ -88,8 +89,8 @@ def generate(
         png=png,
     )
     console = Console(highlight=False)
-    with RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
-        done = run_generate(request, LocalGenerator() if local else pool, show=display.show, say=display.say)
+    with log_to(console), RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
+        done = run_generate(request, LocalGenerator() if local else pool, show=display.show)
     files = [done.npz if output == "npz" else done.png for output in done.outputs]
     if not done.made:
         console.print("all samples were there; nothing was generated")

@@ -47,6 +47,7 @@ def reproduce(
     from ..launch.reproduction.reproduce import reproduce as run
     from ..launch.reproduction.rows import reproduction_of
     from ..launch.sweeping.cost import sweep_cost
+    from ..report.log import log_to
     from ..report.paper.json import report_json
     from ..report.paper.terminal import render_terminal
     from ..report.sweeps.live import LiveTable
@@ -85,7 +86,7 @@ def reproduce(
     if dry_run:
         return
     metric = next(iter(reproduction.job.sweep.targets))
-    with LiveTable(console, metric) as display:
+    with log_to(console), LiveTable(console, metric) as display:
         report = run(reproduction, display)
     console.print(render_terminal(report))
     console.print(as_path(reproduction.folder / REPORT_FOLDER), soft_wrap=True)

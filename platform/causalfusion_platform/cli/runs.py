@@ -67,10 +67,14 @@ def sync(
     runs: RunsOption = None,
 ) -> None:
     """Deliver to MLflow what a run recorded while MLflow was away. A launch of the run does it too."""
+    from rich.console import Console
+
     from ..launch.runs.find import find_run
     from ..launch.runs.sync import sync_run
+    from ..report.log import log_to
 
-    delivered = sync_run(find_run(name, runs), say=print)
+    with log_to(Console(highlight=False)):
+        delivered = sync_run(find_run(name, runs))
     print(f"{delivered} records delivered")
 
 

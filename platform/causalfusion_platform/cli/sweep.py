@@ -26,6 +26,7 @@ def sweep(
     from ..launch.sweeping.job import job_of
     from ..launch.sweeping.results import SPEEDS
     from ..launch.sweeping.sweep import run_sweep
+    from ..report.log import log_to
     from ..report.sweeps.live import LiveTable
     from ..report.tables import terminal_table
     from ..report.terminal import as_path, preflight_line
@@ -39,7 +40,7 @@ def sweep(
         console.print(line, soft_wrap=True)
     if dry_run:
         return
-    with LiveTable(console, next(iter(job.sweep.targets))) as display:
+    with log_to(console), LiveTable(console, next(iter(job.sweep.targets))) as display:
         result = run_sweep(job, display)
     # Speeds are in results.md: here every column counts.
     shown = [place for place, name in enumerate(result.columns) if name not in SPEEDS]

@@ -63,6 +63,7 @@ def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes:
 
     from ..config.compose import Composed
     from ..launch.training.train import run_training
+    from ..report.log import log_to
     from ..report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
 
     assert isinstance(composed, Composed)
@@ -70,10 +71,8 @@ def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes:
     experiment = composed.experiment
     console.print(preflight_line(), soft_wrap=True)
     console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True)
-    with TrainingDisplay(console) as display:
-        outcome = run_training(
-            composed, local=local, show=display.show, say=display.say, allow_changes=allow_changes
-        )
+    with log_to(console), TrainingDisplay(console) as display:
+        outcome = run_training(composed, local=local, show=display.show, allow_changes=allow_changes)
     if outcome.already_finished:
         console.print(
             f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"

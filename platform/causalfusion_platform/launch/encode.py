@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import math
 import re
 import shutil
@@ -27,6 +28,8 @@ from ..data.shards import QUARANTINE
 from ..data.sources import Listing, Source
 from .cluster.failures import user_error_in
 from .cluster.session import ray_session
+
+logger = logging.getLogger(__name__)
 
 RECORDS_FOLDER = "encoding"
 
@@ -58,7 +61,6 @@ def encode_source(
     *,
     encoders: int | None = None,
     show: Callable[[Encoding], None] = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Encoded:
     """Encode every image of a source, or what an earlier call left to do; the manifest comes last.
 
@@ -69,7 +71,6 @@ def encode_source(
         out: folder of shards, on storage that all nodes share.
         encoders: actors with an autoencoder each; default: one per GPU, or one for all CPUs.
         show: called with progress, about twice a second.
-        say: called with what a person must know beside that.
 
     Raises:
         UserError: something given is wrong, or an image has a fault that stops; finished shards stay.
@@ -92,21 +93,23 @@ def encode_source(
             _check_space(plan, missing, out)
             (out / MANIFEST_FILE).unlink(missing_ok=True)  # until all shards are there, none is to be trusted
             if finished:
-                say(f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do")
+                logger.info(
+                    f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do"
+                )
             with ray_session():
                 resources = find_resources(encoders)
 
                 def make(shards: list[int]) -> None:
                     run_pipeline(plan, listing, source.reader(), vae, shards, out, records, resources, show)
 
-                finished = _make_shards(make, plan, missing, out, say)
+                finished = _make_shards(make, plan, missing, out)
         manifest, faults = _finish(plan, listing, finished, out)
     made = sum(finished[shard].shard is not None for shard in missing)
     return Encoded(manifest, faults, made, time.perf_counter() - started)
 
 
 def _make_shards(
-    make: Callable[[list[int]], None], plan: EncodingPlan, missing: list[int], out: Path, say: Callable[[str], None]
+    make: Callable[[list[int]], None], plan: EncodingPlan, missing: list[int], out: Path
 ) -> dict[int, ShardRecord]:
     """Make the missing shards; go on where a process of Ray's was lost, but not for ever. Return all records."""
     losses = 0
@@ -131,7 +134,9 @@ def _make_shards(
                 f"  often the memory is too small: lower --batch-size or --encoders, in a new folder"
             ) from lost
         missing = left
-        say(f"a process of the pipeline was lost ({type(lost).__name__}); going on with {len(missing)} shards")
+        logger.warning(
+            f"a process of the pipeline was lost ({type(lost).__name__}); going on with {len(missing)} shards"
+        )
 
 
 def find_resources(encoders: int | None) -> Resources:

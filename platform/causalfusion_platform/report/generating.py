@@ -37,10 +37,6 @@ class GeneratingDisplay:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
-        """Print a line that stays, above the bar."""
-        self.console.print(escape(line), soft_wrap=True)
-
     def show(self, report: Generating) -> None:
         """Show how far it is."""
         assert self.task is not None

@@ -71,10 +71,6 @@ class TrainingDisplay:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
-        """Print a line that stays, above the bar."""
-        self.console.print(escape(line), soft_wrap=True)
-
     def show(self, report: Report) -> None:
         """Show how far training is; showing the same report again does nothing."""
         if report == self.last:

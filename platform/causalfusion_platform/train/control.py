@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 
 from .loop import StepResult, TrainLoop
+
+logger = logging.getLogger(__name__)
 
 StopReason = Literal["stopped", "preempted", "storage"]
 _CODES: tuple[StopReason, ...] = ("stopped", "preempted", "storage")
@@ -50,7 +53,6 @@ class LocalControl:
     """Control of a process on its own: whoever holds the object asks it to stop."""
 
     stop: StopReason | None = None
-    say: Callable[[str], None] = field(default=lambda _: None)
     images: int = 0
 
     def stop_wanted(self) -> StopReason | None:
@@ -63,7 +65,7 @@ class LocalControl:
 
     def note(self, text: str) -> None:
         """Tell the person at the terminal."""
-        self.say(text)
+        logger.info(text)
 
 
 class Consensus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from tests.platform.sampling.plans import make_plan
 
 from causalfusion_platform.report import generating
 from causalfusion_platform.report.generating import GeneratingDisplay, generated_panel
+from causalfusion_platform.report.log import PLATFORM, log_to
 from causalfusion_platform.sampling.progress import Generating
 
 
@@ -33,8 +35,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) -> None:
     console, file = screen()
-    with GeneratingDisplay(console) as display:
-        display.say("256 of 50000 samples are there; 49744 to do")
+    with log_to(console), GeneratingDisplay(console) as display:
+        logging.getLogger(PLATFORM).info("256 of 50000 samples are there; 49744 to do")
         for second in range(1, 25):
             clock[0] = 100.0 + second
             display.show(Generating(1000 * second, 50_000, 1000.0))
@@ -49,7 +51,7 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) 
 
 def test_a_bar_on_a_terminal_fits_its_line() -> None:
     console, file = screen(force_terminal=True, color_system=None, legacy_windows=False)
-    with GeneratingDisplay(console) as display:
+    with log_to(console), GeneratingDisplay(console) as display:
         display.show(Generating(12_345, 50_000, 0.0123))
         display.bar.refresh()
         rendered = console.render_lines(display.bar.get_renderable())

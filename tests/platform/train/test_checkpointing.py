@@ -98,7 +98,7 @@ def test_cadence_content_and_facts(tmp_path: Path) -> None:
     ]
     assert all(event.stall_seconds > 0 and event.upload_seconds > 0 for event in events)
     assert training.spent.checkpoints == pytest.approx(sum(event.stall_seconds for event in events))
-    assert training.said == []
+    assert training.control.notes == []
 
 
 def test_a_request_to_stop_saves_the_very_step(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_request_to_stop_saves_the_very_step(tmp_path: Path) -> None:
     assert caught.value.reason == "preempted"
     assert list(saved(training)) == [24, 32]  # complete when the loop has ended
     assert training.control.images == 32
-    assert training.said == ["preempted: saving a checkpoint at 32 images"]
+    assert training.control.notes == ["preempted: saving a checkpoint at 32 images"]
 
 
 def test_a_request_right_after_a_checkpoint_saves_no_second_one(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_skipped_updates_are_in_the_norms_and_in_no_loss(tmp_path: Path) -> None
     assert manifest.metrics["loss"] > 0
     skipped = [event for event in training.journal.events() if event.kind == "skipped"]
     assert [event.images for event in skipped] == [0]
-    assert training.said == ["update skipped at 0 images: the gradient norm is nan"]
+    assert training.control.notes == ["update skipped at 0 images: the gradient norm is nan"]
 
 
 def test_a_checkpoint_without_an_update_has_no_loss(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_saves_that_fail_cost_themselves_alone(tmp_path: Path) -> None:
     [failed] = [event for event in training.journal.events() if isinstance(event, SaveFailed)]
     assert failed.images == 24
     assert str(blocked) in failed.reason
-    assert training.said == [f"checkpoint not saved: {failed.reason}; those before it are untouched"]
+    assert training.control.notes == [f"checkpoint not saved: {failed.reason}; those before it are untouched"]
 
 
 def settle(training: Training) -> Each:
@@ -268,4 +268,4 @@ def test_only_the_first_rank_counts_failures(tmp_path: Path) -> None:
         other.fail("a disk that stumbles now and then")
         hook._tell(other.wait())
         assert not hook.storage_fails()
-    assert len(training.said) == FAILED_SAVES + 1
+    assert len(training.control.notes) == FAILED_SAVES + 1

@@ -84,15 +84,13 @@ def test_a_stop_whose_checkpoint_fails_is_no_stop() -> None:
         StopHook(LocalControl(stop="preempted"), fail, lambda: False).run(loop)
 
 
-def test_a_local_control_keeps_what_it_is_told() -> None:
-    said: list[str] = []
-    control = LocalControl(say=said.append)
+def test_a_local_control_keeps_what_it_is_told(log_lines: list[str]) -> None:
+    control = LocalControl()
     assert control.stop_wanted() is None
     control.mark("train", 64)
     control.note("a line")
     control.stop = "stopped"
-    assert (control.images, said, control.stop_wanted()) == (64, ["a line"], "stopped")
-    LocalControl().note("nobody listens")
+    assert (control.images, log_lines, control.stop_wanted()) == (64, ["a line"], "stopped")
 
 
 def test_the_reason_is_the_message_unless_there_is_another() -> None:

@@ -53,6 +53,18 @@ def rows(start: int, stop: int) -> Iterator[Batch]:
         )
 
 
+class RecordingControl(LocalControl):
+    """A control that keeps its notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a note."""
+        self.notes.append(text)
+
+
 class Training:
     """A job with its loop, its guard and its checkpoints, wired as in a run."""
 
@@ -61,8 +73,7 @@ class Training:
         self.job = Job(experiment=experiment, mlflow_run_id="run", **job)
         experiment.run_dir.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(experiment.run_dir)
-        self.said: list[str] = []
-        self.control = LocalControl(say=self.said.append)
+        self.control = RecordingControl()
         self.spent = Spent()
         self.loop: TrainLoop = build_loop(self.job, CPU, "fp32", 1000, resume)
         self.guard = build_guard(self.job, self.loop, resume, self.journal, self.control)

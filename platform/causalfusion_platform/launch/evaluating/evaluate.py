@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,6 @@ def evaluate(
     *,
     keep_samples: bool = True,
     show: GeneratingSink = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> list[Evaluated]:
     """Generate and measure samples at each place; what is measured already is not done again.
 
@@ -103,7 +102,6 @@ def evaluate(
         generators: who generates.
         keep_samples: leave the samples where they are; else they are removed once they are measured.
         show: called with progress of generating.
-        say: called with what a person must know.
 
     Raises:
         UserError: something given is wrong.
@@ -112,7 +110,7 @@ def evaluate(
     requests = [dataclasses.replace(request, settings=[*request.settings, *cell.settings]) for cell in cells]
     for one in requests:
         plan_set(one)  # faults are found before hours go into the first places
-    return [_evaluate_one(one, measuring, generators, keep_samples, show, say) for one in requests]
+    return [_evaluate_one(one, measuring, generators, keep_samples, show) for one in requests]
 
 
 def _evaluate_one(
@@ -121,7 +119,6 @@ def _evaluate_one(
     generators: Generators,
     keep_samples: bool,
     show: GeneratingSink,
-    say: Callable[[str], None],
 ) -> Evaluated:
     plan, folder = plan_set(request)
     origin = measuring.provenance
@@ -132,7 +129,7 @@ def _evaluate_one(
     if known is not None:
         return Evaluated(plan, known, path, measured_now=False, first=_read_first(pictured))
     there = (folder / NPZ_FILE).is_file()  # somebody has generated this very set, and may want it still
-    made = run_generate(request, generators, show=show, say=say)
+    made = run_generate(request, generators, show=show)
     labels = asked_labels(plan.labels, plan.num, plan.class_list, plan.seed)
     metrics = measuring.measure(made.npz, labels)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from ..cluster.failures import user_error_in
 from ..cluster.resources import resources_at_hand
 from ..cluster.session import ray_session
 from ..runs.signals import StopRequest
+
+logger = logging.getLogger(__name__)
 
 Take = Callable[[int, Pixels], None]
 """Called with a part's number and its images (n, H, W, 3)."""
@@ -47,9 +50,7 @@ class Generators(Protocol):
             UserError: there is no room for it.
         """
 
-    def make(
-        self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest, say: Callable[[str], None]
-    ) -> None:
+    def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
         """Make parts and hand each over, in any order; on request stop after those that are under way.
 
         Raises:
@@ -66,10 +67,7 @@ class LocalGenerator:
 
     def start(self) -> None: ...
 
-    def make(
-        self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest, say: Callable[[str], None]
-    ) -> None:
-        del say
+    def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
         self.maker = _maker_of(plan, self.maker, "cuda" if torch.cuda.is_available() else "cpu")
         self.began = time.perf_counter()
         for part in parts:
@@ -102,9 +100,7 @@ class RayGenerators:
             self.session.enter_context(ray_session())
             self.count, self.gpus = count_workers(self.wanted, resources_at_hand())
 
-    def make(
-        self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest, say: Callable[[str], None]
-    ) -> None:
+    def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
         waiting, losses, self.began = deque(parts), Counter[int | None](), 0.0
         under_way: dict[Any, tuple[Any, int | None]] = {}  # what is awaited: its actor and part; None: it opens
 
@@ -136,7 +132,9 @@ class RayGenerators:
                         _end(actor)
                         losses[part] += 1
                         _check_losses(losses[part], part, plan, error)
-                        say(f"a worker that was to {_what(part, plan)} was lost ({type(error).__name__})")
+                        logger.warning(
+                            f"a worker that was to {_what(part, plan)} was lost ({type(error).__name__})"
+                        )
                         if part is not None:
                             waiting.appendleft(part)
                         open_one()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from ..runs.lock import LOCK_FILE, is_under_way, only_launch
 from ..runs.signals import StopRequest, stop_on_signals
 from .actors import Generators
 from .request import GenerateRequest, plan_set
+
+logger = logging.getLogger(__name__)
 
 _OURS = re.compile(rf"{re.escape(LOCK_FILE)}|\.{re.escape(PLAN_FILE)}\.\d+")
 
@@ -63,7 +66,6 @@ def run_generate(
     generators: Generators,
     *,
     show: GeneratingSink = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> GeneratedSet:
     """Generate a set of samples, or what an earlier call left to do.
 
@@ -71,7 +73,6 @@ def run_generate(
         request: what is asked for.
         generators: who makes the parts; serves any number of calls, one after the other.
         show: called with progress when a part is finished.
-        say: called with what a person must know beside that.
 
     Raises:
         UserError: something given is wrong; finished parts stay.
@@ -89,20 +90,22 @@ def run_generate(
         if lacking and there:
             with stop_on_signals() as stop:
                 for output in lacking:
-                    record = _write(output, record, plan, folder, read_output(folder, there[0], plan), stop, say)
+                    record = _write(output, record, plan, folder, read_output(folder, there[0], plan), stop)
         elif lacking:
             if record.plan.versions != plan.versions:
-                say(f"begun with {_versions(record.plan)}; now {_versions(plan)}: the samples may differ in bits")
+                logger.warning(
+                    f"begun with {_versions(record.plan)}; now {_versions(plan)}: the samples may differ in bits"
+                )
             parts = finished_parts(folder)
             missing = [index for index in range(plan.num_parts) if index not in parts]
             if missing:
                 _check_space(plan, missing, folder)
                 generators.start()
             with stop_on_signals() as stop:  # after the start of Ray, which has a handler of its own
-                made = _make(plan, folder, generators, parts, missing, stop, show, say)
+                made = _make(plan, folder, generators, parts, missing, stop, show)
                 record = SetRecord(plan=record.plan)
                 for output in lacking:
-                    record = _write(output, record, plan, folder, part_images(parts), stop, say)
+                    record = _write(output, record, plan, folder, part_images(parts), stop)
         shutil.rmtree(folder / PARTS_FOLDER, ignore_errors=True)
     assert record.finished is not None
     outputs = outputs_there(folder, record.finished)
@@ -117,7 +120,6 @@ def _make(
     missing: list[int],
     stop: StopRequest,
     show: GeneratingSink,
-    say: Callable[[str], None],
 ) -> int:
     """Make the missing parts, and add them to `parts`; return how many samples those are.
 
@@ -128,7 +130,7 @@ def _make(
         return 0
     done = plan.num - sum(len(plan.part(index)) for index in missing)
     if done:
-        say(f"{done} of {plan.num} samples are there; {plan.num - done} to do")
+        logger.info(f"{done} of {plan.num} samples are there; {plan.num - done} to do")
     made = 0
 
     def take(index: int, images: Pixels) -> None:
@@ -137,7 +139,7 @@ def _make(
         made += len(images)
         show(Generating(done + made, plan.num, made / (time.perf_counter() - generators.began)))
 
-    generators.make(plan, missing, take, stop, say)
+    generators.make(plan, missing, take, stop)
     if done + made < plan.num:
         raise _stopped(folder, f"{done + made} of {plan.num} samples")
     return made
@@ -150,14 +152,13 @@ def _write(
     folder: Path,
     images: Iterator[Pixels],
     stop: StopRequest,
-    say: Callable[[str], None],
 ) -> SetRecord:
     """Write an output and record it.
 
     Raises:
         StoppedRun: a signal came before it was whole.
     """
-    say(f"writing {NPZ_FILE if output == 'npz' else PNG_FOLDER} of {plan.num} samples")
+    logger.info(f"writing {NPZ_FILE if output == 'npz' else PNG_FOLDER} of {plan.num} samples")
 
     def watched() -> Iterator[Pixels]:
         for some in images:

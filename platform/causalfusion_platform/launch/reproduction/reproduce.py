@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,8 @@ from .figures import draw_more
 from .measurable import check_measurable
 from .rows import Reproduction, trial_name
 
+logger = logging.getLogger(__name__)
+
 REPORT_FOLDER = "report"
 
 
@@ -55,11 +58,11 @@ def reproduce(reproduction: Reproduction, display: SweepDisplay) -> PaperReport:
     with ray_session():
         if reproduction.elsewhere:
             where = sorted({path.parent.name for path in reproduction.elsewhere.values()})
-            display.say(f"{len(reproduction.elsewhere)} rows × seeds are trained as runs of {', '.join(where)}")
+            logger.info(f"{len(reproduction.elsewhere)} rows × seeds are trained as runs of {', '.join(where)}")
         result = run_sweep(job, display)
         if result.stopped:
             raise StoppedRun(f"reproduction of {table.source} was stopped\n  the same command continues it")
-        measured = _measure(reproduction, display)
+        measured = _measure(reproduction)
     report = build_report(
         table, reproduction.scale, measured.values, _facts(reproduction), _around(reproduction, measured.spaces)
     )
@@ -67,7 +70,7 @@ def reproduce(reproduction: Reproduction, display: SweepDisplay) -> PaperReport:
     pictures = draw_more(reproduction, measured.first, folder)
     paths = write_paper_report(report, folder, pictures=pictures)
     paths += [folder / f"{picture.title}.png" for picture in pictures]
-    _publish(reproduction, report, paths, result, display.say)
+    _publish(reproduction, report, paths, result)
     return report
 
 
@@ -81,7 +84,7 @@ class _AllMeasured:
     """Metric → what it was measured with."""
 
 
-def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
+def _measure(reproduction: Reproduction) -> _AllMeasured:
     """Measure every column of every row and seed that has finished."""
     table, plan, found = reproduction.table, reproduction.plan, _AllMeasured()
     opened: dict[tuple[str | None, Path], Measuring] = {}
@@ -93,7 +96,7 @@ def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
                 continue
             experiment = reproduction.experiments[trial_name(row, seed)]
             if not opened:
-                display.say(f"measuring {plan.samples:,} samples for each value")
+                logger.info(f"measuring {plan.samples:,} samples for each value")
             reference = reproduction.references.of(row)
             if (reference, experiment.data.path) not in opened:
                 opened[reference, experiment.data.path] = open_measuring(
@@ -126,7 +129,7 @@ def _measure(reproduction: Reproduction, display: SweepDisplay) -> _AllMeasured:
                     if one.first is not None:
                         found.first[key] = one.first
             if any(one.measured_now for one in results):
-                display.say(f"measured {trial_name(row, seed)}")
+                logger.info(f"measured {trial_name(row, seed)}")
     for name, rows in spaces.items():
         found.spaces[name] = "; ".join(
             space if len(rows) == 1 else f"{', '.join(files)}: {space}" for space, files in rows.items()
@@ -204,7 +207,6 @@ def _publish(
     report: PaperReport,
     paths: Sequence[Path],
     result: SweepResult,
-    say: Callable[[str], None],
 ) -> None:
     """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
     folder, job = reproduction.folder, reproduction.job
@@ -217,4 +219,4 @@ def _publish(
     try:
         sync_run(folder, seconds=60)
     except UserError as error:
-        say(str(error))
+        logger.warning(str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from ...assemble import SPOOL_FOLDER
@@ -12,8 +12,10 @@ from ...tracking.mlflow import answers
 from .folder import read_state
 from .lock import only_launch, refuse_if_under_way
 
+logger = logging.getLogger(__name__)
 
-def sync_run(run_dir: Path, *, seconds: float = 600, say: Callable[[str], None] = lambda _: None) -> int:
+
+def sync_run(run_dir: Path, *, seconds: float = 600) -> int:
     """Deliver the records that a run which is not under way has left, in order; return how many there were.
 
     Raises:
@@ -43,5 +45,5 @@ def sync_run(run_dir: Path, *, seconds: float = 600, say: Callable[[str], None] 
         if left:
             raise UserError(f"{left} of {waiting} records could not be delivered: {courier.state}")
         if courier.refused():
-            say(courier.state)
+            logger.info(courier.state)
     return waiting

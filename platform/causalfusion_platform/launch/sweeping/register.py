@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...config.errors import UserError
@@ -16,11 +17,13 @@ from ..runs.register import entry_of, version_tags
 from .results import TrialEnd
 from .trials import sweep_of
 
+logger = logging.getLogger(__name__)
+
 LARGEST_BYTES = 2 * 10**9
 """Weights above this are uploaded only where a person says so."""
 
 
-def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd], say: Callable[[str], None]) -> None:
+def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd]) -> None:
     """Register the best finished trial of a sweep, by its first target, under the MLflow experiment's name.
 
     The alias `best` goes to it, unless it stands for a version that did at least as well by the same metric on the
@@ -29,7 +32,6 @@ def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd], say: C
     Args:
         experiment: the sweep's.
         ends: how its trials ended.
-        say: called with one line about what was done.
     """
     metric, mode = next(iter(sweep_of(experiment).targets.items()))
     sign = 1 if mode == "max" else -1
@@ -39,19 +41,19 @@ def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd], say: C
     signed, best = max(measured, key=lambda one: one[0])
     assert best.summary is not None
     try:
-        _register_trial(experiment, best, metric, mode, sign * signed, say)
+        _register_trial(experiment, best, metric, mode, sign * signed)
     except UserError as error:
-        say(f"{error}\n  register it later: causalfusion runs register {as_path(Path(best.summary['run_dir']))}")
+        logger.warning(
+            f"{error}\n  register it later: causalfusion runs register {as_path(Path(best.summary['run_dir']))}"
+        )
 
 
-def _register_trial(
-    experiment: Experiment, best: TrialEnd, metric: str, mode: str, value: float, say: Callable[[str], None]
-) -> None:
+def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: str, value: float) -> None:
     assert best.summary is not None
     run_dir = Path(best.summary["run_dir"])
     entry = entry_of(run_dir)
     if entry.bytes > LARGEST_BYTES:
-        say(
+        logger.warning(
             f"{best.name} is not registered, {size(entry.bytes)} of weights are not uploaded unasked\n"
             f"  ask for it: causalfusion runs register {as_path(run_dir)}"
         )
@@ -76,10 +78,10 @@ def _register_trial(
     held = version_of(entry.uri, model, BEST)
     done = f"{best.name} is version {version.number} of model {model}"
     if held is not None and held.number != version.number and _is_ahead(held, ours, mode, value):
-        say(f"{done}; its alias best stays at version {held.number}, with {metric} {held.tags['value']}")
+        logger.info(f"{done}; its alias best stays at version {held.number}, with {metric} {held.tags['value']}")
         return
     set_alias(entry.uri, version, BEST)
-    say(f"{done}, alias best: {metric} {value:.4g}")
+    logger.info(f"{done}, alias best: {metric} {value:.4g}")
 
 
 def _is_ahead(held: Version, ours: dict[str, str], mode: str, value: float) -> bool:

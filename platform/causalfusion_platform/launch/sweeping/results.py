@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from ...tracking.spool import Spool
 from ..runs.folder import STATE_FILE, read_state
 from ..runs.lock import is_under_way
 from ..runs.sync import sync_run
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
@@ -187,7 +190,7 @@ def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
     return times[-1] if times else 0.0, record
 
 
-def settle(folder: Path, say: Callable[[str], None]) -> None:
+def settle(folder: Path) -> None:
     """Bring MLflow up to date with the runs below a sweep's folder that were ended from outside.
 
     Their processes are gone: what they had recorded waits in their folders, and nobody has said that they ended.
@@ -206,4 +209,4 @@ def settle(folder: Path, say: Callable[[str], None]) -> None:
         try:
             sync_run(run_dir, seconds=60)
         except UserError as error:
-            say(str(error))
+            logger.warning(str(error))

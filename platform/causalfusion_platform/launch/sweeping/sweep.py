@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ...assemble import SPOOL_FOLDER
@@ -27,6 +28,8 @@ from .register import register_best_trial
 from .results import SPEEDS, STOPPED, SweepResult, TrialEnd, figures_of, settle, tabulate, write_results
 from .search import optuna_search, search_of
 from .tuning import concurrent_trials, fit
+
+logger = logging.getLogger(__name__)
 
 _MLFLOW_SECONDS = 60.0
 
@@ -56,12 +59,12 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         )
     check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
     if shards.bad:
-        display.say(shards.notice)
+        logger.warning(shards.notice)
     with ray_session(), only_launch(experiment.run_dir), stop_on_signals() as stop:
         concurrent = concurrent_trials(job)
         spool = Spool(experiment.run_dir / SPOOL_FOLDER)
         state = open_run(job.composed, shards, read_state(experiment.run_dir), spool)
-        with _mlflow_run(experiment, state, spool, display.say) as state:
+        with _mlflow_run(experiment, state, spool) as state:
             assert state.mlflow_run_id is not None
             try:
                 ended = _run(job, done, state.mlflow_run_id, concurrent, stop, display)
@@ -76,16 +79,14 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
             spool.tags({NOTE: pinned(experiment, job.sweep, state.mlflow_run_id, table)})
             spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
             state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
-        settle(experiment.run_dir, display.say)
+        settle(experiment.run_dir)
         if not result.stopped:
-            register_best_trial(experiment, result.ends, display.say)
+            register_best_trial(experiment, result.ends)
     return result
 
 
 @contextmanager
-def _mlflow_run(
-    experiment: Experiment, state: RunState, spool: Spool, say: Callable[[str], None]
-) -> Iterator[RunState]:
+def _mlflow_run(experiment: Experiment, state: RunState, spool: Spool) -> Iterator[RunState]:
     """Wait until MLflow has the sweep's run; yield the state with its id; at the end deliver what came since.
 
     Raises:
@@ -106,7 +107,7 @@ def _mlflow_run(
             yield state
         finally:
             if left := courier.drain(_MLFLOW_SECONDS):
-                say(
+                logger.warning(
                     f"{left} records for MLflow wait in {spool.folder} ({courier.state})\n"
                     f"  deliver them when it is back: causalfusion runs sync {experiment.run_dir}"
                 )
@@ -127,7 +128,7 @@ def _run(
         # ASHA compares trials with those that have finished: these report again what they had measured.
         trials = job.trials if sweep.asha is not None else waiting
         search = search_of(sweep, trials, experiment.train.total_images, concurrent, total=len(job.trials))
-    display.say(
+    logger.info(
         f"{search.total} trials, {concurrent} at a time" + (f"; {len(done)} have finished before" if done else "")
     )
     if search.waiting and (waiting or job.chosen_on_the_way):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..runs.signals import StopRequest
 from .entry import enter_worker
 from .progress_actor import Commands, GroupStatus, ProgressActor, WorkerStatus
 
+logger = logging.getLogger(__name__)
+
 FOLLOW_SECONDS = 0.5
 SILENT_SECONDS = 5.0
 """A worker whose heartbeat has not called for so long is stopped or gone: it calls every second."""
@@ -32,8 +34,8 @@ _DRAIN_POLL_SECONDS = 2.0
 class Attempt:
     """Workers at work, seen from the driver."""
 
-    def __init__(self, job: Job, stop: StopRequest, show: ProgressSink, say: Callable[[str], None]) -> None:
-        self.job, self.stop, self.show, self.say = job, stop, show, say
+    def __init__(self, job: Job, stop: StopRequest, show: ProgressSink) -> None:
+        self.job, self.stop, self.show = job, stop, show
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here).remote()
         self.error: BaseException | None = None
@@ -74,13 +76,13 @@ class Attempt:
         except ray.exceptions.RayError:
             return GroupStatus()  # the actor was lost; so will be the workers that cannot reach it
         for line in status.notes:
-            self.say(line)
+            logger.info(line)
         if status.progress is not None:
             self.images = status.progress.images
             self.show(status.progress)
         self.images = max([self.images, *(worker.mark[1] for worker in status.workers)])
         if self.stop.reason is None and self._is_draining(status):
-            self.say("a node of this run is being taken back")
+            logger.warning("a node of this run is being taken back")
             self.stop.ask("preempted")
         if self.stop.reason is not None and not self.ordered:
             self.ordered = True
@@ -115,7 +117,7 @@ class Attempt:
         still = max(status.now - worker.moved for worker in status.workers)
         what = [_describe(worker, status.now) for worker in (silent or status.workers)]
         self.hang = Hang(f"no progress for {still:.0f} s; {'; '.join(what)}", stacks)
-        self.say(f"hang: {self.hang.detail}\n  stacks of all threads: {stacks}")
+        logger.warning(f"hang: {self.hang.detail}\n  stacks of all threads: {stacks}")
         self.actor.command.remote(Commands(leave=True))
         for worker in silent:
             there = NodeAffinitySchedulingStrategy(worker.place.node_id, soft=False)

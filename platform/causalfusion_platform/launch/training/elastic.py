@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from ...assemble import Job
 from ...config.schema import Experiment
 from ..runs.exit_status import GaveUp
 from ..runs.signals import StopRequest
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 
@@ -19,7 +22,6 @@ def wait_for_workers(
     *,
     resources: Callable[[], dict[str, float]],
     stop: StopRequest,
-    say: Callable[[str], None],
 ) -> Job:
     """Wait until the cluster holds all workers; failing that, go on with fewer if the experiment allows it.
 
@@ -28,7 +30,6 @@ def wait_for_workers(
         wanted: the experiment with all of its workers.
         resources: returns what the cluster has, in all: {"CPU": …, "GPU": …}.
         stop: requests to stop, which end the wait.
-        say: tells the person at the terminal.
 
     Raises:
         GaveUp: there is no room even for the fewest workers allowed.
@@ -43,7 +44,7 @@ def wait_for_workers(
             break
         if not told:
             told = True
-            say(
+            logger.warning(
                 f"the cluster has room for {fits} of {wanted.train.num_workers} workers; waiting up to "
                 f"{limits.resource_seconds:.0f} s for more"
             )
@@ -55,7 +56,7 @@ def wait_for_workers(
             f"{wanted.train.cpus_per_worker:g} CPUs and {wanted.train.gpus_per_worker:g} GPUs; at least {fewest} "
             f"are wanted\n  add nodes and give the same command, or allow fewer: supervision.min_workers=…"
         )
-    say(f"going on with {fits} of {wanted.train.num_workers} workers")
+    logger.warning(f"going on with {fits} of {wanted.train.num_workers} workers")
     return job.model_copy(update={"experiment": with_workers(wanted, fits)})
 
 

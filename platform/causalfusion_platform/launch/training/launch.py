@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -28,6 +29,8 @@ from ..runs.signals import StopRequest
 from .elastic import wait_for_workers
 from .finish import evaluate_final_samples
 from .supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 _RUN_SECONDS = 15.0
 """Wait for MLflow to make the run, if it answers; workers start all the same."""
@@ -66,7 +69,6 @@ class Launch:
     spool: Spool
     stop: StopRequest
     show: ProgressSink
-    say: Callable[[str], None]
     local: bool
     other_data: bool
 
@@ -129,14 +131,14 @@ class Launch:
         if self.local:
             from .worker import local_worker
 
-            attempt: Callable[[Job], Any] = lambda job: local_worker(job, self.stop, self.show, self.say)  # noqa: E731
+            attempt: Callable[[Job], Any] = lambda job: local_worker(job, self.stop, self.show)  # noqa: E731
             fit_workers: Callable[[Job], Job] = lambda job: job  # noqa: E731
         else:
             from .attempt import Attempt
 
-            attempt = lambda job: Attempt(job, self.stop, self.show, self.say).run()  # noqa: E731
+            attempt = lambda job: Attempt(job, self.stop, self.show).run()  # noqa: E731
             fit_workers = lambda job: wait_for_workers(  # noqa: E731
-                job, self.experiment, resources=resources_at_hand, stop=self.stop, say=self.say
+                job, self.experiment, resources=resources_at_hand, stop=self.stop
             )
 
         def next_attempt(job: Job) -> Any:
@@ -150,7 +152,6 @@ class Launch:
             fit_workers=fit_workers,
             rolled_back=lambda order: self._keep(order=order),
             stop=self.stop,
-            say=self.say,
             launch=self.state.launches,
             first_attempt=last_attempt(self.journal.events()) + 1,
         )
@@ -164,7 +165,7 @@ class Launch:
         """Start the courier, and give MLflow a while to make the run, so that checkpoints can name it."""
         reason = answers(self.experiment.tracking_uri)
         if reason is not None:
-            self.say(
+            logger.warning(
                 f"MLflow does not answer at {self.experiment.tracking_uri} ({reason}); training goes on, and its "
                 f"records wait in {self.spool.folder}"
             )
@@ -177,7 +178,7 @@ class Launch:
         away = answers(self.experiment.tracking_uri) is not None
         left = self.courier.drain(_DRAIN_SECONDS_AWAY if away else _DRAIN_SECONDS)
         if left:
-            self.say(
+            logger.warning(
                 f"{left} records for MLflow wait in {self.spool.folder} ({self.courier.state})\n"
                 f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
             )

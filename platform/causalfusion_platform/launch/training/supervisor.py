@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..cluster.failures import Lost, cause_of, user_error_in
 from ..runs.exit_status import GaveUp, StoppedRun
 from ..runs.signals import StopRequest
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Supervisor:
@@ -27,7 +30,6 @@ class Supervisor:
         fit_workers: called before each attempt; returns the job for the workers that there is room for.
         rolled_back: called when the run goes back to a checkpoint with another order of the data: (new order).
         stop: requests to stop.
-        say: tells the person at the terminal.
     """
 
     job: Job
@@ -36,7 +38,6 @@ class Supervisor:
     fit_workers: Callable[[Job], Job]
     rolled_back: Callable[[int], None]
     stop: StopRequest
-    say: Callable[[str], None]
     launch: int
     first_attempt: int
     incidents: list[Incident] = field(default_factory=list)
@@ -109,14 +110,14 @@ class Supervisor:
         self.journal.add(incident)
         self.incidents.append(incident)
         self.saved.append(_newest_images(job.checkpoints))
-        self.say(f"{incident.cause}: {incident.detail.splitlines()[0]}")
+        logger.warning(f"{incident.cause}: {incident.detail.splitlines()[0]}")
         faults = sum(one.cause != "preempted" for one in self.incidents)
         if faults > limits.max_failures:
             raise GaveUp(self._diagnosis(job, f"{faults} faults in one launch"))
         recent = self.saved[-limits.max_failures_without_progress :]
         if len(recent) == limits.max_failures_without_progress and len(set(recent)) == 1:
             raise GaveUp(self._diagnosis(job, f"{len(recent)} faults in a row without a new checkpoint"))
-        self.say(f"going on from the last good checkpoint ({self.saved[-1]} images)")
+        logger.info(f"going on from the last good checkpoint ({self.saved[-1]} images)")
 
     def _roll_back(self, job: Job, ended: dict[str, Any]) -> Job:
         order = job.order + 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from ..runs.lock import only_launch, refuse_if_under_way
 from ..runs.signals import stop_on_signals
 from .launch import Launch, Stages
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -43,7 +46,6 @@ def run_training(
     *,
     local: bool = False,
     show: ProgressSink = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
     parent: str | None = None,
     allow_changes: Sequence[str] = (),
 ) -> Outcome:
@@ -53,7 +55,6 @@ def run_training(
         composed: the experiment.
         local: run the worker in this process, without Ray.
         show: called with the newest progress, about twice a second.
-        say: called with what a person must know beside that.
         parent: MLflow run that this one is a child of.
         allow_changes: keys of the configuration that may differ from those that the run was started with.
 
@@ -78,9 +79,9 @@ def run_training(
         shards = check_inputs(experiment)
         check_deepspeed(experiment)
     if shards.bad:
-        say(shards.notice)
+        logger.warning(shards.notice)
     if state is not None and state.bad_shards != sorted(shards.bad):
-        say(
+        logger.warning(
             "the run had other shards before: the order of the rows to come is another one, and in the epoch under "
             "way some rows may come twice and others not at all"
         )
@@ -95,7 +96,7 @@ def run_training(
             spool = Spool(experiment.run_dir / SPOOL_FOLDER)
             state = open_run(composed, shards, read_state(experiment.run_dir), spool, parent)
         other_data = "data.digest" in allow_changes
-        launch = Launch(experiment, state, shards, spool, stop, show, say, local, other_data)
+        launch = Launch(experiment, state, shards, spool, stop, show, local, other_data)
         try:
             return Outcome(launch.run(stages, started))
         finally:

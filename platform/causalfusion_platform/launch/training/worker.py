@@ -6,7 +6,7 @@ import atexit
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ def _import_deepspeed(device: torch.device) -> None:
         del sys.modules["mlflow"]
 
 
-def local_worker(job: Job, stop: StopRequest, progress: ProgressSink, say: Callable[[str], None]) -> Ended:
+def local_worker(job: Job, stop: StopRequest, progress: ProgressSink) -> Ended:
     """Run the same training in this process, without Ray: for debugging and single-GPU machines."""
 
     def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
@@ -98,7 +98,7 @@ def local_worker(job: Job, stop: StopRequest, progress: ProgressSink, say: Calla
 
     device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
     _be_the_only_process("nccl" if device.type == "cuda" else "gloo")
-    control = LocalControl(stop.reason, say)
+    control = LocalControl(stop.reason)
     stop.on_request = lambda reason: setattr(control, "stop", reason)
     return _train(job, WorkerContext(device, batches, progress, control))
 

@@ -38,10 +38,6 @@ class EncodingDisplay:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-        self.console.print(escape(line), soft_wrap=True)
-
     def show(self, report: Encoding) -> None:
         """Show how far the encoding is."""
         assert self.task is not None

@@ -50,9 +50,6 @@ class SweepDisplay(Protocol):
     def show(self, trials: Sequence[TrialView]) -> None:
         """Show them."""
 
-    def say(self, line: str) -> None:
-        """Show a line that stays."""
-
 
 class LiveTable:
     """A table that is drawn anew on a terminal; elsewhere a line for each trial that begins or ends."""
@@ -87,11 +84,8 @@ class LiveTable:
                 done = sum(state in over for state in self.states.values())
                 value = f"  {self.metric} {cell(trial.metric)}" if trial.metric is not None else ""
                 note = f"  ({trial.note})" if trial.note else ""
-                self.say(f"{done}/{len(trials)} done  {trial.name}  {trial.state}{value}{note}")
-
-    def say(self, line: str) -> None:
-        """Print a line above the table."""
-        self.console.print(escape(line), soft_wrap=True, highlight=False)
+                line = f"{done}/{len(trials)} done  {trial.name}  {trial.state}{value}{note}"
+                self.console.print(escape(line), soft_wrap=True, highlight=False)
 
 
 def live_table(trials: Sequence[TrialView], metric: str) -> Table:

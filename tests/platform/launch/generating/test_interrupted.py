@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,22 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.platform.launch.generating.asked import BATCH, NUM, Nobody, files_of, interrupted, request_of
 
 from causalfusion_platform.launch.generating import generate as launch
 from causalfusion_platform.launch.generating.actors import LocalGenerator
 from causalfusion_platform.launch.generating.generate import GeneratedSet, run_generate
 from causalfusion_platform.launch.runs.exit_status import StoppedRun
+from causalfusion_platform.report.log import log_to
 from causalfusion_platform.sampling.progress import Generating
 
 
 @pytest.mark.parametrize("parts", [1, 4])
-def test_killed_between_parts(whole: GeneratedSet, weights: Path, tmp_path: Path, parts: int) -> None:
-    request, said = request_of(weights, tmp_path / "out", png=True), list[str]()
+def test_killed_between_parts(
+    whole: GeneratedSet, weights: Path, tmp_path: Path, parts: int, log_lines: list[str]
+) -> None:
+    request = request_of(weights, tmp_path / "out", png=True)
     interrupted(request, parts)
-    done = run_generate(request, LocalGenerator(), say=said.append)
+    log_lines.clear()
+    done = run_generate(request, LocalGenerator())
     assert done.made == NUM - parts * BATCH
-    assert said[0] == f"{parts * BATCH} of 10 samples are there; {done.made} to do"
+    assert log_lines[0] == f"{parts * BATCH} of 10 samples are there; {done.made} to do"
     assert files_of(done.folder) == files_of(whole.folder)
 
 
@@ -84,12 +90,15 @@ def test_a_signal_stops_after_the_part(
 def test_a_signal_stops_the_writing(whole: GeneratedSet, weights: Path, tmp_path: Path) -> None:
     request = request_of(weights, tmp_path / "out", png=True)
 
-    def say(line: str) -> None:
-        if "png" in line:
+    def stop_at_png(record: logging.LogRecord) -> bool:
+        if "png" in record.getMessage():
             os.kill(os.getpid(), signal.SIGTERM)
+        return True
 
-    with pytest.raises(StoppedRun, match="not all written out"):
-        run_generate(request, LocalGenerator(), say=say)
+    launch.logger.addFilter(stop_at_png)
+    with log_to(Console(quiet=True)), pytest.raises(StoppedRun, match="not all written out"):
+        run_generate(request, LocalGenerator())
+    launch.logger.removeFilter(stop_at_png)
     assert not (tmp_path / "out/png").exists()
     done = run_generate(request, Nobody())
     assert files_of(done.folder) == files_of(whole.folder)
@@ -114,12 +123,13 @@ def test_a_set_whose_files_are_gone_is_made_again(whole: GeneratedSet, weights: 
     assert done.npz.read_bytes() == whole.npz.read_bytes()
 
 
-def test_other_versions_are_told(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request, said = request_of(weights, tmp_path / "out"), list[str]()
+def test_other_versions_are_told(weights: Path, tmp_path: Path, log_lines: list[str]) -> None:
+    request = request_of(weights, tmp_path / "out")
     interrupted(request, 2)
+    log_lines.clear()
     text = (tmp_path / "out/samples.json").read_text()
     version = json.loads(text)["plan"]["versions"]["torch"]
     (tmp_path / "out/samples.json").write_text(text.replace(f'"{version}"', '"1.0"'))
-    run_generate(request, LocalGenerator(), say=said.append)
-    assert "begun with torch 1.0, " in said[0]
-    assert f"now torch {version}, " in said[0]
+    run_generate(request, LocalGenerator())
+    assert "begun with torch 1.0, " in log_lines[0]
+    assert f"now torch {version}, " in log_lines[0]

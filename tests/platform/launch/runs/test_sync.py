@@ -63,13 +63,13 @@ def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: M
     assert run.data.tags["later"] == "yes"
 
 
-def test_what_mlflow_refuses_is_said(make_experiment: MakeExperiment, uri: str) -> None:
+def test_what_mlflow_refuses_is_said(make_experiment: MakeExperiment, uri: str, log_lines: list[str]) -> None:
     run_dir = left_behind(make_experiment(name="refused"), uri)
-    spool, said = Spool(run_dir / "spool"), list[str]()
+    spool = Spool(run_dir / "spool")
     (run_dir / "spool" / f"{10**19:020d}-0123abcd.metrics.json").write_text("{")
-    sync_run(run_dir, seconds=60, say=said.append)
+    sync_run(run_dir, seconds=60)
     assert waiting(spool.folder) == []
-    assert said == [f"delivering; 1 refused, see {spool.folder / 'refused'}"]
+    assert log_lines[-1:] == [f"delivering; 1 refused, see {spool.folder / 'refused'}"]
 
 
 def test_a_server_that_does_not_answer_costs_nothing(make_experiment: MakeExperiment) -> None:

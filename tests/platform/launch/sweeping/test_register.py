@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import logged
 from tests.platform.checkpoint.made import put_weights
 
 from causalfusion import load_weights
@@ -29,7 +30,7 @@ class Sweep:
     """A sweep over seeds whose trials are there already."""
 
     def __init__(self, make: MakeExperiment, uri: str, model: str, **sweep: Any) -> None:
-        self.uri, self.model, self.said = uri, model, list[str]()
+        self.uri, self.model = uri, model
         settings = {"grid": {"seed": [0, 1, 2]}, "metric": "fd_digits_cnn", "mode": "min", **sweep}
         self.experiment = make(
             name="sweep",
@@ -59,9 +60,9 @@ class Sweep:
 
     def register(self, *ends: TrialEnd) -> str:
         """Return the line that was said."""
-        self.said.clear()
-        register_best_trial(self.experiment, ends, self.said.append)
-        (line,) = self.said
+        with logged(registering.__name__) as lines:
+            register_best_trial(self.experiment, ends)
+        (line,) = lines
         return line
 
     @property
@@ -160,10 +161,12 @@ def test_what_goes_wrong_is_said_and_not_raised(make_experiment: MakeExperiment,
     assert "no weights in" in sweep.register(end)
 
 
-def test_a_sweep_without_a_result_registers_nothing(make_experiment: MakeExperiment, uri: str) -> None:
+def test_a_sweep_without_a_result_registers_nothing(
+    make_experiment: MakeExperiment, uri: str, log_lines: list[str]
+) -> None:
     sweep = Sweep(make_experiment, uri, "nothing")
-    register_best_trial(sweep.experiment, [TrialEnd("failed", {}, error="it failed")], sweep.said.append)
-    assert sweep.said == []
+    register_best_trial(sweep.experiment, [TrialEnd("failed", {}, error="it failed")])
+    assert log_lines == []
 
 
 def test_a_run_by_name(make_experiment: MakeExperiment, uri: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import logged
 
 from causalfusion_platform.assemble import Job
 from causalfusion_platform.config.schema import Experiment
@@ -96,12 +97,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def wait(wanted: Experiment, cpus: Callable[[], float], stop: StopRequest | None = None) -> tuple[Job, list[str]]:
-    said: list[str] = []
     # The job of the attempt before, which had one worker.
     train = wanted.train.model_copy(update={"num_workers": 1})
     before = Job(experiment=wanted.model_copy(update={"train": train}), attempt=4, order=1, bad_shards=("a",))
     resources = lambda: {"CPU": cpus()}  # noqa: E731
-    return wait_for_workers(before, wanted, resources=resources, stop=stop or StopRequest(), say=said.append), said
+    with logged() as said:
+        job = wait_for_workers(before, wanted, resources=resources, stop=stop or StopRequest())
+    return job, said
 
 
 def limited(workers: int, **supervision: Any) -> Experiment:

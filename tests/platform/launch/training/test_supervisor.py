@@ -39,7 +39,6 @@ class Case:
         self.attempts = list(attempts)
         self.jobs: list[Job] = []
         self.orders: list[int] = []
-        self.said: list[str] = []
         self.stop = StopRequest()
         experiment.run_dir.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(experiment.run_dir)
@@ -51,7 +50,6 @@ class Case:
             fit_workers=lambda job: job,
             rolled_back=self.orders.append,
             stop=self.stop,
-            say=self.said.append,
             launch=3,
             first_attempt=5,
         )
@@ -108,7 +106,7 @@ def case(make_experiment: MakeExperiment) -> Callable[..., Case]:
     return make
 
 
-def test_a_run_without_faults(case: Callable[..., Case]) -> None:
+def test_a_run_without_faults(case: Callable[..., Case], log_lines: list[str]) -> None:
     made = case(DONE, job={"order": 1, "bad_shards": ("a",), "mlflow_run_id": "x"})
     assert made.run() == TIMES
     assert made.jobs == [made.job.model_copy(update={"attempt": 5})]
@@ -122,10 +120,10 @@ def test_a_run_without_faults(case: Callable[..., Case]) -> None:
         "zero_stage": 2,
         "images": 0,
     }
-    assert (made.said, made.orders) == ([], [])
+    assert (log_lines, made.orders) == ([], [])
 
 
-def test_faults_are_tried_again_from_the_newest_checkpoint(case: Callable[..., Case]) -> None:
+def test_faults_are_tried_again_from_the_newest_checkpoint(case: Callable[..., Case], log_lines: list[str]) -> None:
     made = case()
     made.attempts = [made.saves(64, lost(70)), lost(90, "another\nand more"), made.saves(128, lost(129)), DONE]
     assert made.run() == TIMES
@@ -140,7 +138,7 @@ def test_faults_are_tried_again_from_the_newest_checkpoint(case: Callable[..., C
         (6, 90, "error", "ValueError: another"),
         (7, 129, "error", "ValueError: a bug"),
     ]
-    assert made.said[:2] == ["error: ValueError: a bug", "going on from the last good checkpoint (64 images)"]
+    assert log_lines[:2] == ["error: ValueError: a bug", "going on from the last good checkpoint (64 images)"]
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 4])

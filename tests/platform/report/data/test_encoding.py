@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from causalfusion_platform.data.encode.tally import Encoding, Tally
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
 from causalfusion_platform.report.data import encoding
 from causalfusion_platform.report.data.encoding import EncodingDisplay, encoding_panel
+from causalfusion_platform.report.log import PLATFORM, log_to
 
 
 class Screen:
@@ -40,8 +42,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) -> None:
     screen = Screen()
-    with EncodingDisplay(screen.console) as display:
-        display.say("7 of 8 shards are finished and whole; 1 to do")
+    with log_to(screen.console), EncodingDisplay(screen.console) as display:
+        logging.getLogger(PLATFORM).info("7 of 8 shards are finished and whole; 1 to do")
         display.show(Encoding(0, 2000, 0.0, {}))
         for second in range(1, 36):
             clock[0] = 100.0 + second
@@ -60,18 +62,18 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) 
 def test_the_first_kinds_of_faults_are_named(clock: list[float]) -> None:
     screen = Screen()
     faults = {"gray8": 9, "cmyk": 5, "tiny": 5, "truncated": 2, "huge": 1}
-    with EncodingDisplay(screen.console) as display:
+    with log_to(screen.console), EncodingDisplay(screen.console) as display:
         display.show(Encoding(10, 10, 1.5, faults))
     assert screen.lines == ["encode 10/10 images  1.5 images/s  ETA 0:00  9 gray8, 5 cmyk, 5 tiny, 3 others"]
 
 
 def test_terminal_shows_one_line_that_moves() -> None:
     screen = Screen(force_terminal=True, color_system=None)
-    with EncodingDisplay(screen.console) as display:
+    with log_to(screen.console), EncodingDisplay(screen.console) as display:
         display.bar.refresh()
         display.show(Encoding(0, 2000, 0.0, {}))
         display.show(Encoding(500, 2000, 50.0, {"cmyk": 1}))
-        display.say("[red] is not markup")
+        logging.getLogger(PLATFORM).info("[red] is not markup")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", screen.file.getvalue().replace("\r", "\n"))
     lines = [line.rstrip() for line in shown.splitlines()]
     assert any(line.startswith("start") and line.endswith("source, autoencoder, Ray") for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,19 @@ def random_model() -> CausalFusion:
     return model.eval()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_mlflow_settings() -> Iterator[None]:
+    """Remove the settings that MLflow and our client of it leave in the environment."""
+    before = set(os.environ)
+    yield
+    for name in set(os.environ) - before:
+        if name.startswith("MLFLOW_"):
+            del os.environ[name]
+
+
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SQLite store, which makes its tables at first use: that takes seconds."""
-    before = dict(os.environ)
-    yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
+def uri(empty_mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the address of a SQLite store that the tests of one module share."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_mlflow_store, file)
+    return f"sqlite:///{file}"

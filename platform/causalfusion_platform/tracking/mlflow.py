@@ -21,6 +21,8 @@ _IMPATIENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, into the progress display
 }
+ANSWER_SECONDS = 5.0
+"""How long a server is waited for."""
 _PARAMETERS_PER_CALL = 100  # MLflow's limits
 _LONGEST_PARAMETER = 6000  # characters
 _ADVICE = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite:///FILE"
@@ -68,12 +70,12 @@ def check_address(uri: str) -> None:
 def answers(uri: str) -> str | None:
     """Return why the tracking server does not answer, or None if it does; a file-based store always does.
 
-    Takes five seconds at most, as long as names resolve.
+    Takes `ANSWER_SECONDS` at most, as long as names resolve.
     """
     if uri.startswith("sqlite"):
         return None
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS) as answer:
             answer.read()
     except (OSError, ValueError, HTTPException) as error:
         return str(getattr(error, "reason", error))

@@ -1,8 +1,9 @@
-"""A real MLflow server in a process of its own, which tests stop, freeze and kill."""
+"""A real MLflow server in a process of its own, which tests share, freeze and kill."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,13 +17,22 @@ import pytest
 
 from causalfusion_platform.tracking.mlflow import answers
 
+HUNG_SECONDS = 300
+"""Longer than a server takes to start on a busy machine."""
+
 
 class Server:
-    """An MLflow server with a SQLite file behind it, on a port of its own. It does not run at first."""
+    """An MLflow server with a SQLite file behind it, on a port of its own. It does not run at first.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: a new folder for its files.
+        empty_store: the SQLite file that its own is a copy of.
+    """
+
+    def __init__(self, folder: Path, empty_store: Path) -> None:
         self.folder, self.process = folder, None
         folder.mkdir()
+        shutil.copy(empty_store, folder / "mlflow.db")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
@@ -46,10 +56,11 @@ class Server:
                     start_new_session=True,  # the server's own children end with it
                 )
         self.signal(signal.SIGCONT)
-        end = time.monotonic() + 60
-        while answers(self.uri) is not None:
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end
+        end = time.monotonic() + HUNG_SECONDS
+        while (reason := answers(self.uri)) is not None:
+            said = (self.folder / "log").read_text()
+            assert self.process.poll() is None, f"the MLflow server has ended:\n{said}"
+            assert time.monotonic() < end, f"no answer in {HUNG_SECONDS} s ({reason}):\n{said}"
             time.sleep(0.1)
 
     def freeze(self) -> None:
@@ -80,15 +91,18 @@ class Server:
         return MlflowClient(tracking_uri=self.uri)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server that does not run yet."""
-    before = dict(os.environ)
-    server = Server(tmp_path_factory.mktemp("mlflow") / "server")
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow_store: Path) -> Iterator[Server]:
+    """Return the one server of all tests. `up()` makes sure that it runs, `kill()` that it does not."""
+    server = Server(tmp_path_factory.mktemp("server") / "server", empty_mlflow_store)
     try:
         yield server
     finally:
         server.kill()
-        for name in set(os.environ) - set(before):
-            if name.startswith("MLFLOW_"):
-                del os.environ[name]
+
+
+@pytest.fixture
+def running_server(server: Server) -> Server:
+    """Return the server of all tests, running. A test that only asks it something takes this one."""
+    server.up()
+    return server

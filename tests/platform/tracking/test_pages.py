@@ -9,9 +9,8 @@ from causalfusion_platform.tracking.mlflow import client, open_experiment, paren
 from causalfusion_platform.tracking.pages import charts_of_children
 
 
-def test_the_charts_of_a_sweep_are_those_of_its_trials_in_their_order(tmp_path: Path) -> None:
+def test_the_charts_of_a_sweep_are_those_of_its_trials_in_their_order(uri: str, tmp_path: Path) -> None:
     """The filter and the order of the link, given to MLflow's own search."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     api = client(uri)
     experiment = open_experiment(api, uri, "sweep", tmp_path / "artifacts")
     parent, other = (api.create_run(experiment).info.run_id for _ in range(2))

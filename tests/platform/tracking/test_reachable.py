@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.tracking import mlflow
 from causalfusion_platform.tracking.mlflow import answers, check_address, check_reachable
 
 
@@ -78,20 +78,17 @@ def test_nothing_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        started = time.monotonic()
         message = refusal(f"http://127.0.0.1:{port}")
-    assert time.monotonic() - started < 6
     assert f"http://127.0.0.1:{port}: [Errno 111] Connection refused" in message
     assert f"mlflow server --host 127.0.0.1 --port {port}" in message
 
 
-def test_a_server_that_never_answers() -> None:
+def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five seconds is the longest that one is waited for; here it is less."""
+    assert mlflow.ANSWER_SECONDS == 5
+    monkeypatch.setattr(mlflow, "ANSWER_SECONDS", 0.1)
     with listener(None) as port:
-        started = time.monotonic()
-        message = refusal(f"http://127.0.0.1:{port}")
-        seconds = time.monotonic() - started
-    assert "timed out" in message
-    assert 4 < seconds < 7
+        assert "timed out" in refusal(f"http://127.0.0.1:{port}")
 
 
 def test_a_server_that_does_not_speak_http() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tests.platform.tracking.conftest import Server
 
 from causalfusion import PRESETS, build_model, load_weights, save_weights
@@ -22,13 +20,12 @@ from causalfusion_platform.tracking.registry import BEST, model_name, register_w
 
 
 @pytest.fixture(scope="module", params=["sqlite", "server"])
-def uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[str]:
-    if request.param == "server":
-        server.up()
-        yield server.uri
-        server.kill()
-    else:
-        yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def uri(request: pytest.FixtureRequest, uri: str, server: Server) -> str:
+    """Return the address of a SQLite store, and then of the server of all tests."""
+    if request.param == "sqlite":
+        return uri
+    server.up()
+    return server.uri
 
 
 @pytest.fixture
@@ -55,6 +52,7 @@ def test_what_is_registered_can_be_downloaded_and_sampled(
 ) -> None:
     """By the very command that the version's description gives."""
     import mlflow
+    from mlflow.cli import cli
 
     weights = weights_in(tmp_path / "weights")
     version = register_weights(uri, "digits, 8x8", run_id, weights, tags={"fd": "6.5"}, about="The best.")
@@ -69,7 +67,8 @@ def test_what_is_registered_can_be_downloaded_and_sampled(
     assert sorted(files) == ["config.json", "diffusion.json", "model.safetensors"]  # no pickle
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     _, *command = shlex.split(download.replace("FOLDER", str(tmp_path / "there")))
-    subprocess.run([sys.executable, "-m", "mlflow", *command], check=True, capture_output=True, timeout=120)
+    downloaded = CliRunner().invoke(cli, command)
+    assert downloaded.exit_code == 0, downloaded.output
     loaded = load_weights(find_weights(tmp_path / "there").folder).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in load_weights(weights).state_dict().items())
     with pytest.raises(mlflow.MlflowException, match="MLmodel"):  # there is nothing that MLflow would unpickle

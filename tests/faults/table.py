@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.faults.matrix import BIT_EXACT
+
 from causalfusion_platform.report.tables import markdown_table
 
 BEGIN, END = "<!-- made by `make fault-table` -->", "<!-- end -->"
@@ -18,14 +20,15 @@ def table(rows: list[dict[str, object]], machine: str) -> str:
     cells = [
         [
             row["fault"],
-            row["promise"],
+            str(row["promise"]).removesuffix(BIT_EXACT).rstrip("; "),
+            "yes" if BIT_EXACT in str(row["promise"]) else "–",
             "–" if row["recovery"] is None else f"{row['recovery']:.0f} s",
             "–" if row["steps"] is None else f"{row['steps']:.0f}",
             row["saw"] or "–",
         ]
         for row in rows
     ]
-    text = markdown_table(["fault", "promise", "recovery", "steps trained again", "also measured"], cells)
+    text = markdown_table(["fault", "promise", "bit for bit", "recovery", "steps trained again", "also measured"], cells)
     return f"{BEGIN}\n\n{text.strip()}\n\n*{len(rows)} rows, measured by `make test-faults` on {machine}.*\n\n{END}"
 
 

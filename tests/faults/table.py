@@ -28,7 +28,9 @@ def table(rows: list[dict[str, object]], machine: str) -> str:
         ]
         for row in rows
     ]
-    text = markdown_table(["fault", "promise", "bit for bit", "recovery", "steps trained again", "also measured"], cells)
+    text = markdown_table(
+        ["fault", "promise", "bit for bit", "recovery", "steps trained again", "also measured"], cells
+    )
     return f"{BEGIN}\n\n{text.strip()}\n\n*{len(rows)} rows, measured by `make test-faults` on {machine}.*\n\n{END}"
 
 

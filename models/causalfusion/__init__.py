@@ -1,7 +1,8 @@
-"""CausalFusion: diffusion and autoregression in one decoder-only transformer.
+"""CausalFusion: diffusion and autoregression in one decoder-only transformer (arXiv 2412.12095).
 
-The reference implementation of "Causal Diffusion Transformers for Generative Modeling" (arXiv 2412.12095). It
-needs no Ray, DeepSpeed or MLflow, and works in a notebook.
+`transformer` is the network, `objective` its training loss, `sampling/` generates, `weights/` loads and saves.
+`factorization/` holds the AR axis and `noise/` the diffusion axis. The package needs no Ray, DeepSpeed or MLflow.
+Open `objective` first, then `transformer`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline when it is asked for: diffusers takes seconds to import."""
+    """Import the pipeline on first access, because diffusers takes seconds to import."""
     if name in ("CausalFusionPipeline", "CausalFusionTransformer2DModel"):
         from .sampling import pipeline
 

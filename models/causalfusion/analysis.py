@@ -1,4 +1,4 @@
-"""What training covers of the factorization plane, and what it learns there (Figure 4b and c)."""
+"""Coverage of the factorization plane by training, and the loss on it (Figure 4b and c)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .objective import Objective, ObjectiveConfig, draw, draw_split
 def step_size_law(num_tokens: int, ar_decay: float) -> Tensor:
     """Return P(|κ| = k) for k = 1…L, over all AR steps of all draws: (L,), float64 (Figure 4b).
 
-    A draw with S steps counts S times. Given S, every composition of L into S sizes is equally likely, so that
-    P(|κ| = k | S) = C(L−k−1, S−2) / C(L−1, S−1), and k = L for S = 1.
+    A draw with S steps counts S times. Given S, every composition of L into S sizes is equally likely.
+    Hence P(|κ| = k | S) = C(L−k−1, S−2) / C(L−1, S−1). For S = 1, k = L.
 
     Raises:
         ValueError: γ is outside [0, 1].
     """
     steps_S = torch.arange(1, num_tokens + 1, dtype=torch.float64)
     sizes_K = torch.arange(1, num_tokens, dtype=torch.float64)
-    # The binomials overflow, their hazard does not: a step that reaches k tokens has left S − 1 cuts to the L − k
-    # places from k on, so that it ends at k with probability (S−1)/(L−k).
+    # The binomials overflow, their hazard does not. A step that reaches k tokens leaves S − 1 cuts for the L − k
+    # places from k on, so it ends at k with probability (S−1)/(L−k).
     ends_SK = ((steps_S[:, None] - 1) / (num_tokens - sizes_K)).clamp(max=1)
     one_S1 = torch.ones(num_tokens, 1, dtype=torch.float64)
     reaches_SL = torch.cat([one_S1, (1 - ends_SK).cumprod(1)], dim=1)
@@ -60,12 +60,12 @@ def validation_loss(
 
     Args:
         model: the network, usually with EMA weights.
-        latents: (N, channels, height, width) that it was not trained on.
+        latents: (N, channels, height, width), not seen in training.
         labels: (N,) classes.
         diffusion: the noise process of training.
         num_ar_steps: S.
-        seed: decides orders, times and noise; the same for every model that is compared.
-        batch_size: samples that go through the model at once; changes nothing else.
+        seed: decides orders, times and noise. Compared models need the same seed.
+        batch_size: samples in one forward pass. The result does not depend on it.
 
     Raises:
         ValueError: S exceeds the number of tokens.

@@ -11,9 +11,9 @@ TimeConditioning = Literal["embedding", "token"]
 
 
 class TransformerSizes:
-    """What follows from the sizes that all models have, and the checks of them.
+    """Sizes that all models have, the quantities derived from them, and their checks.
 
-    Each configuration declares these fields itself: pydantic reads a field's docstring from its own class only.
+    Each subclass declares these fields again, because pydantic reads a field's docstring from its own class only.
     """
 
     input_size: int
@@ -78,27 +78,27 @@ class CausalFusionConfig(TransformerSizes):
         ValueError: a size is out of range, or two sizes do not divide as they must.
     """
 
-    # Read by pydantic when a platform config embeds this class; plain data, so pydantic is no dependency.
+    # Read by pydantic when a platform config embeds this class. Plain data: pydantic is not a dependency.
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     architecture: Literal["causalfusion"] = "causalfusion"
-    """Kind of model; `dit` is the AdaLN-zero baseline of Table 1."""
+    """Kind of model. `dit` is the AdaLN-zero baseline of Table 1."""
     input_size: int = 32
     """Height and width of the latent, in latent pixels (32 for 256×256 images with an f8 VAE)."""
     in_channels: int = 4
-    """Channels of the latent (4: SD VAE; 16: MAR VAE; 1: gray pixels)."""
+    """Channels of the latent: 4 for the SD VAE, 16 for the MAR VAE, 1 for gray pixels."""
     patch_size: int = 2
-    """Side of one square patch, in latent pixels; one patch is one token."""
+    """Side of one square patch, in latent pixels. One patch is one token."""
     hidden_size: int = 1024
     """Width D of the transformer."""
     depth: int = 24
     """Number of transformer blocks."""
     num_heads: int = 16
-    """Attention heads; must divide `hidden_size`."""
+    """Attention heads. Must divide `hidden_size`."""
     mlp_ratio: float = 4.0
     """Hidden width of a block's MLP over D."""
     num_classes: int = 1000
-    """Classes; one more row of the class table is the null class of classifier-free guidance."""
+    """Number of classes. The class table has one more row, the null class of classifier-free guidance."""
     class_tokens: int = 4
     """Class tokens with parameters of their own (Table 8)."""
     class_token_repeat: int = 1
@@ -108,7 +108,7 @@ class CausalFusionConfig(TransformerSizes):
     qk_norm: bool = True
     """Head-wise layer normalisation of queries and keys (Section 4, Table 1)."""
     time_conditioning: TimeConditioning = "embedding"
-    """Where the diffusion time enters: added to every noised token, or as a token (Table 1, "T embedding")."""
+    """Diffusion time: an embedding added to every noised token, or a token (Table 1, "T embedding")."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

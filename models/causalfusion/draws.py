@@ -1,7 +1,7 @@
-"""Random draws as pure functions of (seed, what for, where).
+"""Random draws as pure functions of a seed and a key (purpose, position).
 
-Every draw of the project comes from a generator made here. The stream depends only on its key, so noise,
-times and AR splits do not change with the worker count, with resuming, or with batch layout.
+Every draw of the project comes from a generator made here. Noise, times and AR splits therefore do not depend on
+worker count, resuming or batch layout.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def stream_seed(seed: int, *key: str | int) -> int:
-    """Return the seed of the stream named by `key`: a 32-bit hash, which is all that torch's CPU generator takes.
+    """Return the seed of the stream named by `key`, a 32-bit hash because torch's CPU generator takes no more.
 
-    Among n streams some n²/2³³ pairs coincide: now and then two samples of a long run draw the same noise, which
-    biases nothing. No two streams of one sample do, since it has one only.
+    Among n streams about n²/2³³ pairs coincide: two samples of a long run may draw the same noise. This adds no
+    bias, and each sample has a single stream.
     """
     return _hash(json.dumps([seed, *(part if isinstance(part, str) else int(part) for part in key)]))
 
@@ -29,12 +29,12 @@ def stream(seed: int, *key: str | int) -> torch.Generator:
 
 
 def sample_streams(seed: int, what: str, indices: Sequence[int]) -> list[torch.Generator]:
-    """Return one generator per sample index: sample i draws the same numbers whatever its neighbours."""
+    """Return one generator per sample index. Sample i draws the same numbers in any batch."""
     return [torch.Generator().manual_seed(value) for value in sample_seeds(seed, what, indices)]
 
 
 def sample_seeds(seed: int, what: str, indices: Sequence[int]) -> list[int]:
-    """Return `stream_seed(seed, what, index)` of every sample index, sooner than one after the other."""
+    """Return `stream_seed(seed, what, index)` of every sample index, faster than separate calls."""
     start = json.dumps([seed, what])[:-1]
     return [_hash(f"{start}, {int(index)}]") for index in indices]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 def sinusoids_2d(width: int, rows: int, columns: int) -> Tensor:
     """Return fixed 2-D sinusoidal position embeddings in raster order: (rows · columns, D), float32.
 
-    The first half of the width encodes the column, the second the row; each half is sines, then cosines, over
-    frequencies 10000^(−2i/D'), as in MAE and DiT.
+    The first half of the width encodes the column, the second half the row. Each half of width D' has sines, then
+    cosines, of frequencies 10000^(−2i/D'), as in MAE and DiT.
     """
     frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies
@@ -26,7 +26,7 @@ def sinusoids_2d(width: int, rows: int, columns: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Embed diffusion times: 256 sinusoids (cosines first), then a two-layer SiLU MLP."""
+    """Embedding of diffusion times: 256 sinusoids (cosines first), then a two-layer SiLU MLP."""
 
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ClassTokens(nn.Module):
-    """Class tokens: n tokens of their own per class, repeated r times, plus a learned position each (Table 8)."""
+    """Class tokens: n learned tokens per class, repeated r times, each with a learned position (Table 8)."""
 
     def __init__(self, num_classes: int, width: int, tokens: int, repeat: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""FLOPs of the matrix products of one image: exact, for one AR split or on average over all that training draws.
+"""Exact FLOPs of the matrix products of one image, for one AR split or in expectation over those of training.
 
-A multiply-add is 2 FLOPs, and the backward pass costs twice the forward one. Layer norms, softmax, activations and
-look-ups are not counted, nor is padding (`ObjectiveConfig.sequence_multiple`).
+A multiply-add is 2 FLOPs, and the backward pass costs twice the forward one. Layer norms, softmax, activations,
+look-ups and padding (`ObjectiveConfig.sequence_multiple`) are not counted.
 
 Symbols: L image tokens, C class tokens, K = L − |κ_S| clean tokens, k noised copies, N sequence length, D width.
 """
@@ -20,22 +20,25 @@ from .model import ModelConfig
 from .objective import ObjectiveConfig, check_objective
 
 AttentionCount = Literal["dense", "split", "visible"]
-"""`dense`: all N² pairs of tokens, the usual convention; `split`: without pairs of context and noised keys and of
-two copies, which is what `CausalFusion` computes; `visible`: the pairs that the mask shows."""
+"""Pairs of tokens that count.
+
+`dense`: all N² pairs, the usual convention. `split`: the pairs that `CausalFusion` computes, without those of a
+context query and a noised key and those of two copies. `visible`: the pairs that the mask shows.
+"""
 
 _TIME_FREQUENCIES = 256
 
 
 @dataclass(frozen=True)
 class _Split:
-    """All that FLOPs know of an AR split, or its expectation: they are linear in these."""
+    """Quantities of an AR split, or their expectations. FLOPs are linear in them."""
 
     last: float
     """|κ_S|."""
     last_squared: float
     """|κ_S|²."""
     pairs: float
-    """Σ_{i≤j} |κ_i| |κ_j|: pairs of tokens of which the second comes in the same AR step or an earlier one."""
+    """Σ_{i≤j} |κ_i| |κ_j|: pairs of a token and a token of the same or an earlier AR step."""
 
 
 def forward_flops(
@@ -53,7 +56,7 @@ def forward_flops(
         sizes: |κ_1| … |κ_S|, with sum L.
         time_copies: noised copies, which share the class and clean tokens (Table 7).
         attention: which pairs of tokens count.
-        skip_unread: leave out of the last block what nothing reads, as `CausalFusion` does: attention, projection
+        skip_unread: leave out what nothing reads of the last block, as `CausalFusion` does: attention, projection
             and MLP of all but the noised tokens. The usual convention counts every token in every block.
 
     Raises:
@@ -84,7 +87,7 @@ def training_flops(
     """Return the FLOPs of training on one image, forward and backward: the expectation over AR splits.
 
     S follows `objective.ar_decay` and cuts are uniformly random, or S is fixed and sizes are equal. The other
-    arguments are those of `forward_flops`; a DiT has nothing to mask or to skip.
+    arguments are those of `forward_flops` and do not affect a DiT.
 
     Raises:
         ValueError: the model cannot be trained with this objective.
@@ -107,8 +110,8 @@ def _split(sizes: list[int]) -> _Split:
 def _expected_split(num_tokens: int, ar_decay: float) -> _Split:
     """Average over S and over all compositions of L into S sizes, in which each size has the same law.
 
-    E[|κ|] = L/S. A size m cuts m + 2 tokens into three in m(m+1)/2 ways, which turns S sizes of sum L into S + 2 of
-    sum L + 2: E[|κ|(|κ|+1)/2] = C(L+1, S+1) / C(L−1, S−1) = L(L+1) / (S(S+1)).
+    E[|κ|] = L/S. A size m cuts m + 2 tokens into three in m(m+1)/2 ways. This turns S sizes of sum L into S + 2 of
+    sum L + 2. Hence E[|κ|(|κ|+1)/2] = C(L+1, S+1) / C(L−1, S−1) = L(L+1) / (S(S+1)).
     """
     probabilities = ar_step_probabilities(num_tokens, ar_decay)
     steps = torch.arange(1, num_tokens + 1, dtype=torch.float64)
@@ -143,11 +146,11 @@ def _forward(
 
 
 def _token_products(config: ModelConfig) -> int:
-    """Multiply-adds of a token in a block but for attention: qkv 3D², projection D², MLP."""
+    """Return the multiply-adds of a token in a block without attention: qkv 3D², projection D², MLP."""
     width = config.hidden_size
     return 4 * width**2 + 2 * width * config.mlp_size
 
 
 def _time_products(config: ModelConfig) -> int:
-    """Multiply-adds of embedding one diffusion time."""
+    """Return the multiply-adds of embedding one diffusion time."""
     return (_TIME_FREQUENCIES + config.hidden_size) * config.hidden_size

@@ -1,4 +1,4 @@
-"""The kinds of models: CausalFusion, and the AdaLN-zero DiT that Table 1 compares it with."""
+"""Kinds of models: CausalFusion, and the AdaLN-zero DiT that Table 1 compares it with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .transformer import CausalFusion, CausalFusionContext
 ModelConfig = CausalFusionConfig | DiTConfig
 Model = CausalFusion | DiT
 Context = CausalFusionContext | DiTContext
-"""What AR steps are conditioned on while sampling."""
+"""Condition of the AR steps during sampling."""
 
 CONFIGS: dict[str, type[ModelConfig]] = {"causalfusion": CausalFusionConfig, "dit": DiTConfig}
 
@@ -22,6 +22,6 @@ def build_model(config: ModelConfig) -> Model:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the exact number of trainable parameters; no memory is used for them."""
+    """Return the exact number of trainable parameters without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(config).parameters())

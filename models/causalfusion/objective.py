@@ -1,4 +1,4 @@
-"""The training objective: MSE over all AR steps, weighted along the AR axis (Eq. 4 and 5, Section 5).
+"""Training objective: MSE over all AR steps, weighted along the AR axis (Eq. 4 and 5, Section 5).
 
 Shapes: B samples, R noised copies, S AR steps, L image tokens, P numbers in a patch.
 """
@@ -28,14 +28,14 @@ TimeSampling = Literal["shared", "per_step"]
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """How training covers the factorization plane."""
+    """Distribution of AR splits, orders and diffusion times in training, and the loss weights."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     ar_decay: float = 0.9
-    """γ in [0, 1]: P(S = i) ∝ γ^(i−1). 1: uniform; 0: always S = 1 (Table 3a)."""
+    """γ in [0, 1]: P(S = i) ∝ γ^(i−1). 1 is uniform, 0 always gives S = 1 (Table 3a)."""
     num_ar_steps: int | None = None
-    """Fixed S with equal steps (Table 2); null draws S with `ar_decay` and cuts at random."""
+    """Fixed S with equal steps (Table 2). null draws S with `ar_decay` and cuts at random."""
     patch_order: PatchOrder = "random"
     """Order in which tokens are visited (Table 3b)."""
     order_block: int = 4
@@ -43,17 +43,17 @@ class ObjectiveConfig:
     ar_weight: float = 2.0
     """λ ≥ 1: loss weight at the first AR step, decaying to 1 (Table 3c)."""
     ar_weight_along: WeightAxis = "step"
-    """Axis of the decay: `step`, the AR step's index (paper); `token`, tokens before the step (release)."""
+    """Axis of the decay: `step` is the AR step's index (paper), `token` the tokens before it (release)."""
     ar_weight_shape: WeightShape = "linear"
     """Shape of the decay from λ to 1: `linear` (paper, release's default) or `cosine` (release)."""
     time_sampling: TimeSampling = "shared"
     """Diffusion times: one shared by all AR steps of a sample, or one drawn for each AR step (Table 7)."""
     time_copies: int = 1
-    """Noised copies of each image, with times of their own, that share its clean tokens' work (Table 7: 4 and 8).
+    """Noised copies of each image, each with its own times, that share the clean tokens (Table 7: 4 and 8).
 
-    The batch size counts images: to keep the work per step, divide it by this number."""
+    The batch size counts images. To keep the work per step, divide the batch size by this number."""
     sequence_multiple: int = 1
-    """Sequences are padded to a multiple of this length; 64 leaves few lengths to compile for, 1 pads nothing."""
+    """Multiple that sequences are padded to. 64 leaves few lengths to compile for, 1 pads nothing."""
     class_dropout: float = 0.1
     """Probability that a sample's class is replaced by the null class, for classifier-free guidance."""
 
@@ -80,9 +80,9 @@ def ar_weights(
 ) -> Tensor:
     """Return w(s) for each token in visiting order: (L,), float32 (Section 5, "Loss weighting along AR axis").
 
-    With a fraction f of the way, `linear` is λ − (λ − 1) f and `cosine` is (λ + 1)/2 + (λ − 1)/2 · cos(π f). Along
-    `step`, the paper's reading, f is 0 at s = 1 and 1 at s = S. Along `token`, the release's, f is the number of
-    tokens before step s over L, which stays below 1. With S = 1 all give λ.
+    For a fraction f, `linear` is λ − (λ − 1) f and `cosine` is (λ + 1)/2 + (λ − 1)/2 · cos(π f). Along `step` (the
+    paper), f runs from 0 at s = 1 to 1 at s = S. Along `token` (the release), f is the number of tokens before
+    step s over L, which stays below 1. With S = 1 all give λ.
     """
     step = step_of_token(sizes)
     if along == "step":
@@ -97,10 +97,10 @@ def ar_weights(
 
 @dataclass(frozen=True)
 class Draws:
-    """Everything random about one training batch, on the CPU. B samples, L tokens."""
+    """All random numbers of one training batch, on the CPU. B samples, L tokens."""
 
     sizes: list[int]
-    """|κ_1| … |κ_S|, shared by the whole global batch so that no rank waits for a longer sequence."""
+    """|κ_1| … |κ_S|, shared by the global batch so that no rank waits for a longer sequence."""
     orders: Tensor
     """(B, L) raster positions in visiting order."""
     times: Tensor
@@ -111,12 +111,12 @@ class Draws:
     """(B,) bool: class replaced by the null class."""
 
     def part(self, rows: slice) -> Draws:
-        """Return the draws of some of the samples: a micro-batch, with the same AR split."""
+        """Return the draws of a micro-batch, with the same AR split."""
         return Draws(self.sizes, self.orders[rows], self.times[rows], self.noise[rows], self.dropped[rows])
 
 
 def draw_split(config: ObjectiveConfig, num_tokens: int, seed: int, step: int) -> list[int]:
-    """Draw the AR split of one training step: the same on every rank (seeded by the step alone).
+    """Draw the AR split of one training step. It is the same on every rank, because the step alone seeds it.
 
     Raises:
         ValueError: a fixed S exceeds the number of tokens.
@@ -137,13 +137,13 @@ def draw(
     step: int,
     samples: range,
 ) -> Draws:
-    """Make the draws of one training step for the samples numbered `samples`.
+    """Draw the random numbers of one training step for the samples numbered `samples`.
 
     Args:
         seed: the run's seed.
         step: the optimizer step, counted from 0.
-        samples: global numbers (images seen before each one); draws depend on nothing else but, with times per AR
-            step, on S.
+        samples: global sample numbers (images seen before each one). A sample's draws depend on seed and number,
+            and on S with times per AR step.
     """
     generators = draws.sample_streams(seed, "training sample", samples)
     sizes = draw_split(objective, model.num_tokens, seed, step)
@@ -158,7 +158,7 @@ def draw(
 
 
 class Predictor(Protocol):
-    """A model, or a wrapper (an engine) that is called like one."""
+    """Model, or an engine that is called like one."""
 
     def __call__(
         self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
@@ -167,7 +167,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of one batch."""
+    """Loss of one batch."""
 
     weighted: Tensor
     """Scalar to minimise: mean of w(s) times the squared error."""
@@ -181,10 +181,10 @@ class Loss:
 
 
 class Objective:
-    """Compute the training loss of a batch from its latents, labels and draws.
+    """Training loss of a batch, given its latents, labels and draws.
 
     Raises:
-        ValueError: the model cannot be trained so.
+        ValueError: the model cannot be trained with this objective.
     """
 
     def __init__(self, model: Model, config: ObjectiveConfig, diffusion: DiffusionConfig) -> None:
@@ -224,7 +224,7 @@ class Objective:
             labels,
             attention_mask(layout, device),
         )
-        precise = torch.promote_types(prediction.dtype, torch.float32)  # also where the model computes in bf16
+        precise = torch.promote_types(prediction.dtype, torch.float32)  # the model may compute in bf16
         squared = (prediction.to(precise) - target.flatten(1, 2).to(precise)).square()
         error_L = rearrange(squared, "b (r l) p -> b r l p", r=copies).mean(dim=(0, 1, 3))
         config = self.config
@@ -233,10 +233,10 @@ class Objective:
 
 
 def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
-    """See that a model can be trained with an objective.
+    """Check that a model can be trained with an objective.
 
     Raises:
-        ValueError: it cannot; the message says why.
+        ValueError: it cannot. The message says why.
     """
     many_times = objective.time_sampling != "shared" or objective.time_copies > 1
     if isinstance(model, CausalFusionConfig):

@@ -1,7 +1,7 @@
 """Latents as sequences of square patches, and back.
 
-Shapes: B samples, L patches in raster order, P = patch_size² · channels numbers in a patch (rows, then columns,
-then channels, channels fastest).
+Shapes: B samples, L patches in raster order, P = patch_size² · channels numbers in a patch.
+Within a patch the order is rows, columns, channels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unpatchify(patches_BLP: Tensor, patch_size: int, rows: int, columns: int) ->
         patches_BLP: patches in raster order.
         patch_size: side of a patch, in latent pixels.
         rows: patches along the height.
-        columns: patches along the width; L = rows · columns.
+        columns: patches along the width, L = rows · columns.
     """
     return rearrange(
         patches_BLP, "b (y x) (p q c) -> b c (y p) (x q)", p=patch_size, q=patch_size, y=rows, x=columns
@@ -42,7 +42,7 @@ def unpatchify(patches_BLP: Tensor, patch_size: int, rows: int, columns: int) ->
 
 
 class PatchModel(nn.Module):
-    """What models over patches share: the way from latents to patches and back, and the grid of positions."""
+    """Base of models over patches: conversion between latents and patches, and the grid of positions."""
 
     config: TransformerSizes
     patch_embed: nn.Linear
@@ -58,7 +58,7 @@ class PatchModel(nn.Module):
 
     @property
     def latent_dtype(self) -> torch.dtype:
-        """Type that latents are generated in: float32 whatever the weights are in, but for a float64 model."""
+        """Type of generated latents: float64 for a float64 model, float32 for all others."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
@@ -75,10 +75,10 @@ class PatchModel(nn.Module):
         return unpatchify(patches_BLP, self.config.patch_size, *self.grid)
 
     def on_grid(self, rows: int, columns: int) -> Self:
-        """Return the same model, weights shared, for a grid of rows × columns patches, not that of training.
+        """Return the same model with shared weights on another grid of rows × columns patches.
 
         Raises:
-            ValueError: the positions are learned, so that there are none beyond the grid of training.
+            ValueError: the positions are learned, and the grid differs from that of training.
         """
         if (rows, columns) == self.grid:
             return self

@@ -1,4 +1,4 @@
-"""Models by name: the paper's sizes, and small ones for laptops and tests."""
+"""Named model configurations: the paper's sizes, and small ones for laptops and tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _latent(size: int, channels: int, patch: int) -> dict[str, Any]:
     return {"input_size": size, "in_channels": channels, "patch_size": patch}
 
 
-# What the columns of Tables 9 and 10 share: SD VAE (f8c4, patch 2) for ablations, MAR VAE (f16c16) for systems.
+# Latents of Tables 9 and 10: SD VAE (f8c4, patch 2) for ablations, MAR VAE (f16c16) for systems.
 _SD_256 = _latent(32, 4, 2)
 _MAR_256 = _latent(16, 16, 1)
 _MAR_512 = _latent(32, 16, 1)
@@ -64,7 +64,7 @@ def preset(name: str, **changes: object) -> ModelConfig:
     """Return the named configuration, with `changes` applied to its fields.
 
     Raises:
-        KeyError: no such preset; the message lists those that exist.
+        KeyError: no such preset. The message lists those that exist.
         ValueError: a change is out of range.
     """
     if name not in PRESETS:

@@ -1,7 +1,7 @@
-"""The CausalFusion transformer (Section 4; Figure 3b).
+"""CausalFusion transformer (Section 4, Figure 3b).
 
-Shapes: B samples, L image tokens, K clean tokens, M noised tokens, C class tokens, N sequence length, D width,
-H heads, E = D / H head width, P numbers in a patch.
+Shapes: B samples, L image tokens, K clean tokens, M noised tokens, C class tokens, N sequence length.
+D width, H heads, E = D / H head width, P numbers in a patch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .embed import ClassTokens, TimeEmbedding, sinusoids_2d
 from .patches import PatchModel
 
 Mask = Tensor | SplitMask | None
-"""(queries, keys) bool, True = visible; the mask of a training sequence; or None: all is visible."""
+"""Bool (queries, keys) with True = visible, the mask of a training sequence, or None if all is visible."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention with head-wise QK layer normalisation; no bias on the qkv projection."""
+    """Multi-head attention with head-wise QK layer normalisation and a qkv projection without bias."""
 
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then a tanh-GELU MLP."""
+    """Pre-norm transformer block: attention, then a tanh-GELU MLP."""
 
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class Block(nn.Module):
 class CausalFusion(PatchModel):
     """Decoder-only transformer over [class tokens | clean tokens | noised tokens].
 
-    Image tokens are patches in *visiting order* and come with their raster positions, so that one model serves
-    every patch order and every split into AR steps.
+    Image tokens are patches in visiting order, given with their raster positions. One model therefore serves every
+    patch order and every AR split.
     """
 
     def __init__(self, config: CausalFusionConfig) -> None:
@@ -103,7 +103,7 @@ class CausalFusion(PatchModel):
         nn.init.zeros_(self.head.weight)  # the model starts by predicting zero
 
     def embed_image(self, patches_BNP: Tensor, positions_BN: Tensor) -> Tensor:
-        """Embed patches with the raster positions that they stand at: (B, N, D)."""
+        """Embed patches and their raster positions: (B, N, D)."""
         tokens: Tensor = self.patch_embed(patches_BNP) + functional.embedding(positions_BN, self.positions)
         return tokens
 
@@ -119,7 +119,7 @@ class CausalFusion(PatchModel):
             (B, N, D), or (B, 1 + N, D) with the time token in front.
 
         Raises:
-            ValueError: a time token is to carry more than one time of a sample.
+            ValueError: a model with a time token got more than one time per sample.
         """
         tokens = self.embed_image(patches_BNP, positions_BN)
         time: Tensor = self.time_embed(t)
@@ -138,9 +138,8 @@ class CausalFusion(PatchModel):
         Args:
             x_BND: embedded tokens.
             mask: which tokens see which.
-            cache: keys and values of earlier tokens; those of these tokens are written behind them.
-            read: the tokens whose outputs are wanted. The last block computes nothing for the others behind its
-                qkv projection.
+            cache: keys and values of earlier tokens. Those of the given tokens are written behind them.
+            read: the tokens whose outputs are needed. For the others the last block stops after its qkv projection.
         """
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
@@ -168,20 +167,20 @@ class CausalFusion(PatchModel):
         """Training pass over all AR steps at once (Eq. 5), and over all noised copies.
 
         Args:
-            noised_BMP: noised patches in visiting order, one copy of the image after the other: M is a multiple
+            noised_BMP: noised patches in visiting order, one copy of the image after another: M is a multiple
                 of L.
             clean_BKP: clean patches of AR steps 1…S−1, in visiting order (K = 0 for S = 1).
             positions_BL: raster position of each patch in visiting order.
             t: diffusion times, (B,) shared by all noised tokens of a sample, one per copy, or (B, M).
-            labels: (B,) classes; `config.null_class` for the unconditional branch.
-            mask: the mask of the sequence (`causalfusion.factorization.sequence`), (N, N); where N is longer than
-                the tokens given, there is padding before the noised tokens.
+            labels: (B,) classes. `config.null_class` is the unconditional branch.
+            mask: the mask of the sequence (`causalfusion.factorization.sequence`), (N, N). Padding before the
+                noised tokens fills up to N.
 
         Returns:
             The prediction for the noised patches, (B, M, P).
 
         Raises:
-            ValueError: the mask is of fewer tokens than there are; a time token has more than one time.
+            ValueError: the mask has fewer tokens than the sequence, or a time token has more than one time.
         """
         num_noised, num_tokens = noised_BMP.shape[1], positions_BL.shape[1]
         copies = num_noised // num_tokens
@@ -202,15 +201,15 @@ class CausalFusion(PatchModel):
 
         Args:
             labels: (B,) classes.
-            num_tokens: image tokens that the context must have room for; default: L.
+            num_tokens: image tokens that the context can hold (default: L).
         """
         return CausalFusionContext(self, labels, self.config.num_tokens if num_tokens is None else num_tokens)
 
 
 class CausalFusionContext:
-    """What AR steps are conditioned on while sampling: class tokens, then the clean tokens of finished steps.
+    """Condition of the AR steps during sampling: class tokens, then the clean tokens of finished steps.
 
-    Keys and values of these tokens are kept; each is computed once.
+    Keys and values of each token are computed once and cached.
     """
 
     def __init__(self, model: CausalFusion, labels: Tensor, num_tokens: int) -> None:
@@ -224,7 +223,7 @@ class CausalFusionContext:
         """Predict ε, x_0 or v for the noised tokens of one AR step: (B, N, P).
 
         Args:
-            noised_BNP: noised patches; fewer samples than the context has stand for its first ones.
+            noised_BNP: noised patches of the first B samples of the context.
             positions_BN: their raster positions.
             t: diffusion time, (1,) or (B,).
         """
@@ -242,7 +241,7 @@ class CausalFusionContext:
         self.cache.length += x_BND.shape[1]
 
     def _mask(self, length: int) -> Tensor | None:
-        """Noised tokens see everything in reach; a time token sees the class tokens and itself."""
+        """Return the mask: noised tokens see all tokens, a time token sees the class tokens and itself."""
         if not self.time_tokens:
             return None
         before = self.cache.length

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that later AR steps attend to, in memory that is allocated once.
+"""Cache of keys and values of the tokens that later AR steps attend to.
 
 Shapes: B samples, H heads, N tokens, E head width.
 """
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class KVCache:
-    """Room for the keys and values of `capacity` tokens in every layer.
+    """Keys and values of up to `capacity` tokens in every layer, in memory that is allocated once.
 
-    The first `length` tokens are kept. Tokens that are only looked at (the noised ones) are written behind them,
-    where the next ones overwrite them: nothing is copied when the cache grows.
+    The first `length` tokens are kept. Noised tokens are written behind them and overwritten by the next ones.
+    Nothing is copied when the cache grows.
     """
 
     def __init__(self, depth: int, capacity: int) -> None:
@@ -23,11 +23,11 @@ class KVCache:
         self._store: Tensor | None = None
 
     def layer(self, index: int, rows: int) -> LayerCache:
-        """Return the part of one layer and of the first `rows` samples."""
+        """Return the cache of one layer for the first `rows` samples."""
         return LayerCache(self, index, rows)
 
     def store(self, like_BHNE: Tensor) -> Tensor:
-        """Return the memory, (depth, 2, B, H, capacity, E); the first keys decide sizes, type and device."""
+        """Return the memory, (depth, 2, B, H, capacity, E). The first keys decide sizes, type and device."""
         if self._store is None:
             batch, heads, _, width = like_BHNE.shape
             self._store = like_BHNE.new_empty((self.depth, 2, batch, heads, self.capacity, width))
@@ -43,7 +43,7 @@ class LayerCache:
     rows: int
 
     def extend(self, k_BHNE: Tensor, v_BHNE: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values behind the kept ones; return views of both together."""
+        """Write new keys and values behind the kept ones and return views of both together."""
         start = self.cache.length
         end = start + k_BHNE.shape[2]
         keys, values = self.cache.store(v_BHNE)[self.index][:, : self.rows]

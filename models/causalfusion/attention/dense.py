@@ -1,4 +1,4 @@
-"""Attention goes through one function, which picks its form by device, dtype and length."""
+"""Scaled dot-product attention. Device, dtype and length decide which implementation runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional
 
 AttentionForm = Literal["sdpa", "matmul"]
 
-# On CPUs the fused kernel is slow in bf16 at short lengths: 2 to 6 times the plain products up to 128 tokens, as
-# slow at 256, faster beyond; in fp32 it is the faster one at every length (`make bench`).
+# On CPUs the fused kernel in bf16 takes 2 to 6 times as long as plain products up to 128 tokens. It takes as long
+# at 256 and less beyond. In fp32 it is faster at every length (`make bench`).
 _CPU_MATMUL_MAX_LENGTH = {torch.bfloat16: 128}
 
 
@@ -31,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q: queries, (B, H, Nq, E).
         k: keys, (B, H, Nk, E).
         v: values, (B, H, Nk, E).
-        mask: (Nq, Nk) or broadcastable to (B, H, Nq, Nk), bool, True = visible; None: all visible. Every row
+        mask: (Nq, Nk) or broadcastable to (B, H, Nq, Nk), bool, True = visible. None: all visible. Every row
             must have a visible key.
 
     Returns:
@@ -41,7 +41,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attend_in_form(form: AttentionForm, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Do what `attend` does, in the form that is named."""
+    """Compute `attend` in the given form."""
     if form == "sdpa":
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -55,17 +55,17 @@ def attend_in_form(form: AttentionForm, q: Tensor, k: Tensor, v: Tensor, mask: T
 class SplitMask:
     """The mask of [context | noised copies], without the pairs that are never visible.
 
-    Context sees no noised token, and no copy sees another: of (C + k·L)² pairs, C² + k·L·(C + L) are left.
+    Context sees no noised token, and no copy sees another. Of (C + k·L)² pairs, C² + k·L·(C + L) are left.
     """
 
     context: Tensor | None
-    """(C, C) bool; None: all visible."""
+    """(C, C) bool, True = visible. None: all visible."""
     noised: Tensor | None
-    """(L, C + L) bool: what a copy sees of the context and of itself, the same for every copy; None: all."""
+    """(L, C + L) bool, True = visible: context and own tokens, the same for every copy. None: all visible."""
     lengths: tuple[int, int]
-    """C and L"""
+    """C and L, the tokens of the context and of one copy."""
     copies: int
-    """k"""
+    """k, the noised copies."""
 
     @classmethod
     def cut(cls, mask: Tensor, num_tokens: int, copies: int) -> SplitMask:
@@ -76,18 +76,18 @@ class SplitMask:
 
 
 def _if_needed(mask: Tensor) -> Tensor | None:
-    """Return None for a mask that hides nothing, which is faster; on a GPU, asking would make the host wait."""
+    """Return None for a CPU mask that hides nothing. On a GPU the check would make the host wait."""
     return None if mask.device.type == "cpu" and bool(mask.all()) else mask.contiguous()
 
 
 def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: SplitMask) -> Tensor:
-    """Do what `attend` does for a training sequence.
+    """Compute `attend` for a training sequence.
 
     Args:
         q: queries (B, H, N, E) of the whole sequence, or of its noised tokens alone.
         k: keys (B, H, N, E) of the whole sequence.
         v: values (B, H, N, E).
-        mask: what is visible.
+        mask: the mask of the sequence.
     """
     (context, length), copies = mask.lengths, mask.copies
     only_noised = q.shape[2] == copies * length

@@ -13,15 +13,15 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def visible(query_segment: Tensor, query_step: Tensor, key_segment: Tensor, key_step: Tensor) -> Tensor:
-    """Say whether a query token sees a key token; the arguments broadcast against each other.
+    """Return True where a query token sees a key token. The arguments broadcast against each other.
 
-    * Everything sees the class, text and clean tokens of earlier steps. To a noised token of step s these are the
-      clean tokens of the steps before s; its own step's clean tokens stay hidden.
-    * Tokens of one segment see each other within a step: class tokens; clean tokens of an AR step; noised tokens
-      of an AR step in the same copy; padding; a text or time token itself.
+    * Every token sees the class, text and clean tokens of earlier steps. A noised token of step s thus sees the
+      clean tokens of the steps before s, not those of its own step.
+    * Tokens of one segment and one step see each other. Noised copies are separate segments, and each text token
+      and the time token is alone in its step.
     * Noised tokens see the time token.
 
-    So no row is ever fully masked, and nothing sees a noised or padding token but its own kind.
+    No row is fully masked. Only noised tokens of the same copy see a noised token, and only padding sees padding.
     """
     together = (query_segment == key_segment) & (query_step == key_step)
     is_context = (key_segment >= Segment.CLASS) & (key_segment <= Segment.CLEAN)
@@ -30,7 +30,7 @@ def visible(query_segment: Tensor, query_step: Tensor, key_segment: Tensor, key_
 
 
 def attention_mask(layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-    """Return which token may attend to which: (N, N), bool, True = visible."""
+    """Return the mask of a layout: (N, N), bool, True = visible."""
     segments, steps = layout.segments.to(device), layout.steps.to(device)
     return visible(segments[:, None], steps[:, None], segments[None, :], steps[None, :])
 
@@ -49,7 +49,7 @@ def mask_mod(layout: Layout, device: torch.device | str = "cpu") -> MaskMod:
 def generalized_causal_mask(sizes: list[int], num_class_tokens: int) -> Tensor:
     """Return the mask of [class | clean tokens of steps 1…S−1 | noised tokens of steps 1…S]: (N, N), bool.
 
-    Algorithm 1 as printed leaves fully masked rows when ctx_len = x_len; with ctx_len at the start of the last
-    step, as here, it gives this mask.
+    Algorithm 1 as printed leaves fully masked rows when ctx_len = x_len. With ctx_len at the start of the last
+    step it gives this mask.
     """
     return attention_mask(lay_out(sizes, class_tokens=num_class_tokens))

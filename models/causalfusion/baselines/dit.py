@@ -1,10 +1,9 @@
 """The AdaLN-zero DiT of Table 1 ("Scalable Diffusion Models with Transformers", arXiv 2212.09748, Section 3.2).
 
-It is called like a CausalFusion that has no class tokens and one AR step, so that one objective and one sampler
-serve both.
+Its calls are those of a CausalFusion with one AR step. One objective and one sampler serve both.
 
-Shapes: B samples, L image tokens, K clean tokens, N tokens of a sequence, D width, H heads, E = D / H head width,
-P numbers in a patch.
+Shapes: B samples, L image tokens, K clean tokens, N tokens of a sequence, P numbers in a patch.
+D width, H heads, E = D / H head width.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from ..patches import PatchModel
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(TransformerSizes):
-    """Sizes of one AdaLN-zero DiT; the defaults are DiT-L/2, the baseline of Table 1.
+    """Sizes of one AdaLN-zero DiT. The defaults are DiT-L/2, the baseline of Table 1.
 
     Raises:
         ValueError: a size is out of range, or two sizes do not divide as they must.
     """
 
-    # Read by pydantic when a platform config embeds this class; plain data, so pydantic is no dependency.
+    # Read by pydantic when a platform config embeds this class. Plain data: pydantic is not a dependency.
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     architecture: Literal["dit"] = "dit"
@@ -38,30 +37,30 @@ class DiTConfig(TransformerSizes):
     input_size: int = 32
     """Height and width of the latent, in latent pixels (32 for 256×256 images with an f8 VAE)."""
     in_channels: int = 4
-    """Channels of the latent (4: SD VAE; 16: MAR VAE; 1: gray pixels)."""
+    """Channels of the latent: 4 for the SD VAE, 16 for the MAR VAE, 1 for gray pixels."""
     patch_size: int = 2
-    """Side of one square patch, in latent pixels; one patch is one token."""
+    """Side of one square patch, in latent pixels. One patch is one token."""
     hidden_size: int = 1024
     """Width D of the transformer."""
     depth: int = 24
     """Number of transformer blocks."""
     num_heads: int = 16
-    """Attention heads; must divide `hidden_size`."""
+    """Attention heads. Must divide `hidden_size`."""
     mlp_ratio: float = 4.0
     """Hidden width of a block's MLP over D."""
     num_classes: int = 1000
-    """Classes; one more row of the class table is the null class of classifier-free guidance."""
+    """Number of classes. The class table has one more row, the null class of classifier-free guidance."""
     learn_sigma: bool = True
-    """Whether the output has channels for the variance too, as DiT's releases do; nothing trains or reads them."""
+    """Add output channels for the variance, as DiT's releases do. They are neither trained nor read."""
 
     @property
     def num_class_tokens(self) -> int:
-        """Class tokens in the sequence: none, the class modulates the layer norms."""
+        """Class tokens in the sequence: 0, because the class modulates the layer norms."""
         return 0
 
     @property
     def out_channels(self) -> int:
-        """Channels of the output layer: those of ε, then with `learn_sigma` as many for the variance."""
+        """Channels of the output layer: those of ε, then as many for the variance with `learn_sigma`."""
         return self.in_channels * (2 if self.learn_sigma else 1)
 
 
@@ -106,7 +105,7 @@ class DiTBlock(nn.Module):
 class DiT(PatchModel):
     """Diffusion transformer conditioned on time and class by adaptive layer norms.
 
-    Image tokens come in any order, with their raster positions; attention has no mask.
+    Image tokens come in any order, with their raster positions. Attention has no mask.
     """
 
     def __init__(self, config: DiTConfig) -> None:
@@ -138,7 +137,7 @@ class DiT(PatchModel):
         nn.init.normal_(self.class_embed.weight, std=0.02)
 
     def predict(self, noised_BLP: Tensor, positions_BL: Tensor, t: Tensor, classes_BD: Tensor) -> Tensor:
-        """Predict ε (x_0 or v, if that is what the model learns) for whole samples: (B, L, P).
+        """Predict ε, x_0 or v (`DiffusionConfig.prediction`) for whole samples: (B, L, P).
 
         Args:
             noised_BLP: noised patches, in any order.
@@ -147,7 +146,7 @@ class DiT(PatchModel):
             classes_BD: rows of the class table.
 
         Raises:
-            ValueError: the patches are not all of a sample's, or t has more than one axis.
+            ValueError: the patches are not all patches of a sample, or t has more than one axis.
         """
         size = self.config
         if noised_BLP.shape[1] != len(self.positions):
@@ -182,15 +181,14 @@ class DiT(PatchModel):
             clean_BKP: no patches (K = 0).
             positions_BL: raster position of each patch.
             t: diffusion times, (B,) or (1,).
-            labels: (B,) classes; `config.null_class` for the unconditional branch.
-            mask: not read; the mask of S = 1 without class tokens lets every token see every token, and so does
-                this model.
+            labels: (B,) classes. `config.null_class` is the unconditional branch.
+            mask: not read. With S = 1 and without class tokens every token sees every token.
 
         Returns:
             The prediction for the noised patches, (B, L, P).
 
         Raises:
-            ValueError: there are clean patches, not all noised patches of a sample, or more than one axis of t.
+            ValueError: there are clean patches, noised patches are missing, or t has more than one axis.
         """
         del mask
         if clean_BKP.shape[1]:
@@ -204,15 +202,15 @@ class DiT(PatchModel):
         """Start sampling for labels (B,): see `DiTContext`.
 
         Args:
-            labels: (B,) classes; `config.null_class` for the unconditional branch.
-            num_tokens: not read; the argument of `CausalFusion.context`. A DiT keeps no tokens to make room for.
+            labels: (B,) classes. `config.null_class` is the unconditional branch.
+            num_tokens: not read, because a DiT caches no tokens. `CausalFusion.context` has the same argument.
         """
         del num_tokens
         return DiTContext(self, labels)
 
 
 class DiTContext:
-    """The classes of a batch that is being sampled."""
+    """Class embeddings of a batch during sampling."""
 
     def __init__(self, model: DiT, labels: Tensor) -> None:
         self.model = model
@@ -222,12 +220,12 @@ class DiTContext:
         """Predict ε (x_0 or v) for all tokens of a sample at once: (B, L, P).
 
         Args:
-            noised_BLP: noised patches, in any order; fewer samples than the context has stand for its first ones.
+            noised_BLP: noised patches, in any order, of the first B samples of the context.
             positions_BL: their raster positions.
             t: diffusion times, (B,) or (1,).
 
         Raises:
-            ValueError: the patches are not all of a sample's, or t has more than one axis.
+            ValueError: the patches are not all patches of a sample, or t has more than one axis.
         """
         return self.model.predict(noised_BLP, positions_BL, t, self.classes_BD[: len(noised_BLP)])
 

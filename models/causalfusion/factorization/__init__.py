@@ -1,5 +1,5 @@
-"""The first axis of the factorization: which tokens come in which AR step.
+"""AR axis of the factorization: the AR step in which each token is generated.
 
-`steps` draws the sizes of AR steps (decay γ), `ordering` the order of patches, `sequence` lays class, clean and
-noised tokens out for the transformer. Open `sequence` first.
+`steps` draws the sizes of AR steps (decay γ) and `ordering` the patch order. `sequence` lays out class, clean and
+noised tokens for the transformer. Open `sequence` first.
 """

@@ -1,7 +1,7 @@
-"""Patch orders: which image token comes first (Table 3b).
+"""Patch orders: the order in which image tokens are visited (Table 3b).
 
-An order is a permutation of the token positions of a grid, counted in raster order; entry k is the position that is
-visited k-th. A grid has `rows` rows of patches and, unless said otherwise, as many columns.
+An order is a permutation of the raster positions of a grid. Entry k is the position that is visited k-th.
+A grid has `rows` rows of patches. Without `columns` it is square.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def raster_order(rows: int, columns: int | None = None) -> Tensor:
 
 
 def blockwise_order(rows: int, block: int, columns: int | None = None) -> Tensor:
-    """Return block-wise raster order: blocks of block×block patches in raster order, raster within each: (L,).
+    """Return block-wise order: blocks of block×block patches in raster order, raster order in each: (L,).
 
     Raises:
         ValueError: `block` does not divide the grid.
@@ -31,7 +31,7 @@ def blockwise_order(rows: int, block: int, columns: int | None = None) -> Tensor
 
 
 def dilated_order(rows: int, stride: int, columns: int | None = None) -> Tensor:
-    """Return dilated order: every stride-th patch of every stride-th row first, then the next offset: (L,).
+    """Return dilated order: every stride-th patch of every stride-th row, then the next offset: (L,).
 
     Neighbours in the order lie `stride` patches apart, so early tokens spread over the whole image.
 
@@ -62,9 +62,9 @@ def patch_orders(
     Args:
         kind: `random` (a permutation per sample), `raster`, `blockwise` or `dilated` (the same for all).
         rows: rows of patches.
-        generators: one CPU generator per sample; used by `random` only.
+        generators: one CPU generator per sample, used by `random` only.
         block: side of a block (`blockwise`) or stride between neighbours (`dilated`), in patches.
-        columns: patches in a row; default: as many as rows.
+        columns: patches in a row (default: as many as rows).
 
     Raises:
         ValueError: unknown kind, or a block that does not divide the grid.

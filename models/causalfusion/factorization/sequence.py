@@ -1,18 +1,17 @@
-"""What a sequence consists of: segments, and the place of each token in the order of generation.
+"""Layout of a training sequence: the segment and the step of each token.
 
-A sequence is [class | text before | clean image | text after | time | padding | noised copies …], of which
-most parts are optional. Noised tokens come last because nothing before them sees them, nor one copy another:
-attention leaves these pairs out (`causalfusion.attention.dense.SplitMask`).
+A sequence is [class | text before | clean image | text after | time | padding | noised copies …].
+Most parts are optional. Noised copies come last: no earlier token sees them, and no copy sees another.
+Attention leaves these pairs out (`causalfusion.attention.dense.SplitMask`).
 
-Two integers say all about a token that attention needs: its segment, and its step. Steps count through
-everything that is generated, one after the other:
+A step is a place in the order of generation:
 
-* class tokens are step 0;
-* each text token before the image is a step of its own;
-* the tokens of one AR step share a step, clean or noised;
-* each text token after the image is a step of its own, later than all of the image.
+* class tokens are step 0,
+* each text token before the image is a step of its own,
+* the clean and noised tokens of one AR step share a step,
+* each text token after the image is a step of its own, later than the image.
 
-`causalfusion.attention.mask` derives who sees whom from these two integers alone.
+`causalfusion.attention.mask` derives the mask from segments and steps alone.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .steps import step_of_token
 
 
 class Segment(IntEnum):
-    """Kinds of tokens; all from NOISED on are noised copies of the image, each one a segment."""
+    """Kinds of tokens. Every value from NOISED on is one noised copy of the image."""
 
     PADDING = -1
     CLASS = 0
@@ -39,10 +38,10 @@ class Segment(IntEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Segment and step of every token of a sequence, and where the parts of it lie. N tokens."""
+    """Segment and step of every token of a sequence of N tokens, and the place of its noised copies."""
 
     segments: Tensor
-    """(N,) int64: a `Segment`, or Segment.NOISED + c for noised copy c."""
+    """(N,) int64: a `Segment`, or `Segment.NOISED + c` for noised copy c."""
     steps: Tensor
     """(N,) int64: place in the order of generation."""
     noised: slice
@@ -64,7 +63,7 @@ def lay_out(
 ) -> Layout:
     """Lay out the training sequence of one AR split.
 
-    The clean tokens of the last AR step are left out (nothing would attend to them), unless text follows the image.
+    The clean tokens of the last AR step are left out unless text follows the image: nothing would attend to them.
 
     Args:
         sizes: |κ_1| … |κ_S|.
@@ -72,8 +71,8 @@ def lay_out(
         text_before: text tokens that the image is conditioned on (text-to-image).
         text_after: text tokens that are conditioned on the image (captioning).
         copies: noised copies of the image, each with diffusion times of its own (Table 7).
-        time_token: whether a token carries the diffusion time (Table 1), for the noised tokens to see.
-        multiple: the sequence is padded to a multiple of this length, so that few lengths occur.
+        time_token: add a token with the diffusion time, which the noised tokens see (Table 1).
+        multiple: pad the sequence to a multiple of this length, so that few lengths occur.
     """
     first_image_step = 1 + text_before
     image = first_image_step + step_of_token(sizes)

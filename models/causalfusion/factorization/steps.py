@@ -1,4 +1,4 @@
-"""AR steps: how many there are, and how many tokens each one generates (Section 5)."""
+"""AR steps: their number S and their sizes |κ_s| (Section 5)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def ar_step_probabilities(num_tokens: int, ar_decay: float) -> Tensor:
     """Return P(S = i) ∝ γ^(i−1) for i = 1…L: (L,), float64 (Section 5, "decayed sampling").
 
-    γ = 1 is the uniform distribution of Section 4; γ = 0 always gives S = 1, the in-context DiT.
+    γ = 1 is the uniform distribution of Section 4. γ = 0 always gives S = 1, the in-context DiT.
 
     Raises:
         ValueError: γ is outside [0, 1].
@@ -60,7 +60,7 @@ def step_of_token(sizes: list[int]) -> Tensor:
 
 
 def check_sizes(sizes: list[int], num_tokens: int) -> None:
-    """See that AR steps of these sizes make up the image.
+    """Check that AR steps of these sizes make up the image.
 
     Raises:
         ValueError: a size is not positive, or they do not add up to `num_tokens`.

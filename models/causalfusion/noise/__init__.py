@@ -1,5 +1,5 @@
-"""The second axis of the factorization: diffusion noise levels.
+"""Diffusion axis of the factorization: noise levels.
 
-`diffusion` adds noise and converts predictions, `samplers` are the solvers that remove it, `scheduler` reads
+`diffusion` adds noise and converts predictions. `samplers` holds the solvers that remove it. `scheduler` reads the
 settings of diffusers schedulers. Open `diffusion` first.
 """

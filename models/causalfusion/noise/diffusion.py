@@ -1,4 +1,4 @@
-"""The noise process and what the network predicts of it (Section 3, Eq. 2–4). Schedules are those of diffusers."""
+"""Noise process and prediction target (Section 3, Eq. 2–4). Schedules are those of diffusers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Prediction = Literal["epsilon", "x0", "v"]
 
-# What diffusers calls them.
+# Names of diffusers.
 PREDICTION_TYPES: dict[Prediction, str] = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
@@ -30,11 +30,11 @@ class DiffusionConfig:
     beta_end: float = 0.02
     """β at t = T − 1."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    """Shape of β between its ends; linear is that of ADM, DiT and the paper's release."""
+    """Shape of β between its ends. ADM, DiT and the paper's release use `linear`."""
     prediction: Prediction = "epsilon"
-    """What the network predicts: the noise ε, the latent x0 (Table 6b, last row), or v = √ᾱ ε − √(1−ᾱ) x_0."""
+    """Prediction target: the noise ε, the latent x0 (Table 6b, last row), or v = √ᾱ ε − √(1−ᾱ) x_0."""
     variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
-    """DDPM's variance of a reverse step: β (the paper's release), or the posterior's β (1−ᾱ_{t−1}) / (1−ᾱ_t)."""
+    """Variance of a DDPM reverse step: β (the paper's release), or the posterior's β (1−ᾱ_{t−1}) / (1−ᾱ_t)."""
 
     def __post_init__(self) -> None:
         if self.num_train_steps < 1:
@@ -75,13 +75,13 @@ class DiffusionConfig:
 def noised_and_target(
     x0: Tensor, noise: Tensor, t: Tensor, scales: tuple[Tensor, Tensor], prediction: Prediction
 ) -> tuple[Tensor, Tensor]:
-    """Return x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, and what the network is to predict from it.
+    """Return x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε and the network's target.
 
     Args:
-        x0: data; broadcasts against `noise`.
+        x0: data, which broadcasts against `noise`.
         noise: ε.
         t: times, int64, of shape noise.shape[:k] for some k, sizes of 1 allowed.
-        scales: of `signal_and_noise_scales`.
+        scales: result of `signal_and_noise_scales`.
         prediction: ε, x_0 or v = √ᾱ_t ε − √(1−ᾱ_t) x_0.
     """
     shape = (*t.shape, *([1] * (noise.ndim - t.ndim)))

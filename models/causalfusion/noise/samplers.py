@@ -1,4 +1,4 @@
-"""Reverse diffusion, one step after another: DDPM and DDIM on ADM's times, DPM-Solver++ and UniPC of diffusers."""
+"""Reverse diffusion: DDPM and DDIM on ADM's times, DPM-Solver++ and UniPC of diffusers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ SamplerName = Literal["ddpm", "ddim", "dpm-solver++", "unipc"]
 
 
 class Sampler(Protocol):
-    """Denoises the tokens of one AR step; used once."""
+    """Denoising of the tokens of one AR step. Each instance is used once."""
 
     times: list[int]
     """Diffusion times in the order in which they are visited, in units of the training schedule's steps."""
     noise_steps: int
-    """Steps, counted from the first, that want noise."""
+    """Number of steps, counted from the first, that need noise."""
 
     def step(self, index: int, prediction: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Return x at the time after `times[index]`, from x at that time and the network's prediction."""
+        """Return x at the time after `times[index]`, given x at that time and the network's prediction."""
 
 
 def spaced_times(num_train_steps: int, num_steps: int) -> list[int]:
     """Return the diffusion times that ADM's respacing keeps, latest first: T − 1 … 0 (one step: 0).
 
-    The stride is added up and rounded as ADM does it. diffusers' `linspace` rounds k · stride instead, which lands
-    one beside at some times for 278 of the numbers of steps up to 1000 (21 is the first).
+    The stride is added up and then rounded, as ADM does it. The `linspace` of diffusers rounds k · stride instead.
+    For 278 numbers of steps up to 1000 (21 is the first) some of its times are off by one.
 
     Raises:
         ValueError: a number of steps outside [1, T].
@@ -46,9 +46,8 @@ def spaced_times(num_train_steps: int, num_steps: int) -> list[int]:
 class LinearSampler:
     """DDPM's ancestral sampling (Eq. 3) and DDIM, both on ADM's times.
 
-    Whatever the network predicts, x at the next time is linear in x_t, the prediction and noise. The coefficients
-    of all steps are float64 numbers, computed beforehand: a step neither reads a table on the device nor waits
-    for it.
+    For every prediction target, x at the next time is linear in x_t, the prediction and noise. The coefficients of
+    all steps are float64 numbers on the host, so that a step does not wait for the device.
     """
 
     def __init__(self, diffusion: DiffusionConfig, num_steps: int, *, deterministic: bool) -> None:
@@ -95,7 +94,7 @@ def _in_terms_of_prediction(prediction: Prediction, level: float, of_x0: float, 
 
 
 class Solver:
-    """A deterministic solver of diffusers."""
+    """Deterministic solver of diffusers."""
 
     noise_steps = 0
 
@@ -111,10 +110,10 @@ class Solver:
 
 
 def check_diffusion_steps(name: SamplerName, diffusion: DiffusionConfig, num_steps: int) -> None:
-    """See that a sampler can take so many steps.
+    """Check that a sampler supports this number of diffusion steps.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it does not.
     """
     # Of T parts, rounding would give two the same time, and a solver's step between equal times divides by zero.
     most = diffusion.num_train_steps - (name in ("dpm-solver++", "unipc"))
@@ -128,8 +127,8 @@ def make_sampler(name: SamplerName, diffusion: DiffusionConfig, num_steps: int) 
     DDPM and DDIM visit ADM's times, from T − 1 to 0. DPM-Solver++ and UniPC divide [0, T − 1] into `num_steps`
     equal parts and visit the upper ends. All end at x_0.
 
-    diffusers' own DDIM is not used: whatever its spacing, it steps back by T // n, and so lands beside the times
-    that it visits unless n divides T.
+    DDIM is not that of diffusers, which steps back by T // n with every spacing. It misses its own times unless n
+    divides T.
 
     Raises:
         ValueError: unknown name, or a number of steps outside [1, T], or [1, T − 1] for DPM-Solver++ and UniPC.

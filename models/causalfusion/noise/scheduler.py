@@ -1,4 +1,4 @@
-"""What diffusers' schedulers say: the noise process, and which sampler runs."""
+"""Reading of diffusers schedulers: the noise process and the sampler that they stand for."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _VARIANCES = ("fixed_large", "fixed_small")
 
 
 def read_scheduler(scheduler: Any) -> tuple[SamplerName, DiffusionConfig]:
-    """Return the sampler and the noise process that a scheduler of diffusers stands for.
+    """Return the sampler and the noise process of a diffusers scheduler.
 
-    A scheduler that has no variance (only DDPM's needs one) stands for that of the paper's release.
+    A scheduler without a variance setting gets that of the paper's release. Only DDPM uses it.
 
     Raises:
-        ValueError: a class or a setting that the samplers of `causalfusion.noise.samplers` do not have.
+        ValueError: a class or a setting that `causalfusion.noise.samplers` does not support.
     """
     if type(scheduler) not in _SAMPLERS:
         known = ", ".join(known.__name__ for known in _SAMPLERS)

@@ -1,6 +1,6 @@
 """Zero-shot editing: keep some tokens of an image, regenerate the others under a new class (Section 6, Figure 2b).
 
-Nothing is trained for it. The kept tokens enter as clean tokens, as if an earlier AR step had made them.
+No training is needed. The kept tokens enter as clean tokens, as if an earlier AR step had made them.
 
 Shapes: B samples, L image tokens, M tokens to generate, P numbers in a patch.
 """
@@ -27,7 +27,7 @@ def keep_region(region: Region, size: int) -> Tensor:
     """Return the mask that keeps a region of a square latent: (size, size), bool, True = keep (Figure 2b).
 
     Args:
-        region: `center`, the middle half of both sides; `outside`, all but that; `top` or `bottom`, that half.
+        region: `center` (the middle half of both sides), `outside` (the rest), `top` or `bottom` (a half).
         size: height and width, in latent pixels.
 
     Raises:
@@ -48,9 +48,9 @@ def keep_region(region: Region, size: int) -> Tensor:
 
 
 def keep_from_image(path: Path, size: int) -> Tensor:
-    """Return the mask painted in an image file: white = keep, black = regenerate; (size, size), bool.
+    """Return the mask painted in an image file, with white = keep and black = regenerate: (size, size), bool.
 
-    The image may have any size and mode; a latent pixel is kept if at least half of what it covers is white.
+    The image may have any size and mode. A latent pixel is kept if at least half of its area is white.
     """
     from PIL import Image
 
@@ -71,7 +71,7 @@ def edit(
     seed: int,
     indices: Sequence[int] | None = None,
 ) -> Tensor:
-    """Regenerate what is not kept of the latents, in as many AR steps as the configuration says.
+    """Regenerate the patches of latents that are not kept, in the AR steps of the configuration.
 
     A patch is kept if all of its pixels are. Kept patches are returned bit for bit.
 
@@ -80,10 +80,10 @@ def edit(
         latents: (B, channels, height, width) in the model's scale.
         keep: (height, width) or (B, height, width) bool, True = keep.
         labels: (B,) classes of the result.
-        config: where on the plane, with no more AR steps than tokens to regenerate; own `step_sizes` divide these.
+        config: AR steps and diffusion steps. A list of `step_sizes` must add up to the tokens to regenerate.
         diffusion: the noise process of training.
-        seed: with a sample's index, decides its order and all of its noise.
-        indices: number of each sample, default 0…B−1.
+        seed: decides, with a sample's index, its order and all of its noise.
+        indices: number of each sample (default: 0…B−1).
 
     Returns:
         (B, channels, height, width), in the type of `latents`.
@@ -133,5 +133,5 @@ def edit(
 
 
 def _index(positions_BN: Tensor, patches_BLP: Tensor) -> Tensor:
-    """Return the index with which gather and scatter reach whole patches."""
+    """Return the index of whole patches for gather and scatter."""
     return positions_BN.to(patches_BLP.device)[:, :, None].expand(-1, -1, patches_BLP.shape[2])

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: how strong it is at which point of sampling, and where it is not computed at all."""
+"""Classifier-free guidance: its scale at each diffusion step, and the steps without it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def guidance_scales(
     times: list[int],
     done: float,
 ) -> list[float | None]:
-    """Return the guidance scale at each diffusion step of one AR step; None: the class alone, without guidance.
+    """Return the guidance scale at each diffusion step of one AR step. None is a step without guidance.
 
     Args:
         scale: w of ε = ε_null + w (ε_class − ε_null).
-        schedule: `constant`; `linear`: from 1 at the first diffusion step to w at the last; `linear_ar`:
-            1 + (w − 1) · done, which grows from AR step to AR step, as MAR samples.
-        interval: half-open range [low, high) of diffusion times, in the training schedule's units, outside of which
-            there is no guidance (Table 5); None: all.
+        schedule: `constant` is w. `linear` goes from 1 at the first diffusion step to w at the last. `linear_ar` is
+            1 + (w − 1) · done, which grows from AR step to AR step, as in MAR.
+        interval: half-open range [low, high) of diffusion times with guidance (Table 5), in steps of the training
+            schedule. None: all times.
         times: the diffusion times, latest first.
-        done: share of the tokens to generate that exist once this AR step has ended.
+        done: share of the tokens to generate that exist at the end of this AR step, in (0, 1].
     """
     scales: list[float | None] = []
     for index, t in enumerate(times):

@@ -1,4 +1,4 @@
-"""More tokens than trained: images beyond the grid of training, window by window.
+"""Images beyond the grid of training, generated window by window.
 
 Shapes: B samples, P numbers in a patch.
 """
@@ -38,32 +38,32 @@ def outpaint(
 ) -> Tensor:
     """Generate, or extend, images of rows × columns patches.
 
-    A window of the training grid's size moves over the canvas in raster order. Patches under it that exist already
-    are its clean context; the others are generated, in as many AR steps as the configuration says (or one a token,
-    if fewer are left). A canvas can also be generated in one go: `sample(model.on_grid(rows, columns), …)`.
+    A window of the training grid's size moves over the canvas in raster order. Existing patches under it are its
+    clean context. The others are generated in the AR steps of the configuration, at most one per token.
+    `sample(model.on_grid(rows, columns), …)` generates a whole canvas at once instead.
 
     Args:
         model: the network, usually with EMA weights.
         labels: (B,) classes.
-        config: where on the plane; sizes must be `equal` or `random`, and diffusion steps one number.
+        config: AR steps and diffusion steps. Sizes must be `equal` or `random`, and diffusion steps one number.
         diffusion: the noise process of training.
         rows: rows of patches of the result.
         columns: patches in a row of the result.
-        overlap: patches that neighbouring windows share, at least.
-        positions: `canvas`: a patch has the sinusoids of its place on the whole canvas, beyond those of training;
-            `window`: those of its place in the window, which also learned positions have.
-        latents: (B, channels, height, width) to extend; default: none.
+        overlap: minimum number of patches that neighbouring windows share.
+        positions: `canvas` gives a patch the sinusoids of its place on the whole canvas. `window` gives it the
+            position in its window, which also works with learned positions.
+        latents: (B, channels, height, width) to extend (default: none).
         at: row and column of the patch where the upper left corner of `latents` goes.
-        seed: with a sample's index, decides its order and all of its noise.
-        indices: number of each sample, default 0…B−1.
+        seed: decides, with a sample's index, its order and all of its noise.
+        indices: number of each sample (default: 0…B−1).
 
     Returns:
-        (B, channels, rows · patch, columns · patch), float32 (float64 for a float64 model); `latents` are in it bit
-        for bit.
+        (B, channels, rows · patch, columns · patch), float32 (float64 for a float64 model). `latents` are copied
+        into it bit for bit.
 
     Raises:
-        ValueError: the canvas, the overlap or the latents do not fit, or positions are learned but needed beyond
-            the grid.
+        ValueError: the canvas, the overlap or the latents do not fit, or learned positions are needed beyond the
+            grid.
     """
     window = model.config.grid_size
     _check(config, rows, columns, window, overlap)
@@ -119,7 +119,7 @@ def outpaint(
 
 
 def _starts(length: int, window: int, overlap: int) -> list[int]:
-    """Return where windows begin along one side; the last one ends with the canvas."""
+    """Return the starts of the windows along one side. The last window ends with the canvas."""
     inner = range(0, length - window, window - overlap)
     return [*inner, length - window]
 

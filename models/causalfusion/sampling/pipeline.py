@@ -1,6 +1,6 @@
-"""CausalFusion as a diffusers pipeline: from classes to images, saved and loaded as diffusers does it.
+"""CausalFusion as a diffusers pipeline: from classes to images, with diffusers' own saving and loading.
 
-diffusers finds the classes of a saved folder by the name of this module: it must keep its name.
+Saved folders name this module, so it must keep its name.
 
 Shapes: B samples.
 """
@@ -45,10 +45,10 @@ OutputType = Literal["pil", "np", "pt", "latent"]
 
 
 class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """A CausalFusion, or a DiT, as a model of diffusers: `config.json` and `diffusion_pytorch_model.safetensors`.
+    """CausalFusion or DiT as a diffusers model: `config.json` and `diffusion_pytorch_model.safetensors`.
 
-    Its configuration is that of the model, field by field. As diffusers does it, `from_pretrained` returns float32
-    weights unless it is given a `dtype`.
+    Its configuration has the fields of the model's. As in diffusers, `from_pretrained` returns float32 weights
+    unless `dtype` is given.
 
     Raises:
         ValueError: unknown architecture, or sizes that do not fit.
@@ -65,7 +65,7 @@ class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[m
             raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(CONFIGS)}")
         config = CONFIGS[architecture](**fields)
         self.register_to_config(**dataclasses.asdict(config))
-        # diffusers sets the default type to load weights of another; sinusoids are float32 whatever it is.
+        # diffusers changes the default type to load weights in it, but sinusoids are always float32.
         self.model = build_model(config).to(torch.get_default_dtype())
 
     @classmethod
@@ -73,7 +73,7 @@ class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[m
         """Return a model of diffusers that shares its weights with `model`.
 
         Raises:
-            ValueError: the model is on another grid than its configuration's, which `config.json` cannot say.
+            ValueError: the model's grid differs from its configuration's, which `config.json` cannot express.
         """
         side = model.config.grid_size
         if model.grid != (side, side):
@@ -91,8 +91,8 @@ class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[m
         Args:
             hidden_states: (B, channels, height, width) noised latents.
             timestep: diffusion times, one number or (B,).
-            class_labels: (B,) classes; `config.num_classes` is the null class.
-            return_dict: whether to return a `Transformer2DModelOutput` or a tuple.
+            class_labels: (B,) classes. `config.num_classes` is the null class.
+            return_dict: return a `Transformer2DModelOutput` in place of a tuple.
 
         Returns:
             The prediction, (B, channels, height, width), as `.sample`.
@@ -108,7 +108,7 @@ class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[m
         return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
 
 
-# diffusers reads off the signature which entries of config.json are arguments.
+# diffusers takes from the signature which entries of config.json are arguments.
 CausalFusionTransformer2DModel.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
     + [
@@ -121,25 +121,24 @@ CausalFusionTransformer2DModel.__init__.__signature__ = inspect.Signature(  # ty
 class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Generate images of classes.
 
-    `from_pretrained` and `save_pretrained` are those of diffusers. Call the former of this class:
-    `DiffusionPipeline.from_pretrained` knows no pipelines but those of diffusers itself.
+    `from_pretrained` and `save_pretrained` are those of diffusers. Call `from_pretrained` of this class, because
+    `DiffusionPipeline.from_pretrained` finds the pipelines of diffusers only.
 
-    The scheduler says two things: the noise process that the model was trained with, and, by its class, which
-    sampler runs: `DDPMScheduler`, `DDIMScheduler`, `DPMSolverMultistepScheduler` or `UniPCMultistepScheduler`. So
+    The scheduler's settings are the noise process of training. Its class selects the sampler: `DDPMScheduler`,
+    `DDIMScheduler`, `DPMSolverMultistepScheduler` or `UniPCMultistepScheduler`. To change the sampler:
 
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 
-    switches the sampler. The scheduler's own loop is not run; settings of it that the samplers of
-    `causalfusion.noise.samplers` do not have are refused.
+    The scheduler's own loop is not run. Settings that `causalfusion.noise.samplers` does not support are refused.
 
     Args:
         transformer: the network.
         scheduler: the noise process and the sampler.
-        vae: the autoencoder of the latents; None: latents are pixels in [−1, 1].
+        vae: the autoencoder of the latents. None: latents are pixels in [−1, 1].
         id2label: the name of each class, with synonyms between commas ("tabby, tabby cat").
 
     Raises:
-        ValueError: a number in `id2label` that is no class.
+        ValueError: a number in `id2label` is not a class.
     """
 
     _optional_components = ["vae"]  # noqa: RUF012 (diffusers declares it without ClassVar)
@@ -177,14 +176,14 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             id2label: see the class.
 
         Raises:
-            ValueError: the model is not on its grid of training, or `id2label` has a number that is no class.
+            ValueError: the model is not on its grid of training, or a number in `id2label` is not a class.
         """
         transformer = CausalFusionTransformer2DModel.from_model(model)
         return cls(transformer, diffusion.scheduler(), vae, id2label)
 
     @classmethod
     def from_weights(cls, folder: Path | str, vae: Any = None, id2label: dict[int, str] | None = None) -> Self:
-        """Return a pipeline of a folder that `save_weights` wrote.
+        """Return a pipeline for a folder that `save_weights` wrote.
 
         Args:
             folder: has `model.safetensors`, `config.json` and `diffusion.json`.
@@ -194,19 +193,19 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             FileNotFoundError: a file of the folder is missing.
             RuntimeError: keys or shapes differ from the configuration.
-            ValueError: the configuration is not one of a known model, or `id2label` has a number that is no class.
+            ValueError: the configuration is not of a known model, or a number in `id2label` is not a class.
         """
         return cls.from_model(load_weights(folder), load_diffusion(folder), vae, id2label)
 
     def save_pretrained(self, save_directory: Path | str, **options: Any) -> None:
-        """Write a folder of components, as diffusers does it, which has the options."""
+        """Write a folder of components. The options are those of diffusers."""
         # diffusers leaves out a component that was None when the pipeline was made.
         self.register_modules(vae=self.vae)
         super().save_pretrained(save_directory, **options)
 
     @property
     def diffusion(self) -> DiffusionConfig:
-        """The noise process that the scheduler says."""
+        """Noise process of the scheduler."""
         return read_scheduler(self.scheduler)[1]
 
     @torch.no_grad()
@@ -227,11 +226,11 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> Any:
-        """Generate one image for each class. What is not explained here is as in `SamplingConfig`.
+        """Generate one image for each class. `SamplingConfig` explains the sampling options.
 
         Args:
-            class_labels: numbers or names of classes, or one of them; the number of classes is the null class.
-            guidance_scale: w; 1 turns guidance off.
+            class_labels: numbers or names of classes, or one of them. The number of classes is the null class.
+            guidance_scale: w. 1 turns guidance off.
             guidance_interval: diffusion times [low, high) with guidance.
             guidance_schedule: `constant`, `linear` or `linear_ar`.
             num_ar_steps: AR steps.
@@ -239,21 +238,21 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             num_inference_steps: diffusion steps per AR step, or a list with one number for each.
             patch_order: `random`, `raster`, `blockwise` or `dilated`.
             order_block: block side or stride of the order, in patches.
-            sampler: `ddpm`, `ddim`, `dpm-solver++` or `unipc`; default: as the scheduler's class says.
-            generator: one for all gives the seed of `causalfusion.sample`, one draw of 32 bits:
-                `torch.randint(2**32, (1,), generator=generator)`. A list has one for each sample, from which one
-                such draw is made too: the sample is then the same in whatever batch. `random` step sizes, which all
-                samples share, are the same in every call with a list. Default: torch's own generator.
-            output_type: `pil`: 8-bit images, gray ("L") or RGB, 127.5 · x + 127.5 rounded to nearest; `np`:
-                (B, height, width, channels) in [0, 1]; `pt`: (B, channels, height, width) in [0, 1]; `latent`: what
-                `causalfusion.sample` returns.
-            return_dict: whether to return an `ImagePipelineOutput` or a tuple.
+            sampler: `ddpm`, `ddim`, `dpm-solver++` or `unipc` (default: that of the scheduler's class).
+            generator: source of the seed of `causalfusion.sample`, one draw of 32 bits
+                (`torch.randint(2**32, (1,), generator=generator)`). In a list, each sample's generator makes such a
+                draw, and a sample is the same in any batch. `random` step sizes, which all samples share, are then
+                the same in every call. Default: torch's own generator.
+            output_type: `pil` gives 8-bit images, gray ("L") or RGB, 127.5 · x + 127.5 rounded to nearest. `np`
+                gives (B, height, width, channels) in [0, 1], `pt` (B, channels, height, width) in [0, 1], and
+                `latent` the result of `causalfusion.sample`.
+            return_dict: return an `ImagePipelineOutput` in place of a tuple.
 
         Returns:
             An `ImagePipelineOutput` with `.images`, or (images,).
 
         Raises:
-            ValueError: an argument, the scheduler or the autoencoder does not fit; the message says what does.
+            ValueError: an argument, the scheduler or the autoencoder does not fit. The message says what does.
         """
         check_one_of("output_type", output_type, get_args(OutputType))
         check_one_of("guidance_schedule", guidance_schedule, get_args(GuidanceSchedule))
@@ -291,7 +290,7 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Return the numbers of classes given by number or by name.
 
         Raises:
-            ValueError: there is none, or one that is unknown, ambiguous or out of range.
+            ValueError: the list is empty, or a class is unknown, ambiguous or out of range.
         """
         several = isinstance(class_labels, Sequence) and not isinstance(class_labels, str)
         wanted: Sequence[Any] = class_labels if several else [class_labels]  # type: ignore[assignment]
@@ -334,6 +333,6 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def _draw_seed(generator: torch.Generator | None) -> int:
-    """Draw 32 bits; None: of torch's own generator."""
+    """Draw 32 bits from a generator, or from torch's own without one."""
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**32, (1,), generator=generator, device=device))

@@ -1,7 +1,7 @@
 """Sampling over the factorization plane: any number of AR steps, any number of diffusion steps in each.
 
-Shapes: B samples, L image tokens, K known tokens, M tokens to generate, N tokens of one AR step, P numbers in a
-patch.
+Shapes: B samples, L image tokens, K known tokens, M tokens to generate, N tokens of one AR step.
+P numbers in a patch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOISE_CHUNK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Where on the factorization plane samples are generated."""
+    """Options of sampling: the place on the factorization plane, sampler, guidance and order."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -38,15 +38,15 @@ class SamplingConfig:
     step_sizes: Literal["equal", "random"] | tuple[int, ...] = "equal"
     """Tokens per AR step: (almost) `equal`, cut at `random` as in training, or a list, which sets S too."""
     num_inference_steps: int | tuple[int, ...] = 250
-    """Diffusion steps per AR step (Tables 9 and 10: 250), or a list with one number for each AR step."""
+    """Diffusion steps per AR step (Tables 9 and 10: 250), or a list with one number per AR step."""
     sampler: SamplerName = "ddpm"
     """`ddpm` (Tables 9 and 10), `ddim`, `dpm-solver++` or `unipc`."""
     guidance_scale: float = 1.0
     """Classifier-free guidance w: ε = ε_null + w (ε_class − ε_null). 1 turns guidance off."""
     guidance_schedule: GuidanceSchedule = "constant"
-    """`constant`; `linear`, from 1 to w over the diffusion steps; `linear_ar`, over the tokens (as in MAR)."""
+    """`constant`, `linear` (from 1 to w over the diffusion steps) or `linear_ar` (over the tokens, as in MAR)."""
     guidance_interval: tuple[int, int] | None = None
-    """Diffusion times [low, high) with guidance (Table 5); elsewhere the null class is not computed."""
+    """Diffusion times [low, high) with guidance (Table 5). Elsewhere the null class is not computed."""
     patch_order: PatchOrder = "random"
     """Order in which tokens are generated."""
     order_block: int = 4
@@ -84,7 +84,7 @@ class SamplingConfig:
 
     @property
     def inference_steps(self) -> tuple[int, ...]:
-        """Diffusion steps: one number for all AR steps, or one for each."""
+        """Diffusion steps: one number for all AR steps, or one per AR step."""
         steps = self.num_inference_steps
         return (steps,) if isinstance(steps, int) else steps
 
@@ -112,7 +112,7 @@ class SamplingConfig:
         return sizes
 
     def at_most(self, num_tokens: int) -> SamplingConfig:
-        """Return the configuration with no more AR steps than there are tokens to generate."""
+        """Return the configuration with at most one AR step per token to generate."""
         if not isinstance(self.step_sizes, str):
             return self
         return dataclasses.replace(self, num_ar_steps=min(self.num_ar_steps, num_tokens))
@@ -133,10 +133,10 @@ def sample(
     Args:
         model: the network, usually with EMA weights.
         labels: (B,) classes.
-        config: where on the plane.
+        config: AR steps, diffusion steps, guidance and order.
         diffusion: the noise process of training.
-        seed: with a sample's index, decides its order and all of its noise.
-        indices: number of each sample, default 0…B−1: sample i is the same whatever its neighbours.
+        seed: decides, with a sample's index, its order and all of its noise.
+        indices: number of each sample (default: 0…B−1). Sample i is the same in any batch.
 
     Returns:
         (B, channels, height, width) latents in the model's scale, float32 (float64 for a float64 model).
@@ -154,7 +154,7 @@ def sample(
 def sample_generators(
     model: Model, labels: Tensor, seed: int, indices: Sequence[int] | None
 ) -> list[torch.Generator]:
-    """Return the generator of each sample to be drawn, after a look at the labels.
+    """Check the labels and return the generator of each sample.
 
     Raises:
         ValueError: a label is not in the model's class table, or there are not as many indices as labels.
@@ -169,7 +169,7 @@ def sample_generators(
 
 
 def in_raster_order(patches_BLP: Tensor, order_BL: Tensor) -> Tensor:
-    """Put patches that are in visiting order where they belong."""
+    """Move patches from visiting order to raster order: (B, L, P)."""
     index = order_BL.to(patches_BLP.device)[:, :, None].expand_as(patches_BLP)
     return torch.empty_like(patches_BLP).scatter_(1, index, patches_BLP)
 
@@ -191,12 +191,12 @@ def generate_tokens(
         model: the network.
         labels: (B,) classes.
         order_BM: raster positions in the order of generation.
-        config: where on the plane; its patch order is not looked at.
+        config: AR steps, diffusion steps and guidance. The patch order is not read.
         diffusion: the noise process of training.
         generators: one per sample.
         seed: decides random step sizes.
-        known: clean patches (B, K, P) and their positions (B, K), which all generated tokens see: the model
-            treats them as one AR step before the first.
+        known: clean patches (B, K, P) and their positions (B, K). Generated tokens see them as one AR step before
+            the first.
 
     Returns:
         (B, M, P) patches in the order of generation, float32 (float64 for a float64 model).
@@ -258,7 +258,7 @@ def _denoise(
 
 
 class _Guided:
-    """Predict for the tokens of one AR step; under guidance, one batched forward serves both branches."""
+    """Predictions for the tokens of one AR step. Under guidance one batched forward pass serves both branches."""
 
     def __init__(self, model: Model, labels: Tensor, num_tokens: int, guided: bool) -> None:
         self.dtype, self.token_dim, self.guided = model.dtype, model.config.token_dim, guided

@@ -1,7 +1,7 @@
-"""Weights: folders for people (safetensors and JSON), and the checkpoint formats of others.
+"""Weights: this project's folders (safetensors and JSON), and checkpoint formats of other code.
 
-`folder` reads and writes our own format. `release` and `dit_release` convert the authors' and DiT's checkpoints,
-`vae` converts autoencoders, `checkpoint_file` reads pickled files without running code. Open `folder` first.
+`folder` reads and writes our own format. `release` and `dit_release` convert the authors' and DiT's checkpoints.
+`vae` converts autoencoders. `checkpoint_file` reads pickled files without running code. Open `folder` first.
 """
 
 from .dit_release import export_dit, import_dit

@@ -1,4 +1,4 @@
-"""Checkpoint files of others: plain tensors are read, nothing in a file is ever run."""
+"""Checkpoint files of other code, read as plain tensors without running pickled code."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _NAMES_LISTED = 12
 
 
 def read_state(path: Path, *, prefer: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Return the tensors of a file by name: safetensors if it is called so, else what `torch.save` wrote.
+    """Return the tensors of a file by name: of a `.safetensors` file, or of one that `torch.save` wrote.
 
-    A `torch.save` file may hold a state dict, or one with entries such as "ema" and "model": then the first of
-    `prefer` that is there is taken. An `argparse.Namespace` beside the tensors is let through, since training
-    scripts store their arguments so; no other class is.
+    A `torch.save` file may hold a state dict, or several under entries such as "ema" and "model". The first entry
+    of `prefer` that exists is taken. An `argparse.Namespace` beside the tensors is allowed, because training
+    scripts store their arguments in one. All other classes are refused.
 
-    Tensors are on the CPU and may be mapped from the file rather than read: copy those that must outlive it.
+    Tensors are on the CPU and may be memory-mapped. Copy those that must outlive the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file needs pickled code, is damaged, or holds something else than tensors.
     """
     if not path.is_file():
@@ -52,12 +52,12 @@ def read_state(path: Path, *, prefer: tuple[str, ...] = ()) -> dict[str, Tensor]
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], *, entries: tuple[str, ...] = ()) -> None:
-    """Write tensors by name: safetensors if the file is called so, else with `torch.save`.
+    """Write tensors by name: safetensors for a `.safetensors` file, else with `torch.save`.
 
     Args:
-        path: the file; its folder is made if need be.
+        path: the file. Its folder is made if needed.
         state: the tensors.
-        entries: names under which `torch.save` puts the whole state; none: it is the file's content itself.
+        entries: names under which `torch.save` stores the whole state. Without names the file is the state.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -70,10 +70,15 @@ def write_state(path: Path, state: Mapping[str, Tensor], *, entries: tuple[str, 
 def report_mismatch(
     wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: object
 ) -> None:
-    """Compare names and shapes of tensors; `source` says in the error where `found` comes from.
+    """Compare names and shapes of tensors.
+
+    Args:
+        wanted: shapes by name.
+        found: shapes by name.
+        source: origin of `found`, for the error message.
 
     Raises:
-        ValueError: names are missing, unknown, or of the wrong shape; they are listed, a dozen of each kind.
+        ValueError: names are missing, unknown, or of the wrong shape. Up to a dozen of each kind are listed.
     """
     missing = wanted.keys() - found.keys()
     unknown = found.keys() - wanted.keys()
@@ -95,10 +100,10 @@ def _read_safetensors(path: Path) -> object:
 def _read_torch(path: Path) -> object:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # Mapped, an optimizer's state beside the model costs nothing; only torch.save's zip format can be.
+            # Mapping skips an optimizer's state beside the model. Only the zip format can be mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        # torch's message says how to run the file's code all the same: only the name of the code is passed on.
+        # torch's message says how to run the file's code anyway, so only the name of the code is passed on.
         code = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
             f"{path} is refused: it needs pickled code{f' ({code[1]})' if code else ''}, which could do anything "
@@ -107,7 +112,7 @@ def _read_torch(path: Path) -> object:
         ) from None
     except OSError:
         raise
-    except Exception as error:  # The unpickler raises whatever a damaged file's bytes lead it to.
+    except Exception as error:  # A damaged file can make the unpickler raise anything.
         reason = str(error).split(". ")[0]
         raise ValueError(
             f"{path} is damaged, or torch.save did not write it: {type(error).__name__}: {reason}"

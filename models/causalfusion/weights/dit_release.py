@@ -1,6 +1,6 @@
 """Checkpoints in the layout of DiT's release (github.com/facebookresearch/DiT): import and export.
 
-Both sides compute the same function; names differ, and the release embeds patches with a convolution, whose kernel
+Names differ, the function is the same. The release embeds patches with a convolution. Its kernel
 (D, channels, rows, columns) is our linear layer's weight (D, rows · columns · channels).
 """
 
@@ -46,17 +46,17 @@ _SIZED_BY = {
 
 
 def import_dit(path: Path, *, num_heads: int, patch_size: int | None = None, use_ema: bool = True) -> DiT:
-    """Read a checkpoint of DiT's release: a DiT in float32 and in evaluation mode.
+    """Return the model of a checkpoint of DiT's release, in float32 and in evaluation mode.
 
     Args:
         path: a bare state dict, or a dictionary that holds one as "ema" or "model".
-        num_heads: attention heads, the one size that no tensor's shape tells (DiT-S: 6, B: 12, L and XL: 16).
-        patch_size: the patch size to insist on; None takes whatever the checkpoint has.
-        use_ema: read "ema" if there is one; else "model".
+        num_heads: attention heads (DiT-S: 6, B: 12, L and XL: 16), which no tensor's shape tells.
+        patch_size: the required patch size. None accepts that of the checkpoint.
+        use_ema: read "ema" if it exists, else "model".
 
     Raises:
-        ValueError: keys are missing, unknown or wrongly shaped; a size does not fit; or the checkpoint's position
-            embedding is not the sinusoids'.
+        ValueError: keys are missing, unknown or wrongly shaped, a size does not fit, or the checkpoint's position
+            embedding differs from the sinusoids.
     """
     state = read_state(path, prefer=("ema", "model") if use_ema else ("model",))
     config = _read_sizes(state, num_heads, path)
@@ -84,8 +84,7 @@ def import_dit(path: Path, *, num_heads: int, patch_size: int | None = None, use
 def export_dit(model: DiT, path: Path) -> None:
     """Write a model as a bare state dict in the release's layout.
 
-    A file that is called `.safetensors` is that; any other is written with `torch.save`, which the release's own
-    scripts load.
+    A `.safetensors` file is written as such. Any other is written with `torch.save`, as the release's scripts need.
     """
     write_state(path, to_release(model))
 
@@ -111,7 +110,7 @@ def _read_sizes(state: dict[str, Tensor], num_heads: int, path: Path) -> DiTConf
     """Infer every size but the number of heads from the shapes of a release's state dict."""
     for name, axes in _SIZED_BY.items():
         if name not in state:
-            raise ValueError(f"{path} is no checkpoint of DiT's release: it has no {name}")
+            raise ValueError(f"{path} is not a checkpoint of DiT's release: it has no {name}")
         if state[name].ndim != axes:
             raise ValueError(f"{path}: {name} must have {axes} axes, got shape {tuple(state[name].shape)}")
     width, channels, patch, _ = state[_PATCH_KERNEL].shape

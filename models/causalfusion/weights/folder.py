@@ -1,4 +1,4 @@
-"""Weights for people: a folder with `model.safetensors`, `config.json` and `diffusion.json`; no pickle."""
+"""Weights folders without pickle: `model.safetensors`, `config.json` and `diffusion.json`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _Settings = TypeVar("_Settings")
 def save_weights(
     folder: Path, config: ModelConfig, state: dict[str, Tensor], diffusion: DiffusionConfig | None = None
 ) -> None:
-    """Write a model's configuration and state (name → tensor) into `folder`, which is made if need be.
+    """Write a model's configuration and state (name → tensor) into `folder`, which is made if needed.
 
     Args:
-        folder: where to.
+        folder: the folder to write.
         config: sizes of the model.
         state: its state dict.
-        diffusion: the noise process that it was trained with; default: that of the paper.
+        diffusion: the noise process of its training (default: that of the paper).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -44,7 +44,7 @@ def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> M
 
     Raises:
         FileNotFoundError: a file of the folder is missing.
-        RuntimeError: keys or shapes differ from the configuration; they are listed by name.
+        RuntimeError: keys or shapes differ from the configuration. They are listed by name.
         ValueError: the configuration is not one of a known model.
     """
     folder = Path(folder)
@@ -62,7 +62,7 @@ def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> M
 def load_diffusion(folder: Path | str) -> DiffusionConfig:
     """Return the noise process that the model saved in `folder` was trained with.
 
-    A folder without `diffusion.json` is taken to be of the paper's.
+    A folder without `diffusion.json` stands for the paper's noise process.
     """
     file = Path(folder) / DIFFUSION_FILE
     return _read(DiffusionConfig, file) if file.is_file() else DiffusionConfig()

@@ -1,7 +1,7 @@
-"""Checkpoints of the paper's authors, read and written.
+"""Checkpoints in the format of the paper's authors: import and export.
 
-Their file is a `torch.save` of a state dict, or of a dict that holds one under "ema" and one under "model". Names
-differ from ours, tensors do not: import and export copy bits.
+A file is a `torch.save` of a state dict, or of a dict with one under "ema" and one under "model". Names differ from
+ours. Tensors are copied bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PREFIXES = {
 }
 _IN_BLOCKS = {".mlp.fc1.": ".mlp.0.", ".mlp.fc2.": ".mlp.2."}
 _BATCHED = ("positions", "class_tokens.positions")  # the release keeps a leading axis of 1
-# An average at decay 0.9999 keeps what 1e4 steps round off: 1.7e-4 in fact (after 5,000 steps), 6e-4 at worst.
+# An average at decay 0.9999 adds up the rounding of 1e4 steps: measured 1.7e-4 (after 5,000), at worst 6e-4.
 _EMA_DRIFT = 1e-3
 # Tensors that all sizes are read from, and their axes.
 _SIZED_BY = {
@@ -56,24 +56,23 @@ def import_release(
 ) -> CausalFusion:
     """Build a CausalFusion from a checkpoint of the authors' code, in evaluation mode.
 
-    All sizes are read off the tensors' shapes. Heads are too, from the QK norms; naming them checks them. One
-    patch of 16 numbers can be 4×4×1, 2×2×4 or 1×1×16: then the patch size must be named.
+    Sizes are inferred from the shapes of tensors, the number of heads from the QK norms. Given heads are checked. A
+    patch of 16 numbers can be 4×4×1, 2×2×4 or 1×1×16. In such a case `patch_size` is required.
 
     Args:
         path: the checkpoint.
         heads: attention heads.
         patch_size: side of a patch, in latent pixels.
-        config: a configuration that the checkpoint must fit; nothing is inferred then.
+        config: a configuration that the checkpoint must fit, in place of inferred sizes.
         use_ema: take the EMA weights of a checkpoint that has both.
-        position_embedding: `auto` does as `config` says; without it, it takes positions for sinusoids if they are
-            these bit for bit, otherwise for learned ones. The release's EMA also averages frozen positions,
-            which lets rounding errors add up: `sinusoidal` accepts positions within 1e-3 of the sinusoids, and
-            puts these in their place.
+        position_embedding: `auto` follows `config`. Without `config` it reads positions as sinusoids if they are
+            equal bit for bit, otherwise as learned. The release's EMA also averages frozen positions, and rounding
+            errors add up. `sinusoidal` therefore accepts positions within 1e-3 and replaces them by sinusoids.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds code, other keys or shapes than a CausalFusion has (they are listed by name), or
-            sizes that shapes do not tell; or `config` is of a kind that the release does not have.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file needs pickled code, keys or shapes differ from those of a CausalFusion (they are listed
+            by name), a size cannot be inferred, or the release does not have models such as `config`.
     """
     path = Path(path)
     state = read_state(path, prefer=("ema", "model") if use_ema else ("model", "ema"))
@@ -105,15 +104,13 @@ def import_release(
 
 
 def export_release(model: CausalFusion, path: Path | str) -> None:
-    """Write a model's weights as the authors' code reads them, under "model" and "ema".
+    """Write a model's weights in the format of the authors' code, under "model" and "ema".
 
-    A file that is called `.safetensors` holds them once, without these entries.
-
-    Repeated class tokens (Table 8), which the release does not have, are written out: n · r class tokens that do
-    the same.
+    A `.safetensors` file holds them once, without these entries. The release repeats no class tokens (Table 8).
+    Our n tokens repeated r times become n · r equivalent tokens.
 
     Raises:
-        ValueError: the release has no such model: a time token, or no QK norm.
+        ValueError: the release does not have such a model: it has a time token, or no QK norm.
     """
     _check_kind(model.config)
     write_state(Path(path), _to_release(model), entries=("model", "ema"))
@@ -160,10 +157,10 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 def _infer(
     state: Mapping[str, Tensor], path: Path, *, heads: int | None, patch_size: int | None
 ) -> CausalFusionConfig:
-    """Read every size off the tensors' shapes."""
+    """Infer every size from the shapes of tensors."""
     missing = [name for name in _SIZED_BY if name not in state]
     if missing:
-        raise ValueError(f"{path} is no CausalFusion checkpoint of the authors' code: no {', '.join(missing)}")
+        raise ValueError(f"{path} is not a CausalFusion checkpoint of the authors' code: no {', '.join(missing)}")
     for name, axes in _SIZED_BY.items():
         if state[name].ndim != axes:
             raise ValueError(f"{path}: {name} must have {axes} axes, got shape {tuple(state[name].shape)}")
@@ -171,7 +168,7 @@ def _infer(
     num_tokens, head_dim = state["pos_embed"].shape[1], len(state["blocks.0.attn.q_norm.weight"])
     grid = math.isqrt(num_tokens)
     if grid * grid != num_tokens:
-        raise ValueError(f"{path}: {num_tokens} positions are no square grid of patches")
+        raise ValueError(f"{path}: {num_tokens} positions are not a square grid of patches")
     if heads is not None and heads * head_dim != width:
         raise ValueError(
             f"{path}: {heads} heads do not fit; width {width} with heads of {head_dim} makes {width // head_dim}"
@@ -205,10 +202,10 @@ def _with_positions(
     table: Tensor,
     wanted: PositionEmbedding | Literal["auto"],
 ) -> CausalFusionConfig:
-    """Decide whether the checkpoint's positions are sinusoids."""
+    """Return the configuration with the kind of the checkpoint's positions."""
     if wanted == "auto":
         wanted = "sinusoidal" if torch.equal(positions, table) else "learnable"
     off = float((positions - table).abs().max())
     if wanted == "sinusoidal" and not off <= _EMA_DRIFT:  # so that NaN is refused
-        raise ValueError(f"the checkpoint's positions are no sinusoids: they are up to {off:.2g} off")
+        raise ValueError(f"the checkpoint's positions are not sinusoids: they are up to {off:.2g} off")
     return dataclasses.replace(config, position_embedding=wanted)

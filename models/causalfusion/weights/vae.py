@@ -1,4 +1,4 @@
-"""Autoencoders of latents, as diffusers' `AutoencoderKL`: MAR's KL-16 (arXiv:2406.11838), SD's (2112.10752)."""
+"""Autoencoders of latents as `AutoencoderKL` of diffusers: MAR's KL-16 (arXiv:2406.11838), SD's (2112.10752)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 MAR_SCALE = 0.2325
-"""Factor of the MAR VAE's latents (16 channels, 1/16 of the image's side)."""
+"""Scaling factor of the MAR VAE's latents (16 channels, 1/16 of the image's side)."""
 SD_SCALE = 0.18215
-"""Factor of the SD VAE's latents (4 channels, 1/8 of the image's side)."""
+"""Scaling factor of the SD VAE's latents (4 channels, 1/8 of the image's side)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """LDM's autoencoder has two residual blocks a level down, three up, and one attention in each middle."""
+    """Variant of LDM's autoencoder: two residual blocks per level down, three up, attention in the middle."""
 
     widths: tuple[int, ...]
     latent_channels: int
     low_attention: bool
-    """Whether the encoder has attention at its last level too."""
+    """The encoder has attention at its last level too."""
     scale: float
     beside: str
-    """Pattern of tensors of training that lie in a file beside the weights."""
+    """Pattern of the names of training tensors that a file holds beside the weights."""
 
 
 _KL16 = _Layout(
@@ -48,7 +48,7 @@ _SD = _Layout(
 )
 _NORM_GROUPS = 32
 
-# Parts of names, diffusers' and LDM's. The middle block comes first: its parts have names of their own.
+# Name parts of diffusers and of LDM. The middle block comes first, because its parts have names of their own.
 _NAME_PARTS = (
     ("mid_block.resnets.0", "mid.block_1"),
     ("mid_block.resnets.1", "mid.block_2"),
@@ -66,7 +66,7 @@ _NAME_PARTS = (
     ("to_v", "v"),
     ("to_out.0", "proj_out"),
 )
-# diffusers' names and its former ones, which the file of SD's VAE still has.
+# Names of diffusers, new and former. The file of SD's VAE has the former ones.
 _FORMER_NAME_PARTS = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
 
 
@@ -76,13 +76,13 @@ def kl16_autoencoder(
     latent_channels: int = _KL16.latent_channels,
     device: torch.device | str = "cpu",
 ) -> AutoencoderKL:
-    """Return an autoencoder with MAR's layout and new random weights; the defaults are the sizes of its KL-16.
+    """Return an autoencoder with MAR's layout and new random weights. The default sizes are those of its KL-16.
 
-    `widths` are the channels of the levels, from the image's resolution down; each level after the first halves
+    `widths` are the channels of the levels, from the image's resolution down. Each level after the first halves
     the sides. The encoder has attention at its last level and in the middle, the decoder in the middle only.
 
     Raises:
-        ValueError: there is no level or channel, or a width that the 32 groups of the norms do not divide.
+        ValueError: levels or channels are missing, or a width is not a multiple of the 32 groups of the norms.
     """
     return _autoencoder(_KL16, widths, latent_channels, device)
 
@@ -93,12 +93,12 @@ def sd_autoencoder(
     latent_channels: int = _SD.latent_channels,
     device: torch.device | str = "cpu",
 ) -> AutoencoderKL:
-    """Return an autoencoder with SD's layout and new random weights; the defaults are the sizes of its f8c4.
+    """Return an autoencoder with SD's layout and new random weights. The default sizes are those of its f8c4.
 
-    Encoder and decoder have attention in the middle only; else it is as `kl16_autoencoder`.
+    Encoder and decoder have attention in the middle only. All else is as in `kl16_autoencoder`.
 
     Raises:
-        ValueError: there is no level or channel, or a width that the 32 groups of the norms do not divide.
+        ValueError: levels or channels are missing, or a width is not a multiple of the 32 groups of the norms.
     """
     return _autoencoder(_SD, widths, latent_channels, device)
 
@@ -106,36 +106,36 @@ def sd_autoencoder(
 def import_kl16(path: Path) -> AutoencoderKL:
     """Return the autoencoder in MAR's `kl16.ckpt`, in float32 on the CPU and in evaluation mode.
 
-    `path` holds {"model": state dict} or the state dict itself, with LDM's names; its shapes give the widths and
+    `path` holds {"model": state dict} or the state dict itself, with LDM's names. Its shapes give the widths and
     the latent channels. Multiply encoded latents by `config.scaling_factor`, and divide by it before decoding.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file needs pickled code, or its tensors are not those of MAR's layout; they are named.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file needs pickled code, or its tensors are not those of MAR's layout. They are named.
     """
     return _import(_KL16, read_state(path, prefer=("model",)), path)
 
 
 def import_sd_vae(path: Path) -> AutoencoderKL:
-    """Return the autoencoder in a file with SD's, in float32 on the CPU and in evaluation mode.
+    """Return the autoencoder in a file of SD's, in float32 on the CPU and in evaluation mode.
 
-    `path` holds {"state_dict": state dict} or the state dict itself, with LDM's names, such as
-    `vae-ft-mse-840000-ema-pruned.safetensors`, or with diffusers', such as `diffusion_pytorch_model.safetensors`;
-    its shapes give the widths and the latent channels. Tensors of training beside them (`loss.…`, counters of the
-    EMA) are left out. No file says its scale: `config.scaling_factor` is SD's.
+    `path` holds {"state_dict": state dict} or the state dict itself. Names are LDM's, as in
+    `vae-ft-mse-840000-ema-pruned.safetensors`, or diffusers', as in `diffusion_pytorch_model.safetensors`. Shapes
+    give the widths and the latent channels. Training tensors (`loss.…`, counters of the EMA) are left out. Files do
+    not store the scale, so `config.scaling_factor` is SD's.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file needs pickled code, or its tensors are not those of SD's layout; they are named.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file needs pickled code, or its tensors are not those of SD's layout. They are named.
     """
     return _import(_SD, read_state(path, prefer=("state_dict",)), path)
 
 
 def import_vae(path: Path) -> AutoencoderKL:
-    """Return the autoencoder in a file of either kind: only in MAR's layout does a level have attention.
+    """Return the autoencoder in a file of either kind. Only MAR's layout has a level with attention.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: as `import_kl16` and `import_sd_vae`.
     """
     state = read_state(path, prefer=("model", "state_dict"))
@@ -146,14 +146,14 @@ def import_vae(path: Path) -> AutoencoderKL:
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Map latents in the model's scale, (B, channels, h, w), to images (B, 3, H, W) in about [−1, 1].
 
-    One after the other: a decoder's activations take far more memory than its weights.
+    Images are decoded one by one, because a decoder's activations take far more memory than its weights.
     """
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
     return torch.cat([vae.decode(one[None]).sample for one in unscaled])
 
 
 def ldm_name(name: str, *, levels: int) -> str:
-    """Return LDM's name of a tensor that diffusers' `AutoencoderKL` of so many levels calls `name`.
+    """Return LDM's name of the tensor `name` of a diffusers `AutoencoderKL` with this number of levels.
 
     LDM counts the decoder's levels from the image, diffusers from the latent.
     """
@@ -169,7 +169,7 @@ def _autoencoder(
     if latent_channels < 1:
         raise ValueError(f"latent_channels must be at least 1, got {latent_channels}")
 
-    # diffusers takes seconds to import; who reads encoded latents never needs it.
+    # diffusers takes seconds to import, and reading encoded latents does not need it.
     from diffusers import AutoencoderKL
 
     levels = len(widths)
@@ -190,7 +190,7 @@ def _autoencoder(
 def _import(layout: _Layout, state: Mapping[str, Tensor], path: Path) -> AutoencoderKL:
     state = {name: tensor for name, tensor in state.items() if not re.fullmatch(layout.beside, name)}
     widths = _widths(state) or layout.widths
-    # On the meta device: no time goes into random weights, and the caller's random state stays as it is.
+    # The meta device saves the time of random weights and leaves the caller's random state as it is.
     model = _autoencoder(layout, widths, _latent_channels(state) or layout.latent_channels, "meta")
 
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -218,19 +218,19 @@ def _replace(name: str, parts: tuple[tuple[str, str], ...]) -> str:
 
 
 def _widths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the widths of the encoder's levels, if the tensors say them."""
+    """Return the widths of the encoder's levels that the shapes give."""
     found: dict[int, list[int]] = {}
     block = re.compile(r"encoder\.down(?:_blocks)?\.(\d+)\.(?:block|resnets)\.\d+\.(?:conv1|norm2|conv2)\.\w+")
     for name, tensor in state.items():
         match = block.fullmatch(name)
         if match and tensor.ndim:
             found.setdefault(int(match[1]), []).append(tensor.shape[0])
-    # What most tensors of a level say: one of a wrong shape is then what the error names.
+    # The width of most tensors of a level: the error then names a tensor of a wrong shape.
     return tuple(mode(found[level]) for level in sorted(found))
 
 
 def _latent_channels(state: Mapping[str, Tensor]) -> int | None:
-    """Return the latent's channels, if a tensor says them."""
+    """Return the latent's channels, or None if no tensor gives them."""
     axes = {"post_quant_conv.weight": 0, "post_quant_conv.bias": 0, "decoder.conv_in.weight": 1}
     found = [state[name].shape[axis] for name, axis in axes.items() if name in state and state[name].ndim > axis]
     return mode(found) if found else None

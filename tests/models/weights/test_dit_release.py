@@ -186,7 +186,7 @@ def put(name: str, *shape: int) -> Callable[[State], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop("pos_embed"), "no checkpoint of DiT's release: it has no pos_embed"),
+        (drop("pos_embed"), "not a checkpoint of DiT's release: it has no pos_embed"),
         (drop("x_embedder.proj.weight"), r"it has no x_embedder\.proj\.weight"),
         (drop("blocks.0.mlp.fc1.weight"), r"it has no blocks\.0\.mlp\.fc1\.weight"),
         (put("x_embedder.proj.weight", 16, 8), r"x_embedder\.proj\.weight must have 4 axes, got shape \(16, 8\)"),

@@ -159,7 +159,7 @@ def test_other_heads_than_the_norms_have_are_refused(tmp_path: Path, release_sta
         ({"blocks.1.attn.proj.bias": None}, r"missing \(1\): blocks\.1\.attn\.proj\.bias$"),
         (
             {"x_proj.weight": None, "pos_embed": None},
-            r"is no CausalFusion checkpoint .*: no x_proj\.weight, pos_embed$",
+            r"is not a CausalFusion checkpoint .*: no x_proj\.weight, pos_embed$",
         ),
         ({"blocks.1.attn.qkv.bias": (48,)}, r"unknown \(1\): blocks\.1\.attn\.qkv\.bias$"),
         ({"norm.weight": (16,)}, r"unknown \(1\): norm\.weight$"),
@@ -168,7 +168,7 @@ def test_other_heads_than_the_norms_have_are_refused(tmp_path: Path, release_sta
         ({"cond_pos_embed": (1, 3, 16)}, r"cond_pos_embed is \(1, 3, 16\), wanted \(1, 2, 16\)$"),
         ({"pos_embed": (16, 16)}, r"pos_embed must have 3 axes, got shape \(16, 16\)$"),
         ({"pos_embed": (16,)}, r"pos_embed must have 3 axes, got shape \(16,\)$"),
-        ({"pos_embed": (1, 15, 16)}, r"15 positions are no square grid"),
+        ({"pos_embed": (1, 15, 16)}, r"15 positions are not a square grid"),
         ({"x_proj.weight": (16, 2, 2, 2)}, r"x_proj\.weight must have 2 axes, got shape \(16, 2, 2, 2\)$"),
         ({"blocks.0.attn.q_norm.weight": ()}, r"q_norm\.weight must have 1 axes, got shape \(\)$"),
     ],
@@ -195,7 +195,9 @@ def test_a_gap_among_the_blocks_is_named(tmp_path: Path, release_state: StateMak
 
 
 def test_a_checkpoint_of_our_own_is_refused(tmp_path: Path, make_model: ModelMaker) -> None:
-    with pytest.raises(ValueError, match=r"is no CausalFusion checkpoint of the authors' code: no x_proj\.weight"):
+    with pytest.raises(
+        ValueError, match=r"is not a CausalFusion checkpoint of the authors' code: no x_proj\.weight"
+    ):
         import_release(saved(tmp_path / "model.pt", make_model().state_dict()))
 
 

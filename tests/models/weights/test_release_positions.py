@@ -108,5 +108,5 @@ def test_positions_that_are_no_sinusoids_are_refused_as_such(
 ) -> None:
     table = release_sinusoids(4, 16)
     table[0, 15, 7] += off
-    with pytest.raises(ValueError, match=rf"positions are no sinusoids: they are up to {said}$"):
+    with pytest.raises(ValueError, match=rf"positions are not sinusoids: they are up to {said}$"):
         import_release(write(table), patch_size=2, position_embedding="sinusoidal")

@@ -1,0 +1,61 @@
+"""Mechanical rules of plain English for docstrings: sentence length, semicolons, openings, "is no"."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# Packages, and single modules, that have been rewritten by the rules.
+COVERED = ("models/causalfusion",)
+MAX_WORDS = 25
+
+_CODE = re.compile(r"``[^`]*``|`[^`]*`|https?://\S+")
+_SECTION = re.compile(r"^ *(?:Args|Raises|Returns|Shapes):\n(?:.+\n?)*", re.MULTILINE)
+_SENTENCE_END = re.compile(r"\n\s*\n|\n\s*(?:[*-]|\d+\.) |(?<=[.!?])\s+(?=[^a-z])")
+_RULES = {
+    "a semicolon": re.compile(";"),
+    '"is no"': re.compile(r"\b(?:is|are|was|were) no\b"),
+    'an opening with "What"': re.compile(r"\A\s*What\b"),
+}
+
+
+def faults_of(docstring: str) -> Iterator[str]:
+    """Yield the broken rules. Code and URLs count as one word, and sections such as Args have no length."""
+    text = _CODE.sub("X", docstring)
+    yield from (name for name, rule in _RULES.items() if rule.search(text))
+    for sentence in _SENTENCE_END.split(_SECTION.sub("", text)):
+        words = [word for word in sentence.split() if re.search(r"\w", word)]
+        if len(words) > MAX_WORDS:
+            yield f"{len(words)} words: {' '.join(sentence.split())}"
+
+
+def docstrings(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every docstring of a module, its classes, functions and fields."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in node.body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    text = statement.value.value
+                    if isinstance(text, str):
+                        yield statement.lineno, text
+
+
+def test_the_rules_find_what_they_name() -> None:
+    assert list(faults_of("Return the loss; it is no tensor.")) == ["a semicolon", '"is no"']
+    assert list(faults_of("What a model learns.")) == ['an opening with "What"']
+    assert list(faults_of("One " * 26 + ".")) == ["26 words: " + "One " * 26 + "."]
+    assert list(faults_of("One " * 20 + "end. " + "Two " * 20 + "`a; b`.")) == []
+    assert list(faults_of("Do it.\n\nArgs:\n    value: " + "one " * 30 + "\n\nEnd.")) == []
+
+
+def test_docstrings_are_plain_english() -> None:
+    files = [file for name in COVERED for file in sorted((ROOT / name).rglob("*.py"))]
+    assert files
+    faults = [
+        f"{file.relative_to(ROOT)}:{line}: {fault}"
+        for file in files
+        for line, text in docstrings(file)
+        for fault in faults_of(text)
+    ]
+    assert not faults, "\n".join(faults)

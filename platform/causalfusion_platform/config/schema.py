@@ -222,9 +222,9 @@ class SupervisionConfig(Section):
     start_seconds: float = Field(1800, gt=0)
     """The same limit before the first step, while checkpoints are verified or converted and the engine is built."""
     resource_seconds: float = Field(300, gt=0)
-    """Longest wait for the cluster to have room for the workers again."""
+    """Longest wait until all workers fit on the cluster again."""
     min_workers: int | None = Field(None, ge=1)
-    """Fewest workers to go on with when the cluster has no room for all; null: never fewer than train.num_workers.
+    """Fewest workers to go on with when not all fit on the cluster; null: never fewer than train.num_workers.
 
     The number must divide the global batch; the checkpoint is converted, and the loss curve stays the same."""
     spike_factor: float = Field(20.0, ge=0)

@@ -85,7 +85,7 @@ class SweepConfig(Section):
     pb2: PopulationConfig | None = None
     """The same with a Gaussian process that chooses the new values (Parker-Holder et al. 2020)."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Most trials at once; null: as many as the cluster has room for."""
+    """Most trials at once; null: as many as fit on the cluster."""
 
     @property
     def population(self) -> PopulationConfig | None:

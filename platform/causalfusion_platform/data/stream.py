@@ -20,6 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from ..ray_private import keep_order, stream_blocks
 from .order import Window
 from .read import Batch, Columns, Dataset, read_window, to_batch, to_columns
 
@@ -77,9 +78,7 @@ def _segment_windows(spec: StreamSpec, start: int, stop: int) -> Iterator[tuple[
         compute=ray.data.TaskPoolStrategy(size=spec.concurrency),
         zero_copy_batch=True,
     )
-    for bundle in rows.iter_internal_ref_bundles():
-        for block in bundle.blocks:
-            yield block.ref, block.metadata.num_rows
+    yield from stream_blocks(rows)
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,7 @@ class Feeder:
     """Cut the stream into global batches and tell each worker its rows. Runs as a Ray actor."""
 
     def __init__(self, spec: StreamSpec, num_workers: int) -> None:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
+        keep_order()
         self.spec, self.num_workers = spec, num_workers
         self.rows_left = spec.stop - spec.start
         self.current: Piece | None = None

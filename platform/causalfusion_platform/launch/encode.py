@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ..config.errors import UserError
 from ..data.autoencoder import open_encoder
-from ..data.encode.pipeline import Resources, run_pipeline
+from ..data.encode.pipeline import run_pipeline
 from ..data.encode.plan import EncodeSettings, EncodingPlan, make_plan
 from ..data.encode.records import Fault, ShardRecord, count_faults, finished_shards, write_faults
 from ..data.encode.stages import stopped
@@ -27,6 +27,7 @@ from ..data.manifest import MANIFEST_FILE, Manifest
 from ..data.shards import QUARANTINE
 from ..data.sources import Listing, Source
 from .cluster.failures import user_error_in
+from .cluster.resources import encoding_resources
 from .cluster.session import ray_session
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def encode_source(
                     f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do"
                 )
             with ray_session():
-                resources = find_resources(encoders)
+                resources = encoding_resources(encoders)
 
                 def make(shards: list[int]) -> None:
                     run_pipeline(plan, listing, source.reader(), vae, shards, out, records, resources, show)
@@ -137,47 +138,6 @@ def _make_shards(
         logger.warning(
             f"a process of the pipeline was lost ({type(lost).__name__}); going on with {len(missing)} shards"
         )
-
-
-def find_resources(encoders: int | None) -> Resources:
-    """Share a cluster's CPUs and GPUs between reading and encoding, so that neither waits for ever for a CPU.
-
-    Raises:
-        UserError: so many encoders do not fit.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-    if encoders is not None and encoders < 1:
-        raise UserError(f"--encoders must be at least 1, got {encoders}")
-    if gpus:
-        count = encoders or int(gpus)
-        if count > gpus:
-            raise UserError(f"--encoders {count}, but the cluster has {gpus:g} GPUs, one for each")
-        # A GPU takes the images that a few CPUs decode; the last 2 CPUs stay for Ray and for writing.
-        return Resources(
-            encoders=count,
-            gpus_per_encoder=1,
-            cpus_per_encoder=0.5,
-            threads=1,
-            decoders=max(1, int(cpus - 0.5 * count) - 2),
-            cpus_per_decoder=min(1.0, cpus / 4),
-        )
-    count = encoders or len(nodes)
-    per_node = math.ceil(count / len(nodes))
-    smallest = min(node["CPU"] for node in nodes)
-    if per_node > smallest:
-        raise UserError(f"--encoders {count}, but {len(nodes)} nodes have {cpus:g} CPUs")
-    # An encoder computes with all of its node's CPUs. It reserves fewer: tasks decode and write beside it.
-    return Resources(
-        encoders=count,
-        gpus_per_encoder=0,
-        cpus_per_encoder=0.6 * smallest / per_node,
-        threads=max(1, int(smallest / per_node)),
-        decoders=max(1, int(cpus)),
-        cpus_per_decoder=0.25,
-    )
 
 
 def _finish(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from causalfusion_platform.data.encode.plan import EncodeSettings
 from causalfusion_platform.data.faults import parse_policies
 from causalfusion_platform.data.sources import open_source
 from causalfusion_platform.launch import encode as launch
-from causalfusion_platform.launch.encode import encode_source, find_resources
+from causalfusion_platform.launch.encode import encode_source
 
 
 @pytest.fixture(autouse=True)
@@ -124,64 +123,6 @@ def test_a_disk_that_is_too_small_is_told_first(
         encode(source, tmp_path / "out")
 
 
-# --- the cluster ------------------------------------------------------------------------------------------
-
-Nodes = Callable[[list[dict[str, float]]], None]
-
-
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
-    """Return a function that sets the nodes of the cluster; a dead one is among them."""
-
-    def set_nodes(resources: list[dict[str, float]]) -> None:
-        alive: list[dict[str, Any]] = [{"Alive": True, "Resources": node} for node in resources]
-        dead = {"Alive": False, "Resources": {"CPU": 512.0, "GPU": 8.0}}
-        monkeypatch.setattr(ray, "nodes", lambda: [*alive, dead])
-
-    return set_nodes
-
-
-@pytest.mark.parametrize(
-    "resources",
-    [
-        [{"CPU": 1.0}],
-        [{"CPU": 2.0}],
-        [{"CPU": 16.0}, {"CPU": 4.0}],
-        [{"CPU": 64.0}] * 3,
-        [{"CPU": 2.0, "GPU": 1.0}],
-        [{"CPU": 16.0, "GPU": 1.0}],
-        [{"CPU": 96.0, "GPU": 8.0}] * 2,
-        [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}],
-    ],
-)
-def test_encoders_leave_room_for_what_feeds_them(nodes: Nodes, resources: list[dict[str, float]]) -> None:
-    nodes(resources)
-    found = find_resources(None)
-    cpus, gpus = (sum(node.get(kind, 0.0) for node in resources) for kind in ("CPU", "GPU"))
-    assert found.encoders == (gpus or len(resources))
-    assert found.gpus_per_encoder == bool(gpus)
-    rest = cpus - found.encoders * found.cpus_per_encoder
-    assert rest >= found.cpus_per_decoder + 0.1  # one task that decodes and one that writes
-    if not gpus:  # on the smallest node too
-        assert min(node["CPU"] for node in resources) >= found.threads >= 1
-
-
-@pytest.mark.parametrize(
-    ("resources", "encoders", "message"),
-    [
-        ([{"CPU": 4.0}], 0, "--encoders must be at least 1, got 0"),
-        ([{"CPU": 4.0}], 5, "--encoders 5, but 1 nodes have 4 CPUs"),
-        ([{"CPU": 16.0, "GPU": 2.0}], 3, "--encoders 3, but the cluster has 2 GPUs"),
-    ],
-)
-def test_more_encoders_than_fit_are_refused(
-    nodes: Nodes, resources: list[dict[str, float]], encoders: int, message: str
-) -> None:
-    nodes(resources)
-    with pytest.raises(UserError, match=message):
-        find_resources(encoders)
-
-
 def test_lost_processes_are_replaced_but_not_for_ever(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +135,7 @@ def test_lost_processes_are_replaced_but_not_for_ever(
         raise ray.exceptions.WorkerCrashedError
 
     monkeypatch.setattr(launch, "ray_session", nullcontext)
-    monkeypatch.setattr(launch, "find_resources", lambda _: None)
+    monkeypatch.setattr(launch, "encoding_resources", lambda _: None)
     monkeypatch.setattr(launch, "run_pipeline", lose)
     monkeypatch.setattr(launch, "finished_shards", lambda *_: next(looks))
     with pytest.raises(UserError, match="died 3 times without a shard being finished"):

@@ -6,34 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 
+from ...ray_private import keep_order
 from ..sources import Listing, Reader
 from .plan import EncodingPlan
+from .resources import PipelineResources
 from .stages import Decode, Encode, Write
 from .tally import Encoding, Tally
 
 _WRITE_CPUS = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What the pipeline may use of the cluster."""
-
-    encoders: int
-    """Actors with an autoencoder each."""
-    gpus_per_encoder: float
-    cpus_per_encoder: float
-    threads: int
-    """Threads of an encoder."""
-    decoders: int
-    """Tasks that read and decode at once."""
-    cpus_per_decoder: float
 
 
 def run_pipeline(
@@ -44,7 +30,7 @@ def run_pipeline(
     shards: Sequence[int],
     folder: Path,
     records: Path,
-    resources: Resources,
+    resources: PipelineResources,
     show: Callable[[Encoding], None],
 ) -> None:
     """Make the shards that are missing, in order.
@@ -71,14 +57,11 @@ def _conduct(
     shards: Sequence[int],
     folder: Path,
     records: Path,
-    resources: Resources,
+    resources: PipelineResources,
     tally: Any,
 ) -> None:
     settings = plan.settings
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.target_max_block_size = None  # a block is a chunk: Ray Data would cut large ones, and batches with them
+    keep_order(whole_blocks=True)  # a block is a chunk of the plan
     chunks = plan.chunks(shards)
     encoder = {
         "vae": vae,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config.errors import UserError
+from ...ray_private import inner_errors
 from ...tracking.journal import Cause
 
 # Ray Data writes advice of its own below the message of whatever a task raises.
@@ -16,8 +17,6 @@ _RAY_DATA_ADDS = "\nFailed to apply UDF transform"
 _COLLATERAL = re.compile(
     r"connection closed by peer|connection reset|broken pipe|nccl|gloo|\b(tcp)?store\b|socket", re.IGNORECASE
 )
-# Attributes under which Ray and Python keep what an error came from.
-_LINKS = ("cause", "_base_exc", "health_check_failure", "controller_failure", "__cause__", "__context__")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
             return "worker", "the workers ended without a word"
         error = error.error
     # What lies deepest says most: the messages of what is wrapped around it begin with a heading.
-    causes = sorted(_causes(error), key=lambda one: bool(_inside(one)))
+    causes = sorted(_causes(error), key=lambda one: bool(inner_errors(one)))
     for one in causes:
         if isinstance(one, PreemptionError) or (isinstance(one, RayActorError) and one.preempted):
             return "preempted", _first(one)
@@ -82,7 +81,7 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
         return "worker", _first(lost[0])
     if any(isinstance(one, ControllerError) for one in causes):
         return "controller", _first(causes[0])
-    deepest = [one for one in causes if not _inside(one)] or causes
+    deepest = [one for one in causes if not inner_errors(one)] or causes
     own = [one for one in deepest if not _is_collateral(one)]
     return ("error", _first(own[0])) if own else ("worker", _first(deepest[0]))
 
@@ -99,13 +98,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(error))
         yield error
-        pending += _inside(error)
-
-
-def _inside(error: BaseException) -> list[BaseException]:
-    causes = [getattr(error, name, None) for name in _LINKS]
-    causes += list(getattr(error, "worker_failures", {}).values())
-    return [cause for cause in causes if isinstance(cause, BaseException)]
+        pending += inner_errors(error)
 
 
 def _first(error: BaseException) -> str:

@@ -1,60 +1,207 @@
-"""The CPUs and GPUs of the cluster, and what fits on them."""
+"""CPUs and GPUs of the cluster, and how many workers, trials, sampling actors and encoders fit on them.
+
+Amounts are added up over all nodes. Ray itself places each worker on one node: one that is larger than any node
+passes here and waits there.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import ray
+from dataclasses import dataclass
+from typing import Self
 
 from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.encode.resources import PipelineResources
+from ...ray_private import ClusterNode, alive_nodes, draining_nodes
+
+# A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
+# the CPU that its workers wait for.
+TRIAL_CPUS = 0.01
+# A sampling actor computes on one thread, or on a GPU. It reserves less than a CPU: other processes need one too.
+SAMPLING_CPUS = 0.5
 
 _CONNECT_SECONDS = 2.0
+_UNIT = 10_000  # Ray counts in 1/10000 of a CPU or GPU: sums of fractions exceed what they equal in other units
 
 
-def resources_at_hand() -> dict[str, float]:
-    """Return the CPUs and GPUs of the cluster's nodes that answer and are not being taken back.
+@dataclass(frozen=True)
+class Resources:
+    """CPUs and GPUs in Ray's own unit, so that sums and quotients are exact."""
 
-    Ray notices the death of a node after tens of seconds, and would wait for room on it meanwhile.
+    cpu_units: int = 0
+    gpu_units: int = 0
+
+    @classmethod
+    def of(cls, cpus: float, gpus: float = 0.0) -> Self:
+        """Return so many CPUs and GPUs."""
+        return cls(round(cpus * _UNIT), round(gpus * _UNIT))
+
+    @property
+    def cpus(self) -> float:
+        """Number of CPUs."""
+        return self.cpu_units / _UNIT
+
+    @property
+    def gpus(self) -> float:
+        """Number of GPUs."""
+        return self.gpu_units / _UNIT
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.cpu_units + other.cpu_units, self.gpu_units + other.gpu_units)
+
+    def __mul__(self, count: int) -> Resources:
+        return Resources(self.cpu_units * count, self.gpu_units * count)
+
+    def fits(self, each: Resources, beside: Resources | None = None) -> int:
+        """Return how many of `each`, which takes some CPU or GPU, fit next to one of `beside`."""
+        beside = beside or Resources()
+        kinds = (
+            (self.cpu_units - beside.cpu_units, each.cpu_units),
+            (self.gpu_units - beside.gpu_units, each.gpu_units),
+        )
+        return min(max(free, 0) // wanted for free, wanted in kinds if wanted)
+
+
+def cluster_resources() -> Resources:
+    """Return the resources, used or not, of the nodes that answer and are not being taken back.
+
+    Ray notices the death of a node after tens of seconds. Until then it would place workers there.
     """
-    draining = ray._private.state.state.get_draining_nodes()
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+    draining = draining_nodes()
+    nodes = [node for node in alive_nodes() if node.id not in draining]
     with ThreadPoolExecutor(max_workers=32) as pool:
-        answering = [node for node, lives in zip(nodes, pool.map(_answers, nodes), strict=True) if lives]
-    return {kind: sum(node["Resources"].get(kind, 0.0) for node in answering) for kind in ("CPU", "GPU")}
+        answering = [node for node, answers in zip(nodes, pool.map(_answers, nodes), strict=True) if answers]
+    return _sum(answering)
 
 
-def _answers(node: dict[str, Any]) -> bool:
+def _answers(node: ClusterNode) -> bool:
     try:
-        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CONNECT_SECONDS):
+        with socket.create_connection((node.address, node.port), _CONNECT_SECONDS):
             return True
     except OSError:
         return False
 
 
-def check_resources(num_workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float) -> None:
-    """Check that the cluster can hold the workers and, beside them, a task that reads data.
+def _sum(nodes: Iterable[ClusterNode]) -> Resources:
+    each = (Resources.of(node.resources.get("CPU", 0.0), node.resources.get("GPU", 0.0)) for node in nodes)
+    return sum(each, Resources())
 
-    Without this Ray would wait for ever, and say nothing.
+
+def training_resources(experiment: Experiment) -> tuple[Resources, Resources]:
+    """Return what one worker of a training takes, and what a task that reads its data takes."""
+    train = experiment.train
+    return Resources.of(train.cpus_per_worker, train.gpus_per_worker), Resources.of(experiment.data.cpus_per_task)
+
+
+def check_training(experiment: Experiment, have: Resources) -> None:
+    """Check that a cluster holds all workers of a training and, beside them, a task that reads data.
+
+    Ray would wait for more resources for ever, and say nothing.
 
     Raises:
-        UserError: it cannot; the message says how many workers fit.
+        UserError: it does not; the message says how many workers fit.
     """
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    # Ray counts in 1/10000 of a CPU; so must this, or sums of fractions exceed what they equal.
-    unit = 10_000
-    need = (num_workers * round(cpus_per_worker * unit) + round(data_cpus * unit)) / unit
-    if need > cpus:
-        fit = max(round(cpus * unit) - round(data_cpus * unit), 0) // round(cpus_per_worker * unit)
+    train, (worker, reader) = experiment.train, training_resources(experiment)
+    need = worker * train.num_workers + reader
+    if need.cpu_units > have.cpu_units:
+        fit = have.fits(Resources(worker.cpu_units), reader)
         raise UserError(
-            f"train.num_workers={num_workers} × train.cpus_per_worker={cpus_per_worker:g} plus "
-            f"{data_cpus:g} for reading data are {need:g} CPUs, but the cluster has {cpus:g}\n"
+            f"train.num_workers={train.num_workers} × train.cpus_per_worker={train.cpus_per_worker:g} plus "
+            f"{reader.cpus:g} for reading data are {need.cpus:g} CPUs, but the cluster has {have.cpus:g}\n"
             f"  allowed: train.num_workers up to {fit}, or fewer train.cpus_per_worker (fractions are fine)"
         )
-    if num_workers * gpus_per_worker > gpus:
+    if need.gpu_units > have.gpu_units:
         raise UserError(
-            f"train.num_workers={num_workers} × train.gpus_per_worker={gpus_per_worker:g} exceed the cluster's "
-            f"{gpus:g} GPUs\n  set train.gpus_per_worker=0 to train on CPUs"
+            f"train.num_workers={train.num_workers} × train.gpus_per_worker={train.gpus_per_worker:g} exceed the "
+            f"cluster's {have.gpus:g} GPUs\n  set train.gpus_per_worker=0 to train on CPUs"
         )
+
+
+def workers_that_fit(experiment: Experiment, have: Resources) -> int:
+    """Return how many workers of a training fit, at most all of them, such that they divide the global batch."""
+    train = experiment.train
+    fit = min(have.fits(*training_resources(experiment)), train.num_workers)
+    while fit and train.global_batch_size % (fit * (train.micro_batch_size or 1)):
+        fit -= 1
+    return fit
+
+
+def trials_that_fit(experiments: Iterable[Experiment], have: Resources) -> int:
+    """Return how many trials of a sweep fit at once: of each its workers, a task that reads, and its own process.
+
+    Raises:
+        UserError: not even one of the experiments fits.
+    """
+    fits = []
+    for experiment in experiments:
+        check_training(experiment, have)
+        worker, reader = training_resources(experiment)
+        fits.append(have.fits(worker * experiment.train.num_workers + reader + Resources.of(TRIAL_CPUS)))
+    return max(
+        1, min(fits)
+    )  # the trial's own process may be the one thing too many: Ray then runs one all the same
+
+
+def sampling_actors(wanted: int | None, have: Resources) -> tuple[int, int]:
+    """Return the number of sampling actors, and the GPUs of each: 1 where there are GPUs.
+
+    Args:
+        wanted: so many; None: as many as there are GPUs, or CPUs where there are none.
+        have: resources of the cluster.
+
+    Raises:
+        UserError: so many do not fit.
+    """
+    cpus, gpus = have.cpus, int(have.gpus)
+    fit = have.fits(Resources.of(SAMPLING_CPUS, 1 if gpus else 0))
+    if wanted is not None and not 1 <= wanted <= fit:
+        one = f"{SAMPLING_CPUS:g} CPUs and a GPU each" if gpus else f"{SAMPLING_CPUS:g} CPUs each"
+        raise UserError(
+            f"--workers {wanted}, but the cluster has {cpus:g} CPUs and {gpus} GPUs\n  allowed: 1 to {fit}, {one}"
+        )
+    return wanted or max(1, min(fit, gpus or int(cpus))), 1 if gpus else 0
+
+
+def encoding_resources(encoders: int | None) -> PipelineResources:
+    """Divide a cluster's CPUs and GPUs between reading and encoding, so that neither waits for ever for a CPU.
+
+    Args:
+        encoders: so many; None: one per GPU, or one per node where there are no GPUs.
+
+    Raises:
+        UserError: so many encoders do not fit.
+    """
+    nodes = [node for node in alive_nodes() if node.resources.get("CPU")]
+    have = _sum(nodes)
+    if encoders is not None and encoders < 1:
+        raise UserError(f"--encoders must be at least 1, got {encoders}")
+    if have.gpus:
+        count = encoders or int(have.gpus)
+        if count > have.gpus:
+            raise UserError(f"--encoders {count}, but the cluster has {have.gpus:g} GPUs, one for each")
+        # A GPU takes the images that a few CPUs decode; the last 2 CPUs stay for Ray and for writing.
+        return PipelineResources(
+            encoders=count,
+            gpus_per_encoder=1,
+            cpus_per_encoder=0.5,
+            threads=1,
+            decoders=max(1, int(have.cpus - 0.5 * count) - 2),
+            cpus_per_decoder=min(1.0, have.cpus / 4),
+        )
+    count = encoders or len(nodes)
+    per_node = -(-count // len(nodes))
+    smallest = min(node.resources["CPU"] for node in nodes)
+    if per_node > smallest:
+        raise UserError(f"--encoders {count}, but {len(nodes)} nodes have {have.cpus:g} CPUs")
+    # An encoder computes with all of its node's CPUs. It reserves fewer: tasks decode and write beside it.
+    return PipelineResources(
+        encoders=count,
+        gpus_per_encoder=0,
+        cpus_per_encoder=0.6 * smallest / per_node,
+        threads=max(1, int(smallest / per_node)),
+        decoders=max(1, int(have.cpus)),
+        cpus_per_decoder=0.25,
+    )

@@ -12,10 +12,8 @@ from pathlib import Path
 import ray
 
 from ...config.errors import UserError
+from ...ray_private import local_options
 
-# Ray ends an idle process after a second if there are more processes than CPUs, and actors count. On few cores each
-# window of rows would then be read by a new process, whose imports take seconds.
-_IDLE_MS = 60_000
 _TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 
 
@@ -73,15 +71,7 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     try:
         # Ray's sockets live below this folder, and a socket's path may have 107 characters at most.
         with tempfile.TemporaryDirectory(prefix="cf-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            ray.init(
-                address="local",
-                include_dashboard=True,
-                dashboard_port=port,
-                object_store_memory=object_store_bytes,
-                _temp_dir=folder,
-                _system_config={"idle_worker_killing_time_threshold_ms": _IDLE_MS},
-                **quiet,
-            )
+            ray.init(object_store_memory=object_store_bytes, **local_options(Path(folder), port), **quiet)
             _protect_token()
             try:
                 yield

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...config.errors import UserError
+from ...ray_private import JOB_CLIENT_LOGGERS
 from .head import Head, find_head, resolve_address
 
 if TYPE_CHECKING:
@@ -211,12 +212,8 @@ def _connect(head: Head) -> JobSubmissionClient:
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
-    for name in (
-        "dashboard.modules.dashboard_sdk",
-        "dashboard.modules.job.sdk",
-        "_private.runtime_env.packaging",
-    ):
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # their steps are no news to the user
+    for name in JOB_CLIENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)  # their steps are no news to the user
     headers = {"Authorization": f"Bearer {head.token}"} if head.token else None
     try:
         with _address_in_environment(head.address):

@@ -6,11 +6,12 @@ import json
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
 from ...config.schema import Experiment
+from ..cluster.resources import Resources, training_resources
 from ..cluster.session import port_is_free
 from .check import Check
 
@@ -20,8 +21,10 @@ PORTS: tuple[tuple[int, str], ...] = ((5000, "causalfusion ui --port 5001"),)
 
 _JOIN = """
 import json, sys, ray
+from causalfusion_platform.launch.cluster.resources import cluster_resources
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
-print(json.dumps(ray.cluster_resources()))
+have = cluster_resources()
+print(json.dumps([have.cpus, have.gpus]))
 """
 
 
@@ -73,14 +76,13 @@ def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0
     if done.returncode:
         fault = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
         return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer: {fault}", advice)
-    return _compare(experiment, address, json.loads(done.stdout.splitlines()[-1]))
+    return _compare(experiment, address, Resources.of(*json.loads(done.stdout.splitlines()[-1])))
 
 
-def _compare(experiment: Experiment, address: str, have: Mapping[str, float]) -> Check:
-    train = experiment.train
-    cpus = train.num_workers * train.cpus_per_worker + experiment.data.cpus_per_task
-    gpus = train.num_workers * train.gpus_per_worker
-    line = f"{address}: {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs; wanted {cpus:g} and {gpus:g}"
-    if cpus > have.get("CPU", 0) or gpus > have.get("GPU", 0):
+def _compare(experiment: Experiment, address: str, have: Resources) -> Check:
+    worker, reader = training_resources(experiment)
+    wanted = worker * experiment.train.num_workers + reader
+    line = f"{address}: {have.cpus:g} CPUs, {have.gpus:g} GPUs; wanted {wanted.cpus:g} and {wanted.gpus:g}"
+    if not have.fits(wanted):
         return Check("Ray cluster", "FAIL", line, "fewer train.num_workers, or fewer train.cpus_per_worker")
     return Check("Ray cluster", "ok", line)

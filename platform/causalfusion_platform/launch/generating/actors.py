@@ -19,7 +19,7 @@ from ...sampling.part_maker import PartMaker
 from ...sampling.pixels import Pixels
 from ...sampling.sample_set import SamplePlan
 from ..cluster.failures import user_error_in
-from ..cluster.resources import resources_at_hand
+from ..cluster.resources import SAMPLING_CPUS, cluster_resources, sampling_actors
 from ..cluster.session import ray_session
 from ..runs.signals import StopRequest
 
@@ -33,8 +33,6 @@ _LOSSES = 3
 _START_SECONDS = 1800.0
 """Longest wait for a first worker: weights may have to come over a slow network."""
 _POLL_SECONDS = 0.5
-# A worker computes on one thread, or on a GPU. It reserves less than a CPU, so that something else has room too.
-_CPUS_PER_WORKER = 0.5
 
 
 class Generators(Protocol):
@@ -98,7 +96,7 @@ class RayGenerators:
     def start(self) -> None:
         if not self.count:
             self.session.enter_context(ray_session())
-            self.count, self.gpus = count_workers(self.wanted, resources_at_hand())
+            self.count, self.gpus = sampling_actors(self.wanted, cluster_resources())
 
     def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
         waiting, losses, self.began = deque(parts), Counter[int | None](), 0.0
@@ -153,7 +151,7 @@ class RayGenerators:
                 _end(actor)
 
     def _new_actor(self) -> Any:
-        options = {"num_cpus": _CPUS_PER_WORKER, "num_gpus": 1 if self.gpus else 0}
+        options = {"num_cpus": SAMPLING_CPUS, "num_gpus": self.gpus}
         return ray.remote(Worker).options(**options).remote("cuda" if self.gpus else "cpu")
 
 
@@ -172,26 +170,6 @@ class Worker:
         """Return the images of a part."""
         assert self.maker is not None
         return self.maker.make(plan, part)
-
-
-def count_workers(wanted: int | None, resources: dict[str, float]) -> tuple[int, int]:
-    """Return how many workers there are to be, and how many GPUs they share out: none, or one each.
-
-    Args:
-        wanted: so many; None: as many as there are GPUs, or CPUs where there are none.
-        resources: what the cluster has: {"CPU": …, "GPU": …}.
-
-    Raises:
-        UserError: so many do not fit.
-    """
-    cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0.0))
-    fit = gpus or int(cpus / _CPUS_PER_WORKER)
-    if wanted is not None and not 1 <= wanted <= fit:
-        one = "one a GPU" if gpus else f"{_CPUS_PER_WORKER:g} CPUs each"
-        raise UserError(
-            f"--workers {wanted}, but the cluster has {cpus:g} CPUs and {gpus} GPUs\n  allowed: 1 to {fit}, {one}"
-        )
-    return wanted or gpus or max(1, int(cpus)), gpus
 
 
 def _maker_of(plan: SamplePlan, maker: PartMaker | None, device: str) -> PartMaker:

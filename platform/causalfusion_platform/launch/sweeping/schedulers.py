@@ -1,15 +1,14 @@
-"""Who decides about trials on the way: Ray Tune's schedulers, as a sweep section asks for them."""
+"""Ray Tune's schedulers, as a sweep section asks for them: they decide about trials while these run."""
 
 from __future__ import annotations
 
-import random
-import warnings
 from typing import Any
 
 from ray import tune
 from ray.tune import schedulers
 
 from ...config.sweep import Distribution, SweepConfig
+from ...ray_private import exploring_pb2, never_pausing
 from .population import searched_bounds
 
 
@@ -19,7 +18,7 @@ def scheduler_of(sweep: SweepConfig, total_images: int, *, all_at_once: bool) ->
     Args:
         sweep: the sweep section.
         total_images: length of each trial.
-        all_at_once: there is room for all trials at the same time.
+        all_at_once: all trials fit on the cluster at the same time.
     """
     if sweep.asha is not None:
         return schedulers.ASHAScheduler(
@@ -40,51 +39,14 @@ def scheduler_of(sweep: SweepConfig, total_images: int, *, all_at_once: bool) ->
         "perturbation_interval": population.every_images,
         "quantile_fraction": population.quantile,
     }
+    adapted = never_pausing if all_at_once else lambda kind: kind
     if sweep.pb2 is not None:
-        kind, bounds = _exploring_from_the_start(), searched_bounds(sweep)
-        return _pausing_only_for_room(kind, all_at_once)(**common, hyperparam_bounds=bounds)
-    return _pausing_only_for_room(schedulers.PopulationBasedTraining, all_at_once)(
+        return adapted(exploring_pb2())(**common, hyperparam_bounds=searched_bounds(sweep))
+    return adapted(schedulers.PopulationBasedTraining)(
         **common,
         hyperparam_mutations={key: _domain(distribution) for key, distribution in sweep.space.items()},
         resample_probability=population.resample_probability,
     )
-
-
-def _exploring_from_the_start() -> type:
-    """Return Ray's PB2, but for copies that would be twins of the member that they are taken from.
-
-    Its Gaussian process knows how scores change: of a member that was measured once it knows nothing, and the copy
-    keeps all values, to train the same once more. Such a copy gets values at random.
-    """
-    from ray.tune.schedulers.pb2 import PB2
-
-    class Exploring(PB2):  # type: ignore[misc]
-        def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of few points the process says at length that it is unsure
-                config, operations = super()._get_new_config(trial, trial_to_clone)
-            if all(config[key] == trial_to_clone.config[key] for key in self._hyperparam_bounds):
-                config |= {key: random.uniform(*bounds) for key, bounds in self._hyperparam_bounds.items()}
-            return config, operations
-
-    return Exploring
-
-
-def _pausing_only_for_room(scheduler: type, all_at_once: bool) -> type:
-    """Return a scheduler of populations that pauses no member for another's sake, where each has room of its own.
-
-    An exploited member starts anew, and while it does, Tune's schedulers pause every other one that reports: right
-    where members take turns, otherwise a restart of the best ones for nothing.
-    """
-    if not all_at_once:
-        return scheduler
-
-    class AllAtOnce(scheduler):  # type: ignore[misc]
-        def on_trial_result(self, *arguments: Any, **named: Any) -> str:
-            decision: str = super().on_trial_result(*arguments, **named)
-            return self.CONTINUE if decision == self.PAUSE else decision
-
-    return AllAtOnce
 
 
 def _domain(distribution: Distribution) -> Any:

@@ -100,7 +100,7 @@ def search_of(
         trials: of a grid, a random search or the reproduction of a table, or the members of a population with the
             values of their newest generations: those that Tune is asked for.
         total_images: length of each trial.
-        concurrent: trials that there is room for at once.
+        concurrent: trials that run at once.
         total: trials of the whole sweep; default: these.
     """
     names = [trial.name for trial in trials]

@@ -8,12 +8,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import ray
 from ray import tune
 
-from ...config.schema import Experiment
 from ...report.sweeps.live import SweepDisplay
-from ..cluster.resources import check_resources
+from ..cluster.resources import TRIAL_CPUS, cluster_resources, trials_that_fit
 from ..runs.lock import in_turn
 from ..runs.signals import StopRequest
 from .job import SweepJob
@@ -23,31 +21,15 @@ from .results import TrialEnd
 from .run_trial import run_trial
 from .search import Search, optuna_trial
 
-# A trial's own process only waits for its workers. A whole CPU for it would deadlock two cores: the trial holds
-# the CPU that its workers wait for.
-_TRIAL_CPUS = 0.01
-
 
 def concurrent_trials(job: SweepJob) -> int:
-    """Return how many trials there is room for at once: workers, a task that reads data, and the trial's process.
+    """Return how many trials run at once: as many as fit on the cluster and the sweep allows.
 
     Raises:
-        UserError: not even for one.
+        UserError: not even one fits.
     """
-    have = ray.cluster_resources()
-    fits: list[float] = []
-    for train, data in {_needs(one) for one in [job.experiment, *(trial.experiment for trial in job.trials)]}:
-        workers, cpus, gpus = train
-        check_resources(workers, cpus, gpus, data)
-        fits.append(have["CPU"] / (workers * cpus + data + _TRIAL_CPUS))
-        if gpus:
-            fits.append(have["GPU"] / (workers * gpus))
-    return max(1, min(int(min(fits)), job.sweep.max_concurrent or 1_000_000))
-
-
-def _needs(experiment: Experiment) -> tuple[tuple[int, float, float], float]:
-    train = experiment.train
-    return (train.num_workers, train.cpus_per_worker, train.gpus_per_worker), experiment.data.cpus_per_task
+    fit = trials_that_fit([job.experiment, *(trial.experiment for trial in job.trials)], cluster_resources())
+    return min(fit, job.sweep.max_concurrent or fit)
 
 
 def fit(
@@ -89,7 +71,7 @@ def fit(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is
     tuner = tune.Tuner(
-        tune.with_resources(trial_process, {"CPU": _TRIAL_CPUS}),
+        tune.with_resources(trial_process, {"CPU": TRIAL_CPUS}),
         param_space=search.space,
         tune_config=tune.TuneConfig(
             max_concurrent_trials=concurrent,

@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...assemble import Job
+from ...ray_private import draining_nodes, single_attempt
 from ...train.control import STARTING
 from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
@@ -104,8 +105,7 @@ class Attempt:
         if time.monotonic() - self.drains_read < _DRAIN_POLL_SECONDS:
             return False
         self.drains_read = time.monotonic()
-        # Ray Train's own `get_preemption_info` is a collective of all workers; what it reads can be read here.
-        draining = ray._private.state.state.get_draining_nodes()
+        draining = draining_nodes()
         return any(worker.place.node_id in draining for worker in status.workers)
 
     def _end_hang(self, status: GroupStatus) -> None:
@@ -144,7 +144,7 @@ def _end_process(pid: int, stacks: str, rank: int) -> None:
 
 
 def _trainer(job: Job, actor: Any) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train = job.experiment.train
@@ -165,6 +165,6 @@ def _trainer(job: Job, actor: Any) -> Any:
             # tries again is `supervise`.
             name=f"attempt-{job.attempt:04d}-{time.time_ns()}",
             storage_path=str(job.experiment.run_dir / "ray"),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            failure_config=single_attempt(),
         ),
     )

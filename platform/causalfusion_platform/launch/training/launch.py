@@ -22,7 +22,7 @@ from ...tracking.mlflow import answers
 from ...tracking.spool import Spool
 from ...tracking.tracker import AS_BARS
 from ...train.progress import ProgressSink
-from ..cluster.resources import resources_at_hand
+from ..cluster.resources import cluster_resources
 from ..runs.exit_status import StoppedRun
 from ..runs.folder import RunState, write_summary
 from ..runs.signals import StopRequest
@@ -138,7 +138,7 @@ class Launch:
 
             attempt = lambda job: Attempt(job, self.stop, self.show).run()  # noqa: E731
             fit_workers = lambda job: wait_for_workers(  # noqa: E731
-                job, self.experiment, resources=resources_at_hand, stop=self.stop
+                job, self.experiment, resources=cluster_resources, stop=self.stop
             )
 
         def next_attempt(job: Job) -> Any:

@@ -27,7 +27,7 @@ class Supervisor:
         job: what to train; each attempt gets a copy with its number.
         journal: where attempts and incidents are written.
         attempt: trains once; returns how it ended, or raises.
-        fit_workers: called before each attempt; returns the job for the workers that there is room for.
+        fit_workers: called before each attempt; returns the job for the workers that fit.
         rolled_back: called when the run goes back to a checkpoint with another order of the data: (new order).
         stop: requests to stop.
     """

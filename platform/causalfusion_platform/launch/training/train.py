@@ -21,7 +21,7 @@ from ...tracking.mlflow import check_address
 from ...tracking.spool import Spool
 from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
-from ..cluster.resources import check_resources
+from ..cluster.resources import check_training, cluster_resources
 from ..cluster.session import ray_session
 from ..runs.folder import check_same_config, open_run, read_state, read_summary
 from ..runs.lock import only_launch, refuse_if_under_way
@@ -130,11 +130,8 @@ def _workers_session(experiment: Experiment, local: bool, stages: Stages) -> Ite
     if local:
         yield
         return
-    train = experiment.train
     started = time.perf_counter()
     with ray_session():
-        check_resources(
-            train.num_workers, train.cpus_per_worker, train.gpus_per_worker, experiment.data.cpus_per_task
-        )
+        check_training(experiment, cluster_resources())
         stages.add("start Ray", time.perf_counter() - started)
         yield

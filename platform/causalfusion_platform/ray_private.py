@@ -1,0 +1,173 @@
+"""Everything of Ray that its makers may change without notice: private names and those marked DeveloperAPI.
+
+No other module uses any. Each function says why it is needed, and what public call comes closest. Before Ray is
+upgraded, read this file against the new version, run its tests, and set `CHECKED_ON`.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKED_ON = "2.60.0"
+"""Ray's version when this file was last read against it."""
+
+JOB_CLIENT_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of the client that submits jobs. It has no public switch for the steps that it prints."""
+
+# Attributes under which Ray's errors keep the error that they came from. `cause` alone is public.
+_ERROR_LINKS = ("cause", "_base_exc", "health_check_failure", "controller_failure")
+
+# Ray ends an idle process after a second if there are more processes than CPUs, and actors count. On few cores each
+# window of rows would then be read by a new process, whose imports take seconds.
+_IDLE_MS = 60_000
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A node that Ray holds for alive."""
+
+    id: str
+    address: str
+    """IP address of its raylet."""
+    port: int
+    resources: dict[str, float]
+    """Resources in all, used or not: {"CPU": …, "GPU": …, …}."""
+
+
+def alive_nodes() -> list[ClusterNode]:
+    """Return the nodes that Ray holds for alive.
+
+    DeveloperAPI: `ray.nodes`. The public `ray.util.state.list_nodes` asks the dashboard, which may be absent, and
+    names no port.
+    """
+    import ray
+
+    return [
+        ClusterNode(node["NodeID"], node["NodeManagerAddress"], node["NodeManagerPort"], node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def draining_nodes() -> set[str]:
+    """Return the ids of nodes that are being taken back.
+
+    Private: `ray._private.state`. The public `ray.train.get_preemption_info` is a collective of all workers, and
+    the driver is not one of them.
+    """
+    import ray
+
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def local_options(folder: Path, dashboard_port: int) -> dict[str, Any]:
+    """Return the options of `ray.init` for a local Ray with its files in `folder`.
+
+    Private: `_temp_dir` and `_system_config`. The environment variables that set the same are not public either,
+    and every process of the driver would inherit them.
+    """
+    return {
+        "address": "local",
+        "include_dashboard": True,
+        "dashboard_port": dashboard_port,
+        "_temp_dir": str(folder),
+        "_system_config": {"idle_worker_killing_time_threshold_ms": _IDLE_MS},
+    }
+
+
+def inner_errors(error: BaseException) -> list[BaseException]:
+    """Return the errors that an error of Ray or Python wraps.
+
+    Private: `_base_exc` of Ray Train's UserExceptionWithTraceback and `health_check_failure` of its
+    WorkerHealthCheckFailedError. Public errors carry these, and their messages alone do not tell faults apart.
+    """
+    inner = [getattr(error, name, None) for name in (*_ERROR_LINKS, "__cause__", "__context__")]
+    inner += list(getattr(error, "worker_failures", {}).values())
+    return [one for one in inner if isinstance(one, BaseException)]
+
+
+def single_attempt() -> Any:
+    """Return Ray Train's `FailureConfig` that tries nothing again.
+
+    DeveloperAPI: `controller_failure_limit`. Its default of −1 retries an unschedulable group of workers for ever.
+    """
+    from ray.train import FailureConfig
+
+    return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+
+
+def keep_order(*, whole_blocks: bool = False) -> None:
+    """Have Ray Data in this process keep the order of rows, and show no progress bars.
+
+    DeveloperAPI: `DataContext`. No public call sets these options.
+
+    Args:
+        whole_blocks: cut no block, however large: a block then stays one batch.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    if whole_blocks:
+        context.target_max_block_size = None
+
+
+def stream_blocks(dataset: Any) -> Iterator[tuple[Any, int]]:
+    """Execute a Ray Data set; yield (reference, rows) of each block as soon as it is made.
+
+    DeveloperAPI: `Dataset.iter_internal_ref_bundles`. Of the public calls `to_arrow_refs` returns once all blocks
+    are made, `iter_batches` moves the rows through this process, and `streaming_split` gives no fixed order.
+    """
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield block.ref, block.metadata.num_rows
+
+
+def exploring_pb2() -> type:
+    """Return Ray Tune's PB2 with random values in place of exact copies.
+
+    The Gaussian process learns from changes of the score. A member that was measured once has none, and its copy
+    would train with the same values again.
+
+    Private: `PB2._get_new_config` and `_hyperparam_bounds`. The public `custom_explore_fn` gets the new values
+    without those of the member they were copied from.
+    """
+    from ray.tune.schedulers.pb2 import PB2
+
+    class ExploringPB2(PB2):  # type: ignore[misc]
+        def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of few points the process says at length that it is unsure
+                config, operations = super()._get_new_config(trial, trial_to_clone)
+            if all(config[key] == trial_to_clone.config[key] for key in self._hyperparam_bounds):
+                config |= {key: random.uniform(*bounds) for key, bounds in self._hyperparam_bounds.items()}
+            return config, operations
+
+    return ExploringPB2
+
+
+def never_pausing(scheduler: type) -> type:
+    """Return a scheduler of populations that pauses no member for another's sake.
+
+    While an exploited member starts anew, Tune's schedulers pause every other one that reports. That is right where
+    members take turns. Where all run at once, it restarts the best ones for nothing.
+
+    DeveloperAPI: `TrialScheduler.on_trial_result` and its decisions. No public option turns the pauses off.
+    """
+
+    class NeverPausing(scheduler):  # type: ignore[misc]
+        def on_trial_result(self, *arguments: Any, **named: Any) -> str:
+            decision: str = super().on_trial_result(*arguments, **named)
+            return self.CONTINUE if decision == self.PAUSE else decision
+
+    return NeverPausing

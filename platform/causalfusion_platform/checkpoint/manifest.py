@@ -15,7 +15,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..config.errors import UserError
 from ..config.schema import Experiment
-from ..data.manifest import sha256_of, write_atomically
+from ..data.manifest import sha256_of
+from ..storage.atomic import write_atomically
 
 MANIFEST_FILE = "checkpoint.json"
 VERSION = 2

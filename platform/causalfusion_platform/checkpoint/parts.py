@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..data.manifest import write_atomically
+from ..storage.atomic import write_atomically
 from .manifest import FileName, FileRecord
 
 _PARTS = "parts"

@@ -1,6 +1,6 @@
-"""Images in ADM's layout: an .npz with `arr_0`, uint8 (N, H, W, 3), and perhaps `arr_1`, the labels.
+"""ADM's .npz files: images `arr_0`, uint8 (N, H, W, 3), labels `arr_1`, and statistics such as `mu`.
 
-Read in parts, whoever wrote it: 50,000 images of 256×256 pixels are 9.8 GB. No pickled object is read.
+Images are read in parts: 50,000 images of 256×256 pixels are 9.8 GB. No pickled object is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..config.errors import UserError
 
 IMAGES, LABELS = "arr_0", "arr_1"
-DAMAGE = (
+_DAMAGE = (
     OSError,
     EOFError,
     ValueError,
@@ -36,6 +36,12 @@ _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header
 _WANTED = (
     f"  wanted: a .npz in ADM's layout with images {IMAGES} (N, H, W, 3) uint8, as causalfusion generate writes it"
 )
+STATISTICS_WANTED = (
+    f"  wanted: a .npz as ADM's evaluator takes it, with mu (F,) and sigma (F, F), perhaps mu_s and sigma_s, or "
+    f"with images {IMAGES} (N, H, W, 3) uint8"
+)
+
+Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,24 @@ def read_images(path: Path) -> ImageFile:
         return ImageFile(path, (shape[0], shape[1], shape[2], shape[3]))
 
 
+def read_arrays(path: Path) -> Arrays:
+    """Return the arrays of an .npz by name, all but its images.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or no `.npz`.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}\n{STATISTICS_WANTED}")
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array alone")
+        with file:
+            return {name: file[name] for name in file.files if name != IMAGES}
+    except _DAMAGE as error:
+        raise UserError(f"{path} cannot be read: {error}\n{STATISTICS_WANTED}") from error
+
+
 def holds_array(path: Path, name: str) -> bool:
     """Return whether an .npz that can be read holds an array of this name."""
     return f"{name}.npy" in _names(path)
@@ -117,7 +141,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...],
         raise UserError(f"{path} holds no {name} but {', '.join(_names(path)) or 'nothing'}\n{_WANTED}") from None
     except FileNotFoundError:
         raise UserError(f"there is no file {path}\n{_WANTED}") from None
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise UserError(f"{path}: {name} cannot be read: {error}\n{_WANTED}") from error
 
 

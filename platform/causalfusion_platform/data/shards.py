@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..config.errors import UserError
+from ..storage.atomic import replacing
 from .manifest import MANIFEST_FILE, Description, Manifest, Shard, sha256_of
 
 # A shard, or an unfinished shard or manifest.
@@ -115,11 +115,10 @@ def is_replaceable(folder: Path) -> bool:
 
 def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
     """Write one shard, atomically; its bytes depend on the rows and the library versions only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     schema = rows.schema
     # fp16 latents hardly compress (8%), and unpacking them would take a third of the time of reading.
     compression = {field.name: "none" if field.name in LATENT_COLUMNS else "zstd" for field in schema}
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         pq.write_table(
             rows.table(),
             file,
@@ -129,17 +128,15 @@ def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
             write_page_checksum=True,
         )
         file.flush()
-        os.fsync(file.fileno())
-    metadata = pq.read_metadata(temporary)
-    shard = Shard(
-        file=path.name,
-        rows=metadata.num_rows,
-        row_groups=[metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)],
-        bytes=temporary.stat().st_size,
-        sha256=sha256_of(temporary),
-    )
-    temporary.replace(path)
-    return shard
+        temporary = Path(file.name)
+        metadata = pq.read_metadata(temporary)
+        return Shard(
+            file=path.name,
+            rows=metadata.num_rows,
+            row_groups=[metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)],
+            bytes=temporary.stat().st_size,
+            sha256=sha256_of(temporary),
+        )
 
 
 def _leaf(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config.errors import UserError
-from ..data.manifest import sha256_of, write_atomically
-from ..data.npz import IMAGES, holds_array
+from ..data.manifest import sha256_of
+from ..data.npz import IMAGES, holds_array, read_arrays
+from ..storage.atomic import replacing
 from .collect import BATCH_SIZE, Collected, collect
 from .extractors.extractor import Extractor
 from .extractors.inception import POOL_WIDTH, SPATIAL_WIDTH
 from .extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from .metrics.statistics import Statistics
-from .npz import image_batches, read_arrays, statistics_in
+from .npz import image_batches, statistics_in
 
 _FEATURES, _SPACE, _DIGEST, _SOURCE = "features", "space", "digest", "source"
 
@@ -111,10 +111,9 @@ def write_reference(path: Path, reference: Reference) -> None:
             arrays[f"sigma{suffix}"] = statistics.covariance.numpy()
     if reference.features is not None:
         arrays[_FEATURES] = reference.features.numpy()
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _collected(path: Path, extractor: Extractor, batch_size: int) -> Collected:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..data.manifest import write_atomically
+from ..storage.atomic import write_atomically
 from .canvas import save
 from .html import Picture
 from .paper.figures import is_plane, planes_figure, values_figure

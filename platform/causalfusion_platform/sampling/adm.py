@@ -5,33 +5,17 @@ Written in parts: 50,000 images of 256×256 pixels are 9.8 GB. `data.npz` reads 
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..data.npz import IMAGES, LABELS
+from ..storage.atomic import replacing
 from .pixels import Pixels
-
-
-@contextmanager
-def in_place_of(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a new file that takes the place of `path` when the body ends well, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_adm(path: Path, images: Iterable[Pixels], labels: NDArray[np.int64], size: tuple[int, int]) -> None:
@@ -48,7 +32,7 @@ def write_adm(path: Path, images: Iterable[Pixels], labels: NDArray[np.int64], s
     """
     written = 0
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *size, 3)}
-    with in_place_of(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as member:
             npy.write_array_header_1_0(member, header)
             for some in images:

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..config.errors import UserError
-from ..data.manifest import write_atomically
 from ..data.npz import read_images
+from ..storage.atomic import write_atomically
 from .adm import write_adm
 from .pixels import Pixels
 from .sample_set import PLAN_FILE, Finished, SamplePlan

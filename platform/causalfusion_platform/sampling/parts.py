@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config.errors import UserError
-from ..data.manifest import sha256_of, write_atomically
+from ..data.manifest import sha256_of
+from ..storage.atomic import write_atomically
 from .pixels import Pixels
 
 PARTS_FOLDER = "parts"

@@ -17,7 +17,8 @@ from causalfusion import DiffusionConfig, ModelConfig, SamplingConfig
 
 from ..config.compose import flatten
 from ..config.errors import UserError
-from ..data.manifest import AutoencoderId, write_atomically
+from ..data.manifest import AutoencoderId
+from ..storage.atomic import write_atomically
 from .labels import LabelsRule, asked_labels
 from .pixels import Uint8Rule
 from .settings import inference_steps, num_ar_steps

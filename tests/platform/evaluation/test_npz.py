@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.evaluation.npz import image_batches, read_arrays, statistics_in
+from causalfusion_platform.data.npz import read_arrays
+from causalfusion_platform.evaluation.npz import image_batches, statistics_in
 
 
 def covariance(width: int) -> npt.NDArray[np.float64]:

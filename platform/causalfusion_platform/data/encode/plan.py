@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from causalfusion import draws
 
 from ...config.errors import UserError
+from ...storage.atomic import write_atomically
 from ..autoencoder import Encoder
 from ..faults import Policies
-from ..manifest import AutoencoderId, Crop, Description, SourceId, write_atomically
+from ..manifest import AutoencoderId, Crop, Description, SourceId
 from ..shards import shard_name
 from ..sources import Listing
 

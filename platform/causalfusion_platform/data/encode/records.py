@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..manifest import Shard, sha256_of, write_atomically
+from ...storage.atomic import write_atomically
+from ..manifest import Shard, sha256_of
 
 FAULTS_FILE = "faults.csv"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 import shutil
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ...config.errors import UserError
-from ...data.manifest import write_atomically
 from ...data.npz import read_images
 from ...sampling.labels import asked_labels
 from ...sampling.outputs import NPZ_FILE
@@ -23,6 +21,7 @@ from ...sampling.pixels import Pixels
 from ...sampling.progress import GeneratingSink
 from ...sampling.sample_set import SamplePlan
 from ...sampling.settings import inference_steps, num_ar_steps
+from ...storage.atomic import replacing, write_atomically
 from ..generating.actors import Generators
 from ..generating.generate import run_generate
 from ..generating.request import GenerateRequest, plan_set
@@ -140,9 +139,8 @@ def _evaluate_one(
         "plan": plan.model_dump(mode="json"),
     }
     first = next(read_images(made.npz).batches(_PICTURED, stop=_PICTURED))
-    content = io.BytesIO()
-    np.save(content, first, allow_pickle=False)
-    write_atomically(pictured, content.getvalue())
+    with replacing(pictured) as file:
+        np.save(file, first, allow_pickle=False)
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
     if not (keep_samples or there):
         shutil.rmtree(folder)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from ...assemble import SPOOL_FOLDER
 from ...checkpoint.find import find_weights
-from ...data.manifest import write_atomically
 from ...report.sample_plane import sample_plane
 from ...report.tables import markdown_table
 from ...sampling.pixels import Pixels
+from ...storage.atomic import write_atomically
 from ...tracking.spool import Spool
 from ..runs.folder import read_state
 from ..runs.lock import is_under_way

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...config.errors import UserError
 from ...config.paper_table import Row
 from ...data.autoencoder.open import open_autoencoder
-from ...evaluation.npz import read_arrays
+from ...data.npz import read_arrays
 from ...evaluation.open import open_extractor
 from ..evaluating.measuring import DIGITS
 from .rows import Reproduction, trial_name

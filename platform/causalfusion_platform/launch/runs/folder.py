@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from ...config.compose import Composed, flatten, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.manifest import write_atomically
 from ...data.validate import CheckedShards
+from ...storage.atomic import write_atomically
 from ...tracking.lineage import lineage_tags
 from ...tracking.pages import NOTE
 from ...tracking.spool import Spool

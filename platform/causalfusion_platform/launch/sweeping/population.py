@@ -24,7 +24,7 @@ from ...checkpoint.store import checkpoint_folder
 from ...config.compose import Composed
 from ...config.schema import Experiment
 from ...config.sweep import Distribution, SweepConfig
-from ...data.manifest import write_atomically
+from ...storage.atomic import write_atomically
 from ...tracking.journal import Adopted, Journal
 from .trials import Trial, compose_trial, rounded
 

@@ -15,11 +15,11 @@ from ...assemble import SPOOL_FOLDER
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
-from ...data.manifest import write_atomically
 from ...report.sweeps.html import SweepReport
 from ...report.sweeps.records import TrialRecord
 from ...report.tables import markdown_table
 from ...report.write import write_sweep_report
+from ...storage.atomic import write_atomically
 from ...tracking.journal import Ended, Journal, Launched, Measured
 from ...tracking.lineage import git_sha, package_versions
 from ...tracking.spool import Spool

@@ -1,4 +1,4 @@
-"""Checkpoints of other code: which code it is shows in the names of the tensors."""
+"""Import and export of checkpoints of other code, recognised by the names of their tensors."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def import_checkpoint(
     use_ema: bool,
     positions: str,
 ) -> str:
-    """Read a checkpoint of other code, write it into `out`, and say what it was.
+    """Read a checkpoint of other code, write it into `out`, and return a description of it.
 
     Raises:
-        UserError: the file is none that is known, does not fit, or `out` is taken.
+        UserError: the format is unknown, the file does not fit, or `out` is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty\n  name another folder, or remove it")
@@ -87,10 +87,10 @@ def import_checkpoint(
 
 
 def export_checkpoint(source: Path, out: Path) -> str:
-    """Write weights in the format of the code that the model comes from, and say which.
+    """Write weights in the format of the code that the model comes from, and return a description.
 
     Raises:
-        UserError: there are no weights, or that code has no such model.
+        UserError: no weights were found, `out` exists, or that code does not have such a model.
     """
     folder = find_weights(source).folder
     if out.exists():

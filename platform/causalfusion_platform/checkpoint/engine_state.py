@@ -1,4 +1,4 @@
-"""Save and load DeepSpeed's state: the one format with pickle in it, used for resuming only."""
+"""Saving and loading of DeepSpeed's state, the only format with pickle, used for resuming only."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import torch
 
 TAG = "state"
-"""Folder inside the engine's folder that DeepSpeed's files lie in."""
+"""Folder of DeepSpeed's files inside the engine's folder."""
 
 
 def save_engine(engine: Any, folder: Path) -> None:
     """Write this rank's part of the engine's state into `folder`. All ranks call it together.
 
-    The folders of the ranks may be different ones: put together they are what `load_engine` reads.
+    Each rank may use its own folder. `load_engine` reads the union of their files.
 
     Raises:
-        OSError: this rank could not write. The other ranks are not kept waiting: it is raised when all are through.
+        OSError: this rank could not write. It is raised after all ranks have finished, so that none waits.
     """
     inner = engine.checkpoint_engine
     writer = _Writer(inner)
     engine.checkpoint_engine = writer
-    # Recovery scripts: a checkpoint holds data only.
+    # DeepSpeed adds recovery scripts, but a checkpoint holds data only.
     engine._copy_recovery_script = lambda _: None
     try:
         writer.makedirs(str(folder))
@@ -38,12 +38,12 @@ def save_engine(engine: Any, folder: Path) -> None:
 
 
 def load_engine(engine: Any, folder: Path) -> None:
-    """Restore an engine of the same world size and ZeRO stage; of any world size at stage 0.
+    """Restore an engine of the same world size and ZeRO stage, or of any world size at stage 0.
 
-    All ranks call it together; each needs all ranks' files.
+    All ranks call it together. Each needs the files of all ranks.
 
     Raises:
-        pickle.UnpicklingError: a file holds code. It has not run.
+        pickle.UnpicklingError: a file holds code, which was not run.
     """
     with weights_only():
         path, _ = engine.load_checkpoint(str(folder), tag=TAG)
@@ -53,7 +53,7 @@ def load_engine(engine: Any, folder: Path) -> None:
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Make every torch.load refuse what is not a tensor, plain data, or a type that DeepSpeed's states hold.
+    """Restrict every torch.load to tensors, plain data, and the types in DeepSpeed's states.
 
     DeepSpeed asks for weights_only=False, which would run code hidden in a malicious file.
     """
@@ -75,7 +75,7 @@ def weights_only() -> Iterator[None]:
 
 
 class _Writer:
-    """DeepSpeed's writer of files, which keeps its first fault: a rank that left early would hang the others."""
+    """DeepSpeed's file writer, which keeps its first fault. A rank that left early would hang the others."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

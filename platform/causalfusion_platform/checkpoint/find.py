@@ -1,4 +1,4 @@
-"""From what a person names to the weights that are meant."""
+"""Search for the weights of a run, a checkpoint or a folder."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .store import WEIGHTS_FOLDER, latest
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights, and the run that they are from."""
+    """Folder of weights, and the run that they come from."""
 
     folder: Path
     run: Path | None
-    """Folder of the run; None for weights that lie elsewhere."""
+    """Folder of the run, or None for weights outside a run."""
 
 
 def find_weights(path: Path) -> Weights:
-    """Find weights from a folder of weights, of a checkpoint (…/images-000000051200), or of a run (its newest).
+    """Find weights in a folder of weights, of a checkpoint (…/images-000000051200), or of a run (its newest).
 
     Raises:
-        UserError: there are none.
+        UserError: no weights were found.
     """
     if _holds_weights(path):
         checkpoint = path.absolute().parent

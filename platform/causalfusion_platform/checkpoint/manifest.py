@@ -1,4 +1,4 @@
-"""What makes a checkpoint trustworthy: a manifest, written last, with the size and hash of every file."""
+"""Manifest of a checkpoint, written last, with the size and SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..storage.atomic import write_atomically
 
 MANIFEST_FILE = "checkpoint.json"
 VERSION = 2
-"""The version of manifests that this code writes and reads."""
+"""Version of manifests that this code writes and reads."""
 
 
 class BadCheckpoint(Exception):
-    """A checkpoint is damaged or was never finished; the message names the file and what is wrong with it."""
+    """A checkpoint is damaged or incomplete. The message names the file and its fault."""
 
 
 class _Frozen(BaseModel):
-    # A loss or a gradient norm may be NaN or infinite, which plain JSON cannot say.
+    # A loss or a gradient norm may be NaN or infinite, which plain JSON does not represent.
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings"
     )
 
 
 class FileRecord(_Frozen):
-    """One file, as it was written."""
+    """Size and hash of one file as written."""
 
     size: int = Field(ge=0)
     """Bytes."""
@@ -54,34 +54,34 @@ FileName = Annotated[str, AfterValidator(_inside)]
 
 
 class Facts(_Frozen):
-    """What a checkpoint is of: where the run stood, and what made it."""
+    """State of the run at a checkpoint, and the configuration, data and versions that made it."""
 
     step: int = Field(ge=0)
     """Optimizer steps done."""
     images_seen: int = Field(ge=0)
-    """Images trained on; also the position in the stream of rows."""
+    """Images trained on. It is also the position in the stream of rows."""
     order: int = Field(default=0, ge=0)
-    """How many times a roll-back has changed the order of the data."""
+    """Number of times a roll-back has changed the order of the data."""
     seed: int
-    """Every random draw is a function of this and of the step or sample: there is no other state of randomness."""
+    """Seed of the run. It is the only random state: every draw is a function of seed, step and sample."""
     world_size: int = Field(ge=1)
     """Ranks that wrote it."""
     zero_stage: int = Field(ge=0, le=3)
     precision: str
-    """Arithmetic of the matrix products, as it was chosen: `fp32`, `bf16`, …"""
+    """Chosen arithmetic of the matrix products: `fp32`, `bf16`, …"""
     config_digest: str
     """`config_digest` of the experiment."""
     data_digest: str
     """Digest of the shards' manifest."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Package → version that wrote it."""
+    """Package → version at the time of writing."""
     mlflow_run_id: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
-    """Such as the mean loss since the checkpoint before; retention keeps the best by one of them."""
+    """Metrics such as the mean loss since the last checkpoint. Retention keeps the best by one of them."""
     grad_norms: list[float] = Field(default_factory=list)
-    """Recent gradient norms, oldest first: what the guard against spikes compares with."""
+    """Recent gradient norms, oldest first, for the guard against spikes."""
     averages: list[str] = Field(default_factory=list)
-    """Names of the averages of the weights that it holds, the main one first."""
+    """Names of the stored averages of the weights, the main one first."""
 
 
 class CheckpointManifest(Facts):
@@ -90,7 +90,7 @@ class CheckpointManifest(Facts):
     version: Literal[2] = 2
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     files: dict[FileName, FileRecord] = Field(min_length=1)
-    """Path inside the checkpoint → what it must hold. Other files do no harm."""
+    """Path inside the checkpoint → size and hash. Other files are ignored."""
 
     @property
     def bytes(self) -> int:
@@ -99,13 +99,13 @@ class CheckpointManifest(Facts):
 
 
 def config_digest(experiment: Experiment) -> str:
-    """Return the SHA-256 of the experiment as JSON with sorted keys, which names its configuration."""
+    """Return the SHA-256 of the experiment as JSON with sorted keys."""
     text = json.dumps(experiment.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def hash_files(folder: Path) -> dict[str, FileRecord]:
-    """Return size and hash of every file under `folder` but the manifest, by path inside it."""
+    """Return size and hash of every file under `folder` except the manifest, by path inside it."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST_FILE]
     with ThreadPoolExecutor(_hashing_threads()) as pool:
         digests = pool.map(sha256_of, paths)
@@ -116,11 +116,11 @@ def hash_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_manifest(folder: Path, facts: Facts, files: Mapping[str, FileRecord]) -> CheckpointManifest:
-    """Write the manifest of files that are all in `folder` already: now the checkpoint is complete.
+    """Write the manifest, which completes the checkpoint. All files must be in `folder` already.
 
     Raises:
-        ValueError: there are no files, or a name leads out of the folder.
-        OSError: it cannot be written.
+        ValueError: `files` is empty, or a name leads out of the folder.
+        OSError: the manifest cannot be written.
     """
     manifest = CheckpointManifest(**facts.model_dump(), files=dict(files))
     write_atomically(folder / MANIFEST_FILE, (manifest.model_dump_json(indent=2) + "\n").encode())
@@ -128,10 +128,10 @@ def write_manifest(folder: Path, facts: Facts, files: Mapping[str, FileRecord]) 
 
 
 def read(folder: Path) -> CheckpointManifest:
-    """Read the manifest of `folder`, without a look at the files it lists.
+    """Read the manifest of `folder` without checking the files that it lists.
 
     Raises:
-        BadCheckpoint: there is none, or it cannot be read.
+        BadCheckpoint: the manifest is missing or cannot be read.
         UserError: another version of this code wrote it.
     """
     path = folder / MANIFEST_FILE
@@ -160,7 +160,7 @@ def read(folder: Path) -> CheckpointManifest:
 
 
 def check(folder: Path, *, hashes: bool = True) -> CheckpointManifest:
-    """Return the manifest of `folder` if every file is there with its size and, unless told otherwise, its hash.
+    """Return the manifest of `folder` after a check of every file's size and, with `hashes`, of its SHA-256.
 
     Raises:
         BadCheckpoint: the checkpoint is incomplete or damaged.
@@ -174,7 +174,7 @@ def check(folder: Path, *, hashes: bool = True) -> CheckpointManifest:
         if (size := path.stat().st_size) != record.size:
             raise BadCheckpoint(f"{name} has {size:,} of {record.size:,} bytes")
     if hashes:
-        # Hashing is most of what resuming a large checkpoint costs; Python lets go of its lock meanwhile.
+        # Hashing takes most of the time of resuming a large checkpoint, and it releases Python's lock.
         with ThreadPoolExecutor(_hashing_threads()) as pool:
             faults = pool.map(lambda name: _hash_fault(folder / name, manifest.files[name].sha256), manifest.files)
             for name, fault in zip(manifest.files, faults, strict=True):

@@ -1,4 +1,4 @@
-"""One rank's part of a checkpoint: its files' way from staging to storage, and the record of how that went."""
+"""One rank's part of a checkpoint: copying its files from staging to storage, and a record of the result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _POLL_SECONDS = 0.05
 
 
 class Abandoned(Exception):
-    """The save was given up while files were being copied."""
+    """The save was cancelled while files were being copied."""
 
 
 class PartRecord(BaseModel):
-    """What one rank has put into a checkpoint, or why it could not."""
+    """Files that one rank has put into a checkpoint, or its error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,17 +36,17 @@ class PartRecord(BaseModel):
 
 
 def parts_folder(folder: Path) -> Path:
-    """Return where in a partial folder the ranks' records lie."""
+    """Return the folder of the ranks' records in a partial folder."""
     return folder / _PARTS
 
 
 def part_file(folder: Path, rank: int) -> Path:
-    """Return where in a partial folder the record of one rank lies."""
+    """Return the file of one rank's record in a partial folder."""
     return parts_folder(folder) / f"rank-{rank:05d}.json"
 
 
 def read_part(folder: Path, rank: int) -> PartRecord | None:
-    """Return the record of one rank, or None as long as there is none."""
+    """Return the record of one rank, or None before it is written."""
     try:
         return PartRecord.model_validate_json(part_file(folder, rank).read_bytes())
     except FileNotFoundError:
@@ -61,12 +61,12 @@ def gather_parts(
     Args:
         folder: the partial folder.
         world_size: number of ranks.
-        timeout_seconds: how long to wait.
-        pause: sleeps for so many seconds; may raise to end the waiting.
+        timeout_seconds: longest wait.
+        pause: sleeps for the given seconds. It may raise to end the wait.
 
     Raises:
-        TimeoutError: a rank left no record in time.
-        OSError: a rank has failed; says of each one why. All ranks are done by then.
+        TimeoutError: a rank did not write its record in time.
+        OSError: one or more ranks have failed, each named with its reason. All ranks are done by then.
     """
     files: dict[str, FileRecord] = {}
     faults: list[str] = []
@@ -85,13 +85,13 @@ def gather_parts(
 
 
 def upload(source: Path, target: Path, stopped: Callable[[], bool]) -> dict[str, FileRecord]:
-    """Copy every file of `source` into `target`, which exists, and onto its disk; return size and hash of each.
+    """Move every file of `source` into the existing folder `target`, sync it to disk, and return sizes and hashes.
 
-    A copied file leaves `source`. On failure what was copied is removed again, so that the space is free.
+    On failure the copied files are removed, so that their space is free.
 
     Raises:
-        OSError: a file cannot be read or written, or is there already.
-        Abandoned: `stopped` said so.
+        OSError: a file cannot be read or written, or exists already.
+        Abandoned: `stopped` returned True.
     """
     files: dict[str, FileRecord] = {}
     try:
@@ -110,7 +110,7 @@ def upload(source: Path, target: Path, stopped: Callable[[], bool]) -> dict[str,
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder onto the disk, where the file system can."""
+    """Sync the names in a folder to disk where the file system supports it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -125,7 +125,7 @@ def sync_folder(folder: Path) -> None:
 
 def _copy(source: Path, root: Path, name: str, stopped: Callable[[], bool]) -> FileRecord:
     target = root / name
-    # Not parents=True: a partial folder that the first rank has given up must not come back.
+    # Not parents=True: a partial folder that rank 0 has removed must not come back.
     for parent in reversed(target.relative_to(root).parents[:-1]):
         (root / parent).mkdir(exist_ok=True)
     digest, size = hashlib.sha256(), 0

@@ -61,24 +61,24 @@ def power_name(sigma: float) -> str:
 
 @dataclass(frozen=True)
 class Combination:
-    """How a wanted average is made of stored ones."""
+    """Linear combination of stored averages that approximates a wanted one."""
 
     weights: tuple[float, ...]
     """Factor of each stored average."""
     residual: float
-    """‖wanted − combined‖ / ‖wanted‖ over the run, of the weightings of τ: 0 is exact."""
+    """‖wanted − combined‖ / ‖wanted‖ of the weightings of τ over the run. 0 is exact."""
 
 
 def combination(stored: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> Combination:
-    """Fit a power-function average by stored ones, by least squares (EDM2, Algorithm 3), the factors summing to 1.
+    """Fit a power-function average by stored ones: least squares with factors of sum 1 (EDM2, Algorithm 3).
 
-    The paper leaves the sum free; with many snapshots it comes out at 1. With four it does not (0.96 for a width of
-    0.15 from 0.05 and 0.10), and the model's weights would all be scaled by it: the average of a random walk was
-    then 3 to 6 times as far from the true one as with the sum held.
+    The paper leaves the sum free, and with many snapshots it is close to 1. With four it is not, such as 0.96 for a
+    width of 0.15 from 0.05 and 0.10. It would scale all weights of the model. In a test on a random walk the error
+    was then 3 to 6 times that of factors with sum 1.
 
     Args:
         stored: (step, σ_rel) of each stored average.
-        wanted: (step, σ_rel) of the one that is to be.
+        wanted: (step, σ_rel) of the wanted average.
 
     Raises:
         ValueError: nothing is stored, or a width is outside its range.
@@ -91,7 +91,7 @@ def combination(stored: Sequence[tuple[int, float]], wanted: tuple[int, float]) 
     gram = _inner(steps[:, None], gammas[:, None], steps, gammas)
     towards = _inner(steps, gammas, step, gamma)
     norm = float(_inner(step, gamma, step, gamma)[0])
-    # Unit norms: the profiles of early steps are taller by far, and would drown the others in rounding.
+    # Unit norms: the profiles of early steps are far larger and would lose the others to rounding.
     scale = np.sqrt(np.diag(gram))
     total = np.sqrt((scale**-2).sum())  # and a unit norm for Σ factors = 1, in these units
     ones = 1 / (scale * total)
@@ -122,13 +122,13 @@ def reconstruct(source: Path, sigma: float, out: Path) -> str:
     Args:
         source: folder of a run, or of its checkpoints.
         sigma: the wanted relative width σ_rel.
-        out: folder to write; must be new or empty.
+        out: folder to write, which must be new or empty.
 
     Returns:
-        A sentence: what was written, from which stored averages, and how well they fit.
+        A description of the written average, of the stored averages it was made from, and of the fit.
 
     Raises:
-        UserError: `source` holds no power-function averages, `sigma` is out of range, or `out` is taken.
+        UserError: `source` holds no power-function averages, `sigma` is out of range, or `out` is not empty.
     """
     if not 0 < sigma <= WIDEST:
         raise UserError(
@@ -151,17 +151,17 @@ def reconstruct(source: Path, sigma: float, out: Path) -> str:
 
 
 def _stored_averages(source: Path) -> list[_Stored]:
-    """Return the power-function averages under `source`, newest first; damaged ones are left out.
+    """Return the power-function averages under `source`, newest first, without damaged ones.
 
     Raises:
-        UserError: there are none, or another version of this code wrote a checkpoint.
+        UserError: no averages were found, or another version of this code wrote a checkpoint.
     """
     root = source / "checkpoints" if (source / "checkpoints").is_dir() else source
     found: list[_Stored] = []
     reached: float = math.inf
     for folder, manifest in _newest_first(root):
         if manifest.step >= reached:
-            continue  # of a branch that a roll-back has given up
+            continue  # from before a roll-back
         for name, record in manifest.files.items():
             match = _FILE.fullmatch(name)
             if match is None:

@@ -1,9 +1,9 @@
-"""Saving while training goes on: ranks copy their files to storage in the background, and rank 0 completes it.
+"""Saving of checkpoints in the background of training.
 
-Each rank writes its files to a folder of its own on a fast disk, which is all that training waits for. A thread
-then copies them to storage and leaves a record there. Rank 0's thread waits for the records of all ranks, writes
-the manifest, and gives the folder its name. The threads talk through files alone: a collective beside those of the
-training would deadlock with them.
+Each rank writes its files to a staging folder on a fast disk, and training waits for this alone. A thread then
+copies them to storage and leaves a record there. Rank 0's thread waits for the records of all ranks, writes
+the manifest, and renames the folder. The threads communicate through files, because a collective beside those of
+the training could deadlock.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _PATIENCE_SECONDS = 10
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint that is complete."""
+    """Result of a save: a complete checkpoint."""
 
     folder: Path
     images_seen: int
     bytes: int
     """Size of all its files."""
     upload_seconds: float
-    """From the hand-over until it was complete; training went on meanwhile."""
+    """Seconds from `submit` to completion, during which training goes on."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A checkpoint that came to nothing; those before it are untouched."""
+    """Result of a save that failed. Earlier checkpoints are unchanged."""
 
     images_seen: int
     reason: str
 
 
 class Saver:
-    """Saves the checkpoints of one rank, one at a time. All ranks make the same calls in the same order."""
+    """Saving of one rank's checkpoints, one at a time. All ranks make the same calls in the same order."""
 
     def __init__(
         self,
@@ -62,23 +62,23 @@ class Saver:
         retention: Retention,
         timeout_seconds: float = 600,
     ) -> None:
-        """Start with nothing in flight.
+        """Create a saver without a save in progress.
 
         Args:
             root: folder of the run's checkpoints, on storage that all ranks share.
-            staging: folder of this run on a fast local disk; ranks of one machine may share it.
-            rank: of this process.
+            staging: folder of this run on a fast local disk. Ranks of one machine may share it.
+            rank: rank of this process.
             world_size: number of ranks.
-            attempt: the same on all ranks, and never used before under `root`: what a process of an earlier
-                attempt still writes stays apart.
-            retention: what is removed after each save.
-            timeout_seconds: how long rank 0 waits for the other ranks' files.
+            attempt: a name that is the same on all ranks and new under `root`. It separates files that a process
+                of an earlier attempt still writes.
+            retention: the checkpoints to keep after each save.
+            timeout_seconds: longest wait of rank 0 for the other ranks' files.
         """
         assert re.fullmatch(r"[A-Za-z0-9_-]+", attempt), attempt
         self.root, self.rank, self.world_size, self.retention = root, rank, world_size, retention
         self.attempt, self.timeout_seconds = attempt, timeout_seconds
         self.waited_seconds = 0.0
-        """Seconds that `begin` has waited for the save before, in all."""
+        """Total seconds that `begin` has waited for earlier saves."""
         for left in staging.glob(f"rank-{rank:05d}.*"):
             shutil.rmtree(left, ignore_errors=True)
         self._staging = staging / f"rank-{rank:05d}.{attempt}"
@@ -88,39 +88,39 @@ class Saver:
         self._outcomes: deque[SavedCheckpoint | Failed] = deque()
 
     def begin(self, images_seen: int) -> Path:
-        """Return this rank's empty staging folder, after the save in flight is over.
+        """Return this rank's empty staging folder, after the save in progress has ended.
 
         Raises:
-            OSError: the staging disk refuses; call `fail`.
+            OSError: the folder cannot be made. Call `fail`.
         """
         started = time.perf_counter()
         self._join()
         self.waited_seconds += time.perf_counter() - started
-        # Counted first: ranks must agree on the number, also where one has no room for a folder.
+        # Counted first, so that ranks agree on the number even if one cannot make its folder.
         self._number, self._images = self._number + 1, images_seen
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
         return self._staging
 
     def submit(self, facts: Facts) -> None:
-        """Hand what lies in the staging folder over; rank 0's facts go into the manifest. Returns at once."""
+        """Start the save of the staging folder and return at once. Rank 0's facts go into the manifest."""
         self._start(facts, None)
 
     def fail(self, reason: str) -> None:
-        """Say instead of `submit` that the staging folder could not be filled, so that no rank waits for it."""
+        """Report a failed staging folder, in place of `submit`, so that no rank waits for it."""
         self._start(None, reason)
 
     def poll(self) -> list[SavedCheckpoint | Failed]:
-        """Return what came of saves since the last call. Ranks but the first tell only of their own failures."""
+        """Return the results of saves since the last call. Ranks other than 0 return only their own failures."""
         return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
     def wait(self) -> list[SavedCheckpoint | Failed]:
-        """Return what `poll` does, after the save in flight is over."""
+        """Return the result of `poll` after the save in progress has ended."""
         self._join()
         return self.poll()
 
     def abandon(self) -> None:
-        """Give up the save in flight, as when another rank was lost. Nothing can be saved afterwards."""
+        """Cancel the save in progress, such as after the loss of another rank. The saver cannot be used again."""
         self._abandoned.set()
         if self._thread is not None:
             self._thread.join(timeout=1)  # one that hangs in a dead file system is left behind
@@ -156,7 +156,7 @@ class Saver:
             size = sum(record.size for record in files.values())
             self._outcomes.append(SavedCheckpoint(folder, images, size, time.perf_counter() - started))
         except Exception as error:
-            # Whatever it was: training can go on, and the next save may work.
+            # Training goes on after any failure, because the next save may work.
             self._outcomes.append(Failed(images, _reason(error)))
             if self.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -180,7 +180,7 @@ class Saver:
         return record
 
     def _patiently(self, write: Callable[[], None]) -> None:
-        # A full disk has room again when all ranks have removed what they copied.
+        # A full disk has room again after all ranks have removed their copied files.
         until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
@@ -191,7 +191,7 @@ class Saver:
             self._pause(0.25)
 
     def _remove_leftovers(self) -> None:
-        # Of earlier saves that were given up: a rank that was late has written on.
+        # A late rank may have written on after its save was cancelled.
         for folder in self.root.glob(f".images-*.{self.attempt}-*"):
             if int(folder.name.rpartition("-")[2]) < self._number:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""The checkpoints of one run: a folder each, named by images seen, on storage that every worker shares.
+"""Checkpoints of one run: one folder each, named by images seen, on storage that every worker shares.
 
-root/images-000000051200/                complete: the manifest was written, then the folder got this name
-root/.images-000000051200.<attempt>/     being written or removed; what a stopped process left behind
-root/bad/images-000000051200/            found damaged and set aside; reason.txt says why
+* `root/images-000000051200/` is complete. It got this name after its manifest was written.
+* `root/.images-000000051200.<attempt>/` is being written or removed, or was left by a stopped process.
+* `root/bad/images-000000051200/` was found damaged and set aside. Its `reason.txt` says why.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from .parts import sync_folder
 log = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = "weights"
-"""Folder inside a checkpoint with the EMA weights as safetensors: what people load."""
+"""Folder inside a checkpoint with the EMA weights as safetensors, for use outside training."""
 AVERAGES_FOLDER = "averages"
-"""Folder inside a checkpoint with the other averages, each in a folder of its profile's name."""
+"""Folder inside a checkpoint with the other averages, each in a folder named after its profile."""
 BAD_FOLDER = "bad"
 REASON_FILE = "reason.txt"
 _NAME = re.compile(r"images-(\d{12,})")
@@ -42,16 +42,16 @@ _NAME = re.compile(r"images-(\d{12,})")
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints are kept; the newest always is."""
+    """Rule for the checkpoints to keep. The newest is always kept."""
 
     last: int
-    """The newest so many."""
+    """Number of newest checkpoints."""
     best: int = 0
-    """The best so many by `metric`, lower being better."""
+    """Number of checkpoints with the lowest `metric`."""
     metric: str = "loss"
     """Key of the manifest's metrics."""
     every_images: int | None = None
-    """For each multiple of it, the first checkpoint at or after that many images; these are kept for good."""
+    """Interval in images: the first checkpoint at or after each multiple is kept permanently."""
 
     def __post_init__(self) -> None:
         if self.last < 1 or self.best < 0 or (self.every_images is not None and self.every_images < 1):
@@ -59,22 +59,22 @@ class Retention:
 
 
 def checkpoint_folder(root: Path, images_seen: int) -> Path:
-    """Return where the checkpoint after `images_seen` images lies."""
+    """Return the folder of the checkpoint after `images_seen` images."""
     return root / f"images-{images_seen:012d}"
 
 
 def latest(
     root: Path, on_bad: Callable[[Path, str], None] | None = None, *, set_aside: bool = False
 ) -> tuple[Path, CheckpointManifest] | None:
-    """Return the newest complete, verified checkpoint, or None. Damaged ones are passed over.
+    """Return the newest complete, verified checkpoint, or None. Damaged ones are skipped.
 
-    After a roll-back the checkpoints of the changed data order are newer than all before, however many images
-    those had seen.
+    Checkpoints after a roll-back, with a changed data order, count as newer than all before it, regardless of
+    images seen.
 
     Args:
         root: folder of the run's checkpoints.
-        on_bad: told of each damaged one and of what is wrong with it; None: a warning is logged.
-        set_aside: move damaged ones to `root/bad`. Only the one process that resumes a run may do so.
+        on_bad: called with each damaged checkpoint and its fault. None logs a warning.
+        set_aside: move damaged ones to `root/bad`. Only the process that resumes the run may do so.
 
     Raises:
         UserError: another version of this code wrote one of them.
@@ -93,19 +93,19 @@ def latest(
 
 
 def newest(root: Path) -> Path | None:
-    """Return the newest checkpoint without a look at its files, or None."""
+    """Return the newest checkpoint without checking its files, or None."""
     return next(iter(_newest_first(root)), None)
 
 
 def complete(partial: Path, facts: Facts, files: Mapping[str, FileRecord]) -> Path:
-    """Turn a partial folder that holds all files into a checkpoint: its manifest, then its name. Return its place.
+    """Complete a partial folder that holds all files: write its manifest, rename it, and return its new path.
 
-    Where the same checkpoint is already there and whole, that one stays; a damaged one, or one of another order of
-    the data, is set aside.
+    An existing good copy of the same checkpoint is kept. An existing damaged one, or one of another data order, is
+    set aside.
 
     Raises:
-        OSError: storage refuses.
-        UserError: another version of this code wrote the one that is there.
+        OSError: storage cannot be written.
+        UserError: another version of this code wrote the existing checkpoint.
     """
     write_manifest(partial, facts, files)
     sync_folder(partial)
@@ -126,7 +126,7 @@ def complete(partial: Path, facts: Facts, files: Mapping[str, FileRecord]) -> Pa
 
 
 def move_aside(folder: Path, reason: str) -> Path:
-    """Move a checkpoint to `bad` beside it, with the reason in a file, and return its new place."""
+    """Move a checkpoint to `bad` beside it, with the reason in a file, and return its new path."""
     place = folder.parent / BAD_FOLDER
     place.mkdir(exist_ok=True)
     target, number = place / folder.name, 1
@@ -138,7 +138,7 @@ def move_aside(folder: Path, reason: str) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Remove a checkpoint or what is left of one, such that a removal cut short leaves nothing that looks whole."""
+    """Remove a checkpoint or its remains. An interrupted removal leaves nothing that looks complete."""
     if not folder.is_dir():
         return
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
@@ -150,9 +150,9 @@ def clear(folder: Path) -> None:
 
 
 def clear_partial(root: Path) -> list[Path]:
-    """Remove what interrupted saves and removals left under `root`, and return it.
+    """Remove what interrupted saves and removals left under `root`, and return its paths.
 
-    Call it where nothing of the run is being written: when a launch starts.
+    Call it only when no process of the run writes, such as at the start of a launch.
     """
     leftovers = [path for path in sorted(root.glob(".images-*")) if path.is_dir()]
     for folder in leftovers:
@@ -161,9 +161,10 @@ def clear_partial(root: Path) -> list[Path]:
 
 
 def prune(root: Path, retention: Retention) -> list[Path]:
-    """Remove the checkpoints that `retention` does not keep, and return where they were.
+    """Remove the checkpoints that `retention` does not keep, and return their paths.
 
-    Only files' sizes are looked at. What is visibly damaged, or of another version, neither counts nor is removed.
+    Only file sizes are checked. Checkpoints that are visibly damaged or of another version are neither counted
+    nor removed.
     """
     found: list[tuple[Path, CheckpointManifest]] = []
     for folder in _folders(root):
@@ -186,7 +187,7 @@ def prune(root: Path, retention: Retention) -> list[Path]:
 
 
 def _best(found: list[tuple[Path, CheckpointManifest]], metric: str) -> list[tuple[Path, CheckpointManifest]]:
-    # Sorting is stable: of equal ones the newer comes first.
+    # Sorting is stable, so the newer of two equal ones comes first.
     known = [item for item in found if math.isfinite(item[1].metrics.get(metric, math.nan))]
     return sorted(known, key=lambda item: item[1].metrics[metric])
 
@@ -203,6 +204,6 @@ def _newest_first(root: Path) -> list[Path]:
         try:
             return read(folder).order, images
         except BadCheckpoint:
-            return math.inf, images  # looked at first, so that it is reported
+            return math.inf, images  # first, so that it is checked and reported
 
     return sorted(_folders(root), key=age, reverse=True)

@@ -1,4 +1,4 @@
-"""Resuming with another number of ranks: DeepSpeed's universal format, which has one file a parameter and state."""
+"""Resuming with another number of ranks through DeepSpeed's universal format, one file per parameter and state."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from .engine_state import TAG, load_engine, weights_only
 
 ENGINE_CONFIG: dict[str, Any] = {"checkpoint": {"load_universal": True}}
-"""What DeepSpeed's configuration must hold for `load_universal`."""
+"""Required part of DeepSpeed's configuration for `load_universal`."""
 
 
 def reshardable(old_stage: int, old_world: int, new_stage: int, new_world: int) -> str | None:
-    """Return why a checkpoint of a ZeRO stage and number of ranks cannot be resumed at another, or None if it can.
+    """Return the reason why a checkpoint cannot be resumed at another ZeRO stage and number of ranks, or None.
 
-    Tried with DeepSpeed 0.19: any number of ranks works at every stage. ZeRO 1 and 2 keep the same state. That of
-    ZeRO 0 is not split at all and that of ZeRO 3 has its step counts elsewhere: DeepSpeed converts neither.
+    Tried with DeepSpeed 0.19: any number of ranks works at every stage. ZeRO 1 and 2 keep the same state. The state
+    of ZeRO 0 is not split, and that of ZeRO 3 has its step counts elsewhere. DeepSpeed converts neither.
     """
     if old_stage == new_stage or {old_stage, new_stage} <= {1, 2}:
         return None
@@ -30,7 +30,7 @@ def reshardable(old_stage: int, old_world: int, new_stage: int, new_world: int) 
 
 
 def needs_conversion(old_stage: int, old_world: int, new_stage: int, new_world: int) -> bool:
-    """Say whether a checkpoint must go through `convert`; else `load_engine` reads it, and to the bit.
+    """Return True if a checkpoint must go through `convert`. Otherwise `load_engine` reads it bit for bit.
 
     ZeRO 0 keeps the whole state in one file, which any number of ranks reads.
     """
@@ -40,12 +40,12 @@ def needs_conversion(old_stage: int, old_world: int, new_stage: int, new_world: 
 def convert(engine_folder: Path, out: Path, stage: int) -> Path:
     """Convert what `save_engine` wrote at ZeRO 1, 2 or 3 into the universal format, and return `out`.
 
-    One process does it for all ranks, and `out` is where all can read it. It takes room for twice the fp32 weights
-    and both moments, half of which is freed at the end. DeepSpeed's converter forks, so it runs in a Python of its
-    own.
+    One process converts for all ranks, and `out` must be readable by all. It needs disk space for twice the fp32
+    weights and both moments, half of which is freed at the end. It runs in a separate Python process, because
+    DeepSpeed's converter forks.
 
     Raises:
-        RuntimeError: a file is not what DeepSpeed writes, or holds code (it has not run), or the disk is full.
+        RuntimeError: a file was not written by DeepSpeed or holds code, which was not run, or the disk is full.
     """
     command = [sys.executable, "-m", __name__, str(engine_folder), str(out), str(stage)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -55,7 +55,7 @@ def convert(engine_folder: Path, out: Path, stage: int) -> Path:
 
 
 def convert_here(engine_folder: Path, out: Path, stage: int, processes: int = 1) -> Path:
-    """Do what `convert` does in this process, or in forks of it where `processes` is more than one."""
+    """Run `convert` in this process, or in its forks if `processes` is above 1."""
     from deepspeed.checkpoint import ds_to_universal
 
     arguments = argparse.Namespace(
@@ -73,19 +73,19 @@ def convert_here(engine_folder: Path, out: Path, stage: int, processes: int = 1)
 
 
 def load_universal(engine: Any, folder: Path) -> None:
-    """Restore an engine, the configuration of which has `ENGINE_CONFIG`, from what `convert` wrote.
+    """Restore an engine from the output of `convert`. Its configuration must include `ENGINE_CONFIG`.
 
-    All ranks call it together. The number of ranks may be any; `reshardable` says which stages.
+    All ranks call it together. The number of ranks may be any. `reshardable` says which stages work.
 
     Raises:
-        pickle.UnpicklingError: a file holds code. It has not run.
+        pickle.UnpicklingError: a file holds code, which was not run.
     """
     load_engine(engine, folder)
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for parameter, state in optimizer.state.items():
         if "step" in state:
-            # DeepSpeed gives all partitions of ZeRO 3 one tensor, which each would count up, and leaves it on the
-            # CPU, where a fused AdamW on a GPU cannot use it.
+            # DeepSpeed gives all partitions of ZeRO 3 the same tensor, which each of them would increment. It also
+            # leaves it on the CPU, where a fused AdamW on a GPU cannot use it.
             state["step"] = state["step"].to(parameter.device, copy=True)
 
 

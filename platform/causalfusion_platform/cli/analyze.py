@@ -1,4 +1,4 @@
-"""`causalfusion analyze`: where on the factorization plane a run is good, and what it learned along the AR axis."""
+"""`causalfusion analyze`: quality of a run over the factorization plane, and its loss along the AR axis."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import typer
 
 def analyze(
     run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/quickstart.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for figures and numbers; default: RUN/analysis.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for figures and numbers (default: RUN/analysis).")
+    ] = None,
     ar_steps: Annotated[str, typer.Option(help="Numbers of AR steps S to sample with.")] = "1,2,4,8,16",
     steps: Annotated[str, typer.Option(help="Numbers of diffusion steps of each AR step.")] = "2,5,10,25,50",
     num: Annotated[int, typer.Option(min=10, help="Samples for each point of the plane.")] = 200,
 ) -> None:
-    """Draw the plane (quality over S and diffusion steps), and Figure 4b and c of the paper, for one run."""
+    """Draw quality over S and diffusion steps, and Figure 4b and c of the paper, for one run."""
     from ..launch.evaluating.analyze import analyze_run, read_numbers
 
     folder = analyze_run(

@@ -1,4 +1,4 @@
-"""`causalfusion config`: look at configurations."""
+"""`causalfusion config`: show configurations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-config_app = typer.Typer(help="Show experiments, their values and all that may be set.", no_args_is_help=True)
+config_app = typer.Typer(help="Show experiments, their values and all keys.", no_args_is_help=True)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as train.images=25600.")
@@ -31,7 +31,7 @@ def show(
 
 @config_app.command("schema")
 def schema() -> None:
-    """Print the JSON schema of the configuration: every key, its meaning, its range."""
+    """Print the JSON schema of the configuration: every key with its meaning and range."""
     from ..config.schema import Experiment
 
     print(json.dumps(Experiment.model_json_schema(), indent=2, ensure_ascii=False))

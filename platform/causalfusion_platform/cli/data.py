@@ -20,7 +20,7 @@ def group() -> None:
 
 @data_app.command("digits")
 def digits(
-    out: Annotated[Path, typer.Argument(help="Folder to write shards into; its old shards are replaced.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write shards into. Its old shards are replaced.")],
 ) -> None:
     """Write the bundled handwritten digits as latent shards (pixels as latents)."""
     from ..config.errors import UserError

@@ -1,4 +1,4 @@
-"""`causalfusion data verify`, `inspect` and `stats`: look at latent shards."""
+"""`causalfusion data verify`, `inspect` and `stats`: check and show latent shards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def verify(
 ) -> None:
     """Check every byte, number, row id and key of every shard. Status 1: there are bad shards, all of them named.
 
-    With --quarantine the status is 0 once the folder is in order without them.
+    With --quarantine the status is 0 if the folder is valid without them.
     """
     from rich.console import Console
 
@@ -50,12 +50,12 @@ def inspect(
     folder: FolderArgument,
     out: Annotated[Path, typer.Option(help="PNG of images to write.")] = Path("preview.png"),
     vae: Annotated[
-        str | None, typer.Option(help="Autoencoder that the images were encoded with; none for pixels.")
+        str | None, typer.Option(help="Autoencoder that encoded the images. Leave it out for pixels.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Images to show, of up to ten classes.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Decides which images.")] = 0,
 ) -> None:
-    """Show what a data set is, how its classes are spread and mixed, and draw some of its images."""
+    """Show the summary of a data set, the histogram and mixing of its classes, and some of its images."""
     import torch
     from rich.console import Console
 
@@ -86,7 +86,7 @@ def stats(
     folder: FolderArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
 ) -> None:
-    """Mean and standard deviation of the latents per channel, over all rows, and the scale factor they suggest."""
+    """Show mean and standard deviation of the latents per channel, and the scaling factor that follows."""
     from rich.console import Console
 
     from ..data.stats import latent_stats

@@ -10,41 +10,45 @@ import typer
 
 
 def encode(
-    source: Annotated[str, typer.Argument(help="Folder, tars or Parquet files of images; a path or a URL.")],
+    source: Annotated[str, typer.Argument(help="Folder, tars or Parquet files of images, as a path or a URL.")],
     out: Annotated[Path, typer.Argument(help="Folder of latent shards, on storage that all nodes share.")],
     vae: Annotated[
         str, typer.Option(help="Autoencoder: a diffusers folder, kl16.ckpt, SD's VAE file, or identity for pixels.")
     ],
     size: Annotated[int, typer.Option(help="Side of ADM's centre crop, in pixels.")] = 256,
     kind: Annotated[
-        str, typer.Option(help="folders, flat, webdataset, parquet; auto: told from the files.")
+        str, typer.Option(help="folders, flat, webdataset or parquet. auto: detected from the files.")
     ] = "auto",
     labels: Annotated[str | None, typer.Option(help="CSV or JSON file of labels, for a flat folder.")] = None,
-    image_column: Annotated[str, typer.Option(help="Where the image is, in Parquet, tars or labels.")] = "auto",
+    image_column: Annotated[
+        str, typer.Option(help="Column or suffix of images in Parquet, tars or labels.")
+    ] = "auto",
     label_column: Annotated[str, typer.Option(help="Where the label is.")] = "auto",
-    caption_column: Annotated[str | None, typer.Option(help="Where captions are; default: none are kept.")] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Column or suffix of captions (default: without captions).")
+    ] = None,
     on: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FAULT=ACTION",
-            help="What to do about a kind of fault; see: causalfusion data faults. Repeatable.",
+            help="Action for a kind of fault, see: causalfusion data faults. Repeatable.",
         ),
     ] = None,
     max_pixels: Annotated[int, typer.Option(help="Images of more pixels than this are `huge`.")] = 89_478_485,
     flip: Annotated[bool, typer.Option(help="Encode the mirrored image too.")] = True,
-    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16: faster on GPUs, less exact.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16, faster on GPUs and less exact.")] = False,
     order: Annotated[
         str, typer.Option(help="source, shuffled, or auto: shuffled where keys are by class.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images that the autoencoder sees at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass of the autoencoder.")] = 32,
     rows_per_shard: Annotated[int, typer.Option(help="Items per shard.")] = 4096,
     rows_per_group: Annotated[int, typer.Option(help="Rows per Parquet row group, the unit of shuffling.")] = 256,
     encoders: Annotated[
-        int | None, typer.Option(help="Autoencoders at work; default: one per GPU, or per node without.")
+        int | None, typer.Option(help="Ray actors that encode (default: one per GPU, or per node without GPUs).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON line, last.")] = False,
 ) -> None:
-    """Encode images into verified latent shards. Stopped at any moment, the same command continues."""
+    """Encode images into verified latent shards. The same command continues an interrupted one."""
     from rich.console import Console
 
     from ..data.encode.plan import EncodeSettings
@@ -95,7 +99,7 @@ def encode(
 
 
 def list_faults() -> None:
-    """List the kinds of faults that `data encode` knows, and what may be done about each."""
+    """List the kinds of faults that `data encode` detects, and the allowed actions for each."""
     from rich.console import Console
     from rich.table import Table
 

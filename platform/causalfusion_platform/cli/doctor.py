@@ -1,4 +1,4 @@
-"""`causalfusion doctor`: check this machine and an experiment before anything is started."""
+"""`causalfusion doctor`: check this machine and an experiment before a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def doctor(
     experiment: Annotated[str, typer.Argument(help="Experiment that is to run.")] = "quickstart",
     overrides: Overrides = None,
 ) -> None:
-    """Check machine, storage, shards, MLflow, Ray, memory; make a training step. Status 1: a check failed."""
+    """Check machine, storage, shards, MLflow, Ray, memory and a training step. Status 1: a check failed."""
     import os
     from textwrap import wrap
 

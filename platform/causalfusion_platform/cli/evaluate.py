@@ -1,4 +1,4 @@
-"""`causalfusion evaluate`: measure a checkpoint at places of the factorization plane."""
+"""`causalfusion evaluate`: measure a checkpoint at points of the factorization plane."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def evaluate(
     checkpoint: CheckpointArgument,
     settings: SettingsArgument = None,
     num: Annotated[int, typer.Option(min=4, help="Samples at each place.")] = 10_000,
-    ar_steps: Annotated[str | None, typer.Option(help="S, such as 1,2,4; default: that of the run.")] = None,
-    steps: Annotated[str | None, typer.Option(help="T, such as 25,50,250; default: that of the run.")] = None,
+    ar_steps: Annotated[str | None, typer.Option(help="S, such as 1,2,4 (default: that of the run).")] = None,
+    steps: Annotated[str | None, typer.Option(help="T, such as 25,50,250 (default: that of the run).")] = None,
     cfg: Annotated[str | None, typer.Option(help="Guidance scales, such as 1.0,2.5.")] = None,
     extractor: Annotated[
         str,
@@ -28,28 +28,28 @@ def evaluate(
         ),
     ] = "digits_cnn",
     reference: Annotated[
-        Path | None, typer.Option(help="Real images or their statistics, .npz of ADM; default: the run's data.")
+        Path | None, typer.Option(help="Real images or their statistics, .npz of ADM (default: the run's data).")
     ] = None,
     save_reference: Annotated[
         Path | None, typer.Option(help="Write the reference's statistics to this .npz, for --reference elsewhere.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides the samples; default: the run's.")] = None,
-    labels: Annotated[str, typer.Option(help="balanced: classes in turn; random: drawn by the seed.")] = "balanced",
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples (default: the run's).")] = None,
+    labels: Annotated[str, typer.Option(help="balanced: classes in turn. random: drawn by the seed.")] = "balanced",
     uint8: Annotated[
         str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
     ] = "round",
-    precision: Annotated[str, typer.Option(help="fp32; bf16: faster on GPUs, less exact.")] = "fp32",
-    vae: Annotated[str | None, typer.Option(help="Autoencoder, a folder or file; none for pixels.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16, which is faster on GPUs and less exact.")] = "fp32",
+    vae: Annotated[str | None, typer.Option(help="Autoencoder, a folder or file. Leave it out for pixels.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Ray actors that generate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples through the model at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per forward pass.")] = None,
     keep_samples: Annotated[bool, typer.Option(help="Leave the samples in the run's samples/.")] = True,
     local: Annotated[bool, typer.Option("--local", help="Generate in this process, without Ray.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON line, last.")] = False,
 ) -> None:
     """Generate and measure samples for every combination of S, T and guidance: one table.
 
-    FID, sFID, Inception Score, precision and recall by ADM's conventions, where the released Inception weights are
-    given; else the same in the named space. Stopped at any moment, the same command continues.
+    With the released Inception weights: FID, sFID, Inception Score, precision and recall by ADM's conventions.
+    Otherwise the same metrics in the named space. The same command continues an interrupted one.
     """
     from rich.console import Console
 
@@ -96,7 +96,7 @@ def evaluate(
         results = run(request, cells, measuring, maker, keep_samples=keep_samples, show=display.show)
     columns, rows = evaluation_table(results)
     origin = measuring.provenance
-    # Places side by side, as many as 80 columns hold: metrics have long names.
+    # Points side by side, as many as fit 80 columns: metrics have long names.
     for start in range(0, len(rows), _PLACES_BESIDE):
         some = rows[start : start + _PLACES_BESIDE]
         lines = [[name, *(row[place] for row in some)] for place, name in enumerate(columns)][3:]

@@ -15,42 +15,39 @@ def generate(
     checkpoint: CheckpointArgument,
     settings: SettingsArgument = None,
     num: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 50_000,
-    ar_steps: Annotated[int | None, typer.Option(min=1, help="S, AR steps; default: those of the run.")] = None,
+    ar_steps: Annotated[int | None, typer.Option(min=1, help="S, AR steps (default: those of the run).")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="T, diffusion steps of each AR step; default: those of the run.")
+        int | None, typer.Option(min=1, help="T, diffusion steps per AR step (default: those of the run).")
     ] = None,
     cfg: Annotated[
-        float | None, typer.Option(min=0, help="Guidance scale; 1: none. Default: that of the run.")
+        float | None, typer.Option(min=0, help="Guidance scale. 1: none. Default: that of the run.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="With a sample's number, decides it; default: the run's.")
-    ] = None,
-    labels: Annotated[str, typer.Option(help="balanced: classes in turn; random: drawn by the seed.")] = "balanced",
-    classes: Annotated[str | None, typer.Option(help="Classes, such as 0,2,7 or 0-9; default: all.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples (default: the run's).")] = None,
+    labels: Annotated[str, typer.Option(help="balanced: classes in turn. random: drawn by the seed.")] = "balanced",
+    classes: Annotated[str | None, typer.Option(help="Classes, such as 0,2,7 or 0-9 (default: all).")] = None,
     uint8: Annotated[
         str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
     ] = "round",
-    precision: Annotated[
-        str, typer.Option(help="fp32; bf16: matrix products faster on GPUs, less exact.")
-    ] = "fp32",
-    vae: Annotated[str | None, typer.Option(help="Autoencoder, a folder or file; none for pixels.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16, which is faster on GPUs and less exact.")] = "fp32",
+    vae: Annotated[str | None, typer.Option(help="Autoencoder, a folder or file. Leave it out for pixels.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default: by the settings, in the run's samples/.")
+        Path | None,
+        typer.Option(help="Folder to write (default: one named by the settings, in the run's samples/)."),
     ] = None,
     npz: Annotated[bool, typer.Option(help="Write samples.npz in ADM's layout.")] = True,
     png: Annotated[bool, typer.Option("--png", help="Write folders of 1,000 PNGs.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray actors; default: one a GPU, or one a CPU without GPUs.")
+        int | None, typer.Option(min=1, help="Ray actors (default: one per GPU, or one per CPU without GPUs).")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples that go through the model at once; default: the run's.")
+        int | None, typer.Option(min=1, help="Samples per forward pass (default: the run's).")
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="This process, without Ray: for debugging, one GPU.")
+        bool, typer.Option("--local", help="Run in this process without Ray, for debugging or one GPU.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON line, last.")] = False,
 ) -> None:
-    """Generate a set of samples for evaluation. Stopped at any moment, the same command continues."""
+    """Generate a set of samples for evaluation. The same command continues an interrupted one."""
     from rich.console import Console
 
     from ..config.errors import UserError

@@ -1,4 +1,4 @@
-"""The `causalfusion` command: one file a verb, registered here."""
+"""The `causalfusion` command, which registers the verbs of this package."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:
-    """Run the command line; a fault that the user can mend is one message on stderr and status 2.
+    """Run the command line. A `UserError` becomes one message on stderr and status 2.
 
-    A run that was stopped with a checkpoint ends with status 75, one that gave up with 3.
+    A run that was stopped with a checkpoint ends with status 75, and one that reached its limit of failures with 3.
     """
-    # A trial is a dozen processes of fractions of a CPU, and Ray warns of them in the middle of the table. It reads
-    # this when it is imported.
+    # A trial is a dozen processes of fractions of a CPU, and Ray prints warnings about them into the table. Ray
+    # reads this variable when it is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     try:
         app()

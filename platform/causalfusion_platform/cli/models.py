@@ -1,10 +1,10 @@
-"""`causalfusion models`: the named models."""
+"""`causalfusion models`: list the model presets."""
 
 from __future__ import annotations
 
 
 def models() -> None:
-    """List the model presets: exact parameters, sizes, and training TFLOP of one image."""
+    """List the model presets with exact parameters, sizes, and training TFLOP of one image."""
     from causalfusion import PRESETS, ObjectiveConfig, count_parameters
     from causalfusion.flops import training_flops
 

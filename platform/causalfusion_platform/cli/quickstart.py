@@ -1,4 +1,4 @@
-"""`causalfusion quickstart`: the main job, on bundled real data."""
+"""`causalfusion quickstart`: train and evaluate on bundled real data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .train import JsonOption, LocalOption
 def quickstart(overrides: Overrides = None, local: LocalOption = False, as_json: JsonOption = False) -> None:
     """Train CausalFusion on 1,797 handwritten digits: shards, Ray, DeepSpeed, MLflow, samples, scores.
 
-    An interrupted quickstart is continued; after a finished one the next is quickstart-2, and so on.
+    An interrupted quickstart is continued. After a finished one the next is quickstart-2, and so on.
     """
     from ..config.compose import compose_experiment
     from ..launch.runs.folder import read_state

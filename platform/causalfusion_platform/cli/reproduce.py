@@ -1,4 +1,4 @@
-"""`causalfusion reproduce`: a table of the paper, with one's own numbers beside the printed ones."""
+"""`causalfusion reproduce`: a table of the paper, with measured values beside the printed ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="digits: small models on bundled digits. paper: the paper's settings, on a cluster.")
     ] = "digits",
-    rows: Annotated[str | None, typer.Option(help="Rows, such as gamma-1.0,gamma-0.9; default: all.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; default: those of the table.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Rows, such as gamma-1.0,gamma-0.9 (default: all).")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2 (default: those of the table).")] = None,
     extractor: Annotated[
-        str | None, typer.Option(help="What measures, as `evaluate` takes it; at paper scale inception:PATH.")
+        str | None, typer.Option(help="Feature extractor, as in `evaluate`. At paper scale inception:PATH.")
     ] = None,
     reference: Annotated[
         list[str] | None,
@@ -29,15 +29,15 @@ def reproduce(
     ] = None,
     vae: Annotated[
         list[str] | None,
-        typer.Option(metavar="[ROW=]PATH", help="Autoencoder that decodes samples; none for pixels."),
+        typer.Option(metavar="[ROW=]PATH", help="Autoencoder that decodes samples. Leave it out for pixels."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their cost, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the rows of a table with each seed, measure them, and report. The same command continues.
 
-    The report has the paper's table with printed values, ours with confidence intervals, and whether the paper's
-    orderings hold: Markdown, LaTeX, figures, and a page that opens offline; all of it also in MLflow.
+    The report has the paper's printed values, ours with confidence intervals, and a test of the paper's orderings.
+    It is written as Markdown, LaTeX, figures, and a page that opens offline, and is also stored in MLflow.
     """
     from rich.console import Console
 
@@ -66,7 +66,7 @@ def reproduce(
         extractor=extractor,
         references=reference or (),
         vaes=vae or (),
-        # What runs all that is missing: without a choice of rows or seeds.
+        # The command for all missing runs, without a choice of rows or seeds.
         command=shlex.join(
             [
                 *("causalfusion", "reproduce", table, *(overrides or []), "--scale", scale),

@@ -1,4 +1,4 @@
-"""`causalfusion runs`: what became of runs."""
+"""`causalfusion runs`: show, compare, tag and register runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-runs_app = typer.Typer(help="Look at runs: status, speed, goodput, incidents, checkpoints.", no_args_is_help=True)
+runs_app = typer.Typer(help="Show runs: status, speed, goodput, incidents, checkpoints.", no_args_is_help=True)
 
 RunsOption = Annotated[
-    Path | None, typer.Option(help="Folder of runs; default: runs below CAUSALFUSION_HOME or here.")
+    Path | None, typer.Option(help="Folder of runs (default: runs below CAUSALFUSION_HOME or here).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")]
 
 
 @runs_app.callback()
 def group() -> None:
-    """Look at runs: status, speed, goodput, incidents, checkpoints."""
+    """Show runs: status, speed, goodput, incidents, checkpoints."""
 
 
 @runs_app.command("show")
@@ -27,7 +27,7 @@ def show(
     runs: RunsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far a run is, how fast, what its time went to, and what befell it."""
+    """Show progress, speed, use of time, and incidents of a run."""
     from rich.console import Console
 
     from ..launch.runs.find import find_run, look_at
@@ -66,7 +66,7 @@ def sync(
     name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],
     runs: RunsOption = None,
 ) -> None:
-    """Deliver to MLflow what a run recorded while MLflow was away. A launch of the run does it too."""
+    """Deliver to MLflow the records of a run from a time without MLflow. A launch of the run does it too."""
     from rich.console import Console
 
     from ..launch.runs.find import find_run
@@ -80,11 +80,11 @@ def sync(
 
 @runs_app.command("compare")
 def compare(
-    names: Annotated[list[str], typer.Argument(help="Two runs or more: names, or folders.")],
+    names: Annotated[list[str], typer.Argument(help="Two or more runs: names, or folders.")],
     runs: RunsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where the configurations of runs differ, and what each came to."""
+    """Show the differences between configurations of runs, and their results."""
     from rich.console import Console
 
     from ..config.errors import UserError
@@ -123,14 +123,14 @@ def tag(
 @runs_app.command("fetch")
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of a run in MLflow, or its id.")],
-    to: Annotated[Path | None, typer.Option(help="Folder; default: fetched/ and the run's name.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder (default: fetched/ and the run's name).")] = None,
     uri: Annotated[
         str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server, or sqlite:///FILE; default: as `ui`."),
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server, or sqlite:///FILE (default: as `ui`)."),
     ] = None,
     runs: RunsOption = None,
 ) -> None:
-    """Download what a run left in MLflow: after a job on a cluster, its report, table, grids and configuration."""
+    """Download a run's artifacts from MLflow, such as report, table, grids and configuration of a cluster job."""
     from ..config.compose import home
     from ..config.schema import local_database
     from ..report.terminal import as_path
@@ -145,7 +145,7 @@ def fetch(
 def register(
     name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],
     model: Annotated[
-        str | None, typer.Option(help="Registered model; default: the name of the run's MLflow experiment.")
+        str | None, typer.Option(help="Registered model (default: the name of the run's MLflow experiment).")
     ] = None,
     alias: Annotated[str, typer.Option(help="Alias that the version gets.")] = "best",
     runs: RunsOption = None,

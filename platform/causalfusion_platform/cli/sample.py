@@ -1,4 +1,4 @@
-"""`causalfusion sample` and `causalfusion edit`: pictures from a checkpoint, in this process."""
+"""`causalfusion sample` and `causalfusion edit`: images from a checkpoint, in this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of 
 LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0,2,7 or 0-9.")]
 GridOption = Annotated[Path, typer.Option(help="PNG to write: a row per class.")]
 PerLabelOption = Annotated[int, typer.Option("--per-label", min=1, help="Samples of each class.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="With a sample's number, decides it.")]
-VaeOption = Annotated[Path | None, typer.Option(help="Autoencoder, a folder or file; none for pixels.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the samples.")]
+VaeOption = Annotated[Path | None, typer.Option(help="Autoencoder, a folder or file. Leave it out for pixels.")]
 SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(
@@ -58,7 +58,7 @@ def edit(
     seed: SeedOption = 0,
     vae: VaeOption = None,
 ) -> None:
-    """Keep a part of images and regenerate the rest under new classes; the grid's first row has the originals."""
+    """Keep a part of images and regenerate the rest under new classes. The grid's first row has the originals."""
     sampler = _open(checkpoint, settings, vae, grid)
     classes = sampler.parse_labels(labels)
     originals = sampler.originals(original, per_label, seed)
@@ -68,7 +68,7 @@ def edit(
 
 
 def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: Path) -> InteractiveSampler:
-    """Load the model; where its run is known, sample as the run does."""
+    """Load the model. The sampling settings of a known run are the defaults."""
     from causalfusion import SamplingConfig
 
     from ..checkpoint.find import find_weights

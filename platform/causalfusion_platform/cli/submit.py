@@ -1,4 +1,4 @@
-"""`causalfusion submit`."""
+"""`causalfusion submit`: run a command as a job on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def submit(
     ] = None,
     working_dir: Annotated[
         Path,
-        typer.Option(help="Folder sent along as the job's current directory; a source checkout runs as is."),
+        typer.Option(help="Folder uploaded as the job's current directory. A source checkout runs as is."),
     ] = Path(),
     home: Annotated[
         str | None,
         typer.Option(
-            help="The job's CAUSALFUSION_HOME, from which relative paths of runs and shards count; all nodes "
+            help="The job's CAUSALFUSION_HOME, from which relative paths of runs and shards count. All nodes "
             f"must reach it. Default: this directory for a head on this machine, else {CLUSTER_HOME}."
         ),
     ] = None,
@@ -35,15 +35,15 @@ def submit(
         str | None, typer.Option(help="The job's id, unique in the cluster. Default: Ray chooses one.")
     ] = None,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not follow the job: print its id and return.")
+        bool, typer.Option("--no-wait", help="Print the job's id and return without following it.")
     ] = False,
 ) -> None:
     """Run a causalfusion command as a job on a Ray cluster.
 
     causalfusion submit -- train quickstart name=first
 
-    Prints the job's log and ends with the job's exit status; 143 if someone
-    stopped it, 130 after Ctrl-C here, which leaves the job running.
+    Prints the job's log and ends with the job's exit status. The status is
+    143 if the job was stopped, and 130 after Ctrl-C, which leaves it running.
 
     A cluster with token authentication takes the token from RAY_AUTH_TOKEN,
     the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.

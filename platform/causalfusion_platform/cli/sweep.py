@@ -42,7 +42,7 @@ def sweep(
         return
     with log_to(console), LiveTable(console, next(iter(job.sweep.targets))) as display:
         result = run_sweep(job, display)
-    # Speeds are in results.md: here every column counts.
+    # Speeds are in results.md, because the terminal has too few columns.
     shown = [place for place, name in enumerate(result.columns) if name not in SPEEDS]
     columns, rows = [result.columns[i] for i in shown], [[row[i] for i in shown] for row in result.rows]
     console.print(terminal_table(f"sweep {composed.experiment.name}", columns, rows))

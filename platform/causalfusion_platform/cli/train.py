@@ -16,25 +16,27 @@ AllowOption = Annotated[
     typer.Option(
         "--allow-config-change",
         metavar="KEY,…",
-        help="Keys that may differ from those that the run was started with, such as optim.base_lr.",
+        help="Keys that may differ from those of the run's start, such as optim.base_lr.",
     ),
 ]
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print what would be done, its needs and cost; start and write nothing."),
+    typer.Option("--dry-run", help="Print stages, resources and cost without starting or writing anything."),
 ]
-LocalOption = Annotated[bool, typer.Option("--local", help="One process without Ray: for debugging, single GPUs.")]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Run in one process without Ray, for debugging or one GPU.")
+]
 
 
 def train(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment; see: causalfusion config list.")],
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment, see: causalfusion config list.")],
     overrides: Overrides = None,
     local: LocalOption = False,
     allow: AllowOption = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an experiment, judge its samples, record it in MLflow. The same name=… continues the same run."""
+    """Train an experiment, score its samples, record it in MLflow. The same name=… continues the same run."""
     from ..config.compose import compose_experiment
 
     composed = compose_experiment(experiment, overrides or [])
@@ -46,7 +48,7 @@ def train(
 
 
 def show_plan(composed: object, command: str) -> None:
-    """Print what training would do, need and cost."""
+    """Print stages, resources and cost of training."""
     from rich.console import Console
 
     from ..config.compose import Composed
@@ -58,7 +60,7 @@ def show_plan(composed: object, command: str) -> None:
 
 
 def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes: Sequence[str] = ()) -> None:
-    """Run a composed experiment with everything that a person sees of it."""
+    """Run a composed experiment and print its progress and summary."""
     from rich.console import Console
 
     from ..config.compose import Composed

@@ -12,7 +12,7 @@ def ui(
     runs: Annotated[Path, typer.Option(help="Folder of runs, with its mlflow.db.")] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000,
 ) -> None:
-    """Open the MLflow dashboard on localhost; Ctrl-C ends it."""
+    """Open the MLflow dashboard on localhost. Ctrl-C ends it."""
     import subprocess
     import sys
 
@@ -31,7 +31,7 @@ def ui(
     if not port_is_free(port):
         raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
     print(f"MLflow dashboard: http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)")
-    # In the address the choice would hold for one page alone.
+    # A choice in the address would hold for one page only.
     print("  at the top left choose Model training: the browser remembers it", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database}"]

@@ -1,4 +1,4 @@
-"""`causalfusion weights`: checkpoints of other code in and out, and averages chosen after training."""
+"""`causalfusion weights`: import and export checkpoints of other code, and make averages after training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 weights_app = typer.Typer(
-    help="Import and export checkpoints of other code; choose an average after training.", no_args_is_help=True
+    help="Import and export checkpoints of other code, and make averages after training.", no_args_is_help=True
 )
 
 
@@ -16,17 +16,15 @@ weights_app = typer.Typer(
 def import_weights(
     checkpoint: Annotated[Path, typer.Argument(help="File of the paper's authors, DiT, or a VAE of MAR or SD.")],
     out: Annotated[Path, typer.Argument(help="Folder to write safetensors and JSON into.")],
-    preset: Annotated[
-        str | None, typer.Option(help="Model that it must be; default: sizes from the tensors.")
-    ] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads; DiT's cannot be inferred.")] = None,
-    patch_size: Annotated[int | None, typer.Option(help="Side of a patch, where shapes leave it open.")] = None,
-    ema: Annotated[bool, typer.Option(help="Take the EMA weights where there are both.")] = True,
+    preset: Annotated[str | None, typer.Option(help="Required preset (default: sizes from the tensors).")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads. Those of a DiT cannot be inferred.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Side of a patch, if shapes do not determine it.")] = None,
+    ema: Annotated[bool, typer.Option(help="Take the EMA weights if the file has both.")] = True,
     positions: Annotated[
-        str, typer.Option(help="auto, sinusoidal or learnable: what the positions of a CausalFusion are taken for.")
+        str, typer.Option(help="Kind of a CausalFusion's positions: auto, sinusoidal or learnable.")
     ] = "auto",
 ) -> None:
-    """Read a checkpoint of other code and write a folder of weights. Which code it is from shows in its keys."""
+    """Read a checkpoint of other code, recognised by its keys, and write a folder of weights."""
     from ..checkpoint.convert import import_checkpoint
 
     print(
@@ -41,7 +39,7 @@ def export_weights(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")],
     out: Annotated[Path, typer.Argument(help="File to write, such as model.pt.")],
 ) -> None:
-    """Write weights as the code of the paper's authors reads them (a DiT: as facebookresearch/DiT does)."""
+    """Write weights in the format of the paper's authors, or a DiT in that of facebookresearch/DiT."""
     from ..checkpoint.convert import export_checkpoint
 
     print(export_checkpoint(checkpoint, out))
@@ -55,7 +53,7 @@ def posthoc_weights(
     out: Annotated[Path, typer.Argument(help="Folder to write safetensors and JSON into.")],
     sigma: Annotated[float, typer.Option(help="Relative width of the average: above 0, up to 0.28.")] = 0.1,
 ) -> None:
-    """Make an average of the weights of any width, after training, from the averages that a run stored."""
+    """Make an average of the weights of any width from the averages that a run stored."""
     from ..checkpoint.posthoc import reconstruct
 
     print(reconstruct(run, sigma, out))

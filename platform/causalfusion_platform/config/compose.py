@@ -1,4 +1,4 @@
-"""Compose an experiment from YAML groups and `key=value` overrides, and say clearly what is wrong with them."""
+"""Composition of an experiment from YAML groups and `key=value` overrides, with errors that name each fault."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOME_VARIABLE = "CAUSALFUSION_HOME"
 
 @dataclass(frozen=True)
 class Composed:
-    """An experiment and the tree that it was read from."""
+    """Experiment, and the tree that it was read from."""
 
     experiment: Experiment
     unresolved: dict[str, Any]
@@ -38,15 +38,15 @@ class Composed:
 
 
 def home() -> Path:
-    """Folder that relative paths of a configuration count from: $CAUSALFUSION_HOME, or the working directory."""
+    """Return the base of relative paths in a configuration: $CAUSALFUSION_HOME, or the working directory."""
     return Path(os.environ.get(HOME_VARIABLE) or Path.cwd()).absolute()
 
 
 def experiment_folders() -> list[Path]:
-    """Folders that experiment names and groups are looked up in, first one first.
+    """Return the folders to search for experiment names and groups, in order.
 
-    The working directory's `experiments/`, then the copy shipped with the package (in a source checkout, that
-    of the checkout).
+    They are the working directory's `experiments/`, then the copy shipped with the package. In a source checkout
+    the copy is that of the checkout.
     """
     package = Path(__file__).resolve().parents[1]
     candidates = [Path.cwd() / "experiments", package / "_experiments", package.parents[1] / "experiments"]
@@ -58,7 +58,7 @@ def experiment_folders() -> list[Path]:
 
 
 def experiment_names() -> list[str]:
-    """Names of all experiments that can be composed: top-level files, those of `sweeps/`, rows of tables."""
+    """Return the names of all experiments: top-level files, those of `sweeps/`, and rows of tables."""
     found = (
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in experiment_folders()
@@ -69,7 +69,7 @@ def experiment_names() -> list[str]:
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
-    """Compose and validate an experiment; see `compose_experiment`."""
+    """Return the validated experiment of `compose_experiment`."""
     return compose_experiment(name, overrides).experiment
 
 
@@ -108,10 +108,10 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
 
 
 def validate(tree: dict[str, Any], name: str) -> Experiment:
-    """Turn a resolved tree into an `Experiment`, relative paths made absolute from `home()`.
+    """Return the `Experiment` of a resolved tree, with relative paths made absolute from `home()`.
 
     Raises:
-        UserError: a key or value is wrong; every fault is listed, unknown keys with the nearest valid one.
+        UserError: a key or value is wrong. Every fault is listed, and unknown keys with the nearest valid one.
     """
     try:
         experiment = Experiment.model_validate(tree)
@@ -171,7 +171,7 @@ def _as_hydra_override(text: str, folders: list[Path]) -> str:
         )
     if any((folder / key).is_dir() for folder in folders):
         return text
-    # The typed schema holds the defaults, so a key need not stand in the YAML to be set: ++ adds or replaces.
+    # The typed schema holds the defaults, and a key may be absent from the YAML: ++ adds or replaces it.
     return f"++{key.lstrip('+')}={text.partition('=')[2]}"
 
 
@@ -189,9 +189,9 @@ def _unknown_experiment(name: str, folders: list[Path]) -> str:
 def _describe(fault: ErrorDetails) -> str:
     path = [str(part) for part in fault["loc"]]
     kind = CONFIGS.get(path[1]) if path[:1] == ["model"] and len(path) > 1 else None
-    if kind:  # pydantic names the kind of model after the key `model`; a user never wrote it
+    if kind:  # pydantic adds the kind of model to the path, which the user did not write
         del path[1]
-    if path[:1] == ["sampling"]:  # nor the alternatives of a type that has some
+    if path[:1] == ["sampling"]:  # pydantic also adds the alternatives of a union type
         path = [*path[:2], *(str(part) for part in fault["loc"][2:] if isinstance(part, int))]
     where = ".".join(path) or "(whole tree)"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -213,7 +213,7 @@ def _keys_at(path: list[str], model: type | None) -> list[str]:
 
 
 def _sections(node: Any) -> dict[str, Any]:
-    """Map each key of a section to the type of its value; empty for anything that is not a section."""
+    """Map each key of a section to the type of its value. Anything else gives an empty dict."""
     for candidate in (node, *typing.get_args(node)):  # a section may be optional or annotated
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return {key: field.annotation for key, field in candidate.model_fields.items()}

@@ -1,10 +1,10 @@
-"""The error a user can mend."""
+"""Error that the user can correct."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user gave is wrong; the message names the value, the place, what is allowed, and what to do.
+    """Wrong input by the user. The message names the value, its place, the allowed values, and the next command.
 
     The command line prints it without a traceback and exits with status 2.
     """

@@ -1,4 +1,4 @@
-"""A table or figure of the paper as data: its rows, how each is evaluated, the printed values, what they claim."""
+"""Table or figure of the paper as data: rows, their evaluation, printed values, and claims."""
 
 from __future__ import annotations
 
@@ -19,83 +19,83 @@ Scale = Literal["digits", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 Metric = Literal["fid", "inception_score", "precision", "recall"]
-"""What a column of the paper measures. Which number stands for it at a scale, `ScalePlan.metrics` says."""
+"""Metric of a column of the paper. `ScalePlan.metrics` maps it to the metric measured at a scale."""
 
 HIGHER_IS_BETTER: tuple[Metric, ...] = ("inception_score", "precision", "recall")
 
 
 class Column(Section):
-    """One number of each row: what is measured, and how the images for it are sampled."""
+    """One number of each row: its metric, and the sampling of its images."""
 
     name: str
     """Header, such as `S = 1`."""
     metric: Metric = "fid"
     ar_steps: int | None = Field(None, ge=1)
-    """S_eval; null: the row's own sampling.num_ar_steps."""
+    """S_eval. null: the row's own sampling.num_ar_steps."""
     guidance_scale: float | None = Field(None, ge=1)
-    """Classifier-free guidance; null: the row's own sampling.guidance_scale."""
+    """Classifier-free guidance w. null: the row's own sampling.guidance_scale."""
 
 
 class Row(Section):
-    """One row: an experiment of its own at each of its scales."""
+    """One row, which has an experiment at each of its scales."""
 
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     """Experiment `<table>/<scale>/<file>.yaml`."""
     label: str
-    """What the paper calls it."""
+    """Name of the row in the paper."""
     digits_label: str | None = None
-    """The same at digits scale, where it differs: 256 tokens are 16 there."""
+    """Name at digits scale where it differs: 256 tokens are 16 there."""
     printed: tuple[float | None, ...]
-    """The paper's values, a column each; null: not printed."""
+    """Values of the paper, one per column. null: not printed."""
     scales: tuple[Scale, ...] = Field(SCALES, min_length=1)
-    """Where it can be run: a row without a meaning on a 4×4 grid of tokens is there at paper scale only."""
+    """Scales at which it can run. A row without a meaning on a 4×4 grid of tokens has paper scale only."""
 
 
 class Claim(Section):
-    """An ordering that the paper's text draws from the table."""
+    """Ordering of rows that the paper's text states."""
 
     says: str
     """The claim in words."""
     column: str
-    """Name of the column that it is about."""
+    """Name of the compared column."""
     better: tuple[str, ...] = Field(min_length=1)
-    """Files of rows, each of which is better than …"""
+    """Files of rows, each better than all rows of `worse`."""
     worse: tuple[str, ...] = Field(min_length=1)
-    """… each of these."""
+    """Files of rows, each worse than all rows of `better`."""
 
 
 class ScalePlan(Section):
-    """How a table is run at one scale."""
+    """Metrics, samples and seeds of a table at one scale."""
 
     metrics: dict[Metric, str]
-    """Metric of the paper → name of the number that stands for it, such as `fd_digits_cnn`."""
+    """Metric of the paper → metric measured in its place, such as `fd_digits_cnn`."""
     samples: int = Field(ge=2)
-    """Images generated for each value."""
+    """Images generated for each value of the table."""
     seeds: tuple[int, ...] = Field(min_length=1)
-    """Each row is trained once with each."""
+    """Seeds. Each row is trained once with each seed."""
 
 
 class PaperTable(Section):
-    """A table of the paper, or the runs of a figure."""
+    """Table of the paper, or the runs of a figure."""
 
     name: str
     """Folder of its experiments, such as `table3a`."""
     title: str
-    """What it asks, such as `AR-step decay γ`."""
+    """Title, such as `AR-step decay γ`."""
     source: str
-    """Where it stands in the paper, such as `Table 3a`."""
+    """Number in the paper, such as `Table 3a`."""
     varied: str
-    """What rows differ in: the header of their labels."""
+    """Header of the labels of rows: the quantity in which rows differ."""
     measured: str
-    """What the paper measured, such as `FID-10k`."""
+    """Metric of the paper, such as `FID-10k`."""
     columns: tuple[Column, ...] = Field(min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
     claims: tuple[Claim, ...] = ()
     note: str = ""
-    """What a reader of the result must know: how rows map to the digits, what the text says that is no ordering."""
+    """Note for readers of the result, such as how rows map to the digits, or claims that are not orderings."""
     scales: dict[Scale, ScalePlan]
     figure: bool = False
-    """The curves of Figure 4 are drawn from its runs, too."""
+    """Draw the curves of Figure 4 from its runs too."""
 
     @model_validator(mode="after")
     def _check(self) -> PaperTable:
@@ -119,21 +119,21 @@ class PaperTable(Section):
         return self
 
     def plan(self, scale: Scale) -> ScalePlan:
-        """Return how it is run at a scale.
+        """Return its plan at a scale.
 
         Raises:
-            UserError: it is not.
+            UserError: the table does not have this scale.
         """
         if scale not in self.scales:
             raise UserError(f"{self.source} has no rows at scale {scale}; scales: {', '.join(self.scales)}")
         return self.scales[scale]
 
     def rows_at(self, scale: Scale) -> tuple[Row, ...]:
-        """Return the rows that can be run at a scale."""
+        """Return the rows that can run at a scale."""
         return tuple(row for row in self.rows if scale in row.scales)
 
     def claims_at(self, scale: Scale) -> tuple[Claim, ...]:
-        """Return what is claimed of the rows that can be run at a scale."""
+        """Return the claims about the rows that can run at a scale."""
         there = {row.file for row in self.rows_at(scale)}
         claims = []
         for claim in self.claims:
@@ -148,7 +148,7 @@ class PaperTable(Section):
 
 
 def table_names() -> list[str]:
-    """Names of all tables: folders of experiments that hold a table.yaml."""
+    """Return the names of all tables: folders of experiments with a table.yaml."""
     return sorted({path.parent.name for folder in experiment_folders() for path in folder.glob(f"*/{TABLE_FILE}")})
 
 
@@ -156,7 +156,7 @@ def load_table(name: str) -> PaperTable:
     """Read a table.
 
     Raises:
-        UserError: there is none of this name, or its file is wrong.
+        UserError: the name is unknown, or its file is wrong.
     """
     for folder in experiment_folders():
         path = folder / name / TABLE_FILE

@@ -1,4 +1,4 @@
-"""The one configuration tree: frozen, typed, with ranges, units and paper references in each field's docstring."""
+"""Configuration tree: frozen and typed, with units and paper references in each field's docstring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sweep import SweepConfig
 
 
 def _expand_preset(value: object) -> object:
-    """Let `model: {preset: L/2, class_tokens: 16}` mean the preset with fields changed."""
+    """Expand `model: {preset: L/2, class_tokens: 16}` into the preset with changed fields."""
     if not isinstance(value, dict):
         return value
     if "preset" not in value:
@@ -28,23 +28,23 @@ def _expand_preset(value: object) -> object:
 
 
 class DataConfig(Section):
-    """Where latent shards are and how they are streamed."""
+    """Place of latent shards and settings of their streaming."""
 
     path: Path = Path("shards/digits")
-    """Folder of latent shards with a manifest.json; relative paths count from CAUSALFUSION_HOME."""
+    """Folder of latent shards with a manifest.json. Relative paths count from CAUSALFUSION_HOME."""
     prepare: bool = False
-    """Write the bundled handwritten digits to `path` first, if there is no manifest yet."""
+    """Write the bundled handwritten digits to `path` first if it does not have a manifest yet."""
     flip: bool | None = None
-    """Take the latent of the mirrored image half of the time; null: wherever the shards hold it."""
+    """Take the latent of the mirrored image half of the time. null: if the shards hold it."""
     posterior: Literal["sample", "mean"] = "sample"
     """Draw latents anew from the autoencoder's posterior whenever they are read, or take its mean."""
     verify: Literal["hash", "quick"] = "hash"
-    """Checks before a run starts: every byte against its SHA-256, or all but that. Page checksums are always
-    compared while reading."""
+    """Checks before a run starts. `hash`: every byte against its SHA-256. `quick`: all but that. Page checksums are
+    always compared while reading."""
     max_bad_rows: float = Field(0.0, ge=0, lt=1)
-    """Largest share of the rows that a run may go without because their shards fail the checks at its start."""
+    """Largest share of rows that may be left out because their shards fail the checks at the start of a run."""
     window_rows: int = Field(8192, ge=1)
-    """Rows that one reading task shuffles together; row groups are shuffled over the whole data set before."""
+    """Rows that one reading task shuffles together. Row groups are shuffled over the whole data set before."""
     cpus_per_task: float = Field(0.25, gt=0)
     """CPUs reserved for each Ray Data reading task."""
     concurrency: int = Field(3, ge=1)
@@ -65,23 +65,23 @@ class OptimConfig(Section):
     betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     """AdamW momentum (Table 9)."""
     eps: float = Field(1e-8, gt=0)
-    """AdamW ε; the paper's release uses 1e-15."""
+    """AdamW ε. The paper's release uses 1e-15."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay (Table 9: 0)."""
     clip_grad_norm: float = Field(1.0, ge=0)
-    """Largest gradient norm; 0 switches clipping off (release: 1.0)."""
+    """Largest gradient norm. 0 switches clipping off (release: 1.0)."""
     warmup_images: int = Field(0, ge=0)
     """Images over which the learning rate rises linearly from 0 to its constant value."""
     warmup_epochs: float | None = Field(None, ge=0)
     """The same in epochs of the data set, in place of warmup_images."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
-    """Decay of the weights' moving average, per step (release: 0.9999). Kept in fp32; samples are drawn from it."""
+    """Decay per step of the weights' moving average in fp32 (release: 0.9999). Samples are drawn from it."""
     ema_warmup: bool = True
     """Start with the smaller decay (1 + n) / (10 + n) at step n, so that short runs forget their start."""
     ema_more_decays: tuple[Momentum, ...] = ()
     """Decays of further averages, kept beside that of ema_decay and stored in each checkpoint."""
     ema_power: tuple[RelativeWidth, ...] = ()
-    """Relative widths σ_rel of power-function averages, below 0.28 (Karras et al. 2024, Section 3; they use 0.05
+    """Relative widths σ_rel of power-function averages, below 0.28 (Karras et al. 2024, Section 3, with 0.05
     and 0.10). `causalfusion weights posthoc` makes an average of any other width from them."""
 
     @model_validator(mode="after")
@@ -109,54 +109,56 @@ Precision = Literal["auto", "fp32", "bf16", "bf16_weights", "fp16"]
 
 
 class TrainConfig(Section):
-    """The training job: its length, its batch and its workers."""
+    """Training job: length, batch, workers, arithmetic, memory and cadences."""
 
     images: int = Field(102_400, ge=1)
     """Length of training, in images seen."""
     global_batch_size: int = Field(128, ge=1)
     """Images per optimizer step over all workers (Table 9: 2048)."""
     num_workers: int = Field(1, ge=1)
-    """Ray Train workers, each one process; must divide the global batch size."""
+    """Ray Train workers, one process each. Must divide the global batch size."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """CPUs reserved per worker, which also has that many threads (at least one).
 
-    Reading data needs some too: 2 workers × 0.5 on 2 cores."""
+    Reading data needs CPUs too: use 2 workers × 0.5 on 2 cores."""
     gpus_per_worker: float = Field(0.0, ge=0)
     """GPUs reserved per worker."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: shards optimizer state (1), gradients (2), parameters (3)."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Images that a worker runs through the model at once; gradients of several such parts are added up before the
-    optimizer step. null: all of a worker's images of the step. Less takes less memory; the training is the same."""
+    """Images in one forward and backward pass of a worker. Gradients of several passes are added up before the
+    optimizer step. null: all of a worker's images of the step. Fewer images take less memory. The result is the
+    same."""
     precision: Precision = "auto"
-    """Arithmetic. fp32; bf16: matrix products in bf16, parameters and gradients in fp32; auto: bf16 where the
-    hardware multiplies in it, else fp32; bf16_weights: parameters and gradients in bf16 too, with fp32 masters in
-    the optimizer; fp16: the same in fp16, with dynamic loss scaling. The last two need ZeRO 1, 2 or 3."""
+    """Arithmetic. `bf16`: matrix products in bf16, parameters and gradients in fp32. `auto`: bf16 where the
+    hardware supports its products, else fp32. `bf16_weights`: parameters and gradients in bf16 too, with fp32
+    copies in the optimizer. `fp16`: the same in fp16, with dynamic loss scaling. The last two need ZeRO 1, 2
+    or 3."""
     activation_checkpointing: bool = False
-    """Compute each transformer block anew in the backward pass, which takes less memory and a third more time."""
+    """Recompute each transformer block in the backward pass, which takes less memory and a third more time."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
-    """What waits in the memory of the CPU while a GPU has no use for it: nothing; the optimizer's state (ZeRO 1, 2
-    or 3); that and the parameters (ZeRO 3)."""
+    """Offload from GPU to CPU memory. `optimizer`: the optimizer's state (ZeRO 1, 2 or 3). `parameters`: the state
+    and the parameters (ZeRO 3)."""
     compile: bool = False
-    """Compile the transformer blocks with torch.compile, for any sequence length; the first steps take longer."""
+    """Compile the transformer blocks with torch.compile for any sequence length. The first steps take longer."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """More keys of DeepSpeed's own configuration, as `zero_optimization: {reduce_bucket_size: 1.0e+8}`. Keys that
-    follow from other settings are refused, and so are unknown ones."""
+    """More keys of DeepSpeed's configuration, such as `zero_optimization: {reduce_bucket_size: 1.0e+8}`. Unknown
+    keys and keys that follow from other settings are refused."""
     log_every_images: int = Field(1_280, ge=1)
-    """Cadence of metrics."""
+    """Interval of metrics, in images."""
     sample_every_images: int = Field(51_200, ge=1)
-    """Cadence of sample grids from the EMA weights."""
+    """Interval of sample grids from the EMA weights, in images."""
     checkpoint_every_images: int = Field(51_200, ge=1)
-    """Cadence of checkpoints; there is always one at the end."""
+    """Interval of checkpoints, in images. The end of training always has one."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     keep_best: int = Field(0, ge=0)
-    """Checkpoints that are kept beside these: those with the lowest training loss since the one before."""
+    """Number of further checkpoints to keep: those with the lowest training loss since the one before."""
     keep_every_images: int | None = Field(None, ge=1)
-    """Checkpoints at multiples of so many images are kept for good; null: none."""
+    """Interval of checkpoints that are kept permanently, in images. null: none."""
     staging: Path | None = None
-    """Fast local folder that checkpoints are written to, before they are copied to the run's folder in the
-    background; null: the system's folder of temporary files."""
+    """Fast local folder for checkpoints, from which they are copied to the run's folder in the background.
+    null: the system's folder of temporary files."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -185,17 +187,17 @@ class TrainConfig(Section):
 
     @property
     def worker_batch_size(self) -> int:
-        """Images of one worker in an optimizer step."""
+        """Images per worker and optimizer step."""
         return self.global_batch_size // self.num_workers
 
     @property
     def rows_at_once(self) -> int:
-        """Images of one worker in one backward pass."""
+        """Images per worker and backward pass."""
         return self.micro_batch_size or self.worker_batch_size
 
     @property
     def accumulation_steps(self) -> int:
-        """Backward passes of one worker in an optimizer step."""
+        """Backward passes per worker and optimizer step."""
         return self.worker_batch_size // self.rows_at_once
 
     @property
@@ -205,57 +207,57 @@ class TrainConfig(Section):
 
     @property
     def total_images(self) -> int:
-        """Images that the whole run sees: whole batches."""
+        """Images that the whole run sees, in whole batches."""
         return self.steps * self.global_batch_size
 
 
 class SupervisionConfig(Section):
-    """What a run does about faults."""
+    """Limits of recovery from failures."""
 
     max_failures: int = Field(100, ge=0)
-    """Times that one launch starts its workers again, from the last good checkpoint, before it gives up.
-    Preemptions do not count: they are no faults, and cost no step."""
+    """Restarts of the workers by one launch, each from the last good checkpoint, before the run stops.
+    Preemptions do not count, because no step is lost."""
     max_failures_without_progress: int = Field(3, ge=1)
-    """Failures in a row, with no new checkpoint between them, after which a launch gives up with its diagnosis."""
+    """Consecutive failures without a new checkpoint after which a launch stops with a diagnosis."""
     hang_seconds: float = Field(600, gt=0)
-    """Longest time without a sign of life from the training loop; then stacks are dumped and workers replaced."""
+    """Longest time without a heartbeat of the training loop. Then stacks are dumped and workers replaced."""
     start_seconds: float = Field(1800, gt=0)
     """The same limit before the first step, while checkpoints are verified or converted and the engine is built."""
     resource_seconds: float = Field(300, gt=0)
     """Longest wait until all workers fit on the cluster again."""
     min_workers: int | None = Field(None, ge=1)
-    """Fewest workers to go on with when not all fit on the cluster; null: never fewer than train.num_workers.
+    """Smallest number of workers when not all fit on the cluster. null: train.num_workers.
 
-    The number must divide the global batch; the checkpoint is converted, and the loss curve stays the same."""
+    The number must divide the global batch. The checkpoint is converted, and the loss curve stays the same."""
     spike_factor: float = Field(20.0, ge=0)
-    """A gradient norm so many times the median of the last 100 is a spike: its update is skipped. 0: never."""
+    """Gradient norm of a spike, as a multiple of the median of the last 100. Its update is skipped. 0: never."""
     max_skipped_steps: int = Field(3, ge=0)
-    """Updates among the last 100 that may be skipped (NaN, Inf or spikes); with one more the run rolls back."""
+    """Updates among the last 100 that may be skipped (NaN, Inf or spikes). With one more the run rolls back."""
     max_rollbacks: int = Field(2, ge=0)
-    """Times that a run goes back to its last good checkpoint, with another order of the data, before it stops."""
+    """Roll-backs to the last good checkpoint, each with another order of the data, before the run stops."""
 
 
 class EvaluationConfig(Section):
-    """What is measured on generated samples when training has ended."""
+    """Evaluation of generated samples at the end of training."""
 
     num_samples: int = Field(200, ge=2)
-    """Samples to generate; classes in turn."""
+    """Samples to generate, with classes in turn."""
     batch_size: int = Field(64, ge=1)
-    """Samples that one worker generates at once (guidance doubles the rows); less takes less memory."""
+    """Samples per worker and forward pass (guidance doubles the rows). Fewer samples take less memory."""
     classifier_epochs: int = Field(30, ge=1)
-    """Epochs of the classifier that judges samples; it learns from the real images of the data set."""
+    """Epochs of the classifier that scores samples, trained on the real images of the data set."""
     ar_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """More numbers of AR steps S_eval, beside sampling.num_ar_steps, that as many samples are generated with, and
-    measured; their scores end with the number: `fd_digits_cnn_s4`."""
+    """More numbers of AR steps S_eval beside sampling.num_ar_steps, each with num_samples samples. Their scores end
+    with the number, such as `fd_digits_cnn_s4`."""
     while_training: bool = False
-    """Measure the samples of each grid, too: curves of the scores, by which a sweep can end or replace trials."""
+    """Also score the samples of each grid. A sweep can end or replace trials by these scores."""
 
 
 class TrackingConfig(Section):
-    """Where metrics, grids and lineage go."""
+    """Destination of metrics, grids and lineage."""
 
     uri: str | None = None
-    """MLflow tracking URI; null: the SQLite file mlflow.db in the folder of runs."""
+    """MLflow tracking URI. null: the SQLite file mlflow.db in the folder of runs."""
     experiment: str = "causalfusion"
     """MLflow experiment."""
     tags: dict[str, str] = Field(default_factory=dict)
@@ -263,18 +265,18 @@ class TrackingConfig(Section):
 
 
 class Experiment(Section):
-    """A whole experiment: what `causalfusion config show` prints."""
+    """Whole experiment, as `causalfusion config show` prints it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=120)
-    """Name of the run and of its folder; the same name continues the same run."""
+    """Name of the run and of its folder. The same name continues the same run."""
     description: str = ""
-    """What the experiment shows, for people."""
+    """Purpose of the experiment, for readers."""
     seed: int = Field(0, ge=0)
     """Seed of every random draw."""
     runs: Path = Path("runs")
-    """Folder that holds the folders of runs; relative paths count from CAUSALFUSION_HOME."""
+    """Folder of the runs' folders. Relative paths count from CAUSALFUSION_HOME."""
     model: Annotated[ModelConfig, Field(discriminator="architecture"), BeforeValidator(_expand_preset)]
-    """The model; `preset: NAME` starts from a named one."""
+    """Model. `preset: NAME` starts from a named one."""
     data: DataConfig = DataConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -343,10 +345,10 @@ class Experiment(Section):
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow tracking URI, the default filled in."""
+        """MLflow tracking URI, or its default."""
         return self.tracking.uri or f"sqlite:///{local_database(self.runs)}"
 
 
 def local_database(runs: Path) -> Path:
-    """Return MLflow's SQLite file for a folder of runs, where no server is named."""
+    """Return MLflow's SQLite file of a folder of runs, the default without a server."""
     return runs.absolute() / "mlflow.db"

@@ -1,4 +1,4 @@
-"""What every part of the configuration tree has in common."""
+"""Base class of every section of the configuration tree."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the tree: immutable, and refusing keys it does not know."""
+    """Section of the tree: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

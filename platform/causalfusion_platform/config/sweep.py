@@ -1,4 +1,4 @@
-"""A search over keys of an experiment: what is tried, in which manner, and when a trial is ended early."""
+"""Search over keys of an experiment: values, search algorithm, and schedulers that end trials early."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Mode = Literal["max", "min"]
 
 
 class Distribution(Section):
-    """Where the values of a key are drawn from; exactly one of these is given."""
+    """Distribution of the values of a key. Exactly one of these must be given."""
 
     uniform: tuple[float, float] | None = None
-    """Every number between two, alike."""
+    """Lower and upper bound of a uniform distribution."""
     log_uniform: tuple[float, float] | None = None
-    """Every order of magnitude between two positive numbers, alike: learning rates."""
+    """Lower and upper bound of a log-uniform distribution, both positive, such as for learning rates."""
     integers: tuple[int, int] | None = None
-    """Every whole number from the first to the last, alike."""
+    """First and last integer of a uniform distribution."""
     choice: list[Any] | None = None
-    """One of these."""
+    """Allowed values."""
 
     @model_validator(mode="after")
     def _check(self) -> Distribution:
@@ -40,52 +40,52 @@ class Distribution(Section):
 
 
 class AshaConfig(Section):
-    """Asynchronous successive halving (Li et al. 2020): at each rung the worse trials end."""
+    """Asynchronous successive halving (Li et al. 2020), which ends the worse trials at each rung."""
 
     grace_images: int = Field(ge=1)
-    """The first rung: images that every trial sees."""
+    """Images that every trial sees before the first rung."""
     reduction_factor: float = Field(3.0, gt=1)
-    """At each rung one of so many trials goes on; the next rung is as many times as far."""
+    """Factor by which each rung divides the number of trials and multiplies their images."""
 
 
 class PopulationConfig(Section):
-    """Population-based training (Jaderberg et al. 2017): the worst trials go on from the best ones' weights."""
+    """Population-based training (Jaderberg et al. 2017): the worst trials continue from the best ones' weights."""
 
     every_images: int = Field(ge=1)
-    """Images between two comparisons; each member has a checkpoint and a measurement there."""
+    """Images between two comparisons. Each member has a checkpoint and a score there."""
     quantile: float = Field(0.25, gt=0, le=0.5)
-    """Share of the population that is replaced, by copies of as many of the best."""
+    """Share of the population that is replaced by copies of the best members."""
     resample_probability: float = Field(0.25, ge=0, le=1)
-    """`pbt`: probability that a key of a copy is drawn anew; otherwise it is multiplied by 0.8 or 1.2."""
+    """Probability that `pbt` draws a key of a copy anew. Otherwise it multiplies the value by 0.8 or 1.2."""
 
 
 class SweepConfig(Section):
-    """A Ray Tune search over keys of an experiment. Give `grid`, or `space` with `num_trials`."""
+    """Ray Tune search over keys of an experiment. Give `grid`, or `space` with `num_trials`."""
 
     grid: dict[str, list[Any]] = Field(default_factory=dict)
-    """Dotted key → values; every combination is one trial."""
+    """Dotted key → values. Every combination is one trial."""
     space: dict[str, Distribution] = Field(default_factory=dict)
-    """Dotted key → where its values are drawn from."""
+    """Dotted key → distribution of its values."""
     search: Literal["random", "optuna"] = "random"
-    """How `space` is searched: at random, or by Optuna's TPE sampler, which learns from the trials before."""
+    """Search of `space`: at random, or by Optuna's TPE sampler, which learns from earlier trials."""
     num_trials: int | None = Field(None, ge=1)
-    """Points of `space` to try; for `pbt` and `pb2` the size of the population."""
+    """Number of points of `space` to try. For `pbt` and `pb2` it is the size of the population."""
     seeds: tuple[int, ...] = ()
-    """Each combination is trained once with each of these as `seed`; empty: once, with the experiment's own."""
+    """Values of `seed`. Each combination is trained once with each. Empty: the experiment's own seed."""
     metric: str = "class_accuracy"
-    """A number of each trial's summary.json, by which trials are ranked."""
+    """Key of summary.json by which trials are ranked."""
     mode: Mode = "max"
-    """Whether more or less of the metric is better."""
+    """Direction in which the metric is better."""
     objectives: dict[str, Mode] = Field(default_factory=dict)
-    """Several metrics at once, in place of `metric`: Optuna looks for trials that no other beats in all of them."""
+    """Several metrics in place of `metric`. Optuna searches for Pareto-optimal trials."""
     asha: AshaConfig | None = None
-    """End trials early that are behind."""
+    """Early end of worse trials."""
     pbt: PopulationConfig | None = None
-    """Population-based training: `space` says which keys change on the way."""
+    """Population-based training. `space` names the keys that change during training."""
     pb2: PopulationConfig | None = None
-    """The same with a Gaussian process that chooses the new values (Parker-Holder et al. 2020)."""
+    """Population-based training with a Gaussian process for new values (Parker-Holder et al. 2020)."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Most trials at once; null: as many as fit on the cluster."""
+    """Largest number of concurrent trials. null: as many as fit on the cluster."""
 
     @property
     def population(self) -> PopulationConfig | None:
@@ -94,12 +94,12 @@ class SweepConfig(Section):
 
     @property
     def measures_on_the_way(self) -> bool:
-        """Whether trials are compared before their end."""
+        """True if trials are compared before their end."""
         return self.asha is not None or self.population is not None
 
     @property
     def targets(self) -> dict[str, Mode]:
-        """Metric → whether more or less of it is better; the first one ranks the table."""
+        """Metric → its better direction. The first metric ranks the table."""
         return self.objectives or {self.metric: self.mode}
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from ..config.errors import UserError
 from .manifest import MANIFEST_FILE, AutoencoderId, Description, Manifest, SourceId
@@ -19,6 +18,8 @@ def digits() -> Rows:
 
     Mirrored digits are no digits, so there are none.
     """
+    from sklearn.datasets import load_digits  # takes a second to import
+
     images, labels = load_digits(return_X_y=True)
     return Rows(
         row_ids=np.arange(len(labels)),

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.conftest import ROOT, run_environment
 from tests.platform.checkpoint.universal_cases import (
     CASES,
     FROM,
@@ -22,8 +19,12 @@ from tests.platform.checkpoint.universal_cases import (
     TO_FOUR,
     MakesFolder,
 )
+from tests.platform.checkpoint.universal_process import run
+from tests.platform.ranks import run_groups
 
 from causalfusion_platform.checkpoint.universal import convert, convert_here, needs_conversion, reshardable
+
+pytestmark = pytest.mark.processes
 
 SAME = [(world, case, case) for world in FROM for case in (CASES if world < 4 else TO_FOUR)]
 OTHER = [(world, case, target) for world in (1, 2) for case, target in OTHER_STAGE.items()]
@@ -31,26 +32,24 @@ OTHER = [(world, case, target) for world in (1, 2) for case, target in OTHER_STA
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run 1, 2 and 4 ranks side by side; they save, convert, and load from one another."""
-    folder = tmp_path_factory.mktemp("universal")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.platform.checkpoint.universal_process", str(folder)],
-        cwd=ROOT,
-        env=run_environment(DS_ACCELERATOR="cpu"),
-        timeout=300,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    logs = "\n".join(path.read_text(errors="replace")[-1500:] for path in folder.glob("log-*"))
-    assert done.returncode == 0, done.stderr + logs
-    return folder
+    """Return the folder that the ranks write into."""
+    return tmp_path_factory.mktemp("universal")
 
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[int, dict[str, Any]]:
-    """Number of ranks → what its processes measured."""
-    return {world: json.loads((folder / f"results-{world}.json").read_text()) for world in FROM}
+    """Run 1, 2 and 4 ranks side by side. They save, convert, and load from one another.
+
+    Returns:
+        Number of ranks → what they measured.
+    """
+    return {world: ranks[0] for world, ranks in run_groups(run, folder, FROM).items()}
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path, results: object) -> Path:
+    """Return the folder with what the ranks have saved."""
+    return folder
 
 
 @pytest.mark.parametrize(("world", "case", "target"), SAME + OTHER)
@@ -92,10 +91,10 @@ def test_a_rank_that_cannot_write_keeps_no_other_waiting(results: dict[int, dict
     assert "a file/engine cannot be written" in second
 
 
-def test_a_conversion_in_a_process_of_its_own(folder: Path, tmp_path: Path) -> None:
+def test_a_conversion_in_a_process_of_its_own(saved: Path, tmp_path: Path) -> None:
     """The same files as in this process."""
-    out = convert(folder / "zero-2-2", tmp_path / "out", 2)
-    there, here = folder / "zero-2-2-universal", out
+    out = convert(saved / "zero-2-2", tmp_path / "out", 2)
+    there, here = saved / "zero-2-2-universal", out
     files = sorted(path.relative_to(there) for path in there.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(here) for path in here.rglob("*") if path.is_file())
     tensors = [name for name in files if name.name in ("fp32.pt", "exp_avg.pt", "exp_avg_sq.pt")]
@@ -108,8 +107,8 @@ def test_a_conversion_in_a_process_of_its_own(folder: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("case", ["zero-1", "zero-3"])
 @pytest.mark.parametrize("part", ["*_optim_states.pt", "*_model_states.pt"])
-def test_a_conversion_runs_no_code(folder: Path, tmp_path: Path, case: str, part: str) -> None:
-    copy = shutil.copytree(folder / f"{case}-2", tmp_path / "copy")
+def test_a_conversion_runs_no_code(saved: Path, tmp_path: Path, case: str, part: str) -> None:
+    copy = shutil.copytree(saved / f"{case}-2", tmp_path / "copy")
     victim = next(copy.rglob(part))
     content = torch.load(victim, weights_only=False)
     torch.save({**content, "more": MakesFolder(tmp_path / "made")}, victim)

@@ -1,24 +1,14 @@
-"""The ranks of `test_universal`: train, save; load what another number of ranks has saved, and train on.
-
-Run as a module, with a folder. It forks the ranks once DeepSpeed is imported, which takes seconds.
-"""
+"""One rank of `test_universal`: train, save; load what another number of ranks has saved, and train on."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import pickle
 import shutil
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import deepspeed
-import deepspeed.ops
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from tests.platform.checkpoint.universal_cases import (
     BATCH,
     CASES,
@@ -29,6 +19,7 @@ from tests.platform.checkpoint.universal_cases import (
     TO_FOUR,
     MakesFolder,
 )
+from tests.platform.ranks import wait_for
 from torch import Tensor, nn
 
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
@@ -39,11 +30,13 @@ from causalfusion_platform.checkpoint.universal import (
     needs_conversion,
 )
 
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
 
 def build(case: str, world: int, *, universal: bool = False) -> Any:
     """Return an engine; no size of a parameter of its model is a multiple of the number of ranks."""
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     stage, changes = CASES[case]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 7, bias=False), nn.GELU(), nn.Linear(7, 1))
@@ -77,6 +70,8 @@ def step(engine: Any, number: int, rank: int, world: int) -> float:
 
 def state_of(engine: Any, stage: int) -> dict[str, list[Tensor]]:
     """Name → fp32 master and both moments, gathered by DeepSpeed itself; and the step counts."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
     state: dict[str, list[Tensor]] = {}
     for name, parameter in engine.module.named_parameters():
         if stage == 0:
@@ -171,20 +166,12 @@ def load_malicious(folder: Path) -> bool:
     return False
 
 
-def run_rank(rank: int, world: int, old: int, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-    log = os.open(folder / f"log-{world}-{rank}", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store-{world}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """Save as one rank, and load what the group of another size saved."""
     if world < 4:
         save_all(rank, world, folder)
-    until = time.monotonic() + 250
-    while not (folder / f"saved-{old}").exists():
-        assert time.monotonic() < until, "the others have not saved"
-        time.sleep(0.1)
+    old = FROM[world]
+    wait_for(folder / f"saved-{old}")
     pairs = [(case, case) for case in (CASES if world < 4 else TO_FOUR)]
     if world < 4:
         pairs += OTHER_STAGE.items()
@@ -195,25 +182,4 @@ def run_rank(rank: int, world: int, old: int, folder: Path) -> None:
         results["broken"] = save_where_one_rank_cannot(rank, world, folder)
     if world == 1:
         results["malicious refused"] = load_malicious(folder)
-    if rank == 0:
-        (folder / f"results-{world}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-def main() -> None:
-    folder = Path(sys.argv[1])
-    fork = multiprocessing.get_context("fork")
-    ranks = [
-        fork.Process(target=run_rank, args=(rank, world, old, folder), daemon=True)
-        for world, old in FROM.items()
-        for rank in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=280)
-    sys.exit(max(process.exitcode is None or process.exitcode != 0 for process in ranks))
-
-
-if __name__ == "__main__":
-    main()
+    return results

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 from causalfusion_platform.train.control import LocalControl, StopHook, Stopped
 
@@ -47,14 +43,6 @@ def run_case(hears: dict[int, str]) -> dict[str, Any]:
     return {"step": None, "reason": None, "saved": saved, "marks": marks}
 
 
-def main() -> None:
+def run(rank: int, world: int, folder: Path) -> list[dict[str, Any]]:
     """Run all cases as one of two ranks."""
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    results = [run_case(case[rank]) for case in CASES]
-    (folder / f"rank-{rank}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    return [run_case(case[rank]) for case in CASES]

@@ -1,10 +1,8 @@
-"""One rank of `test_elastic`: the same training in many layouts and options. One process a rank runs it."""
+"""One rank of `test_elastic`: the same training in many layouts and options."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,11 +188,8 @@ def micro(rows: int | None) -> str:
     return f"train.micro_batch_size={'null' if rows is None else rows}"
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store-{world}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """Train in all layouts of this group's size as one rank."""
     results: dict[str, Any] = {"plain": plain_curve([])}
     splits: dict[int, list[tuple[int, int | None]]] = {
         1: [(0, None), (0, 2), (1, 1), (2, 4), (3, 8)],
@@ -240,10 +235,4 @@ def main() -> None:
         results["refused"] = {
             name: guarded(rank, world, case, damaged=False) for name, case in cases.items() if "bf16" not in name
         }
-    if rank == 0:
-        (folder / f"results-{world}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    return results

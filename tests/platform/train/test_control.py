@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from tests.conftest import ROOT
-from tests.platform.train.control_process import CASES, STEPS
+from tests.platform.ranks import run_groups
+from tests.platform.train.control_process import CASES, STEPS, run
 from tests.platform.train.trained import alone
 
 from causalfusion_platform.train.control import Consensus, LocalControl, StopHook, Stopped, StopReason
@@ -21,17 +18,10 @@ URGENCY = ["stopped", "preempted", "storage"]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     """For each rank, what became of each case."""
-    folder = tmp_path_factory.mktemp("control")
-    command = [sys.executable, "-m", "tests.platform.train.control_process"]
-    processes = [subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT) for rank in (0, 1)]
-    try:
-        assert [process.wait(120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    return run_groups(run, tmp_path_factory.mktemp("control"), [2])[2]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("index", range(len(CASES)))
 def test_all_ranks_stop_after_the_same_step_for_the_most_urgent_reason(
     ranks: list[list[dict[str, Any]]], index: int

@@ -9,44 +9,25 @@ on the layout shows far above it.
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import ROOT, run_environment
+from tests.platform.ranks import run_groups
+from tests.platform.train.elastic_process import run
+
+pytestmark = pytest.mark.processes
 
 TOLERANCE = 2e-5
 BAD_STEP = 3
 Results = dict[int, dict[str, Any]]
 
 
-def run_ranks(world: int, folder: Path) -> dict[str, Any]:
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.platform.train.elastic_process", str(rank), str(world), str(folder)],
-            cwd=ROOT,
-            env=run_environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=400)[0] for process in ranks]
-    assert all(process.returncode == 0 for process in ranks), "\n".join(outputs)[-4000:]
-    results: dict[str, Any] = json.loads((folder / f"results-{world}.json").read_text())
-    return results
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """World size → what `elastic_process` measured."""
-    folder = tmp_path_factory.mktemp("elastic")
-    return {world: run_ranks(world, folder) for world in (1, 2, 4)}
+    found = run_groups(run, tmp_path_factory.mktemp("elastic"), [1, 2, 4])
+    return {world: ranks[0] for world, ranks in found.items()}
 
 
 def assert_close(curve: list[list[float]], reference: list[list[float]], tolerance: float = TOLERANCE) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
-from tests.conftest import ROOT, run_environment
-from tests.platform.train.memory_process import CASES, overrides
+from tests.platform.ranks import run_groups
+from tests.platform.train.memory_process import CASES, overrides, run
 
 from causalfusion import Objective, build_model, draw
 from causalfusion_platform.config.compose import load_experiment
@@ -21,26 +18,10 @@ from causalfusion_platform.train.memory import EXACT, activation_bytes, checkpoi
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """World size → for each rank, what `memory_process` counted."""
-    folder = tmp_path_factory.mktemp("memory")
-    logs, ranks = [], []
-    for rank, world in ((0, 1), (0, 2), (1, 2)):
-        logs.append(folder / f"rank-{rank}-of-{world}.log")
-        command = [sys.executable, "-m", "tests.platform.train.memory_process", str(rank), str(world), str(folder)]
-        environment = run_environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-        with logs[-1].open("w") as log:
-            ranks.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        failed = [log.read_text()[-4000:] for process, log in zip(ranks, logs, strict=True) if process.wait(200)]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert not failed, "\n".join(failed)
-    return {
-        world: [json.loads((folder / f"bytes-{rank}-of-{world}.json").read_text()) for rank in range(world)]
-        for world in (1, 2)
-    }
+    return run_groups(run, tmp_path_factory.mktemp("memory"), [1, 2])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_exact_parts_are_those_of_real_engines(
@@ -54,6 +35,7 @@ def test_exact_parts_are_those_of_real_engines(
         assert found == pytest.approx(expected[part], rel=5e-3, abs=16), part
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_checkpoints_are_as_large_as_estimated(

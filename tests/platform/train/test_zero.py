@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
-from tests.conftest import ROOT, run_environment
-from tests.platform.train.zero_process import CASES, LOADED
+from tests.platform.ranks import run_groups
+from tests.platform.train.zero_process import CASES, LOADED, run
+
+pytestmark = pytest.mark.processes
 
 STAGES = ("0", "1", "2", "3")
 TRAINED = 7 * 13 + 13 + 13 * 75 + 75 + 3 * 2 * 9 + 2 + 1
@@ -19,27 +18,8 @@ FROZEN = 75
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """World size → what `zero_process` measured. Both sizes run at once, each loads what the other wrote."""
-    folder = tmp_path_factory.mktemp("zero")
-    logs, ranks = [], []
-    for rank, world in ((0, 1), (0, 2), (1, 2)):
-        logs.append(folder / f"rank-{rank}-of-{world}.log")
-        with logs[-1].open("w") as log:  # not a pipe, which would hold up a rank when it is full
-            ranks.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.platform.train.zero_process", str(rank), str(world), str(folder)],
-                    cwd=ROOT,
-                    env=run_environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        failed = [log.read_text()[-4000:] for process, log in zip(ranks, logs, strict=True) if process.wait(300)]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert not failed, "\n".join(failed)
-    return {world: json.loads((folder / f"results-{world}.json").read_text()) for world in (1, 2)}
+    found = run_groups(run, tmp_path_factory.mktemp("zero"), [1, 2])
+    return {world: ranks[0] for world, ranks in found.items()}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,16 +1,14 @@
-"""One rank of `test_zero`: train, compare the averages, save, load, train on. Run as a module."""
+"""One rank of `test_zero`: train, compare the averages, save, load, train on."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.optimize import brentq
+from tests.platform.ranks import wait_for
 from torch import Tensor, nn
 
 from causalfusion import Model, Objective, build_model, draw, draws
@@ -263,11 +261,8 @@ def run_dit() -> dict[str, list[list[float]]]:
     return {"engine": steps, "plain": plain}
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store-{world}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """Measure all cases as one rank; load what the group of the other size wrote."""
     own, other = folder / f"world-{world}", folder / f"world-{3 - world}"
     results: dict[str, Any] = {"averages": {case: average_case(case, rank, world, own) for case in CASES}}
     torch.distributed.barrier()
@@ -275,16 +270,6 @@ def main() -> None:
     results |= {str(stage): run_stage(stage, rank, world, own) for stage in (0, 1, 2, 3)}
     if world == 1:
         results["dit"] = run_dit()
-    deadline = time.monotonic() + 240
-    while not (other / "written").exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no averages in {other}")
-        time.sleep(0.1)
+    wait_for(other / "written")
     results["loaded"] = {case: load_case(case, world, other) for case in LOADED}
-    if rank == 0:
-        (folder / f"results-{world}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    return results

@@ -15,12 +15,12 @@ With three seeds most honest answers are "undecided", and the rules below are fi
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -82,35 +82,26 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     some = list(finite(dict(enumerate(values))).values())
     if not some:
         return Estimate(0, None, None)
-    half = _t(len(some) - 1) * float(np.std(some, ddof=1)) / math.sqrt(len(some)) if len(some) > 1 else None
+    half = _student(some)[0] if len(some) > 1 else None
     return Estimate(len(some), float(np.mean(some)), half)
 
 
 def compare(better: Values, worse: Values, *, higher_is_better: bool) -> Gain:
     """Return by how much the first row is better: paired where both have the same seeds, else by Welch's t.
 
-    The pair with one or no seed has a mean at most: no interval, no p-value.
+    With fewer than two seeds of a row there is no interval and no p-value.
     """
     first, second = finite(better), finite(worse)
     sign = 1 if higher_is_better else -1
     if not first or not second:
         return Gain(None, None, None, 0, "none")
     n = min(len(first), len(second))
-    method: Method
-    variance: float | None
+    method: Method = "Welch's t"
+    samples = [list(first.values()), list(second.values())]
     if first.keys() == second.keys():
-        gains = [sign * (value - second[seed]) for seed, value in first.items()]
-        method, mean, degrees = "paired t", float(np.mean(gains)), n - 1.0
-        variance = float(np.var(gains, ddof=1)) / n if n > 1 else None
-    else:
-        left, right = (np.array(list(side.values())) for side in (first, second))
-        method, mean = "Welch's t", sign * float(left.mean() - right.mean())
-        variance, degrees = _welch(left, right) if n > 1 else (None, 0.0)
-    if variance is None:
-        return Gain(mean, None, None, n, "none")
-    error = math.sqrt(variance)
-    p_value = float(2 * stats.t.sf(abs(mean) / error, degrees)) if error else float(mean == 0)
-    return Gain(mean, _t(degrees) * error, p_value, n, method)
+        method, samples = "paired t", [[value - second[seed] for seed, value in first.items()]]
+    mean = sign * float(np.mean(samples[0]) - (np.mean(samples[1]) if len(samples) > 1 else 0))
+    return Gain(mean, *_student(*samples), n, method) if n > 1 else Gain(mean, None, None, n, "none")
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -159,18 +150,14 @@ def _pair_verdict(gain: Gain, corrected: float | None) -> Verdict:
     return "fails" if gain.mean < 0 and corrected <= 1 - CONFIDENCE else "undecided"
 
 
-def _welch(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the variance of the difference of means, and its degrees of freedom by Welch and Satterthwaite."""
-    parts = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
-    variance = sum(parts)
-    if not variance:
-        return 0.0, 1.0
-    spread = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True))
-    return variance, variance**2 / spread
-
-
-def _t(degrees: float) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+def _student(sample: Sequence[float], other: Sequence[float] | None = None) -> tuple[float, float]:
+    """Return the half width of the interval of a mean, or of a difference of means, and its two-sided p-value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns of samples without spread
+        test = stats.ttest_1samp(sample, 0) if other is None else stats.ttest_ind(sample, other, equal_var=False)
+        low, high = test.confidence_interval(CONFIDENCE)
+    # Without spread and without a difference SciPy has 0 / 0.
+    return float(high - low) / 2, 1.0 if math.isnan(test.pvalue) else float(test.pvalue)
 
 
 def _or_one(p_value: float | None) -> float:

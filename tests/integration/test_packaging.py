@@ -11,6 +11,8 @@ import pytest
 import ray
 from tests.conftest import run_environment
 
+TEMPLATES = "platform/causalfusion_platform/report/templates"
+
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 sys.modules["torchvision"] = None  # any import of it raises ImportError
@@ -102,6 +104,8 @@ def test_wheel_works_outside_the_repository(repository: Path, tmp_path: Path) ->
         names = archive.namelist()
         archive.extractall(installed)
     assert "causalfusion_platform/_experiments/quickstart.yaml" in names
+    templates = {path.name for path in (repository / TEMPLATES).iterdir()}
+    assert {f"causalfusion_platform/report/templates/{name}" for name in templates} <= set(names)
     assert not any(name.startswith(("platform/", "models/", "tests/")) for name in names)
     # -P and PYTHONPATH: the unpacked wheel comes before the editable install, and the repository is not the cwd.
     shown = subprocess.run(

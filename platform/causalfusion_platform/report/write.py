@@ -10,15 +10,14 @@ from matplotlib.figure import Figure
 
 from ..storage.atomic import write_atomically
 from .canvas import save
-from .html import Picture
+from .html import Change, Picture
 from .paper.figures import is_plane, planes_figure, values_figure
-from .paper.html import paper_page
 from .paper.json import report_json
 from .paper.latex import render_latex
-from .paper.markdown import render_markdown
+from .paper.pages import paper_page, render_markdown
 from .paper.report import PaperReport
 from .sweeps.figures import history_figure, pareto_figure, slices_figure
-from .sweeps.html import Change, SweepReport, sweep_page
+from .sweeps.html import SweepReport, sweep_page
 from .sweeps.parallel_coordinates import parallel_coordinates_figure
 from .sweeps.records import metric_of, swept_keys
 

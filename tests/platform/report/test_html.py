@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from typing import Any
 
 import pytest
-from tests.platform.report.made_tables import gammas, plane, report_of
-from tests.platform.report.pages import Page, check_alone
+from tests.platform.report.made_tables import AROUND, gammas, plane, report_of
+from tests.platform.report.pages import check_alone
 
-from causalfusion_platform.report.html import (
-    Picture,
-    document,
-    facts,
-    figure,
-    items,
-    paragraph,
-    section,
-    table,
-    text,
-)
-from causalfusion_platform.report.paper.html import paper_page
+from causalfusion_platform.config.paper_table import Row
+from causalfusion_platform.report.html import Picture
+from causalfusion_platform.report.paper.pages import paper_page
 from causalfusion_platform.report.sweeps.html import SweepReport, outcome, sweep_page
 from causalfusion_platform.report.sweeps.records import TrialRecord
 
@@ -56,37 +48,38 @@ def sweep(**changes: Any) -> SweepReport:
 PICTURE = Picture("a figure", b"\x89PNG not really", "what it shows")
 
 
-def test_a_page_stands_alone() -> None:
-    page = check_alone(document("t", [section("s", paragraph("p"), figure(PICTURE))], generated_at="now"))
-    sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
-    assert [base64.b64decode(value.partition(",")[2]) for value in sources] == [PICTURE.png]
-    assert page.texts["title"] == ["t"]
-    assert page.texts["figcaption"] == ["what it shows"]
+def test_pictures_are_part_of_the_page() -> None:
+    for source in (sweep_page(sweep(), [PICTURE]), paper_page(report_of(gammas()), [PICTURE])):
+        page = check_alone(source)
+        sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+        assert [base64.b64decode(value.partition(",")[2]) for value in sources] == [PICTURE.png]
+        assert page.texts["figcaption"] == ["what it shows"]
 
 
 def test_all_that_is_given_is_escaped() -> None:
-    body = [
-        section(ATTACK, paragraph(ATTACK), items([ATTACK]), facts({ATTACK: ATTACK})),
-        table([ATTACK], [[ATTACK], [1.5]], groups=[(ATTACK, 1)]),
-        figure(Picture(ATTACK, b"x", ATTACK)),
-    ]
-    page = check_alone(document(ATTACK, body, generated_at=ATTACK))
-    assert len(page.texts["script"]) == 1
-    for tag in ("title", "h1", "h2", "li", "dt", "dd", "figcaption", "td"):
-        assert ATTACK in page.texts[tag], tag
-    assert text("<&>\"'") == "&lt;&amp;&gt;&quot;&#x27;"
+    attacked = {"generated_at": ATTACK, "command": ATTACK, "lineage": {ATTACK: ATTACK}}
+    report = sweep(name=ATTACK, description=ATTACK, changed=[(ATTACK, ATTACK, [ATTACK])], metric=ATTACK, **attacked)
+    rows = (Row(file="a", label=ATTACK, printed=(1.0, 2.0)), Row(file="b", label="b", printed=(2.0, 3.0)))
+    around = dataclasses.replace(AROUND, hardware=ATTACK, **attacked)
+    table = gammas(rows=rows, claims=(), title=ATTACK, measured=ATTACK, varied=ATTACK, note=ATTACK)
+    picture = Picture(ATTACK, b"x", ATTACK)
+    sweeps = check_alone(sweep_page(report, [picture]))
+    papers = check_alone(paper_page(report_of(table, around=around), [picture], [(ATTACK, 1, 2)]))
+    for page in (sweeps, papers):
+        assert len(page.texts["script"]) == 1
+        for tag in ("title", "h1", "p", "dt", "dd", "figcaption", "td", "th"):
+            assert any(ATTACK in text for text in page.texts[tag]), tag
 
 
 def test_numbers_can_be_sorted_as_numbers() -> None:
-    page = Page(table(["a", "b"], [[0.123456, None], ["x", True]], sortable=True))
-    assert page.tables == [[["a", "b"], ["0.1235", "–"], ["x", "True"]]]
-    assert ("td", "data-number", "0.123456") in page.attributes
-    assert ("td", "data-empty", "") in page.attributes
-    assert sum(name == "data-number" for _, name, _ in page.attributes) == 1
-
-
-def test_sections_without_content_are_left_out() -> None:
-    assert section("empty", items([]), facts({})) == ""
+    trial = TrialRecord("a", {"lr": 0.123456, "flag": True}, {"fd": float("nan"), "speed": None})
+    page = check_alone(sweep_page(sweep(trials=[trial]), []))
+    assert page.tables[0] == [
+        ["trial", "status", "lr", "flag", "fd", "speed", "seconds", "folder", "MLflow run"],
+        ["a", "finished", "0.1235", "true", "nan", "–", "–", "", "–"],
+    ]
+    assert [value for _, name, value in page.attributes if name == "data-number"] == ["0.123456"]
+    assert sum(name == "data-empty" for _, name, _ in page.attributes) == 3
 
 
 # Sweeps

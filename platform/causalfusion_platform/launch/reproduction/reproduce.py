@@ -16,7 +16,7 @@ from ...assemble import SPOOL_FOLDER
 from ...config.errors import UserError
 from ...config.paper_table import Column
 from ...config.schema import Experiment
-from ...report.paper.markdown import render_markdown
+from ...report.paper.pages import render_markdown
 from ...report.paper.report import Circumstances, PaperReport, RunFacts, build_report
 from ...report.sweeps.live import SweepDisplay
 from ...report.terminal import as_path

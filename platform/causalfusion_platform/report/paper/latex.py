@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
+from .content import side_by_side, stacked
 from .report import PaperReport
-from .words import arrow, cell_texts, heading, key, missing
+from .words import heading, key, missing
 
 # With more columns the printed values stand above ours: the table would leave the page.
 _SIDE_BY_SIDE = 4
 
-# A command for each sign.
 # Signs, and the commands of maths mode that draw them.
 _MATHS = (
     "α alpha, β beta, γ gamma, δ delta, ε epsilon, ζ zeta, η eta, θ theta, ι iota, κ kappa, λ lambda, μ mu, ν nu, "
@@ -43,10 +44,13 @@ def latex_text(text: str) -> str:
 
 def render_latex(report: PaperReport) -> str:
     """Return a table environment with caption and label, for \\input."""
-    heads = [f"{column.name} {arrow(column)}" for column in report.table.columns]
-    side_by_side = len(heads) <= _SIDE_BY_SIDE
-    body = _side_by_side(report, heads) if side_by_side else _stacked(report, heads)
-    spec = "l" + ("rr" * len(heads) if side_by_side else "l" + "r" * len(heads))
+    few = len(report.table.columns) <= _SIDE_BY_SIDE
+    grid = side_by_side(report) if few else stacked(report)
+    spec = "l" + "r" * (len(grid.columns) - 1) if few else "ll" + "r" * (len(grid.columns) - 2)
+    above = [f"\\multicolumn{{{span}}}{{c}}{{{latex_text(name)}}}" for name, span in grid.groups[1:]]
+    heads = [_line(grid.columns)]
+    if few:
+        heads = [f"{' & '.join([latex_text(report.table.varied), *above])} \\\\", _line(["", *grid.columns[1:]])]
     caption = " ".join([f"{heading(report)}.", key(report), *missing(report)[:1]])
     return "\n".join(
         [
@@ -55,7 +59,9 @@ def render_latex(report: PaperReport) -> str:
             r"\centering",
             f"\\begin{{tabular}}{{{spec}}}",
             r"\hline",
-            *body,
+            *heads,
+            r"\hline",
+            *(_line(row) for row in grid.rows),
             r"\hline",
             r"\end{tabular}",
             f"\\caption{{{latex_text(caption)}}}",
@@ -66,31 +72,11 @@ def render_latex(report: PaperReport) -> str:
     )
 
 
-def _side_by_side(report: PaperReport, heads: list[str]) -> list[str]:
-    above = [latex_text(report.table.varied), *(f"\\multicolumn{{2}}{{c}}{{{latex_text(head)}}}" for head in heads)]
-    lines = [_line(above), _line(["", *["paper", "ours"] * len(heads)]), r"\hline"]
-    for row, cells in zip(report.rows, cell_texts(report), strict=True):
-        lines.append(_line(_texts([row.label, *(text for cell in cells for text in cell)])))
-    return lines
-
-
-def _stacked(report: PaperReport, heads: list[str]) -> list[str]:
-    lines = [_line(_texts([report.table.varied, "", *heads])), r"\hline"]
-    for row, cells in zip(report.rows, cell_texts(report), strict=True):
-        lines.append(_line(_texts([row.label, "paper", *(printed for printed, _ in cells)])))
-        lines.append(_line(_texts(["", "ours", *(ours for _, ours in cells)])))
-    return lines
-
-
-def _line(cells: list[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
-
-
 def _letter(sign: str) -> str:
     if sign.isascii() or unicodedata.name(sign, "").startswith("LATIN "):
         return sign
     return f"[U+{ord(sign):04X}]"
 
 
-def _texts(texts: list[str]) -> list[str]:
-    return [latex_text(text) for text in texts]
+def _line(cells: Sequence[str]) -> str:
+    return f"{' & '.join(map(latex_text, cells))} \\\\"

@@ -9,9 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .content import Grid, stacked
 from .report import PaperReport
 from .statistics import Verdict
-from .words import arrow, budget, caveats, cell_texts, claim_text, heading, key, missing, notes, orderings
+from .words import budget, caveats, claim_text, heading, key, missing, notes, orderings
 
 _WIDTH = 80
 _LABEL = 26
@@ -24,7 +25,8 @@ def render_terminal(report: PaperReport) -> Group:
     Of a row the printed values stand above ours. Columns that do not fit go into further tables below.
     """
     parts: list[RenderableType] = [Text(f"{heading(report)}, scale {report.scale}", style="bold")]
-    parts += [_table(report, places) for places in _blocks(report)]
+    grid = stacked(report)
+    parts += [_table(grid, places) for places in _blocks(grid)]
     parts += [
         *map(Text, (key(report), *notes(report))),
         *(Text(line, style="yellow") for line in missing(report)),
@@ -34,33 +36,29 @@ def render_terminal(report: PaperReport) -> Group:
     return Group(*parts)
 
 
-def _table(report: PaperReport, places: Sequence[int]) -> Table:
+def _table(grid: Grid, places: Sequence[int]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(report.table.varied, overflow="fold", max_width=_LABEL)
+    table.add_column(Text(grid.columns[0]), overflow="fold", max_width=_LABEL)
     table.add_column("")
     for place in places:
-        column = report.table.columns[place]
-        table.add_column(Text(f"{column.name} {arrow(column)}"), justify="right", no_wrap=True)
-    for row, cells in zip(report.rows, cell_texts(report), strict=True):
+        table.add_column(Text(grid.columns[place]), justify="right", no_wrap=True)
+    for label, whose, *texts in grid.rows:
+        style = "dim" if whose == "paper" else ""
         table.add_row(
-            Text(row.label), Text("paper", style="dim"), *(Text(cells[place][0], style="dim") for place in places)
+            Text(label), *(Text(text, style) for text in (whose, *(texts[place - 2] for place in places)))
         )
-        table.add_row("", "ours", *(Text(cells[place][1]) for place in places))
     return table
 
 
-def _blocks(report: PaperReport) -> list[list[int]]:
+def _blocks(grid: Grid) -> list[list[int]]:
     """Return the places of the columns of each table, as many as fit."""
-    texts = cell_texts(report)
-    room = _WIDTH - 2 - len("paper") - 2
-    room -= min(_LABEL, max(map(cell_len, [report.table.varied, *(row.label for row in report.rows)])))
+    label, whose, *widths = (
+        max(cell_len(line[place]) for line in (grid.columns, *grid.rows)) + 2 for place in range(len(grid.columns))
+    )
+    room = _WIDTH - min(_LABEL + 2, label) - whose
     blocks: list[list[int]] = [[]]
     left = room
-    for place, column in enumerate(report.table.columns):
-        width = (
-            max(cell_len(text) for text in (f"{column.name} ↓", *(ours for line in texts for ours in line[place])))
-            + 2
-        )
+    for place, width in enumerate(widths, start=2):
         if blocks[-1] and width > left:
             blocks.append([])
             left = room

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
 from ..numbers import duration
-from .numbers import gain_with_interval, p_text, printed_values, with_interval
 from .report import ClaimResult, PaperReport
-from .statistics import VERDICTS, Estimate, Pair
+from .statistics import VERDICTS
 
 # Fréchet distances of fewer samples than the paper's 10,000 are visibly too large.
 _ENOUGH_SAMPLES = 10_000
@@ -151,40 +150,6 @@ def arrow(column: Column) -> str:
     return "↑" if column.metric in HIGHER_IS_BETTER else "↓"
 
 
-def cell_texts(report: PaperReport) -> list[list[tuple[str, str]]]:
-    """Return for each row and column the printed value and ours, marked where seeds are missing."""
-    printed = [printed_values([row.cells[place].printed for row in report.rows]) for place in _places(report)]
-    planned = len(report.plan.seeds)
-
-    def ours(found: Estimate) -> str:
-        return with_interval(found) + (f" {FEWER}" if 0 < found.n < planned else "")
-
-    return [
-        [(printed[place][index], ours(row.cells[place].ours)) for place in _places(report)]
-        for index, row in enumerate(report.rows)
-    ]
-
-
-def pair_columns(report: PaperReport) -> list[str]:
-    """Return the names of the columns of `pair_cells`."""
-    varied = report.table.varied
-    return [f"better {varied}", f"worse {varied}", "gain", "n", "test", "p (Holm)", "verdict"]
-
-
-def pair_cells(report: PaperReport, pair: Pair) -> list[str]:
-    """Return one line of the table of pairs."""
-    gain = pair.gain
-    return [
-        report.label(pair.better),
-        report.label(pair.worse),
-        gain_with_interval(gain),
-        str(gain.n or "–"),
-        gain.method,
-        p_text(pair.holm_p),
-        pair.verdict,
-    ]
-
-
 def _two_labels(report: PaperReport) -> bool:
     return report.scale == "digits" and any(row.digits_label not in (None, row.label) for row in report.table.rows)
 
@@ -197,10 +162,6 @@ def _not_finite(report: PaperReport) -> list[str]:
         for seed, value in cell.by_seed.items()
         if value is not None and not math.isfinite(value)
     ]
-
-
-def _places(report: PaperReport) -> range:
-    return range(len(report.table.columns))
 
 
 def _span(counts: Sequence[int]) -> str:

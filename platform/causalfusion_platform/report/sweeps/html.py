@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..html import Html, Picture, document, facts, figure, paragraph, section, table
+from ..html import Change, Picture, plain, render
 from ..numbers import is_number
 from ..tables import cell
 from .records import Mode, TrialRecord, best_of, last_part, metric_of, ranked
-
-Change = tuple[str, Any, Any]
-"""(dotted key, default, value here)."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,20 @@ class SweepReport:
 
 def sweep_page(report: SweepReport, pictures: Sequence[Picture]) -> str:
     """Return the page."""
-    body = [
-        *([paragraph(report.description)] if report.description else []),
-        section("Outcome", facts(outcome(report))),
-        section("Figures", *map(figure, pictures)),
-        section("Trials", _trials(report)),
-        section("Configuration", changes(report.changed)),
-        section("Made from", facts(report.lineage), paragraph(f"Again: {report.command}", kind="faint")),
-    ]
-    return document(f"Sweep {report.name}", body, generated_at=report.generated_at)
+    trials = ranked(report.trials, report.metric, report.mode)
+    best = best_of(report.trials, report.metric, report.mode)
+    columns, rows = _trials(report, trials)
+    return render(
+        "sweep.html",
+        title=f"Sweep {report.name}",
+        generated_at=report.generated_at,
+        report=report,
+        outcome=outcome(report),
+        columns=columns,
+        rows=rows,
+        best=next((place for place, trial in enumerate(trials) if trial is best), None),
+        pictures=pictures,
+    )
 
 
 def outcome(report: SweepReport) -> dict[str, str]:
@@ -79,40 +80,26 @@ def outcome(report: SweepReport) -> dict[str, str]:
     return found
 
 
-def changes(changed: Sequence[Change]) -> Html:
-    """Return a table of keys that are not at their defaults; nothing if there are none."""
-    rows = [[key, _plain(default), _plain(value)] for key, default, value in changed]
-    return table(["key", "default", "here"], rows, sortable=True) if rows else Html("")
-
-
-def _trials(report: SweepReport) -> Html:
-    trials = ranked(report.trials, report.metric, report.mode)
+def _trials(report: SweepReport, trials: Sequence[TrialRecord]) -> tuple[list[str], list[list[Any]]]:
+    """Return the table of trials: names of columns, and rows."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
     others = dict.fromkeys(name for trial in trials for name in trial.metrics)
     metrics = [report.metric, *(name for name in others if name != report.metric)]
-    failed = any(trial.error for trial in trials)
+    failed = ["error"] if any(trial.error for trial in trials) else []
+    columns = ["trial", "status", *map(last_part, keys), *metrics, "seconds", *failed, "folder", "MLflow run"]
     rows = [
         [
-            trial.name,
-            trial.status,
+            *(trial.name, trial.status),
             *(_value(trial.values[key]) if key in trial.values else None for key in keys),
             *(trial.metrics.get(name) for name in metrics),
             trial.seconds,
             *([trial.error] if failed else []),
-            trial.folder,
-            trial.mlflow_run_id,
+            *(trial.folder, trial.mlflow_run_id),
         ]
         for trial in trials
     ]
-    columns = ["trial", "status", *map(last_part, keys), *metrics, "seconds", *(["error"] if failed else [])]
-    best = best_of(report.trials, report.metric, report.mode)
-    place = next((place for place, trial in enumerate(trials) if trial is best), None)
-    return table([*columns, "folder", "MLflow run"], rows, sortable=True, best=place) if rows else Html("")
+    return columns, rows
 
 
 def _value(value: Any) -> Any:
-    return value if is_number(value) else _plain(value)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return value if is_number(value) else plain(value)

@@ -16,7 +16,7 @@ from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, 
 from causalfusion_platform.config.paper_table import Column, PaperTable, Row
 from causalfusion_platform.report.paper.json import report_json
 from causalfusion_platform.report.paper.latex import latex_text, render_latex
-from causalfusion_platform.report.paper.markdown import render_markdown
+from causalfusion_platform.report.paper.pages import render_markdown
 from causalfusion_platform.report.paper.report import PaperReport
 from causalfusion_platform.report.paper.terminal import render_terminal
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from .numbers import is_number
-from .tables import cell, markdown_table
+from .tables import cell, markdown_table, plain
 
 Change = tuple[str, Any, Any]
 """A key that is not at its default: (dotted key, default, value here)."""
@@ -34,11 +33,6 @@ class Picture:
 def render(template: str, **values: Any) -> str:
     """Return a template of `templates/`, filled. Templates named `.html` escape all values."""
     return _environment().get_template(template).render(values)
-
-
-def plain(value: Any) -> str:
-    """Return a value of a configuration as text: strings as they are, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 @cache

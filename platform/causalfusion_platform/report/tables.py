@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ def cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plain(value: Any) -> str:
+    """Return a value of a configuration as text: strings as they are, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, aligned: bool = False) -> str:

@@ -19,7 +19,7 @@ from .paper.report import PaperReport
 from .sweeps.figures import history_figure, pareto_figure, slices_figure
 from .sweeps.html import SweepReport, sweep_page
 from .sweeps.parallel_coordinates import parallel_coordinates_figure
-from .sweeps.records import metric_of, swept_keys
+from .sweeps.records import has_result, metric_of, swept_keys
 
 _PAPER_FIGURES = {
     "values.png": "Printed values and ours. Bars are 95% intervals over seeds.",
@@ -55,8 +55,8 @@ def write_paper_report(
 def write_sweep_report(report: SweepReport, folder: Path) -> list[Path]:
     """Write report.html and the figures that its trials allow; return the paths.
 
-    They are parallel.png of two or more keys, slices.png, history.png of two or more results, and pareto.png where
-    a second metric is given.
+    They are parallel.png of two or more keys and finished trials, slices.png, history.png of two or more results,
+    and pareto.png where a second metric is given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = []
@@ -71,13 +71,14 @@ def _sweep_figures(report: SweepReport) -> Iterator[tuple[str, Figure, str]]:
     """Yield (name of the file, figure, caption)."""
     trials, metric, mode, title = report.trials, report.metric, report.mode, f"sweep {report.name}"
     results = sum(metric_of(trial, metric) is not None for trial in trials)
+    finished = sum(has_result(trial, metric) for trial in trials)
     keys = swept_keys(trials)
-    if results and len(keys) > 1:
+    if finished > 1 and len(keys) > 1:
         figure = parallel_coordinates_figure(trials, keys, metric, mode, title=title)
         yield (
             "parallel.png",
             figure,
-            "Each line is a trial: its values of the swept keys, and the metric at the right.",
+            "Each line is a finished trial: the metric at the left, then its values of the swept keys.",
         )
     if results and keys:
         figure = slices_figure(trials, keys, metric, mode, title=title)

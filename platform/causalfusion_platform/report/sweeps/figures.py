@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..canvas import PALE, bare, canvas, fit_axis, name_ticks, shades, title_of
 from ..numbers import is_number
-from .parallel_coordinates import scale_of
+from ..tables import plain
 from .records import Mode, TrialRecord, best_of, has_result, last_part, metric_of
 
 _DARK, _BEST = shades(3)[0], "#d1495b"
@@ -135,12 +135,14 @@ def _spots(axes: Axes, values: Sequence[Any]) -> list[float]:
         if len(set(numbers)) <= _FEW:
             name_ticks(axes, "x", sorted(set(numbers)), [f"{number:.4g}" for number in sorted(set(numbers))])
         return numbers
-    scale = scale_of(values)
-    last = len(scale.marks) - 1
-    name_ticks(axes, "x", range(last + 1), [text for _, text in scale.marks])
-    axes.set_xlim(-0.5, last + 0.5)
-    axes.tick_params(axis="x", labelrotation=30 if sum(len(text) for _, text in scale.marks) > 20 else 0)
-    return [scale.place(value) * last for value in values]
+    numbers = sorted({float(value) for value in values if is_number(value)})
+    texts = [f"{value:.4g}" if is_number(value) else plain(value) for value in values]
+    order = [*(f"{number:.4g}" for number in numbers), *texts]
+    names = list(dict.fromkeys(order))
+    name_ticks(axes, "x", range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.tick_params(axis="x", labelrotation=30 if sum(map(len, names)) > 20 else 0)
+    return [names.index(text) for text in texts]
 
 
 def _value(trial: TrialRecord, metric: str) -> float:

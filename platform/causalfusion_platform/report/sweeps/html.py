@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..html import Change, Picture, plain, render
+from ..html import Change, Picture, render
 from ..numbers import is_number
-from ..tables import cell
+from ..tables import cell, plain
 from .records import Mode, TrialRecord, best_of, last_part, metric_of, ranked
 
 

@@ -1,156 +1,105 @@
-"""Parallel coordinates: each trial of a sweep as a line through its values, the metric at the right."""
+"""Parallel coordinates: each trial of a sweep as a line from its metric through its values of the swept keys."""
 
 from __future__ import annotations
 
-import json
-import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib import colormaps
-from matplotlib.axes import Axes
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import MaxNLocator
+from scipy.stats import rankdata
 
-from ..canvas import INK, PALE, canvas, is_wide, title_of
+from ..canvas import INK, is_wide, title_of
 from ..numbers import is_number
-from .records import Mode, TrialRecord, best_of, has_result, last_part, metric_of, ranked
+from ..tables import plain
+from .records import Mode, TrialRecord, best_of, has_result, last_part, metric_of
 
-# Up to so many different numbers are the marks of their axis; of more, round numbers are.
-_FEW = 6
-# Marks closer than this share of the axis would overlap.
-_CLOSE = 0.045
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+
 _ABSENT = "–"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One vertical axis: where values lie on it, from 0 at the bottom to 1."""
-
-    places: dict[str, float]
-    marks: tuple[tuple[float, str], ...]
-    """(place, text)."""
-    logarithmic: bool = False
-
-    def place(self, value: Any) -> float:
-        """Return where one of the values that the scale was made for lies."""
-        return self.places[_key(value)]
-
-
-def scale_of(values: Sequence[Any]) -> Scale:
-    """Return an axis for values: numbers by size, logarithmic if they span more than a factor of 20.
-
-    If one value is no number, each has a mark of its own: numbers by size, then the others as they come.
-    """
-    if not all(map(is_number, values)):
-        return _categories(values)
-    numbers = sorted({float(value) for value in values})
-    logarithmic = is_wide(numbers)
-    low, high = _along(numbers[0], logarithmic), _along(numbers[-1], logarithmic)
-
-    def place(value: float) -> float:
-        return (_along(value, logarithmic) - low) / (high - low) if high > low else 0.5
-
-    marks: list[tuple[float, str]] = []
-    few = len(numbers) <= _FEW
-    for number in numbers if few else _round_numbers(numbers[0], numbers[-1], logarithmic):
-        if not marks or place(number) - marks[-1][0] >= _CLOSE:
-            marks.append((place(number), f"{number:.{4 if few else 3}g}"))
-    return Scale({_key(value): place(float(value)) for value in values}, tuple(marks), logarithmic)
 
 
 def parallel_coordinates_figure(
     trials: Sequence[TrialRecord], keys: Sequence[str], metric: str, mode: Mode, *, title: str
 ) -> Figure:
-    """Return a line for each trial through its values of `keys` and its metric.
+    """Return a line for each finished trial through its metric and its values of `keys`, drawn by Optuna.
 
-    Lines are the darker the better their rank, and the best trial's is thick. Trials that did not finish are gray
-    and dashed; without the metric they end before its axis.
+    Lines are the darker the better their rank, and the best trial's is thick.
 
     Raises:
-        ValueError: there are no trials or no keys.
+        ValueError: there are fewer than two finished trials, or no keys.
     """
-    if not trials or not keys:
-        raise ValueError("parallel coordinates need trials and keys")
-    scales = [scale_of([trial.values.get(key, _ABSENT) for trial in trials]) for key in keys]
-    names = [last_part(key) for key in keys]
-    measured = [value for trial in trials if (value := metric_of(trial, metric)) is not None]
-    if measured:
-        scales.append(scale_of(measured))
-        names.append(f"{metric} {'↑' if mode == 'max' else '↓'}")
-    figure, axes = canvas(1.4 + 1.5 * len(scales), 4.4)
-    best = best_of(trials, metric, mode)
-    ranks = {
-        id(trial): rank for rank, trial in enumerate(ranked(trials, metric, mode)) if has_result(trial, metric)
-    }
-    for trial in trials:
-        line = [scale.place(trial.values.get(key, _ABSENT)) for scale, key in zip(scales, keys, strict=False)]
-        value = metric_of(trial, metric)
-        line += [] if value is None else [scales[-1].place(value)]
-        if id(trial) in ranks:
-            share = ranks[id(trial)] / max(len(ranks) - 1, 1)
-            colour = colormaps["viridis"](0.9 * share)
-            look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "zorder": 3 - share, "alpha": 0.8}
-        else:
-            look = {"color": PALE, "linewidth": 1.0, "zorder": 1, "linestyle": "--"}
-        if trial is best:
-            look |= {"linewidth": 3.5, "zorder": 4, "alpha": 1}
-        axes.plot(range(len(line)), line, **look)
-    for at, (scale, name) in enumerate(zip(scales, names, strict=True)):
-        _draw_axis(axes, at, scale, name)
-    axes.set(xlim=(-0.6, len(scales) - 0.7), ylim=(-0.13, 1.04))
-    axes.set_axis_off()
-    title_of(axes, f"{title}\n{_legend(best, len(trials), len(ranks))}")
+    finished = [trial for trial in trials if has_result(trial, metric)]
+    if len(finished) < 2 or not keys:
+        raise ValueError("parallel coordinates need two finished trials and a key")
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    size = (1.4 + 1.5 * (len(keys) + 1), 4.4)
+    with warnings.catch_warnings(), rc_context({"figure.constrained_layout.use": True, "figure.figsize": size}):
+        warnings.simplefilter("ignore")  # Optuna calls its figures experimental
+        axes = plot_parallel_coordinate(study_of(finished, keys, metric, mode))
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    pyplot.close(figure)
+    (lines,) = (found for found in axes.collections if isinstance(found, LineCollection))
+    _rank(lines, mode)
+    names = [f"{metric} {'↑' if mode == 'max' else '↓'}", *map(last_part, sorted(keys))]
+    axes.set_xticks(range(len(names)), names, rotation=0, fontsize=9)
+    outline = [Stroke(linewidth=3, foreground="white"), Normal()]
+    for one in figure.axes:
+        one.tick_params(axis="y", which="both", colors=INK, labelsize=8)
+        for label in one.get_yticklabels(which="both"):
+            label.set_path_effects(outline)
+    axes.set_title("")
+    best = best_of(finished, metric, mode)
+    assert best is not None
+    left = f"; {len(trials) - len(finished)} not finished are left out" if len(finished) < len(trials) else ""
+    title_of(axes, f"{title}\n{len(finished)} trials, the darker the better; thick: {best.name}{left}")
     return figure
 
 
-def _legend(best: TrialRecord | None, all_of: int, compared: int) -> str:
-    thick = f"; thick: {best.name}" if best else ""
-    gray = f"; gray: {all_of - compared} not finished" if compared < all_of else ""
-    return f"{all_of} trials, the darker the better{thick}{gray}"
+def study_of(trials: Sequence[TrialRecord], keys: Sequence[str], metric: str, mode: Mode) -> Study:
+    """Return trials that have the metric as a study in memory.
+
+    A key with a value that is not a number becomes categories.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
+    values = {key: [trial.values.get(key, _ABSENT) for trial in trials] for key in keys}
+    kinds = {key: _distribution(column) for key, column in values.items()}
+    for place, trial in enumerate(trials):
+        params = {
+            key: column[place]
+            if isinstance(kinds[key], optuna.distributions.FloatDistribution)
+            else plain(column[place])
+            for key, column in values.items()
+        }
+        study.add_trial(optuna.create_trial(value=metric_of(trial, metric), params=params, distributions=kinds))
+    return study
 
 
-def _draw_axis(axes: Axes, at: int, scale: Scale, name: str) -> None:
-    axes.plot([at, at], [0, 1], color=INK, linewidth=1, zorder=5)
-    outline = [Stroke(linewidth=3, foreground="white"), Normal()]
-    for place, text in scale.marks:
-        axes.plot([at - 0.02, at], [place, place], color=INK, linewidth=1, zorder=5)
-        axes.text(
-            at - 0.05, place, text, ha="right", va="center", fontsize=8, zorder=6, path_effects=outline
-        )  # fmt: skip
-    axes.text(at, -0.07, name + (" (log)" if scale.logarithmic else ""), ha="center", va="top", fontsize=9)
+def _distribution(values: Sequence[Any]) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if all(map(is_number, values)):
+        return FloatDistribution(min(values), max(values), log=is_wide(values))
+    return CategoricalDistribution(list(dict.fromkeys(map(plain, values))))
 
 
-def _categories(values: Sequence[Any]) -> Scale:
-    different = {_key(value): value for value in values}
-    numbers = sorted((key for key, value in different.items() if is_number(value)), key=float)
-    keys = [*numbers, *(key for key in different if key not in numbers)]
-    places = {key: index / max(len(keys) - 1, 1) if len(keys) > 1 else 0.5 for index, key in enumerate(keys)}
-    return Scale(places, tuple((places[key], _text(different[key])) for key in keys))
-
-
-def _along(number: float, logarithmic: bool) -> float:
-    return math.log10(number) if logarithmic else number
-
-
-def _round_numbers(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Return the ends and round numbers between them."""
-    if logarithmic:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        steps = (1, 2, 5) if len(powers) <= 3 else (1,)
-        between = [step * 10.0**power for power in powers for step in steps]
-    else:
-        between = [float(number) for number in MaxNLocator(5).tick_values(low, high)]
-    return [low, *(number for number in between if low < number < high), high]
-
-
-def _key(value: Any) -> str:
-    return repr(float(value)) if is_number(value) else _text(value)
-
-
-def _text(value: Any) -> str:
-    if is_number(value):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _rank(lines: LineCollection, mode: Mode) -> None:
+    """Colour lines by the rank of the metric, at which they begin, and make the best one thick."""
+    ends = np.array([segment[0][1] for segment in lines.get_segments()])
+    ranks = rankdata(ends if mode == "min" else -ends) - 1
+    if lines.colorbar is not None:
+        lines.colorbar.remove()
+    lines.set(cmap="viridis", array=ranks, clim=(0, 1.1 * ranks.max()))
+    lines.set_linewidths(np.where(ranks == ranks.min(), 3.5, 1.2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgba
+from matplotlib import rcParams
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from tests.platform.report.pages import colours
 
-from causalfusion_platform.report.canvas import PALE, save
+from causalfusion_platform.report.canvas import save
 from causalfusion_platform.report.sweeps.figures import history_figure, pareto_figure, pareto_front, slices_figure
-from causalfusion_platform.report.sweeps.parallel_coordinates import parallel_coordinates_figure, scale_of
-from causalfusion_platform.report.sweeps.records import TrialRecord, best_of, metric_of, ranked, swept_keys
+from causalfusion_platform.report.sweeps.parallel_coordinates import parallel_coordinates_figure
+from causalfusion_platform.report.sweeps.records import Mode, TrialRecord, best_of, metric_of, ranked, swept_keys
 
 NAN = float("nan")
 
@@ -64,39 +65,6 @@ def test_swept_keys_are_those_that_differ() -> None:
 # Parallel coordinates
 
 
-@pytest.mark.parametrize(
-    ("values", "places", "marks", "logarithmic"),
-    [
-        ([2, 1, 3.0], [0.5, 0, 1], ["1", "2", "3"], False),
-        ([1, 10, 100], [0, 0.5, 1], ["1", "10", "100"], True),
-        ([1e-4, 1e-3], [0, 1], ["0.0001", "0.001"], False),
-        ([0, 100], [0, 1], ["0", "100"], False),
-        ([7, 7], [0.5, 0.5], ["7"], False),
-        (["a", "b", "a"], [0, 1, 0], ["a", "b"], False),
-        ([None, 16, 4], [1, 0.5, 0], ["4", "16", "null"], False),
-        ([True, False], [0, 1], ["true", "false"], False),
-        ([[1, 2], "x"], [0, 1], ["[1, 2]", "x"], False),
-        (["only"], [0.5], ["only"], False),
-    ],
-)
-def test_where_values_lie(values: list[Any], places: list[float], marks: list[str], logarithmic: bool) -> None:
-    scale = scale_of(values)
-    assert [scale.place(value) for value in values] == pytest.approx(places)
-    assert [text for _, text in scale.marks] == marks
-    assert scale.logarithmic == logarithmic
-
-
-@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40))
-def test_many_numbers_keep_their_order_and_their_marks_apart(values: list[float]) -> None:
-    scale = scale_of(values)
-    places = [scale.place(value) for value in sorted(values)]
-    assert places == sorted(places)
-    assert 0 <= places[0] <= places[-1] <= 1
-    spots = [place for place, _ in scale.marks]
-    assert all(b - a > 0.04 for a, b in itertools.pairwise(spots))
-    assert all(-1e-9 <= spot <= 1 + 1e-9 for spot in spots)
-
-
 def sweep() -> list[TrialRecord]:
     return [
         trial("a", 5.0, {"lr": 1e-4, "order": "raster"}),
@@ -106,26 +74,44 @@ def sweep() -> list[TrialRecord]:
     ]
 
 
-def test_every_trial_is_a_line_through_its_values() -> None:
-    (axes,) = parallel_coordinates_figure(sweep(), ["lr", "order"], "fd", "min", title="t").axes
-    a, b, c, d = axes.lines[:4]
-    lines = [np.asarray(line.get_ydata()).tolist() for line in (a, b, c, d)]
-    assert lines == [[0, 0, 1], [0.5, 1, 0.5], [1, 1], [1, 0, 0]]
-    assert b.get_linewidth() == max(line.get_linewidth() for line in axes.lines), "the best finished one"
-    assert to_rgba(c.get_color()) == to_rgba(d.get_color()) == to_rgba(PALE)
-    assert sum(to_rgba(b.get_color())[:3]) < sum(to_rgba(a.get_color())[:3]), "better is darker"
-    texts = [text.get_text() for text in axes.texts]
-    for name in ("lr (log)", "order", "fd ↓", "0.0001", "0.01", "raster", "random"):
-        assert name in texts
-    assert "thick: b; gray: 2 not finished" in axes.get_title(loc="left")
+def lines_of(figure: Figure) -> LineCollection:
+    (lines,) = (found for found in figure.axes[0].collections if isinstance(found, LineCollection))
+    return lines
 
 
-def test_a_sweep_without_results_still_has_its_lines() -> None:
-    failed = [trial("a", None, {"lr": 1}, "failed"), trial("b", None, {}, "failed")]
-    (axes,) = parallel_coordinates_figure(failed, ["lr"], "fd", "min", title="t").axes
-    assert {text.get_text() for text in axes.texts} == {"lr", "1", "–"}
-    with pytest.raises(ValueError, match="need trials and keys"):
-        parallel_coordinates_figure([], ["lr"], "fd", "min", title="t")
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_every_finished_trial_is_a_line_from_its_metric_through_its_values(mode: Mode) -> None:
+    """The first axis runs over the metric. The others share its height, from their lowest value to the highest."""
+    trials = [
+        trial("a", 5.0, {"x.lr": 1e-4, "order": "raster"}),
+        trial("b", 3.0, {"x.lr": 1e-3, "order": "random"}),
+        trial("c", 4.0, {"x.lr": 1e-2}),
+        *sweep()[2:],
+    ]
+    before = {**rcParams, "backend": ""}
+    figure = parallel_coordinates_figure(trials, ["x.lr", "order"], "fd", mode, title="t")
+    assert {**rcParams, "backend": ""} == before, "Optuna's settings stay its own"
+    axes, lines = figure.axes[0], lines_of(figure)
+    found = {segment[0][1]: segment[1:, 1].tolist() for segment in lines.get_segments()}
+    assert found == {5: [3, 3], 3: [4, 4], 4: [5, 5]}, "order in the order of appearance; lr on a log axis"
+    widths, ends = np.asarray(lines.get_linewidths()), [segment[0][1] for segment in lines.get_segments()]
+    best = 3.0 if mode == "min" else 5.0
+    assert ends[int(np.argmax(widths))] == best
+    lines.update_scalarmappable()
+    brightness = dict(zip(ends, np.asarray(lines.get_color())[:, :3].sum(axis=1), strict=True))
+    assert sorted(brightness, key=brightness.__getitem__) == sorted(ends, reverse=mode == "max"), "better is darker"
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == [f"fd {'↓' if mode == 'min' else '↑'}", "order", "lr"]
+    (order,) = (one for one in figure.axes if [t.get_text() for t in one.get_yticklabels()][:1] == ["raster"])
+    assert [label.get_text() for label in order.get_yticklabels()] == ["raster", "random", "–"]
+    assert {one.get_yscale() for one in figure.axes} == {"linear", "log"}
+    name = "b" if mode == "min" else "a"
+    assert f"thick: {name}; 2 not finished are left out" in axes.get_title(loc="left")
+
+
+def test_one_finished_trial_has_no_parallel_coordinates() -> None:
+    with pytest.raises(ValueError, match="two finished trials"):
+        parallel_coordinates_figure(sweep()[1:], ["lr"], "fd", "min", title="t")
 
 
 # Slices
@@ -151,6 +137,24 @@ def test_every_key_has_a_panel() -> None:
     assert points == {(0, 5), (1, 3)}, "only trials that finished"
     five = slices_figure(sweep(), ["lr"] * 5, "fd", "min", title="t")
     assert [axes.axison for axes in five.axes] == [True] * 5 + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "places"),
+    [
+        ([None, 16, 4.0], ["4", "16", "null"], {1: 2, 2: 1, 3: 0}),
+        ([True, False, True], ["true", "false"], {1: 0, 2: 1, 3: 0}),
+        ([[1, 2], "x", "only"], ["[1, 2]", "x", "only"], {1: 0, 2: 1, 3: 2}),
+    ],
+)
+def test_categories_lie_beside_each_other_numbers_first(
+    values: list[Any], names: list[str], places: dict[int, int]
+) -> None:
+    trials = [trial("t", fd, {"key": value}) for fd, value in enumerate(values, start=1)]
+    (axes,) = slices_figure(trials, ["key"], "fd", "min", title="t").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == names
+    marks = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
+    assert {int(mark[0][1]): mark[0][0] for mark in marks if len(mark) == 1} == places
 
 
 # History

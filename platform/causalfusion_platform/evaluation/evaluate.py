@@ -18,17 +18,17 @@ class Scores:
     """What was measured; every name says the space it lives in."""
 
     class_accuracy: float
-    """Share of generated samples that the judge takes for the class they were asked for."""
+    """Share of generated samples that the classifier takes for the class they were asked for."""
     judge_accuracy: float
-    """The judge's accuracy on real images it has not seen: the ceiling of `class_accuracy`."""
+    """The accuracy of the classifier on real images it has not seen: the ceiling of `class_accuracy`."""
     fd_digits_cnn: float
-    """Fréchet distance between generated and all real images, in the judge's 64 features."""
+    """Fréchet distance between generated and all real images, in the 64 features of the classifier."""
     fd_digits_cnn_real: float
     """The same for as many real images drawn at random: what a perfect generator would score."""
 
 
 class SampleScorer:
-    """A judge trained on the real images, and their features: scores any number of sets of generated images."""
+    """A classifier trained on the real images, and their features: scores any number of sets of generated images."""
 
     def __init__(self, real: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int) -> None:
         """Train the classifier.
@@ -38,7 +38,7 @@ class SampleScorer:
             labels: their classes (N,).
             num_classes: classes in the data set.
             epochs: training epochs of the classifier.
-            seed: decides the judge and the real subset.
+            seed: decides the classifier and the real subset.
         """
         self.classifier = train_classifier(real, labels, num_classes=num_classes, epochs=epochs, seed=seed)
         self.of_real = self.classifier.features(real)

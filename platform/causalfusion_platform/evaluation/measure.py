@@ -67,7 +67,7 @@ def score(
         paper's Table 4 has them. In any other space S `fd_S`, `sfd_S`, `classifier_score_S`, `precision_S` and
         `recall_S`. Of them those that extractor and reference have the numbers for.
         With `training`, in every space: `memorized_share_S`, `nearest_distance_S` and `nearest_distance_real_S`.
-        With `labels`, if the extractor judges the data set's classes: `class_accuracy`.
+        With `labels`, if the extractor knows the classes of the data set: `class_accuracy`.
 
     Raises:
         UserError: too few samples, another number of labels, or a reference of another space.

@@ -101,7 +101,7 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
     if summary["class_accuracy"] is not None:
         rows.add_row(
             "class accuracy",
-            f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples; the judge itself has "
+            f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples; the classifier itself has "
             f"{summary['judge_accuracy']:.3f} on real images it has not seen",
         )
         rows.add_row(

@@ -72,7 +72,7 @@ def test_one_class_alone_is_far_from_all(digit_images: Digits) -> None:
 
 
 @pytest.mark.usefixtures("known_classifier")
-def test_images_are_judged_as_they_are_drawn(digit_images: Digits) -> None:
+def test_images_are_scored_as_they_are_drawn(digit_images: Digits) -> None:
     """Values beyond [−1, 1] are drawn as black or white."""
     images, labels = digit_images[0][:100], digit_images[1][:100]
     beyond = torch.where(images == 1, 7.0, torch.where(images == -1, -3.0, images))

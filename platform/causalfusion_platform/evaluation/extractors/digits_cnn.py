@@ -1,4 +1,4 @@
-"""A small CNN trained on the real images: the judge of generated ones, and a named feature space."""
+"""A small CNN trained on the real images. It scores generated images, and its features are a named space."""
 
 from __future__ import annotations
 

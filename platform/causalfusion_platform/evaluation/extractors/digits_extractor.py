@@ -1,4 +1,4 @@
-"""The judge of the digits as an extractor: the space `digits_cnn`."""
+"""The classifier of digits as an extractor: the space `digits_cnn`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DigitsExtractor(Extractor):
     judges_classes = True
 
     def __init__(self, classifier: DigitsClassifier) -> None:
-        """Take the trained judge, where it lies."""
+        """Take the trained classifier on the device that it lies on."""
         first = next(classifier.network.parameters())
         self.classifier = classifier
         self.device = first.device

@@ -135,7 +135,7 @@ class PaperReport:
 def build_report(
     table: PaperTable, scale: Scale, measured: Measured, runs: Runs, around: Circumstances
 ) -> PaperReport:
-    """Put a table's values beside the printed ones and judge its claims and each column's order.
+    """Put a table's values beside the printed ones and decide its claims and each column's order.
 
     Raises:
         UserError: the table has no such scale.

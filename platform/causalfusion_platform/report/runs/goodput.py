@@ -18,7 +18,7 @@ _MEANING = {
     "other": "metrics and the rest of the loop",
     "start": "launch to training",
     "recovery": "incident to training",
-    "end": "final samples, judging",
+    "end": "final samples, scores",
 }
 
 

@@ -28,7 +28,7 @@ class Scores:
 
 
 class SampleScorer:
-    """A classifier trained on the real images, and their features: scores any number of sets of generated images."""
+    """Scores sets of generated images by a classifier trained on the real ones, and by their features."""
 
     def __init__(self, real: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int) -> None:
         """Train the classifier.

@@ -1,4 +1,4 @@
-"""What all figures share: the empty canvas, shades, axes that fit their numbers, and writing PNG files."""
+"""Parts of all figures: the empty canvas, shades, axes that fit their numbers, and writing PNG files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of the generating of samples."""
+"""Display of the generation of samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 class GeneratingDisplay:
-    """A progress bar on a terminal; a line every ten seconds elsewhere."""
+    """A progress bar on a terminal, and a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -56,7 +56,7 @@ def generated_panel(plan: SamplePlan, digest: str, files: list[Path], made: int,
     Args:
         plan: of the set.
         digest: of its images.
-        files: what it is handed out as.
+        files: archives and folders that were written.
         made: samples that were generated, not found.
         seconds: that it took.
     """

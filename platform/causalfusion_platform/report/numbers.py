@@ -14,5 +14,5 @@ def duration(seconds: float) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite number; true and false are not."""
+    """Return whether a value is a finite number. True and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -23,10 +23,10 @@ _BETWEEN = 10
 def sample_plane(
     samples: Mapping[tuple[str, str], Pixels], rows: Sequence[str], columns: Sequence[str], *, tile: int = 40
 ) -> Image.Image:
-    """Return images by (name of a row, name of a column); each place holds its N images in a block.
+    """Return images by (name of a row, name of a column). Each place holds its N images in a block.
 
     Args:
-        samples: images (N, height, width, 1 or 3) uint8 of a place; a missing place stays gray.
+        samples: images (N, height, width, 1 or 3) uint8 of a place. A missing place stays gray.
         rows: names at the left, from above.
         columns: names on top, from the left.
         tile: side of one drawn image in pixels.

@@ -25,7 +25,7 @@ def plain(value: Any) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, aligned: bool = False) -> str:
-    """Return a Markdown table; aligned: its source reads as a table, too."""
+    """Return a Markdown table. Aligned, its source reads as a table, too."""
     lines = [[_in_markdown(value) for value in row] for row in (columns, *rows)]
     widths = [max(3, *map(cell_len, column)) if aligned else 0 for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * max(width, 3) for width in widths])
@@ -42,7 +42,7 @@ def _padded(text: str, width: int) -> str:
 
 
 def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Return a table for the terminal; keys lose all but their last part to fit 80 columns."""
+    """Return a table for the terminal. Keys lose all but their last part to fit 80 columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in columns:
         table.add_column(column.rsplit(".", 1)[-1], overflow="fold")

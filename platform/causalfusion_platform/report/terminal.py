@@ -1,4 +1,4 @@
-"""What a person sees: the preflight line, progress while training, and the closing panel."""
+"""Display of a training run: the preflight line, its progress, and the closing panel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 def preflight_line() -> str:
-    """Return what this machine has: cores, memory, GPUs, versions."""
+    """Return the resources of this machine in one line: cores, memory, GPUs, versions."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = torch.cuda.device_count()
@@ -40,7 +40,7 @@ def as_path(path: Path) -> str:
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar that fits 80 columns, with free text at its right (the field `numbers`); none off a terminal."""
+    """Return a bar of 80 columns, with free text at its right (the field `numbers`). Hidden off a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -52,7 +52,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 class TrainingDisplay:
-    """A progress bar on a terminal; a line every ten seconds elsewhere (a log file, a submitted job)."""
+    """A progress bar on a terminal, and a line every ten seconds elsewhere (a log file, a submitted job)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -72,7 +72,7 @@ class TrainingDisplay:
         self.bar.stop()
 
     def show(self, report: Report) -> None:
-        """Show how far training is; showing the same report again does nothing."""
+        """Show how far training is. Showing the same report again does nothing."""
         if report == self.last:
             return
         self.last = report

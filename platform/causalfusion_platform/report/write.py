@@ -30,11 +30,11 @@ _PAPER_FIGURES = {
 def write_paper_report(
     report: PaperReport, folder: Path, *, pictures: Sequence[Picture] = (), changed: Sequence[Change] = ()
 ) -> list[Path]:
-    """Write report.md, report.tex, report.json, its figures and report.html; return the paths.
+    """Write report.md, report.tex, report.json, its figures and report.html, and return the paths.
 
     Args:
         report: what was measured.
-        folder: made if need be; files of an earlier report are replaced.
+        folder: made if need be. Files of an earlier report are replaced.
         pictures: more figures for the page, such as Figure 4's curves.
         changed: keys of the rows' experiments that are not at their defaults.
     """
@@ -53,10 +53,10 @@ def write_paper_report(
 
 
 def write_sweep_report(report: SweepReport, folder: Path) -> list[Path]:
-    """Write report.html and the figures that its trials allow; return the paths.
+    """Write report.html and the figures that its trials allow, and return the paths.
 
-    They are parallel.png of two or more keys and finished trials, slices.png, history.png of two or more results,
-    and pareto.png where a second metric is given.
+    parallel.png needs two keys and two finished trials, slices.png a key, history.png two results, and pareto.png a
+    second metric.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = []

@@ -73,7 +73,8 @@ def test_the_panel_shows_every_value() -> None:
     assert {key: squeezed(value) for key, value in rows.items()} == {
         key: squeezed(value)
         for key, value in {
-            "class accuracy": "0.876 of 200 samples; the classifier itself has 0.983 on real images it has not seen",
+            "class accuracy": "0.876 of 200 samples; the classifier itself has 0.983 on real images "
+            "it has not seen",
             "fd_digits_cnn": "12.35 (as many real images: 1.24)",
             "time": "83 s: prepare 1 s · start Ray 5 s · train 61 s · sample 3 s · judge 5 s",
             "training": "38400 images, 625 images/s",

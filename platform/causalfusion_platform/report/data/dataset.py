@@ -1,4 +1,4 @@
-"""What a person sees of a folder of latent shards, in 80 columns."""
+"""Text about a folder of latent shards, in 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of an encoding: its progress, and what became of faulty images."""
+"""Display of an encoding: its progress, and a panel with its faulty images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMED = 3
 
 
 class EncodingDisplay:
-    """A progress bar on a terminal; a line every ten seconds elsewhere."""
+    """A progress bar on a terminal, and a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -60,7 +60,7 @@ class EncodingDisplay:
 
 
 def encoding_panel(manifest: Manifest, faults: list[Fault], seconds: float, made: int, folder: str) -> Panel:
-    """Return the panel that ends an encoding: what is there, and every kind of fault with some of its images."""
+    """Return the panel that ends an encoding: its shards, and every kind of fault with some of its images."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")

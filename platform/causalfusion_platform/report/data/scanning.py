@@ -11,7 +11,7 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 class RowsDisplay:
-    """A progress bar on a terminal, gone when done; a line every ten seconds elsewhere."""
+    """A progress bar on a terminal, gone when done, and a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console, doing: str) -> None:
         self.console = console

@@ -17,7 +17,7 @@ class Grid:
 
     columns: list[str]
     rows: list[list[Any]]
-    """None: there is no value."""
+    """None stands for a missing value."""
     groups: Sequence[tuple[str, int]] = ()
     """A line above the names of columns: (text, columns that it spans)."""
 

@@ -25,7 +25,7 @@ _MARKS = "osD^vPX*"
 
 
 def row_numbers(labels: Sequence[str]) -> list[float] | None:
-    """Return the numbers that labels such as `γ = 0.9` name; None unless each names another one."""
+    """Return the numbers that labels such as `γ = 0.9` name. None unless each names another one."""
     found = [_NUMBER.fullmatch(label.strip()) for label in labels]
     numbers = [float(match[1]) for match in found if match]
     return numbers if len(set(numbers)) == len(labels) > 1 else None
@@ -39,7 +39,7 @@ def is_plane(report: PaperReport) -> bool:
 
 
 def values_figure(report: PaperReport) -> Figure:
-    """Return printed values and ours in panels of their own, as their units may differ; bars are 95% intervals.
+    """Return printed values and ours in panels of their own, as their units may differ. Bars are 95% intervals.
 
     Rows that are numbers become curves over them, the paper's above ours. Other rows are listed downwards, the
     paper's at the left.
@@ -50,7 +50,7 @@ def values_figure(report: PaperReport) -> Figure:
 
 
 def planes_figure(report: PaperReport) -> Figure:
-    """Return two planes, rows × columns, the paper's and ours; colour is the rank within each."""
+    """Return two planes, rows × columns, the paper's and ours. Colour is the rank within each."""
     names, labels = [column.name for column in report.table.columns], [row.label for row in report.rows]
     figure = Figure(figsize=(2.6 + 1.6 * len(names), 1.5 + 0.42 * len(labels)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)

@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def report_json(report: PaperReport) -> dict[str, Any]:
-    """Return the report as plain data without NaN: what is no number is null, and named under `limits`."""
+    """Return the report as plain data. A value that is not a number is null, and named under `limits`."""
     table, plan = report.table, report.plan
     return {
         "format": FORMAT,

@@ -12,7 +12,7 @@ _MOST_PLACES = 6
 
 
 def with_interval(found: Estimate) -> str:
-    """Return `12.3 ± 0.4`; the mean alone where there is no interval; a dash where there is nothing."""
+    """Return `12.3 ± 0.4`, the mean alone without an interval, or a dash without a mean."""
     return _with_half_width(found.mean, found.half_width)
 
 

@@ -10,7 +10,7 @@ from ...config.paper_table import HIGHER_IS_BETTER, Column, PaperTable, Row, Sca
 from .statistics import Estimate, Gain, Pair, Values, Verdict, compare, decide, estimate, kendall_tau
 
 Measured = Mapping[tuple[str, str, int], float | None]
-"""(file of the row, name of the column, seed) → value; None or absent: not measured."""
+"""(file of the row, name of the column, seed) → value. A value that was not measured is None or absent."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ Runs = Mapping[tuple[str, int], RunFacts]
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What the numbers are worth nothing without."""
+    """Facts about a report that a reader needs beside its numbers."""
 
     command: str
-    """What runs all that is missing, such as `causalfusion reproduce table3a --scale digits`."""
+    """The command that runs all that is missing, such as `causalfusion reproduce table3a --scale digits`."""
     hardware: str
-    """What the runs were made on."""
+    """Machines of the runs."""
     generated_at: str
     """Date and time of the report, as it is to be shown."""
     wall_seconds: float | None = None
@@ -56,7 +56,7 @@ class TableCell:
 
     printed: float | None
     by_seed: Values
-    """Every planned seed → its value; None: not measured."""
+    """Every planned seed → its value. None: not measured."""
     ours: Estimate
 
 
@@ -82,7 +82,7 @@ class ClaimResult:
     """All (better, worse) that it is made of, by files of rows."""
     verdict: Verdict
     tau: float | None = None
-    """Kendall's τ-b of printed values and our means; for the order of a whole column."""
+    """Kendall's τ-b of printed values and our means, for the order of a whole column."""
     rows: int = 0
     """Rows that τ is of."""
 
@@ -116,7 +116,7 @@ class PaperReport:
 
     @property
     def complete(self) -> bool:
-        """Every row has a value of every column and seed, even if some are no numbers: there is nothing to run."""
+        """Every row has a value of every column and seed, even if some are not numbers: there is nothing to run."""
         return all(value is not None for row in self.rows for cell in row.cells for value in cell.by_seed.values())
 
     def label(self, file: str) -> str:

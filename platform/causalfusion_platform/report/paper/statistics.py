@@ -1,14 +1,15 @@
-"""What a few training seeds say: means with intervals, differences of rows, and whether an ordering holds.
+"""Statistics over a few training seeds: means with intervals, differences of rows, verdicts on orderings.
 
-With three seeds most honest answers are "undecided", and the rules below are fixed before a number is seen:
+With three seeds most honest answers are "undecided". The rules below are fixed before a number is seen:
 
-- A row's interval is Student's t over its seeds. It covers what another seed would change, and not the error that
-  all rows share, such as the bias of a Fréchet distance of few samples.
-- Two rows with the same seeds saw the same data order, noise and AR splits, so their difference is taken seed by
-  seed (paired t). Otherwise Welch's t, which assumes neither pairs nor equal spreads.
-- A claim says that *all* its pairs are ordered. It holds if each pair's own 95% interval lies above 0: where every
-  test must reject, none needs a correction (Berger 1982). It fails if *some* pair is the other way round, and with
-  more pairs that happens by chance more easily: here p-values are corrected over the claim's pairs (Holm 1979).
+- A row's interval is Student's t over its seeds. It covers the change that another seed would make. It omits
+  an error that all rows share, such as the bias of a Fréchet distance of few samples.
+- Two rows with the same seeds saw the same data order, noise and AR splits. Their difference is taken seed by seed
+  (paired t). Other rows are compared by Welch's t, which assumes neither pairs nor equal spreads.
+- A claim says that *all* its pairs are ordered. It holds if each pair's own 95% interval lies above 0. Where every
+  test must reject, none needs a correction (Berger 1982).
+- A claim fails if *some* pair is the other way round. With more pairs that happens by chance more easily, so
+  p-values are corrected over the claim's pairs (Holm 1979).
 - Nothing is corrected over claims and tables.
 """
 
@@ -29,7 +30,7 @@ Verdict = Literal["holds", "fails", "undecided", "not measured"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Method = Literal["paired t", "Welch's t", "none"]
 Values = Mapping[int, float | None]
-"""Seed → value; None, NaN and infinity: there is none."""
+"""Seed → value. None, NaN and infinity stand for a missing value."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much one row is better than another, in units of the metric; below 0 it is worse."""
+    """By how much one row is better than another, in units of the metric. Below 0 it is worse."""
 
     mean: float | None
     """None: one of the rows has no value."""
     half_width: float | None
-    """Of the 95% interval; None: too few seeds for one."""
+    """Of the 95% interval. None: too few seeds for one."""
     p_value: float | None
     """Two-sided, of no difference at all."""
     n: int
-    """Pairs of seeds; without pairs, seeds of the row that has fewer."""
+    """Pairs of seeds. Without pairs: seeds of the row that has fewer."""
     method: Method
 
 
@@ -78,7 +79,7 @@ def finite(values: Values) -> dict[int, float]:
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
-    """Return the mean of the finite values and Student's 95% interval, half width t(0.975; n − 1) · s / √n."""
+    """Return the mean of the finite values and Student's 95% interval, half width t₀.₉₇₅(n − 1) · s / √n."""
     some = list(finite(dict(enumerate(values))).values())
     if not some:
         return Estimate(0, None, None)
@@ -89,7 +90,7 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 def compare(better: Values, worse: Values, *, higher_is_better: bool) -> Gain:
     """Return by how much the first row is better: paired where both have the same seeds, else by Welch's t.
 
-    With fewer than two seeds of a row there is no interval and no p-value.
+    Fewer than two seeds of a row give neither an interval nor a p-value.
     """
     first, second = finite(better), finite(worse)
     sign = 1 if higher_is_better else -1
@@ -105,7 +106,7 @@ def compare(better: Values, worse: Values, *, higher_is_better: bool) -> Gain:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return Holm's corrected p-values; tests that could not be made count as if they had not rejected."""
+    """Return Holm's corrected p-values. A test that could not be made (None) counts as if it had not rejected."""
     order = sorted(range(len(p_values)), key=lambda index: _or_one(p_values[index]))
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -134,7 +135,7 @@ def decide(pairs: Sequence[tuple[str, str, Gain]]) -> tuple[tuple[Pair, ...], Ve
 
 
 def kendall_tau(printed: Sequence[float], measured: Sequence[float]) -> float | None:
-    """Return Kendall's τ-b: 1 for the same order, −1 for the reverse; None where all of one side are equal."""
+    """Return Kendall's τ-b: 1 for the same order, −1 for the reverse. None where all of one side are equal."""
     if len(set(printed)) < 2 or len(set(measured)) < 2:
         return None
     return float(stats.kendalltau(printed, measured, variant="b").statistic)

@@ -37,7 +37,7 @@ def heading(report: PaperReport) -> str:
 
 
 def key(report: PaperReport) -> str:
-    """Return what the numbers of the table are."""
+    """Return the meaning of the numbers of the table."""
     numbers = {report.number(column): column for column in report.table.columns}
     ours = ", ".join(
         number if report.same_metric(column) else f"{number} in place of {METRIC_NAMES[column.metric]}"
@@ -54,12 +54,12 @@ def key(report: PaperReport) -> str:
 
 
 def notes(report: PaperReport) -> list[str]:
-    """Return what the table's file says that a reader must know."""
+    """Return the note of the table's file, if there is one."""
     return [" ".join(report.table.note.split())] if report.table.note else []
 
 
 def budget(report: PaperReport) -> dict[str, str]:
-    """Return what the numbers were bought with: name → text."""
+    """Return the cost of the numbers: name → text."""
     plan, around = report.plan, report.around
     runs = [run for row in report.rows for run in row.runs.values()]
     seeds = f"{_count(len(report.rows), 'row')} × {_count(len(plan.seeds), 'seed')}"
@@ -83,7 +83,7 @@ def budget(report: PaperReport) -> dict[str, str]:
 
 
 def caveats(report: PaperReport) -> list[str]:
-    """Return what a reader must know before quoting a number."""
+    """Return the limits that a reader must know before quoting a number."""
     plan, found = report.plan, []
     other = sorted({report.number(column) for column in report.table.columns if not report.same_metric(column)})
     if other:
@@ -111,7 +111,7 @@ def caveats(report: PaperReport) -> list[str]:
 
 
 def missing(report: PaperReport) -> list[str]:
-    """Return which values are missing, and last the command that runs them; nothing if all are there."""
+    """Return sentences that name missing values, and last the command that runs them. Empty if all are there."""
     lines = []
     for row in report.rows:
         lacking = {
@@ -131,7 +131,7 @@ def missing(report: PaperReport) -> list[str]:
 
 
 def claim_text(claim: ClaimResult) -> str:
-    """Return what an ordering says and how its pairs came out; its verdict stands before it."""
+    """Return an ordering and how its pairs came out. Renderings put its verdict before it."""
     counts = [f"{verdict} {claim.count(verdict)}" for verdict in VERDICTS if claim.count(verdict)]
     tau = "" if claim.tau is None else f"; Kendall's τ-b {claim.tau:.2f} over {claim.rows} rows"
     return (

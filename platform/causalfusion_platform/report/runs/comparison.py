@@ -1,4 +1,4 @@
-"""How runs are compared: where their configurations differ, and what each came to."""
+"""Comparison of runs: differences of their configurations, and their outcomes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Comparison:
     differing: dict[str, list[Any]]
     """Key of the configuration → its value in each run, where they are not all the same."""
     outcome: dict[str, list[Any]]
-    """Status, images, and each number of summary.json → its value of each run; None: it has none."""
+    """Status, images, and each number of summary.json → its value in each run. None: missing."""
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:

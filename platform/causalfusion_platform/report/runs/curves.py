@@ -25,7 +25,7 @@ def training_loss_figure(curves: Mapping[str, Sequence[Curve]], *, title: str, w
     """Return the loss over images: the mean over seeds as a line, from the lowest to the highest seed as a band.
 
     Args:
-        curves: label, such as `S = 4` → the curve of each seed, as far as there are any; cadences may differ.
+        curves: label, such as `S = 4` → the curve of each seed, as far as there are any. Cadences may differ.
         title: what was trained.
         window: share of the longest run that each loss is averaged over first.
 
@@ -60,9 +60,9 @@ def training_loss_figure(curves: Mapping[str, Sequence[Curve]], *, title: str, w
 
 
 def smoothed(images: Sequence[float], loss: Sequence[float], width: float) -> _Line:
-    """Return the mean loss within a window of so many images about each point; what is not finite is left out.
+    """Return the mean loss within a window of so many images about each point.
 
-    A window without any finite loss is NaN.
+    Losses that are not finite are left out. A window without any finite loss is NaN.
     """
     at, values = np.asarray(images, dtype=float), np.asarray(loss, dtype=float)
     known = np.isfinite(values)

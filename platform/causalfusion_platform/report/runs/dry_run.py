@@ -1,4 +1,4 @@
-"""What `train --dry-run` prints: what would be done, what it needs, what it costs."""
+"""The panel of `train --dry-run`: the plan of a run, its needs, and its cost."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class DataPlan:
     shape: tuple[int, ...] | None
     source: str | None
     state: str
-    """Whether it is there; else what is wrong, with what to do."""
+    """That it is there, or the fault and its remedy."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What training an experiment would take."""
+    """The training of an experiment, as planned."""
 
     experiment: Experiment
     changed: Mapping[str, Any]
@@ -49,12 +49,12 @@ class Plan:
     precision: str
     """With `auto` decided."""
     warmup: float | None
-    """Images; None: it is in epochs, and the rows of the data are not known."""
+    """Images. None: it is in epochs, and the rows of the data are not known."""
     flops: float
     """Of the whole run, on average over AR splits."""
     checkpoint_bytes: float
     memory: Mapping[int, Memory | None]
-    """ZeRO stage → memory of a worker; None where the precision does not go with the stage."""
+    """ZeRO stage → memory of a worker. None where the precision does not go with the stage."""
     cpu_peak: Peak
     """Of this machine, in that precision."""
 

@@ -1,4 +1,4 @@
-"""Where a run's time went, as bars."""
+"""Time of a run by its parts, as bars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs are shown: one run in 80 columns, and all runs as a table."""
+"""Display of runs: one run in 80 columns, and all runs as a table."""
 
 from __future__ import annotations
 

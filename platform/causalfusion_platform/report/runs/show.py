@@ -26,9 +26,9 @@ class RunView:
     name: str
     folder: Path
     status: str
-    """That of its account; `unknown` if nothing is recorded."""
+    """That of its account. `unknown` if nothing is recorded."""
     total_images: int | None
-    """Images of the whole run; None where its configuration cannot be read."""
+    """Images of the whole run. None where its configuration cannot be read."""
     account: Account
     events: Sequence[Event]
     checkpoints: Sequence[CheckpointSize]

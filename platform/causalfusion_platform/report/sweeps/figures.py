@@ -29,7 +29,7 @@ def slices_figure(
     A sweep over γ or λ alone is their curve. The spread at one value is that of the other keys, seeds included.
 
     Raises:
-        ValueError: there are no keys.
+        ValueError: `keys` is empty.
     """
     if not keys:
         raise ValueError("a figure of slices needs keys")
@@ -50,7 +50,7 @@ def slices_figure(
 
 
 def history_figure(trials: Sequence[TrialRecord], metric: str, mode: Mode, *, title: str) -> Figure:
-    """Return the metric of each trial and the best so far; trials are given in the order of their ends."""
+    """Return the metric of each trial and the best so far. Trials are given in the order of their ends."""
     figure, axes = canvas()
     best: list[float] = []
     leader: TrialRecord | None = None

@@ -26,7 +26,7 @@ class SweepReport:
     """Trials that the sweep is to have."""
     generated_at: str
     command: str
-    """What continues the sweep, such as `causalfusion sweep sweeps/gamma`."""
+    """The command that continues the sweep, such as `causalfusion sweep sweeps/gamma`."""
     second: tuple[str, Mode] | None = None
     """Another metric that is worth a trade-off, with its mode."""
     changed: Sequence[Change] = ()

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep under way: a table of its trials, or a line when one changes."""
+"""Display of a sweep under way: a table of its trials, or a line when one changes."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class TrialView:
     """Images of a whole trial."""
     loss: float | None = None
     metric: float | None = None
-    """Newest value of what trials are ranked by."""
+    """Newest value of the metric that ranks trials."""
     note: str = ""
     """Such as whose weights it went on from, or why it failed."""
 
 
 class SweepDisplay(Protocol):
-    """Takes in how the trials stand; called about once a second."""
+    """Receives the state of all trials about once a second."""
 
     def show(self, trials: Sequence[TrialView]) -> None:
         """Show them."""
 
 
 class LiveTable:
-    """A table that is drawn anew on a terminal; elsewhere a line for each trial that begins or ends."""
+    """A table that is drawn anew on a terminal. Elsewhere: a line for each trial that begins or ends."""
 
     def __init__(self, console: Console, metric: str) -> None:
         self.console, self.metric = console, metric
@@ -89,7 +89,7 @@ class LiveTable:
 
 
 def live_table(trials: Sequence[TrialView], metric: str) -> Table:
-    """Return the trials as a table of 80 columns: those under way first; of the others as many as fit."""
+    """Return the trials as a table of 80 columns: those under way first, then as many others as fit."""
     done = sum(trial.state not in ("waiting", "running") for trial in trials)
     table = Table(title=f"{done} of {len(trials)} trials done", title_justify="left", expand=False)
     table.add_column("trial", overflow="ellipsis", no_wrap=True, max_width=30)

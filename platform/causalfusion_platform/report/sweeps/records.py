@@ -18,7 +18,7 @@ class TrialRecord:
     values: Mapping[str, Any]
     """Dotted key → value."""
     metrics: Mapping[str, float | None]
-    """What was measured; empty where nothing was."""
+    """Measured values by name. Empty where nothing was measured."""
     status: str = "finished"
     """Such as `finished`, `ended early`, `failed`, `stopped`. Only a finished trial can be the best: one that was
     ended early was measured after less training."""
@@ -29,7 +29,7 @@ class TrialRecord:
 
 
 def metric_of(trial: TrialRecord, metric: str) -> float | None:
-    """Return a trial's metric; None if it is not there or not a finite number."""
+    """Return a trial's metric. None if it is missing or not a finite number."""
     value = trial.metrics.get(metric)
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -40,7 +40,7 @@ def has_result(trial: TrialRecord, metric: str) -> bool:
 
 
 def ranked(trials: Sequence[TrialRecord], metric: str, mode: Mode) -> list[TrialRecord]:
-    """Return finished trials from best to worst, then the others likewise; last those without the metric."""
+    """Return finished trials from best to worst, then the others likewise, and last those without the metric."""
     sign = 1 if mode == "min" else -1
 
     def rank(trial: TrialRecord) -> tuple[bool, bool, float]:
@@ -51,13 +51,13 @@ def ranked(trials: Sequence[TrialRecord], metric: str, mode: Mode) -> list[Trial
 
 
 def best_of(trials: Sequence[TrialRecord], metric: str, mode: Mode) -> TrialRecord | None:
-    """Return the best finished trial, the earlier of two alike; None if none has the metric."""
+    """Return the best finished trial, the earlier of two alike. None if none has the metric."""
     first = ranked(trials, metric, mode)[:1]
     return first[0] if first and has_result(first[0], metric) else None
 
 
 def swept_keys(trials: Sequence[TrialRecord]) -> list[str]:
-    """Return the keys that differ between trials, seeds left out: those are repeats and no setting."""
+    """Return the keys that differ between trials, without seeds: those are repeats and not a setting."""
     keys = dict.fromkeys(key for trial in trials for key in trial.values)
     return [
         key

@@ -57,7 +57,7 @@ def test_pictures_are_part_of_the_page() -> None:
 
 
 def test_all_that_is_given_is_escaped() -> None:
-    attacked = {"generated_at": ATTACK, "command": ATTACK, "lineage": {ATTACK: ATTACK}}
+    attacked: dict[str, Any] = {"generated_at": ATTACK, "command": ATTACK, "lineage": {ATTACK: ATTACK}}
     report = sweep(name=ATTACK, description=ATTACK, changed=[(ATTACK, ATTACK, [ATTACK])], metric=ATTACK, **attacked)
     rows = (Row(file="a", label=ATTACK, printed=(1.0, 2.0)), Row(file="b", label="b", printed=(2.0, 3.0)))
     around = dataclasses.replace(AROUND, hardware=ATTACK, **attacked)

@@ -37,7 +37,7 @@ def side_by_side(report: PaperReport) -> Grid:
 
 def stacked(report: PaperReport) -> Grid:
     """Return printed values with ours below them: one row of the table is two rows of the grid."""
-    rows = []
+    rows: list[list[Any]] = []
     for place, row in enumerate(report.rows):
         printed, ours = _texts(report, place)
         rows += [[row.label, "paper", *printed], ["", "ours", *ours]]

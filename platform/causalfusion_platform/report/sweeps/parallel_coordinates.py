@@ -101,5 +101,5 @@ def _rank(lines: LineCollection, mode: Mode) -> None:
     ranks = rankdata(ends if mode == "min" else -ends) - 1
     if lines.colorbar is not None:
         lines.colorbar.remove()
-    lines.set(cmap="viridis", array=ranks, clim=(0, 1.1 * ranks.max()))
-    lines.set_linewidths(np.where(ranks == ranks.min(), 3.5, 1.2))
+    widths = np.where(ranks == ranks.min(), 3.5, 1.2)
+    lines.set(cmap="viridis", array=ranks, clim=(0, 1.1 * max(ranks.max(), 1)), linewidth=widths)

@@ -94,7 +94,7 @@ def test_every_finished_trial_is_a_line_from_its_metric_through_its_values(mode:
     axes, lines = figure.axes[0], lines_of(figure)
     found = {segment[0][1]: segment[1:, 1].tolist() for segment in lines.get_segments()}
     assert found == {5: [3, 3], 3: [4, 4], 4: [5, 5]}, "order in the order of appearance; lr on a log axis"
-    widths, ends = np.asarray(lines.get_linewidths()), [segment[0][1] for segment in lines.get_segments()]
+    widths, ends = np.asarray(lines.get_linewidth()), [segment[0][1] for segment in lines.get_segments()]
     best = 3.0 if mode == "min" else 5.0
     assert ends[int(np.argmax(widths))] == best
     lines.update_scalarmappable()

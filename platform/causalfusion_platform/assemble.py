@@ -20,6 +20,7 @@ from .checkpoint.store import Retention
 from .config.schema import Experiment
 from .data.manifest import Manifest
 from .data.read import Batch, Dataset
+from .storage.run_layout import RunPaths
 from .tasks.class_to_image import build_measure, final_samples, sample_request
 from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
 from .tracking.lineage import package_versions
@@ -41,9 +42,6 @@ from .train.resume import Resume, find_resume, restore
 from .train.system import System
 
 GRID_SAMPLES_PER_CLASS = 8
-FINAL_SAMPLES_FILE = "samples/final.safetensors"
-SPOOL_FOLDER = "spool"
-"""Folder of a run with what MLflow has not taken yet."""
 
 
 class Job(BaseModel):
@@ -66,9 +64,14 @@ class Job(BaseModel):
     """Go on even if the checkpoint was trained on other data."""
 
     @property
+    def paths(self) -> RunPaths:
+        """Where the run's files lie."""
+        return RunPaths(self.experiment.run_dir)
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the run's checkpoints."""
-        return self.experiment.run_dir / "checkpoints"
+        return self.paths.checkpoints
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     if resume and resume.universal:
         _tell_resharded(job, resume, journal, control)
 
-    tracker: Tracker = Spool(experiment.run_dir / SPOOL_FOLDER) if rank == 0 else NoTracker()
+    tracker: Tracker = Spool(job.paths.records) if rank == 0 else NoTracker()
     spent, peak_here = Spent(), peak(context.device, precision)
     recording = None
     if journal is not None:
@@ -140,7 +143,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
             experiment, GRID_SAMPLES_PER_CLASS * len(manifest.class_names), precision.startswith("bf16")
         ),
         manifest.class_names,
-        experiment.run_dir / "samples",
+        job.paths.samples,
         tracker,
         control,
         spent,
@@ -185,7 +188,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         experiment, sampler, precision.startswith("bf16"), lambda: control.mark("final samples", total)
     )
     if rank == 0:
-        path = experiment.run_dir / FINAL_SAMPLES_FILE
+        path = job.paths.final_samples
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(samples, path)
     training = spent.steps + spent.data

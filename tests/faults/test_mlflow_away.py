@@ -12,7 +12,7 @@ from tests.faults.matrix import losses, record
 from tests.platform.tracking.conftest import Server, server
 
 from causalfusion_platform.launch.runs.exit_status import StoppedRun
-from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.sync import sync_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
@@ -23,7 +23,7 @@ EXACTLY_ONCE = "training does not wait; every metric and image arrives in order,
 
 def assert_all_arrived(run_dir: Path, client: MlflowClient) -> None:
     """Every point of the loss and every sample grid, each once, in order."""
-    state = read_state(run_dir)
+    state = RunFolder(run_dir).state
     assert state is not None and state.mlflow_run_id is not None
     history = client.get_metric_history(state.mlflow_run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == list(losses(run_dir).items())
@@ -50,10 +50,10 @@ def test_mlflow_is_down_at_the_start(place: Path, server: Server) -> None:
     assert any("causalfusion runs sync" in line for line in said)
     run_dir = Path(summary["run_dir"])
     server.up()
-    delivered = sync_run(run_dir)
+    delivered = sync_run(RunFolder(run_dir))
     assert delivered > 16
     assert_all_arrived(run_dir, server.client)
-    assert sync_run(run_dir) == 0
+    assert sync_run(RunFolder(run_dir)) == 0
     record("MLflow is down at the start", EXACTLY_ONCE, saw=f"{delivered} records delivered afterwards")
 
 
@@ -83,7 +83,7 @@ def test_mlflow_hangs_in_the_middle(place: Path, server: Server, plan: Plan) -> 
     waited = list((run_dir / "spool").glob("*.metrics.json"))
     assert waited  # it did hang until the end
     server.thaw()
-    sync_run(run_dir)
+    sync_run(RunFolder(run_dir))
     assert_all_arrived(run_dir, server.client)
     record(
         "MLflow hangs (SIGSTOP) from the middle of a run to its end",

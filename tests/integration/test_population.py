@@ -12,7 +12,7 @@ from rich.console import Console
 from causalfusion_platform.checkpoint.manifest import read
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import compose_experiment
-from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.sweeping.job import job_of
 from causalfusion_platform.launch.sweeping.population import members_of
 from causalfusion_platform.launch.sweeping.sweep import run_sweep
@@ -65,7 +65,7 @@ def test_the_worst_member_takes_the_weights_of_the_best(home: Path, ray_cluster:
         starts = [event.images for event in events if isinstance(event, TrainingStarted)]
         assert starts[0] == member.taken_at
         # It went on with values of its own, inside their bounds.
-        state = read_state(run_dir)
+        state = RunFolder(run_dir).state
         assert state is not None and state.finished
         assert state.config["optim"]["base_lr"] == member.values["optim.base_lr"]
         assert 1e-9 <= member.values["optim.base_lr"] <= 2e-2
@@ -77,7 +77,7 @@ def test_the_worst_member_takes_the_weights_of_the_best(home: Path, ray_cluster:
 
     client = MlflowClient(composed.experiment.tracking_uri)
     newest = members["member-1"]
-    page = client.get_run(read_state(sweep / newest.run_name).mlflow_run_id)  # type: ignore[union-attr]
+    page = client.get_run(RunFolder(sweep / newest.run_name).state.mlflow_run_id)  # type: ignore[union-attr]
     assert page.data.tags["taken_from"] == newest.taken_from
     assert page.data.tags["mlflow.parentRunId"] == result.mlflow_run_id
     # Runs that were replaced say so: nothing is left as if it were running.

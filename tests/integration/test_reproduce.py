@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from causalfusion_platform.cli.main import app
 from causalfusion_platform.launch.reproduction.reproduce import reproduce
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
-from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Journal, Launched
 
@@ -63,7 +63,7 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None)
     assert "14.46" in page  # what the paper prints
     assert "http" not in page.replace("http-equiv", "")  # it opens offline
 
-    state = read_state(folder)
+    state = RunFolder(folder).state
     assert state is not None and state.mlflow_run_id is not None
     client = MlflowClient(state.tracking_uri)
     parent = client.get_run(state.mlflow_run_id)

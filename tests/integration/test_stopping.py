@@ -18,7 +18,7 @@ from tests.integration.conftest import SMOKE
 from causalfusion_platform.checkpoint.store import latest
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.tracking.journal import Journal, Progressed
 
@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_where_it_was_with_another_learning_rate(at_place:
     assert status == 75, said
     assert "the same command continues it" in said
     run_dir = at_place / "runs" / "stopped"
-    found, state = latest(run_dir / "checkpoints"), read_state(run_dir)
+    found, state = latest(run_dir / "checkpoints"), RunFolder(run_dir).state
     assert found is not None and state is not None and state.mlflow_run_id is not None
     assert _recorded(run_dir) == list(range(64, found[1].images_seen + 1, 64))
     assert found[1].images_seen < 6400

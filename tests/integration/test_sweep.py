@@ -18,7 +18,7 @@ from tests.conftest import ROOT, run_environment
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.runs.folder import read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.sweeping.job import job_of
 from causalfusion_platform.launch.sweeping.sweep import run_sweep
 from causalfusion_platform.report.sweeps.live import LiveTable
@@ -59,7 +59,7 @@ def test_trials_are_children_of_one_run_and_the_worse_one_ends_early(home: Path,
     assert "at 1,280 images" in table
     measured = [event for event in Journal(job.run_dir(best.name)).events() if isinstance(event, Measured)]
     assert [event.images for event in measured] == [1280, 2560]
-    state = read_state(job.run_dir(worse.name))
+    state = RunFolder(job.run_dir(worse.name)).state
     assert state is not None and not state.finished
 
     client = MlflowClient(composed.experiment.tracking_uri)
@@ -117,7 +117,7 @@ def test_one_at_a_time_and_a_stopped_one_goes_on(home: Path, ray_cluster: None) 
     assert "stopped before its end" in (folder / "results.md").read_text()
     assert "the same command runs them again" in log.read_text()
     assert "raylet" not in log.read_text()  # Ray's warnings about the many processes of a trial
-    state = read_state(folder)
+    state = RunFolder(folder).state
     assert state is not None and state.mlflow_run_id is not None and not state.finished
     client = MlflowClient(composed.experiment.tracking_uri)
     assert client.get_run(state.mlflow_run_id).info.status == "KILLED"

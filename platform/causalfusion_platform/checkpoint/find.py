@@ -8,6 +8,7 @@ from pathlib import Path
 from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
 from ..config.errors import UserError
+from ..storage.run_layout import CHECKPOINTS_FOLDER, RunPaths
 from .store import WEIGHTS_FOLDER, latest
 
 
@@ -31,7 +32,8 @@ def find_weights(path: Path) -> Weights:
         return Weights(path, _run_of(checkpoint) if path.absolute().name == WEIGHTS_FOLDER else None)
     if _holds_weights(path / WEIGHTS_FOLDER):
         return Weights(path / WEIGHTS_FOLDER, _run_of(path.absolute()))
-    if (path / "checkpoints").is_dir() and (newest := latest(path / "checkpoints")):
+    checkpoints = RunPaths(path).checkpoints
+    if checkpoints.is_dir() and (newest := latest(checkpoints)):
         return Weights(newest[0] / WEIGHTS_FOLDER, path)
     raise UserError(
         f"no weights in {path}\n"
@@ -46,4 +48,4 @@ def _holds_weights(folder: Path) -> bool:
 
 def _run_of(checkpoint: Path) -> Path | None:
     root = checkpoint.parent
-    return root.parent if root.name == "checkpoints" else None
+    return root.parent if root.name == CHECKPOINTS_FOLDER else None

@@ -27,6 +27,7 @@ from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
 from ..config.errors import UserError
 from ..data.manifest import sha256_of
+from ..storage.run_layout import RunPaths
 from .manifest import BadCheckpoint, CheckpointManifest, read
 from .store import AVERAGES_FOLDER, WEIGHTS_FOLDER
 
@@ -156,7 +157,8 @@ def _stored_averages(source: Path) -> list[_Stored]:
     Raises:
         UserError: no averages were found, or another version of this code wrote a checkpoint.
     """
-    root = source / "checkpoints" if (source / "checkpoints").is_dir() else source
+    checkpoints = RunPaths(source).checkpoints
+    root = checkpoints if checkpoints.is_dir() else source
     found: list[_Stored] = []
     reached: float = math.inf
     for folder, manifest in _newest_first(root):

@@ -23,7 +23,7 @@ def show(
     import yaml
 
     from ..config.compose import compose_experiment
-    from ..launch.runs.folder import public_config
+    from ..launch.runs.public_config import public_config
 
     tree = public_config(compose_experiment(experiment, overrides or []))
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")

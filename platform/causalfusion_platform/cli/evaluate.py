@@ -62,7 +62,7 @@ def evaluate(
     from ..launch.evaluating.record import evaluation_table, record_evaluation
     from ..launch.generating.actors import LocalGenerator, RayGenerators
     from ..launch.generating.request import GenerateRequest
-    from ..launch.runs.folder import run_experiment
+    from ..launch.runs.folder import RunFolder
     from ..report.generating import GeneratingDisplay
     from ..report.log import log_to
     from ..report.tables import terminal_table
@@ -75,7 +75,7 @@ def evaluate(
         read_scales(cfg) if cfg is not None else [],
     )
     found = find_weights(checkpoint)
-    experiment = run_experiment(found.run) if found.run else None
+    experiment = RunFolder(found.run).experiment if found.run else None
     data = experiment.data.path if experiment is not None and experiment.data.path.is_dir() else None
     measuring = open_measuring(extractor, reference, data)
     if save_reference is not None:

@@ -12,14 +12,14 @@ def quickstart(overrides: Overrides = None, local: LocalOption = False, as_json:
     An interrupted quickstart is continued. After a finished one the next is quickstart-2, and so on.
     """
     from ..config.compose import compose_experiment
-    from ..launch.runs.folder import read_state
+    from ..launch.runs.folder import RunFolder
     from .train import run_and_show
 
     given = list(overrides or [])
     composed = compose_experiment("quickstart", ["data.prepare=true", *given])
     if not any(text.startswith("name=") for text in given):
         stem, number = composed.experiment.name, 1
-        while (state := read_state(composed.experiment.run_dir)) is not None and state.finished:
+        while RunFolder(composed.experiment.run_dir).finished:
             number += 1
             composed = compose_experiment("quickstart", ["data.prepare=true", *given, f"name={stem}-{number}"])
     run_and_show(composed, local=local, as_json=as_json)

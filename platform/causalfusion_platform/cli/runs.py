@@ -52,7 +52,7 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     from ..report.runs.show import run_json
 
     folder = home() / (runs or "runs")
-    views = [(path.relative_to(folder).as_posix(), look_at(path)) for path in runs_in(folder)]
+    views = [(run.root.relative_to(folder).as_posix(), look_at(run)) for run in runs_in(folder)]
     if as_json:
         print(json.dumps([run_json(view) for _, view in views]))
     elif views:
@@ -91,10 +91,10 @@ def compare(
     from ..launch.runs.find import compare_runs, find_run
     from ..report.runs.comparison import comparison_json, comparison_tables
 
-    folders = list(dict.fromkeys(find_run(name, runs) for name in names))
-    if len(folders) < 2:
+    found_runs = {run.root: run for run in (find_run(name, runs) for name in names)}
+    if len(found_runs) < 2:
         raise UserError("comparing needs two runs or more\n  list them: causalfusion runs list")
-    found = compare_runs(folders)
+    found = compare_runs(list(found_runs.values()))
     if as_json:
         print(json.dumps(comparison_json(found)))
         return

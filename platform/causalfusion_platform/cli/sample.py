@@ -72,12 +72,12 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
     from causalfusion import SamplingConfig
 
     from ..checkpoint.find import find_weights
-    from ..launch.runs.folder import run_experiment
+    from ..launch.runs.folder import RunFolder
     from ..sampling.interactive import InteractiveSampler, check_picture
 
     check_picture(grid)
     found = find_weights(checkpoint)
-    experiment = run_experiment(found.run) if found.run else None
+    experiment = RunFolder(found.run).experiment if found.run else None
     return InteractiveSampler.open(
         found.folder,
         experiment.sampling if experiment else SamplingConfig(),

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-JOURNAL_FILE = "journal.jsonl"
+from ..storage.run_layout import RunPaths
 
 Cause = Literal["worker", "node", "controller", "hang", "memory", "diverged", "preempted", "error", "driver"]
 """Why an attempt ended early: a worker, its node or Ray's controller was lost; no step was made for too long;
@@ -218,7 +218,7 @@ class Journal:
     """The journal in a run's folder."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / JOURNAL_FILE
+        self.path = RunPaths(run_dir).journal_file
 
     def add(self, event: Event) -> None:
         """Append an event. A full disk must not end a run: what cannot be written is lost."""

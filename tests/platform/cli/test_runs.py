@@ -12,7 +12,7 @@ import pytest
 from tests.platform.cli.conftest import Run, check_refusal
 
 from causalfusion_platform.config.compose import load_experiment
-from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.tracking.journal import (
     AttemptStarted,
     Checkpointed,

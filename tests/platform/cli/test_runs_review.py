@@ -16,8 +16,9 @@ from causalfusion import PRESETS, build_model, save_weights
 from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.compose import load_experiment
-from causalfusion_platform.launch.runs.folder import RunState, read_state, write_summary
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.tracking.mlflow import client
 from causalfusion_platform.tracking.spool import Spool, waiting
 
@@ -37,7 +38,7 @@ def make_run(own_folder: Path, uri: str) -> MakeRun:
         spool = Spool(folder / "spool")
         spool.create("review", name, artifacts=own_folder / "artifacts", parameters={}, tags={"row": "old"})
         if summary is not None:
-            write_summary(folder, summary)
+            RunFolder(folder).write_summary(summary)
         return folder
 
     return make
@@ -127,7 +128,7 @@ def test_what_cannot_be_compared(run: Run, make_run: MakeRun, own_folder: Path) 
 
 
 def tags_of(folder: Path, uri: str) -> dict[str, str]:
-    state = read_state(folder)
+    state = RunFolder(folder).state
     assert state is not None
     tags: dict[str, str] = client(uri).get_run(state.mlflow_run_id).data.tags
     return tags
@@ -146,7 +147,7 @@ def test_tags_are_set_and_replaced(run: Run, make_run: MakeRun, uri: str) -> Non
 
 def test_tags_wait_for_a_server_that_is_away(run: Run, make_run: MakeRun, uri: str) -> None:
     folder = make_run("a")
-    state = read_state(folder)
+    state = RunFolder(folder).state
     assert state is not None
     state.model_copy(update={"tracking_uri": "http://127.0.0.1:9"}).write(folder)
     result = run("runs", "tag", "a", "row=s-2")

@@ -15,7 +15,7 @@ from tests.platform.cli.conftest import Run, check_refusal
 from causalfusion import CausalFusion, save_weights
 from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.runs.state import RunState
 
 GAP, CELL = 6, 48
 FAST = "num_inference_steps=2"

@@ -25,7 +25,7 @@ from causalfusion_platform.config.compose import (
     with_overrides,
 )
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.launch.runs.folder import public_config, write_config
+from causalfusion_platform.launch.runs.public_config import public_config, write_config
 
 # What composes
 
@@ -227,7 +227,7 @@ def test_secrets_are_not_shown(own_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "hunter2" not in json.dumps(shown)
     assert shown["tracking"]["uri"] == "https://me:${oc.env:TRACKING_TOKEN}@host"
     assert shown["runs"] == "${oc.env:SCRATCH}"
-    written = write_config(composed, own_folder).read_text()
+    written = write_config(composed, own_folder / "config.yaml").read_text()
     assert "hunter2" not in written
     assert yaml.safe_load(written) == shown
 
@@ -236,7 +236,7 @@ def test_what_is_shown_composes_to_the_same_experiment(own_folder: Path) -> None
     """The file that a run leaves behind is an experiment itself."""
     composed = compose_experiment("sweeps/gamma", ["model=tiny", "train.images=300"])
     (own_folder / "experiments").mkdir()
-    write_config(composed, own_folder / "experiments").rename(own_folder / "experiments/again.yaml")
+    write_config(composed, own_folder / "experiments/config.yaml").rename(own_folder / "experiments/again.yaml")
     assert load_experiment("again") == composed.experiment
 
 

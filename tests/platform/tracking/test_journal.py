@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.tracking.journal import (
-    JOURNAL_FILE,
     AttemptStarted,
     Checkpointed,
     Ended,
@@ -65,7 +64,7 @@ def test_every_kind_comes_back_as_it_was(tmp_path: Path) -> None:
     for event in ALL:
         journal.add(event)
     assert Journal(tmp_path).events() == ALL
-    lines = (tmp_path / JOURNAL_FILE).read_text().split("\n")
+    lines = Journal(tmp_path).path.read_text().split("\n")
     assert [json.loads(line)["kind"] for line in lines[:-1]] == [event.kind for event in ALL]
 
 

@@ -18,7 +18,7 @@ from ...data.validate import open_shards
 from ...evaluation.evaluate import SampleScorer
 from ...report.figures import loss_figure, plane_figure
 from ...sampling.generate import Request, generate, labels_in_turn
-from ..runs.folder import run_experiment
+from ..runs.folder import RunFolder
 from .figure_four import draw_step_sizes, losses_by_step
 
 _LAWS = (1.0, 0.95, 0.9, 0.8)
@@ -44,7 +44,7 @@ def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: l
     Raises:
         UserError: no run, no weights, latents that are not pixels, or steps that do not fit the model.
     """
-    experiment = run_experiment(run)
+    experiment = RunFolder(run).experiment
     if experiment is None:
         raise UserError(f"{run} is no folder of a run\n  train one: causalfusion train quickstart")
     tokens, times = experiment.model.num_tokens, experiment.diffusion.num_train_steps

@@ -22,12 +22,12 @@ from ...sampling.progress import GeneratingSink
 from ...sampling.sample_set import SamplePlan
 from ...sampling.settings import inference_steps, num_ar_steps
 from ...storage.atomic import replacing, write_atomically
+from ...storage.run_layout import EVALUATION_FOLDER
 from ..generating.actors import Generators
 from ..generating.generate import run_generate
 from ..generating.request import GenerateRequest, plan_set
 from .measuring import Measuring
 
-EVALUATION_FOLDER = "evaluation"
 _PICTURED = 10
 
 

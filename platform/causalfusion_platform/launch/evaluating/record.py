@@ -8,17 +8,15 @@ from typing import Any
 
 from PIL import Image
 
-from ...assemble import SPOOL_FOLDER
 from ...checkpoint.find import find_weights
 from ...report.sample_plane import sample_plane
 from ...report.tables import markdown_table
 from ...sampling.pixels import Pixels
 from ...storage.atomic import write_atomically
-from ...tracking.spool import Spool
-from ..runs.folder import read_state
-from ..runs.lock import is_under_way
+from ...storage.run_layout import EVALUATION_FOLDER
+from ..runs.folder import RunFolder
 from ..runs.sync import sync_run
-from .evaluate import EVALUATION_FOLDER, Evaluated
+from .evaluate import Evaluated
 from .measuring import Measuring
 
 
@@ -67,11 +65,10 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
         UserError: MLflow does not take it; the table is written all the same.
     """
     found = find_weights(checkpoint)
-    state = read_state(found.run) if found.run else None
-    if found.run is None or state is None:
+    if found.run is None or (run := RunFolder(found.run)).state is None:
         return None
     columns, rows = evaluation_table(results)
-    path = found.run / EVALUATION_FOLDER / "table.md"
+    path = run.evaluation / "table.md"
     origin = measuring.provenance
     about = (
         f"{results[0].plan.num:,} samples each; space {origin['space']}, weights {origin['weights_sha256'][:12]}…"
@@ -80,9 +77,9 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
     pictures = sample_planes(results)
     for name, picture in pictures.items():
         picture.save(path.with_name(f"{name}.png"))
-    if is_under_way(found.run):
+    if run.is_under_way():
         return path  # its own process delivers; the table waits in the folder
-    spool = Spool(found.run / SPOOL_FOLDER)
+    spool = run.spool
     spool.reopen()
     new = [result for result in results if result.measured_now]
     for result in new:
@@ -91,8 +88,8 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
         spool.image(f"samples/{name}", picture, _images(found.folder))
     spool.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
     spool.artifact(path, EVALUATION_FOLDER)
-    spool.finish("FINISHED" if state.finished else "KILLED")
-    sync_run(found.run, seconds=60)
+    spool.finish("FINISHED" if run.finished else "KILLED")
+    sync_run(run, seconds=60)
     return path
 
 

@@ -23,14 +23,14 @@ from ...sampling.labels import LabelsRule, parse_classes
 from ...sampling.outputs import Output
 from ...sampling.pixels import Uint8Rule
 from ...sampling.sample_set import SamplePlan
+from ...storage.run_layout import RunPaths
 from ...tracking.lineage import package_versions
-from ..runs.folder import run_experiment
+from ..runs.folder import RunFolder
 
 Precision = Literal["fp32", "bf16"]
 
 _BATCH = 64
 _PACKAGES = ("torch", "diffusers", "causalfusion-platform")
-_SAMPLES_FOLDER = "samples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
         raise UserError(
             f"the weights in {found.folder} are of no run that samples could lie in\n  add --out FOLDER"
         )
-    experiment = run_experiment(found.run) if found.run else None
+    experiment = RunFolder(found.run).experiment if found.run else None
     model = _read_model(found.folder)
     base = request.sampling or (experiment.sampling if experiment else SamplingConfig())
     sampling = parse_settings(request.settings, base)
@@ -124,7 +124,7 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
     if request.out is not None:
         return plan, request.out
     assert found.run is not None
-    return plan, found.run / _SAMPLES_FOLDER / plan.name
+    return plan, RunPaths(found.run).samples / plan.name
 
 
 def _read_classes(text: str | None, model: ModelConfig) -> tuple[int, ...] | None:

@@ -19,9 +19,9 @@ from ...report.html import Picture
 from ...report.runs.curves import Curve, training_loss_figure
 from ...report.sample_plane import sample_plane
 from ...sampling.pixels import Pixels
-from ...tracking.journal import Journal, Progressed
+from ...tracking.journal import Progressed
 from ..evaluating.figure_four import draw_step_sizes, losses_by_step
-from ..runs.folder import read_state
+from ..runs.folder import RunFolder
 from .rows import Reproduction, trial_name
 
 _GAMMAS = (1.0, 0.95, 0.9, 0.8)
@@ -75,8 +75,8 @@ def _samples(
 def _losses(reproduction: Reproduction, folder: Path) -> list[Picture]:
     """Draw the training loss of every row, mean and range over seeds (Figure 4a)."""
     curves: dict[str, list[Curve]] = {}
-    for row, _, run_dir in reproduction.runs():
-        if row in reproduction.rows and len((curve := loss_curve(run_dir))[0]) > 1:
+    for row, _, run in reproduction.runs():
+        if row in reproduction.rows and len((curve := loss_curve(run))[0]) > 1:
             curves.setdefault(f"{reproduction.table.varied} {reproduction.label(row)}", []).append(curve)
     if not curves:
         return []
@@ -88,9 +88,9 @@ def _losses(reproduction: Reproduction, folder: Path) -> list[Picture]:
     return [Picture("loss", path.read_bytes(), caption)]
 
 
-def loss_curve(run_dir: Path) -> Curve:
+def loss_curve(run: RunFolder) -> Curve:
     """Return images seen and losses, from a run's journal; of steps that were made twice, the later ones."""
-    found = {event.images: event.loss for event in Journal(run_dir).events() if isinstance(event, Progressed)}
+    found = {event.images: event.loss for event in run.journal.events() if isinstance(event, Progressed)}
     return list(found), list(found.values())
 
 
@@ -113,14 +113,13 @@ def _step_sizes(reproduction: Reproduction, folder: Path) -> Picture:
 def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
     """Draw the loss of each AR step of the model trained with random S, mean over seeds (Figure 4c)."""
     by_seed: list[dict[int, list[float]]] = []
-    for row, seed, run_dir in reproduction.runs():
-        state = read_state(run_dir)
+    for row, seed, run in reproduction.runs():
         experiment = reproduction.experiments.get(trial_name(row, seed))
         if experiment is None or experiment.objective.num_ar_steps is not None:
             continue
-        if state is None or not state.finished:
+        if not run.finished:
             continue
-        model = load_weights(find_weights(run_dir).folder, device="cuda" if torch.cuda.is_available() else "cpu")
+        model = load_weights(find_weights(run.root).folder, device="cuda" if torch.cuda.is_available() else "cpu")
         data = read_all(experiment.data.path, open_shards(experiment.data.path).usable, at_most=_IMAGES)
         steps = [steps for steps in _AR_STEPS if steps <= experiment.model.num_tokens]
         by_seed.append(losses_by_step(model, data, experiment.diffusion, steps, seed + 1))

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from causalfusion import count_parameters
 
-from ...assemble import SPOOL_FOLDER
 from ...config.errors import UserError
 from ...config.paper_table import Column
 from ...config.schema import Experiment
@@ -25,14 +24,13 @@ from ...sampling.pixels import Pixels
 from ...tracking.journal import Ended, Journal, Launched
 from ...tracking.lineage import git_sha, package_versions
 from ...tracking.pages import NOTE
-from ...tracking.spool import Spool
 from ..cluster.session import ray_session
 from ..evaluating.evaluate import PlanePoint, evaluate
 from ..evaluating.measuring import Measuring, open_measuring
 from ..generating.actors import RayGenerators
 from ..generating.request import GenerateRequest
 from ..runs.exit_status import StoppedRun
-from ..runs.folder import read_state, read_summary, run_experiment
+from ..runs.folder import RunFolder
 from ..runs.sync import sync_run
 from ..sweeping.description import pinned
 from ..sweeping.results import SweepResult
@@ -90,9 +88,8 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
     opened: dict[tuple[str | None, Path], Measuring] = {}
     spaces: dict[str, dict[str, list[str]]] = {}
     with RayGenerators() as generators:
-        for row, seed, run_dir in reproduction.runs():
-            state = read_state(run_dir)
-            if row not in reproduction.rows or state is None or not state.finished:
+        for row, seed, run in reproduction.runs():
+            if row not in reproduction.rows or not run.finished:
                 continue
             experiment = reproduction.experiments[trial_name(row, seed)]
             if not opened:
@@ -106,7 +103,7 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
             places = _places(experiment, table.columns)
             # By this row's own settings: the run may be another row's that is sampled differently.
             request = GenerateRequest(
-                checkpoint=run_dir,
+                checkpoint=run.root,
                 num=plan.samples,
                 sampling=experiment.sampling,
                 seed=seed,
@@ -149,27 +146,26 @@ def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Plan
 
 def _facts(reproduction: Reproduction) -> dict[tuple[str, int], RunFacts]:
     facts = {}
-    for row, seed, run_dir in reproduction.runs():
-        state = read_state(run_dir)
-        experiment = run_experiment(run_dir) if state else None
+    for row, seed, run in reproduction.runs():
+        state, experiment = run.state, run.experiment
         if state is None or experiment is None:
             continue
-        summary = read_summary(run_dir) if state.finished else {}
+        summary = run.read_summary() if state.finished else {}
         facts[row.file, seed] = RunFacts(
-            folder=as_path(run_dir),
+            folder=as_path(run.root),
             status="finished" if state.finished else "not finished",
             mlflow_run_id=state.mlflow_run_id,
             images=summary.get("images_seen"),
             parameters=count_parameters(experiment.model),
-            seconds=_seconds(run_dir),
+            seconds=_seconds(run),
         )
     return facts
 
 
-def _seconds(run_dir: Path) -> float | None:
+def _seconds(run: RunFolder) -> float | None:
     """Return the time that all launches of a run took together."""
     total, began, last = 0.0, None, 0.0
-    for event in Journal(run_dir).events():
+    for event in run.journal.events():
         if isinstance(event, Launched):
             total += last - began if began is not None else 0.0  # it was killed: its last word counts
             began = event.time
@@ -209,14 +205,14 @@ def _publish(
     result: SweepResult,
 ) -> None:
     """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
-    folder, job = reproduction.folder, reproduction.job
-    spool = Spool(folder / SPOOL_FOLDER)
+    run, job = RunFolder(reproduction.folder), reproduction.job
+    spool = run.spool
     spool.reopen()
     spool.tags({NOTE: pinned(job.experiment, job.sweep, result.mlflow_run_id, render_markdown(report))})
     for path in paths:
         spool.artifact(path, REPORT_FOLDER)
     spool.finish("FAILED" if result.failed else "FINISHED")
     try:
-        sync_run(folder, seconds=60)
+        sync_run(run, seconds=60)
     except UserError as error:
         logger.warning(str(error))

@@ -14,8 +14,9 @@ from ...config.errors import UserError
 from ...config.paper_table import PaperTable, Row, Scale, ScalePlan, load_table
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
+from ...storage.run_layout import STATE_FILE, RunPaths
 from ..evaluating.measuring import DIGITS
-from ..runs.folder import STATE_FILE, read_state, run_experiment
+from ..runs.folder import RunFolder
 from ..sweeping.job import SweepJob
 from ..sweeping.trials import Trial, compose_trial
 
@@ -54,11 +55,11 @@ class Reproduction:
         """What the table plans at this scale."""
         return self.table.plan(self.scale)
 
-    def runs(self) -> Iterator[tuple[Row, int, Path]]:
-        """Yield row, seed and folder of every run that the table plans, asked for or not."""
+    def runs(self) -> Iterator[tuple[Row, int, RunFolder]]:
+        """Yield every run that the table plans with its row and seed, asked for or not."""
         for row in self.table.rows_at(self.scale):
             for seed in self.plan.seeds:
-                yield row, seed, self.run_dir(row, seed)
+                yield row, seed, RunFolder(self.run_dir(row, seed))
 
     def label(self, row: Row) -> str:
         """Return what the paper calls a row, or what it is at digits scale."""
@@ -233,7 +234,7 @@ def twins(trials: Sequence[Trial], sweep: Experiment) -> dict[str, Path]:
     for identity, names in groups.items():
         folders = {name: sweep.run_dir / name for name in names}
         there = finished.get(identity, [])
-        begun = [folder for folder in folders.values() if (folder / STATE_FILE).is_file()]
+        begun = [folder for folder in folders.values() if RunPaths(folder).state_file.is_file()]
         own = [folder for folder in folders.values() if folder in there]
         stands = next(iter([*own, *there, *begun, *folders.values()]))
         found |= {name: stands for name, folder in folders.items() if folder != stands and folder not in own}
@@ -244,15 +245,15 @@ def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list
     """Return the folders of finished runs that were trained with settings that are wanted."""
     finished: dict[str, list[Path]] = {}
     for state_file in sorted(sweep.runs.glob(f"*/*/{STATE_FILE}")):
-        run_dir = state_file.parent
+        run = RunFolder(state_file.parent)
         try:
-            state, experiment = read_state(run_dir), run_experiment(run_dir)
+            experiment = run.experiment
         except UserError:  # of another version, or damaged: not ours to judge
             continue
-        if state is None or experiment is None or not state.finished:
+        if experiment is None or not run.finished:
             continue
         if (identity := _identity(experiment)) in wanted:
-            finished.setdefault(identity, []).append(run_dir)
+            finished.setdefault(identity, []).append(run.root)
     return finished
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import posixpath
 import re
 import time
@@ -11,18 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...assemble import SPOOL_FOLDER
-from ...config.compose import flatten, home, validate
+from ...config.compose import flatten, home
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...report.runs.comparison import Comparison
 from ...report.runs.show import CheckpointSize, RunView
 from ...report.terminal import as_path
+from ...storage.run_layout import JOURNAL_FILE, STATE_FILE
 from ...tracking.accounting import account
-from ...tracking.journal import JOURNAL_FILE, Journal
-from ...tracking.spool import Spool
-from .folder import STATE_FILE, SUMMARY_FILE, RunState, read_state
-from .lock import is_under_way
+from .folder import RunFolder
+from .state import RunState
 from .sync import sync_run
 
 _NAMING = ("name", "description", "runs", "tracking", "sweep")
@@ -30,19 +27,19 @@ _TAG_KEY = re.compile(r"(?!/)[\w./ -]{1,250}")
 _LONGEST_TAG = 8000  # characters, MLflow's limit
 
 
-def runs_in(folder: Path) -> list[Path]:
-    """Return the folders of all runs below `folder`, the trials of sweeps included, by name."""
+def runs_in(folder: Path) -> list[RunFolder]:
+    """Return all runs below `folder`, the trials of sweeps included, by name."""
     found = {
         path.parent
         for name in (STATE_FILE, JOURNAL_FILE)
         for depth in ("*", "*/*")
         for path in folder.glob(f"{depth}/{name}")
     }
-    return sorted(found)
+    return [RunFolder(path) for path in sorted(found)]
 
 
-def find_run(name: str, runs: Path | None = None) -> Path:
-    """Return the folder of a run from its name, or from a path.
+def find_run(name: str, runs: Path | None = None) -> RunFolder:
+    """Return a run from its name, or from a path.
 
     Args:
         name: a name below the folder of runs, such as `quickstart` or a sweep's `gamma/trial-3`; or a path.
@@ -53,9 +50,10 @@ def find_run(name: str, runs: Path | None = None) -> Path:
     """
     folder = home() / (runs or "runs")
     for candidate in (folder / name, home() / name):
-        if (candidate / STATE_FILE).is_file() or (candidate / JOURNAL_FILE).is_file():
-            return candidate
-    known = [path.relative_to(folder).as_posix() for path in runs_in(folder)]
+        found = RunFolder(candidate)
+        if found.state_file.is_file() or found.journal_file.is_file():
+            return found
+    known = [run.root.relative_to(folder).as_posix() for run in runs_in(folder)]
     near = difflib.get_close_matches(name, known, n=3) or known[:5]
     listed = f"did you mean {', '.join(near)}?" if near else "there are no runs there yet"
     advice = "causalfusion runs list" if runs is None else f"causalfusion runs list --runs {runs}"
@@ -64,34 +62,31 @@ def find_run(name: str, runs: Path | None = None) -> Path:
     )
 
 
-def look_at(folder: Path) -> RunView:
+def look_at(run: RunFolder) -> RunView:
     """Read what a run's folder says: state, journal, checkpoints, summary.
 
     Raises:
         UserError: its state file is damaged.
     """
-    state = read_state(folder)
-    journal = Journal(folder)
-    events = journal.events()
-    under_way = is_under_way(folder)
+    state, events, under_way = run.state, run.journal.events(), run.is_under_way()
     found = account(events, time.time() if under_way else None)
     status: str = found.status
     if not events:  # made before there were journals, or not begun
         status = "finished" if state and state.finished else "running" if under_way else "unknown"
-    experiment = _experiment(state, folder.name)
+    experiment = _experiment(run)
     return RunView(
-        name=folder.name,
-        folder=folder,
+        name=run.name,
+        folder=run.root,
         status=status,
         total_images=experiment.train.total_images if experiment else None,
         account=found,
         events=events,
-        checkpoints=_checkpoints(folder / "checkpoints"),
-        bad_checkpoints=sorted(path.name for path in (folder / "checkpoints" / "bad").glob("*")),
+        checkpoints=_checkpoints(run.checkpoints),
+        bad_checkpoints=sorted(path.name for path in (run.checkpoints / "bad").glob("*")),
         mlflow_run_id=state.mlflow_run_id if state else None,
         tracking_uri=state.tracking_uri if state else None,
         dashboard=_dashboard(state),
-        summary=_summary(folder / SUMMARY_FILE),
+        summary=_summary(run),
     )
 
 
@@ -102,11 +97,9 @@ def _dashboard(state: RunState | None) -> str:
     return "causalfusion ui" if folder == home() / "runs" else f"causalfusion ui --runs {as_path(folder)}"
 
 
-def _experiment(state: RunState | None, name: str) -> Experiment | None:
-    if state is None:
-        return None
+def _experiment(run: RunFolder) -> Experiment | None:
     try:
-        return validate(state.config, name)
+        return run.experiment
     except UserError:  # of another version, with keys that are no more
         return None
 
@@ -119,22 +112,22 @@ def _checkpoints(root: Path) -> list[CheckpointSize]:
     ]
 
 
-def _summary(path: Path) -> dict[str, Any] | None:
+def _summary(run: RunFolder) -> dict[str, Any] | None:
     try:
-        summary = json.loads(path.read_text())
+        summary = run.read_summary()
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None
 
 
-def compare_runs(folders: Sequence[Path]) -> Comparison:
+def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
     """Compare runs by their configurations and by what they came to.
 
     Raises:
         UserError: one of them is damaged, or has no configuration yet.
     """
-    configs = [_settings(folder) for folder in folders]
-    views = [look_at(folder) for folder in folders]
+    configs = [_settings(run) for run in runs]
+    views = [look_at(run) for run in runs]
     summaries = [view.summary or {} for view in views]
     keys = dict.fromkeys(key for config in configs for key in config)
     settings = {key: [config.get(key) for config in configs] for key in keys}
@@ -142,7 +135,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         name for summary in summaries for name, value in summary.items() if isinstance(value, float)
     )
     return Comparison(
-        names=_short_names(folders),
+        names=_short_names([run.root for run in runs]),
         differing={key: values for key, values in settings.items() if any(one != values[0] for one in values)},
         outcome={
             "status": [view.status for view in views],
@@ -152,16 +145,16 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(run: RunFolder) -> dict[str, Any]:
     """Return a run's configuration, but for what names it: dotted key → value."""
-    state = read_state(folder)
+    state = run.state
     if state is None:
         raise UserError(
-            f"run {folder.name!r} has not been begun: it has no configuration to compare\n"
-            f"  begin it, or leave it out"
+            f"run {run.name!r} has not been begun: it has no configuration to compare\n  begin it, or leave it out"
         )
     try:  # what an earlier version had no key for was its default
-        tree = validate(state.config, folder.name).model_dump(mode="json")
+        experiment = run.experiment
+        tree = state.config if experiment is None else experiment.model_dump(mode="json")
     except UserError:  # of another version, with keys that are no more
         tree = state.config
     return {key: value for key, value in flatten(tree) if key.partition(".")[0] not in _NAMING}
@@ -177,20 +170,19 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
         parts += 1
 
 
-def tag_run(folder: Path, tags: Sequence[str]) -> str | None:
+def tag_run(run: RunFolder, tags: Sequence[str]) -> str | None:
     """Set tags `key=value` of a run in MLflow; return why they wait, if they do.
 
     Raises:
         UserError: a tag is not of this form, there is no such run, or MLflow refuses a tag.
     """
     values = dict(_tag(text) for text in tags)
-    if read_state(folder) is None:
-        raise UserError(f"{folder} is no folder of a run\n  list them: causalfusion runs list")
-    Spool(folder / SPOOL_FOLDER).tags(values)
-    if is_under_way(folder):
+    _ = run.started
+    run.spool.tags(values)
+    if run.is_under_way():
         return "the run is under way and delivers them itself"
     try:
-        sync_run(folder, seconds=60)
+        sync_run(run, seconds=60)
     except UserError as error:
         return str(error).partition("\n")[0]
     return None

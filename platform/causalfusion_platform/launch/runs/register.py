@@ -11,7 +11,7 @@ from ...config.errors import UserError
 from ...evaluation.evaluate import Scores
 from ...report.terminal import as_path
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias
-from .folder import SUMMARY_FILE, read_state, read_summary, run_experiment
+from .folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Entry:
         return sum(file.stat().st_size for file in self.weights.iterdir())
 
 
-def register_run(run_dir: Path, *, model: str | None = None, alias: str = BEST) -> Version:
+def register_run(run: RunFolder, *, model: str | None = None, alias: str = BEST) -> Version:
     """Register the newest weights of a run, and let an alias stand for them.
 
     Args:
-        run_dir: the run's folder.
+        run: the run.
         model: name of the registered model; None: that of the run's MLflow experiment.
         alias: the alias, moved here from another version if need be.
 
@@ -43,36 +43,33 @@ def register_run(run_dir: Path, *, model: str | None = None, alias: str = BEST) 
         raise UserError(
             f"alias {alias!r} is not possible: letters, digits, _ and -, and neither latest nor v1, v2, …"
         )
-    entry = entry_of(run_dir)
-    experiment = run_experiment(run_dir)
+    entry, experiment = entry_of(run), run.experiment
     assert experiment is not None
     version = register_weights(
         entry.uri,
         model_name(model or experiment.tracking.experiment),
         entry.run_id,
         entry.weights,
-        tags=version_tags(run_dir, entry),
-        about=f"Run {run_dir.name}.",
+        tags=version_tags(run, entry),
+        about=f"Run {run.name}.",
     )
     set_alias(entry.uri, version, alias)
     return version
 
 
-def entry_of(run_dir: Path) -> Entry:
-    state = read_state(run_dir)
-    if state is None:
-        raise UserError(f"{run_dir} is no folder of a run\n  list them: causalfusion runs list")
+def entry_of(run: RunFolder) -> Entry:
+    state = run.started
     if state.mlflow_run_id is None:
         raise UserError(
-            f"MLflow has not got run {run_dir.name!r} yet\n  deliver it: causalfusion runs sync {as_path(run_dir)}"
+            f"MLflow has not got run {run.name!r} yet\n  deliver it: causalfusion runs sync {as_path(run.root)}"
         )
-    return Entry(state.tracking_uri, state.mlflow_run_id, find_weights(run_dir).folder)
+    return Entry(state.tracking_uri, state.mlflow_run_id, find_weights(run.root).folder)
 
 
-def version_tags(run_dir: Path, entry: Entry) -> dict[str, str]:
+def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:
     """Return what the version of a run's weights says: the run, its images, and what its final samples scored."""
     images = int(entry.weights.parent.name.removeprefix("images-"))
-    summary = read_summary(run_dir) if (run_dir / SUMMARY_FILE).is_file() else {}
+    summary = run.read_summary() if run.summary_file.is_file() else {}
     scores = {field.name: summary.get(field.name) for field in fields(Scores)}
     measured = {name: f"{value:.6g}" for name, value in scores.items() if value is not None}
-    return {"run": run_dir.name, "images": str(images), **measured}
+    return {"run": run.name, "images": str(images), **measured}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from causalfusion import count_parameters
 from causalfusion.flops import training_flops
 
 from ...config.schema import Experiment
 from ...report.runs.dry_run import gpu_hours
-from ...tracking.journal import AttemptStarted, Ended, Journal
-from ..runs.folder import read_state
+from ...tracking.journal import AttemptStarted, Ended
+from ..runs.folder import RunFolder
 from .job import SweepJob
 
 _SHOWN = 6
@@ -20,8 +18,7 @@ def sweep_cost(job: SweepJob) -> list[str]:
     """Return lines that say which trials there are, how long each is, and what all of them take."""
     experiments = [trial.experiment for trial in job.trials]
     total = len(experiments) or job.sweep.num_trials or 0
-    folders = [job.run_dir(trial.name) for trial in job.trials]
-    finished = [folder for folder in folders if (state := read_state(folder)) is not None and state.finished]
+    finished = [run for trial in job.trials if (run := job.run(trial.name)).finished]
     left = total - len(finished)
     flops = sum(_flops(one) for one in experiments) if experiments else total * _flops(job.experiment)
     images = job.experiment.train.total_images
@@ -58,9 +55,9 @@ def _flops(experiment: Experiment) -> float:
     return per_image * experiment.train.total_images
 
 
-def _seconds(run_dir: Path) -> float | None:
+def _seconds(run: RunFolder) -> float | None:
     """Return how long a run took from its first attempt to its end, if it was not interrupted."""
-    events = Journal(run_dir).events()
+    events = run.journal.events()
     starts = [event.time for event in events if isinstance(event, AttemptStarted)]
     ends = [event.time for event in events if isinstance(event, Ended)]
     return ends[0] - starts[0] if len(starts) == len(ends) == 1 else None

@@ -10,8 +10,8 @@ from typing import Any
 from ...config.compose import Composed
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
-from ..runs.folder import STATE_FILE, check_same_config, read_state, read_summary
-from .population import members_of, newest_of
+from ..runs.folder import RunFolder
+from .population import member_of, newest_of
 from .search import check_metrics, measuring, optuna_trial, studied_points
 from .trials import Trial, sweep_of, trials_of
 
@@ -42,9 +42,13 @@ class SweepJob:
 
     def run_dir(self, name: str) -> Path:
         """Folder of a trial's newest run."""
-        if self.sweep.population is not None and (member := members_of(self.experiment).get(name)):
+        if self.sweep.population is not None and (member := member_of(self.experiment, name)):
             name = member.run_name
         return self.elsewhere.get(name, self.experiment.run_dir / name)
+
+    def run(self, name: str) -> RunFolder:
+        """Return a trial's newest run."""
+        return RunFolder(self.run_dir(name))
 
 
 def job_of(composed: Composed) -> SweepJob:
@@ -68,18 +72,17 @@ def finished_trials(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
     known = job.trials
     trials = points_tried(job) if job.chosen_on_the_way else [newest_of(job.experiment, trial) for trial in known]
     for trial in trials:
-        run_dir = job.run_dir(trial.name)
-        state = read_state(run_dir)
-        if state is None or not state.finished:
+        run = job.run(trial.name)
+        if not run.finished:
             continue
         if not job.chosen_on_the_way and job.sweep.population is None and trial.name not in job.elsewhere:
             # How samples are made may have changed: a reproduction measures anew, by the settings of now.
-            check_same_config(state, trial.experiment, ("sampling", "evaluation"), anew=job.anew)
-        yield trial, read_summary(run_dir)
+            run.check_config(trial.experiment, ("sampling", "evaluation"), anew=job.anew)
+        yield trial, run.read_summary()
 
 
 def points_tried(job: SweepJob) -> list[Trial]:
     """Return the trials of a search by Optuna that were begun: the points of its study that have a folder."""
     points = studied_points(job.sweep, job.experiment.run_dir)
     trials = {trial.name: trial for trial in (optuna_trial(job.composed, job.sweep, point) for point in points)}
-    return [trial for name, trial in sorted(trials.items()) if (job.run_dir(name) / STATE_FILE).is_file()]
+    return [trial for name, trial in sorted(trials.items()) if job.run(name).state_file.is_file()]

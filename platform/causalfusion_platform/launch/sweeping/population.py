@@ -25,6 +25,7 @@ from ...config.compose import Composed
 from ...config.schema import Experiment
 from ...config.sweep import Distribution, SweepConfig
 from ...storage.atomic import write_atomically
+from ...storage.run_layout import RunPaths
 from ...tracking.journal import Adopted, Journal
 from .trials import Trial, compose_trial, rounded
 
@@ -59,9 +60,17 @@ def members_of(sweep: Experiment) -> dict[str, PopulationMember]:
     return {path.stem: PopulationMember.model_validate_json(path.read_bytes()) for path in files}
 
 
+def member_of(sweep: Experiment, name: str) -> PopulationMember | None:
+    """Return a member of a sweep's population, if it was started."""
+    try:
+        return PopulationMember.model_validate_json((_folder(sweep) / f"{name}.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def newest_of(sweep: Experiment, trial: Trial) -> Trial:
     """Return a trial with the values of its newest generation, if it is a member that has been exploited."""
-    member = members_of(sweep).get(trial.name)
+    member = member_of(sweep, trial.name)
     return trial if member is None else dataclasses.replace(trial, values=member.values)
 
 
@@ -96,7 +105,7 @@ def member_trial(composed: Composed, sweep: SweepConfig, config: Mapping[str, An
         }
     )
     trial = _trial_of(composed, member)
-    adopt(checkpoint_folder(donor / "checkpoints", images), trial.experiment.run_dir, donor.name)
+    adopt(checkpoint_folder(RunPaths(donor).checkpoints, images), trial.experiment.run_dir, donor.name)
     _write(experiment, member)
     return trial
 
@@ -109,7 +118,7 @@ def adopt(checkpoint: Path, run_dir: Path, run: str) -> None:
     """
     manifest = check(checkpoint)
     shutil.rmtree(run_dir, ignore_errors=True)  # of a generation that was cut short before anyone knew of it
-    root = run_dir / "checkpoints"
+    root = RunPaths(run_dir).checkpoints
     root.mkdir(parents=True)
     shutil.copytree(checkpoint, root / checkpoint.name, copy_function=_link)
     Journal(run_dir).add(Adopted(run=run, images=manifest.images_seen))
@@ -184,7 +193,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _folder(sweep: Experiment) -> Path:
-    return sweep.run_dir / "members"
+    return RunPaths(sweep.run_dir).members
 
 
 def _write(sweep: Experiment, member: PopulationMember) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from ...report.sweeps.live import State, SweepDisplay, TrialView
-from ...tracking.journal import Adopted, Journal, Measured, Progressed
-from ..runs.folder import SUMMARY_FILE, read_summary
+from ...tracking.journal import Adopted, Measured, Progressed
+from ..runs.folder import RunFolder
 
 _LOOK_SECONDS = 1.0
 
@@ -22,7 +21,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
     def __init__(
         self,
         names: list[str],
-        run_dirs: Callable[[str], Path],
+        run_of: Callable[[str], RunFolder],
         total: int,
         metric: str,
         finished: Collection[str] = (),
@@ -31,12 +30,12 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
 
         Args:
             names: of the trials that are known; others appear when they start.
-            run_dirs: returns the folder of a trial's newest run.
+            run_of: returns a trial's newest run.
             total: images of a whole trial.
             metric: what trials are ranked by.
             finished: names of those that have finished before.
         """
-        self.run_dirs, self.total, self.metric = run_dirs, total, metric
+        self.run_of, self.total, self.metric = run_of, total, metric
         self.states: dict[str, State] = dict.fromkeys(names, "waiting")
         self.states.update(dict.fromkeys(finished, "finished"))
         self.names: dict[str, str] = {}
@@ -45,7 +44,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks, to restore them elsewhere; there is nothing to show there.
-        return {"states": {}, "names": {}, "notes": {}, "run_dirs": Path, "total": 0, "metric": self.metric}
+        return {"states": {}, "names": {}, "notes": {}, "run_of": RunFolder, "total": 0, "metric": self.metric}
 
     def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
         """A trial got its process."""
@@ -81,8 +80,8 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
     def _view(self, name: str, state: State) -> TrialView:
         images, loss, metric, note = 0, None, None, self.notes.get(name, "")
         if state != "waiting":
-            run_dir = self.run_dirs(name)
-            for event in Journal(run_dir).recent():
+            run = self.run_of(name)
+            for event in run.journal.recent():
                 if isinstance(event, Progressed):
                     images, loss = event.images, event.loss
                 elif isinstance(event, Measured):
@@ -90,8 +89,8 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
                 elif isinstance(event, Adopted):
                     note = f"from {event.run} at {event.images:,}"
             # Measurements on the way are of other samples than the end's, by which trials are ranked.
-            if state == "finished" and (run_dir / SUMMARY_FILE).is_file():
-                metric = read_summary(run_dir).get(self.metric)
+            if state == "finished" and run.summary_file.is_file():
+                metric = run.read_summary().get(self.metric)
         return TrialView(name, state, images, self.total, loss, metric, note)
 
 

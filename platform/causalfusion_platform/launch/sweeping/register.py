@@ -13,6 +13,7 @@ from ...data.manifest import Manifest
 from ...report.terminal import as_path
 from ...report.units import size
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias, version_of
+from ..runs.folder import RunFolder
 from ..runs.register import entry_of, version_tags
 from .results import TrialEnd
 from .trials import sweep_of
@@ -50,12 +51,12 @@ def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd]) -> Non
 
 def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: str, value: float) -> None:
     assert best.summary is not None
-    run_dir = Path(best.summary["run_dir"])
-    entry = entry_of(run_dir)
+    run = RunFolder(Path(best.summary["run_dir"]))
+    entry = entry_of(run)
     if entry.bytes > LARGEST_BYTES:
         logger.warning(
             f"{best.name} is not registered, {size(entry.bytes)} of weights are not uploaded unasked\n"
-            f"  ask for it: causalfusion runs register {as_path(run_dir)}"
+            f"  ask for it: causalfusion runs register {as_path(run.root)}"
         )
         return
     model = model_name(experiment.tracking.experiment)
@@ -66,7 +67,7 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
         entry.run_id,
         entry.weights,
         tags={
-            **version_tags(run_dir, entry),
+            **version_tags(run, entry),
             **ours,
             "mode": mode,
             "value": f"{value:.6g}",

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from ...assemble import SPOOL_FOLDER
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
@@ -20,11 +19,10 @@ from ...report.sweeps.records import TrialRecord
 from ...report.tables import markdown_table
 from ...report.write import write_sweep_report
 from ...storage.atomic import write_atomically
+from ...storage.run_layout import STATE_FILE
 from ...tracking.journal import Ended, Journal, Launched, Measured
 from ...tracking.lineage import git_sha, package_versions
-from ...tracking.spool import Spool
-from ..runs.folder import STATE_FILE, read_state
-from ..runs.lock import is_under_way
+from ..runs.folder import RunFolder
 from ..runs.sync import sync_run
 
 logger = logging.getLogger(__name__)
@@ -168,9 +166,8 @@ def sweep_report(
 def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
     """Return when a trial ended, and what the page shows of it."""
     summary = end.summary or {}
-    folder = Path(summary.get("run_dir") or experiment.run_dir / end.name)
-    state = read_state(folder)
-    times = [event.time for event in Journal(folder).events()]
+    run = RunFolder(Path(summary.get("run_dir") or experiment.run_dir / end.name))
+    times = [event.time for event in run.journal.events()]
     status = "finished"
     if end.error is not None:
         status = "stopped" if end.error == STOPPED else "failed"
@@ -184,8 +181,8 @@ def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
         status=status,
         error=end.error,
         seconds=times[-1] - times[0] if times else None,
-        folder=str(folder),
-        mlflow_run_id=state.mlflow_run_id if state else None,
+        folder=str(run.root),
+        mlflow_run_id=run.state.mlflow_run_id if run.state else None,
     )
     return times[-1] if times else 0.0, record
 
@@ -196,17 +193,17 @@ def settle(folder: Path) -> None:
     Their processes are gone: what they had recorded waits in their folders, and nobody has said that they ended.
     """
     for state_file in sorted(folder.glob(f"*/{STATE_FILE}")):
-        run_dir = state_file.parent
-        state = read_state(run_dir)
-        last = [event for event in Journal(run_dir).events() if isinstance(event, Launched | Ended)][-1:]
+        run = RunFolder(state_file.parent)
+        state = run.state
+        last = [event for event in run.journal.events() if isinstance(event, Launched | Ended)][-1:]
         if state is None or state.finished or not last or isinstance(last[0], Ended):
             continue
         deadline = time.monotonic() + _GONE_SECONDS
-        while is_under_way(run_dir) and time.monotonic() < deadline:  # its process is on its way out
+        while run.is_under_way() and time.monotonic() < deadline:  # its process is on its way out
             time.sleep(0.2)
-        Journal(run_dir).add(Ended(launch=state.launches, how="stopped", detail="its sweep ended it"))
-        Spool(run_dir / SPOOL_FOLDER).finish("KILLED")
+        run.journal.add(Ended(launch=state.launches, how="stopped", detail="its sweep ended it"))
+        run.spool.finish("KILLED")
         try:
-            sync_run(run_dir, seconds=60)
+            sync_run(run, seconds=60)
         except UserError as error:
             logger.warning(str(error))

@@ -6,19 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...assemble import SPOOL_FOLDER
 from ...config.errors import UserError
-from ...config.schema import Experiment
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
 from ...tracking.courier import Courier
 from ...tracking.mlflow import check_reachable
 from ...tracking.pages import NOTE
-from ...tracking.spool import Spool
 from ...tracking.tracker import AS_BARS
 from ..cluster.session import ray_session
-from ..runs.folder import RunState, check_same_config, open_run, read_state
-from ..runs.lock import only_launch, refuse_if_under_way
+from ..runs.folder import RunFolder
 from ..runs.signals import StopRequest, stop_on_signals
 from ..training.train import check_inputs
 from .description import pinned
@@ -41,10 +37,9 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         UserError: something given is wrong, or the sweep is under way; nothing was started.
     """
     experiment = job.experiment
-    refuse_if_under_way(experiment.run_dir)
-    state = read_state(experiment.run_dir)
-    if state is not None:
-        check_same_config(state, experiment, anew=job.anew)
+    folder = RunFolder(experiment.run_dir)
+    folder.refuse_if_under_way()
+    folder.check_config(experiment, anew=job.anew)
     done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
     shards = check_inputs(experiment)
     if (
@@ -60,25 +55,24 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
     if shards.bad:
         logger.warning(shards.notice)
-    with ray_session(), only_launch(experiment.run_dir), stop_on_signals() as stop:
+    with ray_session(), folder.lock(), stop_on_signals() as stop:
         concurrent = concurrent_trials(job)
-        spool = Spool(experiment.run_dir / SPOOL_FOLDER)
-        state = open_run(job.composed, shards, read_state(experiment.run_dir), spool)
-        with _mlflow_run(experiment, state, spool) as state:
-            assert state.mlflow_run_id is not None
+        spool = folder.spool
+        folder.open(job.composed, shards)
+        with _mlflow_run(folder) as run_id:
             try:
-                ended = _run(job, done, state.mlflow_run_id, concurrent, stop, display)
+                ended = _run(job, done, run_id, concurrent, stop, display)
             except BaseException:
                 spool.finish("FAILED")
                 raise
-            result = tabulate(job.sweep, ended, state.mlflow_run_id)
+            result = tabulate(job.sweep, ended, run_id)
             for path in write_results(experiment, job.sweep, ended, result):
                 spool.artifact(path)
             spool.metrics(figures_of(job.sweep, result), AS_BARS)
             table = f"{experiment.description}\n\n{markdown_table(result.columns, result.rows)}".lstrip()
-            spool.tags({NOTE: pinned(experiment, job.sweep, state.mlflow_run_id, table)})
+            spool.tags({NOTE: pinned(experiment, job.sweep, run_id, table)})
             spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
-            state.model_copy(update={"finished": not result.failed}).write(experiment.run_dir)
+            folder.keep(finished=not result.failed)
         settle(experiment.run_dir)
         if not result.stopped:
             register_best_trial(experiment, result.ends)
@@ -86,30 +80,30 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
 
 
 @contextmanager
-def _mlflow_run(experiment: Experiment, state: RunState, spool: Spool) -> Iterator[RunState]:
-    """Wait until MLflow has the sweep's run; yield the state with its id; at the end deliver what came since.
+def _mlflow_run(folder: RunFolder) -> Iterator[str]:
+    """Wait until MLflow has the sweep's run; yield its id; at the end deliver what came since.
 
     Raises:
         UserError: MLflow does not take the run.
     """
-
-    def keep(run_id: str) -> None:
-        nonlocal state
-        state = state.model_copy(update={"mlflow_run_id": run_id})
-        state.write(experiment.run_dir)
-
-    courier = Courier(spool.folder, experiment.tracking_uri, run_id=state.mlflow_run_id, on_run_id=keep)
+    uri = folder.started.tracking_uri
+    courier = Courier(
+        folder.records,
+        uri,
+        run_id=folder.started.mlflow_run_id,
+        on_run_id=lambda run_id: folder.keep(mlflow_run_id=run_id),
+    )
     courier.start()
     try:
-        if courier.drain(_MLFLOW_SECONDS) or state.mlflow_run_id is None:
-            raise UserError(f"MLflow at {experiment.tracking_uri} does not take the sweep: {courier.state}")
+        if courier.drain(_MLFLOW_SECONDS) or (run_id := folder.started.mlflow_run_id) is None:
+            raise UserError(f"MLflow at {uri} does not take the sweep: {courier.state}")
         try:
-            yield state
+            yield run_id
         finally:
             if left := courier.drain(_MLFLOW_SECONDS):
                 logger.warning(
-                    f"{left} records for MLflow wait in {spool.folder} ({courier.state})\n"
-                    f"  deliver them when it is back: causalfusion runs sync {experiment.run_dir}"
+                    f"{left} records for MLflow wait in {folder.records} ({courier.state})\n"
+                    f"  deliver them when it is back: causalfusion runs sync {folder.root}"
                 )
     finally:
         courier.stop()

@@ -11,11 +11,12 @@ from typing import Any
 from ray import tune
 
 from ...report.sweeps.live import SweepDisplay
+from ...storage.run_layout import RunPaths
 from ..cluster.resources import TRIAL_CPUS, cluster_resources, trials_that_fit
 from ..runs.lock import in_turn
 from ..runs.signals import StopRequest
 from .job import SweepJob
-from .population import member_trial, members_of
+from .population import member_of, member_trial
 from .progress import ProgressThread, TrialProgress
 from .results import TrialEnd
 from .run_trial import run_trial
@@ -66,7 +67,7 @@ def fit(
         run_trial(trial, sweep, parent)
 
     metric = next(iter(sweep.targets))
-    progress = TrialProgress([*by_name], job.run_dir, experiment.train.total_images, metric, finished)
+    progress = TrialProgress([*by_name], job.run, experiment.train.total_images, metric, finished)
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is
@@ -82,7 +83,7 @@ def fit(
         run_config=tune.RunConfig(
             # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
             name=f"launch-{time.time_ns()}",
-            storage_path=str(experiment.run_dir / "tune"),
+            storage_path=str(RunPaths(experiment.run_dir).tune),
             callbacks=[progress],
             stop=_Ends(stop, experiment.train.total_images if sweep.population is not None else None),
             verbose=0,
@@ -122,7 +123,7 @@ def _end_of(job: SweepJob, result: Any, *, stopped: bool) -> TrialEnd:
         # The configuration is of the last generation, and its `trial` that of whom it was copied from.
         run = metrics.get("trial") or config["trial"]
         name = run.partition(".g")[0]
-        member = members_of(job.experiment).get(name)
+        member = member_of(job.experiment, name)
         values = member.values if member else {}
     else:
         name = config["trial"]

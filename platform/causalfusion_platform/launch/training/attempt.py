@@ -110,7 +110,7 @@ class Attempt:
 
     def _end_hang(self, status: GroupStatus) -> None:
         """Have all workers write their stacks, then end them: those that do not answer, from outside."""
-        stacks = self.job.experiment.run_dir / "hangs" / f"attempt-{self.job.attempt:04d}"
+        stacks = self.job.paths.hangs / f"attempt-{self.job.attempt:04d}"
         silent = [worker for worker in status.workers if status.now - worker.heard > SILENT_SECONDS]
         self.actor.command.remote(Commands(dump_to=str(stacks)))
         time.sleep(DUMP_SECONDS)
@@ -164,7 +164,7 @@ def _trainer(job: Job, actor: Any) -> Any:
             # Ray's own state is new at every attempt: what a run resumes from are its verified checkpoints, and who
             # tries again is `supervise`.
             name=f"attempt-{job.attempt:04d}-{time.time_ns()}",
-            storage_path=str(job.experiment.run_dir / "ray"),
+            storage_path=str(job.paths.ray),
             failure_config=single_attempt(),
         ),
     )

@@ -22,7 +22,7 @@ from ...train.device import peak
 from ...train.engine import choose_precision
 from ...train.memory import Memory, checkpoint_bytes, estimate, longest_sequence
 from ...train.rates import warmup_images
-from ..runs.folder import public_config
+from ..runs.public_config import public_config
 
 
 def make_plan(composed: Composed) -> Plan:

@@ -7,11 +7,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from ...assemble import FINAL_SAMPLES_FILE
 from ...config.schema import Experiment
 from ...data.manifest import Manifest
 from ...evaluation.evaluate import Scores
 from ...sampling.grid import sample_grid
+from ...storage.run_layout import SAMPLES_FOLDER, RunPaths
 from ...tasks.class_to_image import build_scorer
 from ...tracking.tracker import AS_BARS, Tracker
 
@@ -27,7 +27,8 @@ def evaluate_final_samples(experiment: Experiment, manifest: Manifest, tracker: 
         The scores (null where latents are not pixels: their images need the autoencoder's decoder), those of other
         numbers of AR steps with names that end with them, `num_samples` and `grid_path`.
     """
-    samples = load_file(experiment.run_dir / FINAL_SAMPLES_FILE)
+    paths = RunPaths(experiment.run_dir)
+    samples = load_file(paths.final_samples)
     latents, labels = samples["latents"], samples["labels"]
     scores: dict[str, Any] = dict(_NOT_MEASURED)
     if manifest.autoencoder.name == "identity":
@@ -37,9 +38,9 @@ def evaluate_final_samples(experiment: Experiment, manifest: Manifest, tracker: 
             others = scorer.score(samples[f"latents_s{ar_steps}"], labels)
             scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in SCORED_FOR_AR_STEPS}
     grid = sample_grid(latents, labels, manifest.class_names)
-    path = experiment.run_dir / "samples" / "final.png"
+    path = paths.samples / "final.png"
     grid.save(path)
     tracker.image("samples/final", grid, experiment.train.total_images)
-    tracker.artifact(path, "samples")
+    tracker.artifact(path, SAMPLES_FOLDER)
     tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
     return {**scores, "num_samples": len(labels), "grid_path": str(path)}

@@ -17,14 +17,13 @@ from ...config.schema import Experiment
 from ...data.validate import CheckedShards
 from ...tracking.accounting import account
 from ...tracking.courier import Courier
-from ...tracking.journal import Ended, Journal, Launched, last_attempt, recorded_images
+from ...tracking.journal import Ended, Launched, last_attempt, recorded_images
 from ...tracking.mlflow import answers
-from ...tracking.spool import Spool
 from ...tracking.tracker import AS_BARS
 from ...train.progress import ProgressSink
 from ..cluster.resources import cluster_resources
 from ..runs.exit_status import StoppedRun
-from ..runs.folder import RunState, write_summary
+from ..runs.folder import RunFolder
 from ..runs.signals import StopRequest
 from .elastic import wait_for_workers
 from .finish import evaluate_final_samples
@@ -64,21 +63,20 @@ class Launch:
     """One launch of a run, from its opened folder to its summary."""
 
     experiment: Experiment
-    state: RunState
+    folder: RunFolder
     shards: CheckedShards
-    spool: Spool
     stop: StopRequest
     show: ProgressSink
     local: bool
     other_data: bool
 
     def __post_init__(self) -> None:
-        self.journal = Journal(self.experiment.run_dir)
+        self.journal, self.spool = self.folder.journal, self.folder.spool
         self.courier = Courier(
             self.spool.folder,
             self.experiment.tracking_uri,
-            run_id=self.state.mlflow_run_id,
-            on_run_id=lambda run_id: self._keep(mlflow_run_id=run_id),
+            run_id=self.folder.started.mlflow_run_id,
+            on_run_id=lambda run_id: self.folder.keep(mlflow_run_id=run_id),
         )
 
     def run(self, stages: Stages, started: float) -> dict[str, Any]:
@@ -87,16 +85,16 @@ class Launch:
         Raises:
             UserError, NotFinished: see `run_training`.
         """
-        launch = self.state.launches
+        launch = self.folder.started.launches
         with stages.time("MLflow"):
             self._begin_delivery()
         self.journal.add(Launched(launch=launch, host=socket.gethostname(), pid=os.getpid()))
         try:
             job = Job(
                 experiment=self.experiment,
-                mlflow_run_id=self.state.mlflow_run_id,
+                mlflow_run_id=self.folder.started.mlflow_run_id,
                 bad_shards=tuple(sorted(self.shards.bad)),
-                order=self.state.order,
+                order=self.folder.started.order,
                 other_data=self.other_data,
             )
             began = time.perf_counter()
@@ -121,9 +119,9 @@ class Launch:
         summary["time_accounted"] = accounted.seconds
         values = {f"time/{name}": seconds for name, seconds in accounted.seconds.items()}
         self.spool.metrics({"time/goodput": accounted.goodput, **values}, AS_BARS)
-        self.spool.artifact(write_summary(self.experiment.run_dir, summary))
+        self.spool.artifact(self.folder.write_summary(summary))
         self.spool.finish()
-        self._keep(finished=True)
+        self.folder.keep(finished=True)
         self._deliver()
         return summary
 
@@ -142,7 +140,7 @@ class Launch:
             )
 
         def next_attempt(job: Job) -> Any:
-            run_id, seen = self.state.mlflow_run_id, recorded_images(self.journal.events())
+            run_id, seen = self.folder.started.mlflow_run_id, recorded_images(self.journal.events())
             return attempt(job.model_copy(update={"mlflow_run_id": run_id, "recorded_images": seen}))
 
         return Supervisor(
@@ -150,16 +148,11 @@ class Launch:
             journal=self.journal,
             attempt=next_attempt,
             fit_workers=fit_workers,
-            rolled_back=lambda order: self._keep(order=order),
+            rolled_back=lambda order: self.folder.keep(order=order),
             stop=self.stop,
-            launch=self.state.launches,
+            launch=self.folder.started.launches,
             first_attempt=last_attempt(self.journal.events()) + 1,
         )
-
-    def _keep(self, **changes: Any) -> None:
-        """Change the run's state, in memory and on disk."""
-        self.state = self.state.model_copy(update=changes)
-        self.state.write(self.experiment.run_dir)
 
     def _begin_delivery(self) -> None:
         """Start the courier, and give MLflow a while to make the run, so that checkpoints can name it."""
@@ -187,7 +180,7 @@ class Launch:
         self, results: dict[str, Any], times: TrainingTimes, stages: Stages, started: float
     ) -> dict[str, Any]:
         experiment, train = self.experiment, self.experiment.train
-        newest = store.newest(experiment.run_dir / "checkpoints")
+        newest = store.newest(self.folder.checkpoints)
         return {
             "name": experiment.name,
             **results,
@@ -196,14 +189,14 @@ class Launch:
             "images_per_second": times.images / times.train_seconds if times.images else 0.0,
             "total_seconds": time.perf_counter() - started,
             "stage_seconds": stages.seconds,
-            "launches": self.state.launches,
+            "launches": self.folder.started.launches,
             "num_workers": train.num_workers,
             "zero_stage": train.zero_stage,
             "run_dir": str(experiment.run_dir),
             "weights_path": str(newest / store.WEIGHTS_FOLDER if newest else None),
             "data_digest": self.shards.manifest.digest,
             "bad_shards": self.shards.bad,
-            "mlflow_run_id": self.state.mlflow_run_id,
+            "mlflow_run_id": self.folder.started.mlflow_run_id,
             "tracking_uri": experiment.tracking_uri,
         }
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...assemble import SPOOL_FOLDER
 from ...checkpoint import store
 from ...config.compose import Composed
 from ...config.errors import UserError
@@ -18,13 +17,11 @@ from ...config.schema import Experiment
 from ...data.digits import ensure_digits
 from ...data.validate import CheckedShards, check_draws, check_model_fits, open_shards
 from ...tracking.mlflow import check_address
-from ...tracking.spool import Spool
 from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
 from ..cluster.resources import check_training, cluster_resources
 from ..cluster.session import ray_session
-from ..runs.folder import check_same_config, open_run, read_state, read_summary
-from ..runs.lock import only_launch, refuse_if_under_way
+from ..runs.folder import RunFolder
 from ..runs.signals import stop_on_signals
 from .launch import Launch, Stages
 
@@ -69,34 +66,32 @@ def run_training(
             f"--local is one process, but train.num_workers={experiment.train.num_workers}\n"
             f"  add train.num_workers=1, or leave --local out"
         )
-    refuse_if_under_way(experiment.run_dir)
-    state = read_state(experiment.run_dir)
-    if state is not None:
-        check_same_config(state, experiment, allow_changes)
-        if state.finished:
-            return Outcome(read_summary(experiment.run_dir), already_finished=True)
+    folder = RunFolder(experiment.run_dir)
+    folder.refuse_if_under_way()
+    folder.check_config(experiment, allow_changes)
+    if folder.finished:
+        return Outcome(folder.read_summary(), already_finished=True)
     with stages.time("prepare"):
         shards = check_inputs(experiment)
         check_deepspeed(experiment)
     if shards.bad:
         logger.warning(shards.notice)
-    if state is not None and state.bad_shards != sorted(shards.bad):
+    if folder.state is not None and folder.state.bad_shards != sorted(shards.bad):
         logger.warning(
             "the run had other shards before: the order of the rows to come is another one, and in the epoch under "
             "way some rows may come twice and others not at all"
         )
     with (
         _workers_session(experiment, local, stages),
-        only_launch(experiment.run_dir),
+        folder.lock(),
         stop_on_signals() as stop,
     ):
         with stages.time("prepare"):
-            store.clear_partial(experiment.run_dir / "checkpoints")
-            shutil.rmtree(experiment.run_dir / "ray", ignore_errors=True)  # Ray's own state: never read again
-            spool = Spool(experiment.run_dir / SPOOL_FOLDER)
-            state = open_run(composed, shards, read_state(experiment.run_dir), spool, parent)
+            store.clear_partial(folder.checkpoints)
+            shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state: never read again
+            folder.open(composed, shards, parent)
         other_data = "data.digest" in allow_changes
-        launch = Launch(experiment, state, shards, spool, stop, show, local, other_data)
+        launch = Launch(experiment, folder, shards, stop, show, local, other_data)
         try:
             return Outcome(launch.run(stages, started))
         finally:

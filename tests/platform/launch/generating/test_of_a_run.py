@@ -21,7 +21,7 @@ from causalfusion_platform.launch.evaluating.evaluate import PlanePoint, evaluat
 from causalfusion_platform.launch.generating.actors import LocalGenerator
 from causalfusion_platform.launch.generating.generate import run_generate
 from causalfusion_platform.launch.generating.request import GenerateRequest, plan_set
-from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.runs.state import RunState
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.platform.checkpoint.made import put_weights
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.launch.reproduction.figures import draw_more
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of, trial_name
-from causalfusion_platform.launch.runs.folder import RunState
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.tracking.journal import Journal, Progressed
 
 IMAGES = 6400
@@ -26,7 +26,8 @@ def figure4(own_folder: Path) -> Reproduction:
         "figure4", "digits", rows=["s-1", "random"], seeds=[0, 1], overrides=["model=tiny", "train.images=6400"]
     )
     write_digits(found.job.experiment.data.path)
-    for row, seed, run_dir in found.runs():
+    for row, seed, run in found.runs():
+        run_dir = run.root
         if row not in found.rows:
             continue
         experiment = found.experiments[trial_name(row, seed)]

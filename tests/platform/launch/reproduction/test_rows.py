@@ -15,7 +15,8 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.evaluation.reference import reference_from_images, write_reference
 from causalfusion_platform.launch.reproduction.measurable import check_measurable
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
-from causalfusion_platform.launch.runs.folder import RunState, write_summary
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping.job import finished_trials
 
 
@@ -24,7 +25,7 @@ def finish(run_dir: Path, experiment: Experiment, *, finished: bool = True) -> N
     run_dir.mkdir(parents=True)
     RunState(tracking_uri="", config=experiment.model_dump(mode="json"), finished=finished).write(run_dir)
     if finished:
-        write_summary(run_dir, {"run_dir": str(run_dir)})
+        RunFolder(run_dir).write_summary({"run_dir": str(run_dir)})
 
 
 def trained(found: Reproduction) -> list[str]:

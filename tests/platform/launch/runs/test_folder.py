@@ -1,4 +1,4 @@
-"""What a run remembers, and what may change when it is continued."""
+"""The folder of a run: what a launch writes into it, and how often it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.validate import CheckedShards
-from causalfusion_platform.launch.runs.folder import RunState, check_same_config, open_run, read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.state import RunState
+from causalfusion_platform.launch.training.launch import Launch
+from causalfusion_platform.launch.training.train import run_training
 from causalfusion_platform.tracking.spool import (
     RECORD,
     Create,
@@ -32,220 +35,22 @@ from causalfusion_platform.tracking.spool import (
 MakeExperiment = Callable[..., Experiment]
 
 
-def state_of(experiment: Experiment) -> RunState:
-    return RunState(mlflow_run_id="abc", tracking_uri="sqlite:///x", config=experiment.model_dump(mode="json"))
-
-
-def refusal(state: RunState, experiment: Experiment, *allow: str) -> str:
-    with pytest.raises(UserError) as caught:
-        check_same_config(state, experiment, allow)
-    return str(caught.value)
-
-
-# The state
-
-
-def test_the_state_comes_back(own_folder: Path, make_experiment: MakeExperiment) -> None:
-    state = state_of(make_experiment(objective={"ar_decay": 0.95}, optim={"betas": (0.8, 0.9)}))
-    later = state.model_copy(update={"finished": True, "launches": 3, "order": 2, "mlflow_run_id": None})
-    for written in (state, later):
-        written.write(own_folder)
-        assert read_state(own_folder) == written
-    assert [path.name for path in own_folder.iterdir()] == ["run.json"]
-
-
-def test_a_run_that_was_never_started(own_folder: Path) -> None:
-    assert read_state(own_folder) is None
-    assert read_state(own_folder / "nowhere") is None
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"{}", b'{"mlflow_run_id": 3}'])
-def test_a_damaged_state(own_folder: Path, content: bytes) -> None:
-    (own_folder / "run.json").write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        read_state(own_folder)
-    message = str(caught.value)
-    assert f"{own_folder / 'run.json'} is damaged" in message
-    assert "name=" in message
-    assert f"remove {own_folder}" in message
-
-
-def test_an_interrupted_write_keeps_the_old_state(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, make_experiment: MakeExperiment
-) -> None:
-    def stop(_: Path, __: Path) -> Path:
-        raise KeyboardInterrupt
-
-    state = state_of(make_experiment())
-    state.write(own_folder)
-    monkeypatch.setattr(Path, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        state.model_copy(update={"finished": True}).write(own_folder)
-    assert read_state(own_folder) == state
-
-
-# The configuration
-
-
-def test_the_same_configuration(own_folder: Path, make_experiment: MakeExperiment) -> None:
-    state_of(make_experiment()).write(own_folder)
-    state = read_state(own_folder)
-    assert state is not None
-    check_same_config(state, make_experiment())
-
-
-def test_a_dit_goes_on(make_experiment: MakeExperiment) -> None:
-    """Its defaults alone would not be valid: it has one AR step."""
-    dit = make_experiment(model={"preset": "digits-dit"}, objective={"num_ar_steps": 1})
-    check_same_config(state_of(dit), dit)
-
-
-def test_a_run_of_an_earlier_version_goes_on(make_experiment: MakeExperiment) -> None:
-    """Its configuration lacks keys that came later; their defaults count."""
-    state = state_of(make_experiment())
-    del state.config["model"]["architecture"], state.config["objective"]["time_copies"]
-    check_same_config(state, make_experiment())
-    assert "objective.time_copies: was 1, now 2" in refusal(state, make_experiment(objective={"time_copies": 2}))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"description": "other"},
-        {"runs": "/elsewhere"},
-        {"data": {"path": "/elsewhere", "prepare": True, "cpus_per_task": 2, "concurrency": 9}},
-        {"data": {"prefetch_batches": 9}},
-        {"train": {"keep_checkpoints": 9, "keep_best": 9, "keep_every_images": 9, "staging": "/elsewhere"}},
-        {"train": {"num_workers": 2, "zero_stage": 3, "micro_batch_size": 2, "offload": "parameters"}},
-        {"train": {"cpus_per_worker": 9, "gpus_per_worker": 1, "compile": True, "activation_checkpointing": True}},
-        {"train": {"log_every_images": 9, "sample_every_images": 9, "checkpoint_every_images": 9}},
-        {"supervision": {"max_failures": 9, "hang_seconds": 9, "spike_factor": 9, "min_workers": 1}},
-        {"sweep": {"grid": {"seed": [1, 2]}}},
-    ],
-)
-def test_what_may_change(make_experiment: MakeExperiment, changes: dict[str, Any]) -> None:
-    check_same_config(state_of(make_experiment()), make_experiment(**changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "lines"),
-    [
-        ({"seed": 1}, ["seed: was 0, now 1"]),
-        ({"train": {"images": 7}}, ["train.images: was 102400, now 7"]),
-        ({"train": {"global_batch_size": 64}}, ["train.global_batch_size: was 128, now 64"]),
-        ({"train": {"precision": "bf16"}}, ["train.precision: was 'auto', now 'bf16'"]),
-        ({"data": {"window_rows": 9}}, ["data.window_rows: was 8192, now 9"]),
-        ({"optim": {"betas": (0.9, 0.99)}}, ["optim.betas: was [0.9, 0.95], now [0.9, 0.99]"]),
-        ({"objective": {"num_ar_steps": 4}}, ["objective.num_ar_steps: was None, now 4"]),
-        ({"diffusion": {"beta_end": 0.03}}, ["diffusion.beta_end: was 0.02, now 0.03"]),
-        ({"sampling": {"guidance_scale": 2}}, ["sampling.guidance_scale: was 1.0, now 2.0"]),
-        ({"model": {"preset": "tiny", "depth": 3}}, ["model.depth: was 2, now 3"]),
-        ({"seed": 1, "description": "free", "optim": {"eps": 1.0}}, ["seed: was 0, now 1", "optim.eps: was 1e-08"]),
-    ],
-)
-def test_what_may_not_change(make_experiment: MakeExperiment, changes: dict[str, Any], lines: list[str]) -> None:
-    message = refusal(state_of(make_experiment()), make_experiment(**changes))
-    assert "run 'test'" in message
-    assert message.count(": was ") == len(lines)
-    for line in lines:
-        assert f"\n  {line}" in message
-    assert "name=" in message
-
-
-def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> None:
-    """Change the remembered value of each key in turn: no key is forgotten."""
-    experiment = make_experiment()
-    free = {"description", "runs", "sweep"}
-    free |= {f"data.{key}" for key in ("path", "prepare", "cpus_per_task", "concurrency", "prefetch_batches")}
-    free |= {"data.verify", "data.max_bad_rows"}
-    kept = ("keep_checkpoints", "keep_best", "keep_every_images", "staging")
-    divided = ("num_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage", "micro_batch_size")
-    memory = ("activation_checkpointing", "offload", "compile")
-    cadences = ("log_every_images", "sample_every_images", "checkpoint_every_images")
-    free |= {f"train.{key}" for key in (*kept, *divided, *memory, *cadences)}
-    free |= {f"supervision.{key}" for key in experiment.supervision.model_dump()}
-    free |= {"tracking.tags"}
-    found = set()
-    tree = experiment.model_dump(mode="json")
-    keys = [f"{top}.{key}" for top, node in tree.items() if isinstance(node, dict) for key in node]
-    keys += [top for top, node in tree.items() if not isinstance(node, dict)]
-    for key in keys:
-        changed = experiment.model_dump(mode="json")
-        *path, last = key.split(".")
-        node = changed
-        for part in path:
-            node = node[part]
-        node[last] = "something else"
-        state = RunState(mlflow_run_id="", tracking_uri="", config=changed)
-        try:
-            check_same_config(state, experiment)
-        except UserError as error:
-            assert f"\n  {key}: was 'something else'" in str(error)
-        else:
-            found.add(key)
-    assert found == free
-
-
-def test_a_key_of_the_old_configuration_that_is_gone(make_experiment: MakeExperiment) -> None:
-    experiment = make_experiment()
-    config = experiment.model_dump(mode="json")
-    config["optim"]["momentum"] = 0.9
-    state = RunState(mlflow_run_id="", tracking_uri="", config=config)
-    assert "\n  optim.momentum: was 0.9, now None" in refusal(state, experiment)
-
-
-# Changes that are asked for
-
-
-@pytest.mark.parametrize("allow", [("optim.base_lr", "seed"), ("optim", "seed"), ("seed", "optim", "data")])
-def test_allowed_changes(make_experiment: MakeExperiment, allow: tuple[str, ...]) -> None:
-    state, other = state_of(make_experiment()), make_experiment(seed=1, optim={"base_lr": 1e-5})
-    assert "--allow-config-change optim.base_lr,seed to go on" in refusal(state, other)
-    check_same_config(state, other, allow)
-
-
-@pytest.mark.parametrize("allow", ["optim.base", "optim.base_lr.x", "opt", "see", ""])
-def test_only_whole_names_allow(make_experiment: MakeExperiment, allow: str) -> None:
-    state, other = state_of(make_experiment()), make_experiment(seed=1, optim={"base_lr": 1e-5})
-    message = refusal(state, other, allow, "seed")
-    assert "\n  optim.base_lr: was " in message
-    assert "\n  seed: was " not in message
-
-
-@pytest.mark.parametrize("key", ["model", "model.depth", "name", "tracking", "tracking.uri"])
-def test_what_no_checkpoint_outlives_cannot_be_allowed(make_experiment: MakeExperiment, key: str) -> None:
-    """Also where nothing has changed: a person who asks for it should hear at once."""
-    experiment = make_experiment()
-    message = refusal(state_of(experiment), experiment, "seed", key)
-    assert message.startswith(f"--allow-config-change {key}:")
-    assert "name=" in message
-
-
-def test_advice_names_what_may_be_allowed_only(make_experiment: MakeExperiment) -> None:
-    state = state_of(make_experiment())
-    assert "--allow-config-change" not in refusal(state, make_experiment(model={"preset": "tiny", "depth": 3}))
-    both = refusal(state, make_experiment(model={"preset": "tiny", "depth": 3}, seed=1))
-    assert "--allow-config-change seed to go on" in both
-
-
-# Opening a run
-
-
 def records(spool: Spool) -> list[Record]:
     return [RECORD.validate_json(path.read_bytes()) for path in waiting(spool.folder)]
 
 
 def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, digits_folder: Path) -> None:
     experiment, manifest = make_experiment(description="what for"), Manifest.read(digits_folder)
-    spool = Spool(experiment.run_dir / "spool")
+    folder = RunFolder(experiment.run_dir)
+    spool = folder.spool
     whole, lacking = (
         CheckedShards(digits_folder, manifest, {}),
         CheckedShards(digits_folder, manifest, {"b": "bad", "a": "bad"}),
     )
-    state = open_run(Composed(experiment, {}), whole, None, spool, parent="above")
+    state = folder.open(Composed(experiment, {}), whole, parent="above")
     assert (state.mlflow_run_id, state.launches, state.finished, state.order) == (None, 1, False, 0)
     assert state.tracking_uri == experiment.tracking_uri
-    assert read_state(experiment.run_dir) == state
+    assert folder.state == RunFolder(experiment.run_dir).state == state
 
     created, *parameters, tags, data, config = records(spool)
     assert isinstance(created, Create)
@@ -267,9 +72,9 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert [path.name for path in files_of(waiting(spool.folder)[-1]).iterdir()] == ["config.yaml"]
     before = (experiment.run_dir / "config.yaml").read_bytes()
 
-    again = open_run(Composed(experiment, {}), lacking, state, spool)
+    again = folder.open(Composed(experiment, {}), lacking)
     assert again == state.model_copy(update={"launches": 2, "bad_shards": ["a", "b"]})
-    assert read_state(experiment.run_dir) == again
+    assert folder.state == RunFolder(experiment.run_dir).state == again
     [last] = records(spool)[len(parameters) + 4 :]  # the configuration is the same: not recorded again
     assert isinstance(last, Ending)
     assert last.status == "RUNNING"
@@ -280,18 +85,20 @@ def test_a_run_that_goes_on_with_other_values_says_so(make_experiment: MakeExper
     """What later launches are compared with is what the newest one was given; the rest of the state stays."""
     first, second = make_experiment(), make_experiment(optim={"base_lr": 1e-5})
     shards = CheckedShards(digits_folder, Manifest.read(digits_folder), {})
-    spool = Spool(first.run_dir / "spool")
-    opened = open_run(Composed(first, {}), shards, None, spool)
-    before = opened.model_copy(update={"order": 2, "mlflow_run_id": "abc"})
+    folder = RunFolder(first.run_dir)
+    spool = folder.spool
+    folder.open(Composed(first, {}), shards)
+    folder.keep(order=2, mlflow_run_id="abc")
     count = len(records(spool))
-    state = open_run(Composed(second, {}), shards, before, spool)
+    state = folder.open(Composed(second, {}), shards)
     assert (state.launches, state.order, state.mlflow_run_id) == (2, 2, "abc")
     reopened, config = records(spool)[count:]
     assert (reopened.kind, config.kind) == ("status", "artifact")
     copy = files_of(waiting(spool.folder)[-1]) / "config.yaml"
     assert yaml.safe_load(copy.read_text())["optim"]["base_lr"] == 1e-5
-    check_same_config(state, second)
-    assert "optim.base_lr: was 1e-05" in refusal(state, first)
+    folder.check_config(second)
+    with pytest.raises(UserError, match=r"optim\.base_lr: was 1e-05"):
+        folder.check_config(first)
 
 
 def test_a_launch_that_died_before_its_state_leaves_no_second_run(
@@ -300,6 +107,51 @@ def test_a_launch_that_died_before_its_state_leaves_no_second_run(
     experiment = make_experiment()
     shards = CheckedShards(digits_folder, Manifest.read(digits_folder), {})
     for _ in range(2):  # the first one writes its records, and is killed
-        spool = Spool(experiment.run_dir / "spool")
-        open_run(Composed(experiment, {}), shards, None, spool)
-    assert sum(isinstance(record, Create) for record in records(spool)) == 1
+        folder = RunFolder(experiment.run_dir)
+        folder.open(Composed(experiment, {}), shards)
+        folder.state_file.unlink()
+    assert sum(isinstance(record, Create) for record in records(folder.spool)) == 1
+
+
+def test_the_state_is_read_once_and_again_under_the_lock(own_folder: Path, make_experiment: MakeExperiment) -> None:
+    folder, other = RunFolder(own_folder), RunFolder(own_folder)
+    with pytest.raises(UserError, match="is no folder of a run"):
+        _ = folder.started
+    state = RunState(tracking_uri="sqlite:///x", config=make_experiment().model_dump(mode="json"))
+    state.write(own_folder)
+    assert folder.state is None
+    assert other.started == state
+    other.keep(launches=2)
+    with folder.lock():
+        assert folder.started.launches == 2
+        assert folder.is_under_way()
+        folder.keep(order=1)
+    assert not folder.is_under_way()
+    assert RunFolder(own_folder).started == state.model_copy(update={"launches": 2, "order": 1})
+
+
+def test_a_launch_reads_the_state_twice(
+    make_experiment: MakeExperiment, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to see whether there is anything to do, and once under the lock; a finished run is read once."""
+    experiment = make_experiment(data={"path": digits_folder}, train={"num_workers": 1})
+    reads: list[Path] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.extend([path] if path.name == "run.json" else [])
+        return read_bytes(path)
+
+    def finish(launch: Launch, *_: object) -> dict[str, Any]:
+        launch.folder.keep(mlflow_run_id="abc")
+        launch.folder.write_summary({"done": True})
+        launch.folder.keep(finished=True)
+        return {"done": True}
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(Launch, "run", finish)
+    for already_finished, expected in ((False, 2), (True, 1)):
+        reads.clear()
+        outcome = run_training(Composed(experiment, {}), local=True)
+        assert (outcome.summary, outcome.already_finished) == ({"done": True}, already_finished)
+        assert reads == [experiment.run_dir / "run.json"] * expected

@@ -11,8 +11,9 @@ import pytest
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.launch.runs.folder import RunState, read_state
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.runs.sync import sync_run
 from causalfusion_platform.tracking.spool import Spool, waiting
 
@@ -43,10 +44,10 @@ def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: M
     run_dir = left_behind(make_experiment(), uri)
     count = len(waiting(run_dir / "spool"))
     assert count == 6  # the run, its parameters and tags, two points, the end
-    before = read_state(run_dir)
-    assert sync_run(run_dir, seconds=60) == count
+    before = RunFolder(run_dir).state
+    assert sync_run(RunFolder(run_dir), seconds=60) == count
     assert waiting(run_dir / "spool") == []
-    state = read_state(run_dir)
+    state = RunFolder(run_dir).state
     assert state is not None
     assert before is not None
     assert state == before.model_copy(update={"mlflow_run_id": state.mlflow_run_id})
@@ -55,10 +56,10 @@ def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: M
     points = client(uri).get_metric_history(state.mlflow_run_id, "train/loss")
     assert [(point.step, point.value) for point in points] == [(64, 0.5), (128, 0.25)]
 
-    assert sync_run(run_dir) == 0  # and nothing twice
+    assert sync_run(RunFolder(run_dir)) == 0  # and nothing twice
     Spool(run_dir / "spool").tags({"later": "yes"})
-    assert sync_run(run_dir, seconds=60) == 1
-    assert read_state(run_dir) == state
+    assert sync_run(RunFolder(run_dir), seconds=60) == 1
+    assert RunFolder(run_dir).state == state
     run = client(uri).get_run(state.mlflow_run_id)
     assert run.data.tags["later"] == "yes"
 
@@ -67,7 +68,7 @@ def test_what_mlflow_refuses_is_said(make_experiment: MakeExperiment, uri: str, 
     run_dir = left_behind(make_experiment(name="refused"), uri)
     spool = Spool(run_dir / "spool")
     (run_dir / "spool" / f"{10**19:020d}-0123abcd.metrics.json").write_text("{")
-    sync_run(run_dir, seconds=60)
+    sync_run(RunFolder(run_dir), seconds=60)
     assert waiting(spool.folder) == []
     assert log_lines[-1:] == [f"delivering; 1 refused, see {spool.folder / 'refused'}"]
 
@@ -79,7 +80,7 @@ def test_a_server_that_does_not_answer_costs_nothing(make_experiment: MakeExperi
     run_dir = left_behind(make_experiment(), address)
     before = {path.name: path.read_bytes() for path in waiting(run_dir / "spool")}
     with pytest.raises(UserError) as caught:
-        sync_run(run_dir)
+        sync_run(RunFolder(run_dir))
     message = str(caught.value)
     assert f"MLflow does not answer at {address}" in message
     assert f"{len(before)} records wait in {run_dir / 'spool'}; give the same command when it is back" in message
@@ -91,17 +92,17 @@ def test_time_that_does_not_suffice(make_experiment: MakeExperiment, uri: str) -
     client(uri).search_experiments()
     run_dir = left_behind(make_experiment(), uri, run_id="0" * 32)
     with pytest.raises(UserError, match="3 of 3 records could not be delivered"):
-        sync_run(run_dir, seconds=0.3)
+        sync_run(RunFolder(run_dir), seconds=0.3)
     assert len(waiting(run_dir / "spool")) == 3
 
 
 def test_a_run_under_way_delivers_by_itself(make_experiment: MakeExperiment, uri: str) -> None:
     run_dir = left_behind(make_experiment(), uri)
     with only_launch(run_dir), pytest.raises(UserError, match="is under way"):
-        sync_run(run_dir)
+        sync_run(RunFolder(run_dir))
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)is no folder of a run.*causalfusion runs list"):
-        sync_run(tmp_path / "none")
+        sync_run(RunFolder(tmp_path / "none"))
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.compose import Composed, compose_experiment
-from causalfusion_platform.launch.runs.folder import RunState, write_summary
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping.job import SweepJob, finished_trials, job_of
 from causalfusion_platform.launch.sweeping.population import PopulationMember, newest_of
 from causalfusion_platform.launch.sweeping.run_trial import measurements
@@ -59,7 +60,7 @@ def test_a_finished_member_is_listed_with_what_it_was_trained_with(job: SweepJob
     assert run_dir.name == "member-1.g3"
     run_dir.mkdir()
     RunState(tracking_uri="", config=job.experiment.model_dump(mode="json"), finished=True).write(run_dir)
-    write_summary(run_dir, {"fd_digits_cnn": 5.0})
+    RunFolder(run_dir).write_summary({"fd_digits_cnn": 5.0})
     [(trial, summary)] = finished_trials(job)
     assert (trial.name, trial.values, summary) == ("member-1", {"optim.base_lr": 0.003}, {"fd_digits_cnn": 5.0})
 

@@ -15,8 +15,9 @@ from causalfusion import load_weights
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
-from causalfusion_platform.launch.runs.folder import RunState, write_summary
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.register import register_run
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping import register as registering
 from causalfusion_platform.launch.sweeping.register import register_best_trial
 from causalfusion_platform.launch.sweeping.results import TrialEnd
@@ -55,7 +56,7 @@ class Sweep:
         state.write(run_dir)
         put_weights(run_dir, images, seed=len(name) * 1000 + ord(name[-1]))
         summary = {"run_dir": str(run_dir), "class_accuracy": 0.5, "fd_digits_cnn": score, "images_seen": images}
-        write_summary(run_dir, summary)
+        RunFolder(run_dir).write_summary(summary)
         return TrialEnd(name, {"seed": 0}, summary, **end)
 
     def register(self, *ends: TrialEnd) -> str:
@@ -140,7 +141,7 @@ def test_large_weights_wait_for_a_person(
     assert "only is not registered" in said
     assert "not uploaded unasked\n  ask for it: causalfusion runs register runs/sweep/only" in said
     assert version_of(uri, "large", "best") is None
-    version = register_run(sweep.experiment.run_dir / "only")
+    version = register_run(RunFolder(sweep.experiment.run_dir / "only"))
     assert version_of(uri, "large", "best") == version
 
 
@@ -174,9 +175,9 @@ def test_a_run_by_name(make_experiment: MakeExperiment, uri: str, tmp_path: Path
     sweep = Sweep(make_experiment, uri, "by name")
     sweep.trial("only", 6.5)
     run_dir = sweep.experiment.run_dir / "only"
-    first = register_run(run_dir)
+    first = register_run(RunFolder(run_dir))
     newest = put_weights(run_dir, 256, seed=9)
-    second = register_run(run_dir, alias="longer")
+    second = register_run(RunFolder(run_dir), alias="longer")
     assert (first.number, second.number) == (1, 2)
     assert (first.tags["images"], second.tags["images"]) == ("128", "256")
     assert version_of(uri, "by name", "best") == first
@@ -184,15 +185,15 @@ def test_a_run_by_name(make_experiment: MakeExperiment, uri: str, tmp_path: Path
     source = client(uri).get_model_version("by name", "2").source.removeprefix("file://")
     theirs, ours = load_weights(Path(source)).state_dict(), load_weights(newest).state_dict()
     assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
-    assert register_run(run_dir, model="else").model == "else"
+    assert register_run(RunFolder(run_dir), model="else").model == "else"
 
 
 @pytest.mark.parametrize("alias", ["latest", "v2", "a b", "", "Latest"])
 def test_aliases_that_are_none(tmp_path: Path, alias: str) -> None:
     with pytest.raises(UserError, match=f"alias '{alias}' is not possible"):
-        register_run(tmp_path, alias=alias)
+        register_run(RunFolder(tmp_path), alias=alias)
 
 
 def test_a_folder_of_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder of a run"):
-        register_run(tmp_path)
+        register_run(RunFolder(tmp_path))

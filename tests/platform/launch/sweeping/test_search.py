@@ -215,7 +215,7 @@ def test_the_same_point_is_the_same_run(home: Path) -> None:
 
 def test_points_that_were_tried_are_found_again(home: Path) -> None:
     """Also of keys that a run's configuration no longer has: a preset is expanded there."""
-    from causalfusion_platform.launch.runs.folder import RunState
+    from causalfusion_platform.launch.runs.state import RunState
 
     job = optuna_job("sweep.mode=min", space="sweep.space={model.preset: {choice: [tiny, digits]}}")
     assert [*job.sweep.space] == ["model.preset"]

@@ -17,7 +17,7 @@ from causalfusion import PRESETS
 from causalfusion_platform.config.compose import Composed, compose_experiment, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.launch.runs.folder import write_summary
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.sweeping.progress import TrialProgress
 from causalfusion_platform.launch.sweeping.trials import Trial, trials_of
 from causalfusion_platform.report.sweeps.live import LiveTable
@@ -164,7 +164,7 @@ def test_no_sweep_section(make_experiment: MakeExperiment) -> None:
 
 
 def test_what_has_finished_before_counts_as_done(tmp_path: Path) -> None:
-    progress = TrialProgress(["a", "b"], lambda name: tmp_path / name, 64, "class_accuracy", ["a"])
+    progress = TrialProgress(["a", "b"], lambda name: RunFolder(tmp_path / name), 64, "class_accuracy", ["a"])
     assert [(view.name, view.state) for view in progress.views()] == [("a", "finished"), ("b", "waiting")]
     printed = io.StringIO()
     LiveTable(Console(file=printed), "class_accuracy").show(progress.views())
@@ -175,9 +175,9 @@ def test_a_finished_trial_shows_what_it_is_ranked_by(tmp_path: Path) -> None:
     """Not what it measured last on the way, which was of other samples."""
     (tmp_path / "a").mkdir()
     Journal(tmp_path / "a").add(Measured(attempt=1, images=64, values={"class_accuracy": 0.25}))
-    progress = TrialProgress(["a"], lambda name: tmp_path / name, 64, "class_accuracy")
+    progress = TrialProgress(["a"], lambda name: RunFolder(tmp_path / name), 64, "class_accuracy")
     progress.states["a"] = "running"
     assert progress.views()[0].metric == 0.25
-    write_summary(tmp_path / "a", {"class_accuracy": 0.75})
+    RunFolder(tmp_path / "a").write_summary({"class_accuracy": 0.75})
     progress.states["a"] = "finished"
     assert progress.views()[0].metric == 0.75

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from causalfusion_platform.assemble import FINAL_SAMPLES_FILE
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import read_all
 from causalfusion_platform.launch.training.finish import evaluate_final_samples
+from causalfusion_platform.storage.run_layout import RunPaths
 from causalfusion_platform.tasks.class_to_image import build_measure
 from causalfusion_platform.tracking.journal import Journal, Measured
 from causalfusion_platform.tracking.spool import RECORD, Metrics, RunFiles, Spool, files_of, waiting
@@ -40,7 +40,7 @@ def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Spo
     experiment, manifest, spool = case
     real = read_all(experiment.data.path, manifest)
     samples = {"latents": real.latents[:40], "labels": real.labels[:40], "latents_s2": real.latents[40:80]}
-    save_file(samples, experiment.run_dir / FINAL_SAMPLES_FILE)
+    save_file(samples, RunPaths(experiment.run_dir).final_samples)
     results = evaluate_final_samples(experiment, manifest, spool)
     names = ["class_accuracy", "judge_accuracy", "fd_digits_cnn", "fd_digits_cnn_real"]
     names += ["class_accuracy_s2", "fd_digits_cnn_s2"]

@@ -1,0 +1,135 @@
+"""What a run remembers between launches, and with which configuration it may be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from ...config.compose import flatten, validate
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...storage.atomic import write_atomically
+from ...storage.run_layout import RunPaths
+
+# Keys that may change when a run is continued: they do not change what is computed, but for the order of sums where
+# the work is divided in another way.
+_FREE = (
+    "description",
+    "runs",
+    "sweep",
+    "supervision",
+    "data.path",
+    "data.prepare",
+    "data.cpus_per_task",
+    "data.concurrency",
+    "data.prefetch_batches",
+    "data.verify",
+    "data.max_bad_rows",
+    "train.num_workers",
+    "train.cpus_per_worker",
+    "train.gpus_per_worker",
+    "train.zero_stage",
+    "train.micro_batch_size",
+    "train.activation_checkpointing",
+    "train.offload",
+    "train.compile",
+    "train.log_every_images",
+    "train.sample_every_images",
+    "train.checkpoint_every_images",
+    "train.keep_checkpoints",
+    "train.keep_best",
+    "train.keep_every_images",
+    "train.staging",
+    "tracking.tags",
+)
+# Keys that no checkpoint survives a change of.
+_FIXED = ("model", "name", "tracking")
+
+
+class RunState(BaseModel):
+    """What a run remembers between launches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    mlflow_run_id: str | None = None
+    """Null until MLflow has answered for the first time."""
+    tracking_uri: str
+    config: dict[str, Any]
+    """The resolved experiment that the run was started with."""
+    finished: bool = False
+    bad_shards: list[str] = []
+    """Shards that the newest launch goes without."""
+    launches: int = 1
+    """Times that the run was launched: 1, and one more for each resume."""
+    order: int = 0
+    """Times that the run went back to a checkpoint and took another order of the data: training had diverged."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Return the state in a run's folder, or None if the run was never started.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = RunPaths(folder).state_file
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged: {str(error).splitlines()[0]}\n  choose another name=…, or remove {folder}"
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write the state into a run's folder, atomically."""
+        write_atomically(RunPaths(folder).state_file, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+def check_same_config(
+    state: RunState, experiment: Experiment, allow: Sequence[str] = (), anew: str | None = None
+) -> None:
+    """Check that a run is continued with the configuration that it was started with.
+
+    Args:
+        state: what the run remembers.
+        experiment: what it is to be continued with.
+        allow: keys, or sections of keys, that may differ all the same.
+        anew: what on the command line starts another one; given for sweeps, whose commands allow no changes.
+
+    Raises:
+        UserError: other keys differ, each is listed with both values; or `allow` names what cannot change.
+    """
+    fixed = [key for key in allow if key.startswith(_FIXED)]
+    if fixed:
+        raise UserError(
+            f"--allow-config-change {','.join(fixed)}: the checkpoints of a run do not outlive such a change\n"
+            f"  start another run: name=…"
+        )
+    # A run of an earlier version lacks keys that came later: their defaults do what was done before.
+    try:
+        started = validate(state.config, experiment.name).model_dump(mode="json")
+    except UserError:  # a key is gone, or its values are others now: compare what is written
+        started = state.config
+    old, new = (dict(flatten(tree)) for tree in (started, experiment.model_dump(mode="json")))
+    changed = [
+        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_under(key, (*_FREE, *allow))
+    ]
+    if not changed:
+        return
+    lines = "\n".join(f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
+    possible = [key for key in changed if not key.startswith(_FIXED)]
+    advice = ""
+    if possible and anew is None:
+        advice = f",\n  --allow-config-change {','.join(possible)} to go on with the new ones"
+    raise UserError(
+        f"run {experiment.name!r} in {experiment.run_dir} was started with another configuration:\n{lines}\n"
+        f"  use the old values to continue it{advice}, or {anew or 'name=…'} to start another run"
+    )
+
+
+def _is_under(key: str, keys: Sequence[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in keys)

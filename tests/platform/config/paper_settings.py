@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-from causalfusion_platform.config.compose import flatten, load_experiment
+from tests.platform.config.trees import shipped
+
+from causalfusion_platform.config.compose import flatten
 from causalfusion_platform.config.schema import Experiment
 
 IMAGENET = 1_281_167
@@ -205,11 +206,10 @@ def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
 # The rows as they are shipped
 
 
-@cache
 def experiment(scale: str, row: str) -> Experiment:
-    """Compose a row, given as `table/row`, once."""
+    """Return a row, given as `table/row`."""
     table, file = row.split("/")
-    return load_experiment(f"{table}/{scale}/{file}")
+    return shipped(f"{table}/{scale}/{file}")
 
 
 def flat(of: Experiment) -> dict[str, Any]:

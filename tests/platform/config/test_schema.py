@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.platform.config.trees import shipped
 
 from causalfusion import CausalFusionConfig, DiffusionConfig, DiTConfig, ObjectiveConfig, SamplingConfig
 from causalfusion_platform.config.compose import experiment_names, load_experiment
@@ -50,7 +51,7 @@ def test_every_field_of_a_record_is_described_by_itself(schema: dict[str, Any], 
 
 def test_shipped_experiments_satisfy_it(validator: Any) -> None:
     for name in experiment_names():
-        validator.validate(load_experiment(name).model_dump(mode="json"))
+        validator.validate(shipped(name).model_dump(mode="json"))
 
 
 def test_experiments_with_a_dit_and_with_lists_satisfy_it(validator: Any) -> None:

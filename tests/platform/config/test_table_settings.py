@@ -28,11 +28,14 @@ def rows(scale: str) -> list[str]:
     return list(settings(scale))
 
 
-ROWS = [pytest.param(scale, row, id=f"{scale}-{row}") for scale in SCALES for row in rows(scale)]
+def test_a_row_has_these_settings_and_no_others(subtests: pytest.Subtests) -> None:
+    for scale in SCALES:
+        for row in rows(scale):
+            with subtests.test(scale=scale, row=row):
+                check_settings(scale, row)
 
 
-@pytest.mark.parametrize(("scale", "row"), ROWS)
-def test_a_row_has_these_settings_and_no_others(scale: str, row: str) -> None:
+def check_settings(scale: str, row: str) -> None:
     base, changes = settings(scale)[row]
     expected = base | changes
     assert set(expected) == set(base)  # a change of a key that no test looks at would go unseen
@@ -102,39 +105,46 @@ def test_a_row_is_named_after_its_file(scale: str) -> None:
 # Sizes and schedules
 
 
-@pytest.mark.parametrize(
-    ("row", "printed", "here"),
-    [
-        ("table1/dit", 458, 458),
-        ("table1/in-context", 305, 305),
-        ("table1/new-recipe", 305, 305),
-        ("table1/t-embedding", 308, 308),
-        ("table1/qk-norm", 308, 308),
-        ("table1/lr-warmup", 308, 308),
-        ("table1/all", 308, 308),
-        ("table8/tokens-4", 308, 308),
-        ("table8/tokens-16", 320, 320),
-        ("table8/repeat-1x64", 305, 305),
-        ("table8/repeat-4x16", 308, 308),
-        ("table6b/dit", 458, 458),
-        # No reading of the paper's settings has the printed number:
-        ("table8/tokens-64", 368, 369),
-        ("table6b/causalfusion", 368, 369),
-        ("table6b/causalfusion-x0", 368, 370),
-        ("table4/l", 368, 370),
-        ("table4/xl", 676, 714),
-        ("table4/xl-512", 676, 715),
-        ("table5/h", 1000, 1045),  # printed as 1B
-    ],
-)
-def test_parameters_in_millions(row: str, printed: int, here: int) -> None:
-    assert round(count_parameters(experiment("paper", row).model) / 1e6) == here
-    assert abs(here / printed - 1) < 0.06
+PARAMETERS = [
+    ("table1/dit", 458, 458),
+    ("table1/in-context", 305, 305),
+    ("table1/new-recipe", 305, 305),
+    ("table1/t-embedding", 308, 308),
+    ("table1/qk-norm", 308, 308),
+    ("table1/lr-warmup", 308, 308),
+    ("table1/all", 308, 308),
+    ("table8/tokens-4", 308, 308),
+    ("table8/tokens-16", 320, 320),
+    ("table8/repeat-1x64", 305, 305),
+    ("table8/repeat-4x16", 308, 308),
+    ("table6b/dit", 458, 458),
+    # No reading of the paper's settings has the printed number:
+    ("table8/tokens-64", 368, 369),
+    ("table6b/causalfusion", 368, 369),
+    ("table6b/causalfusion-x0", 368, 370),
+    ("table4/l", 368, 370),
+    ("table4/xl", 676, 714),
+    ("table4/xl-512", 676, 715),
+    ("table5/h", 1000, 1045),  # printed as 1B
+]
+"""Row, millions of parameters that are printed, and millions here."""
 
 
-@pytest.mark.parametrize("row", rows("paper"))
-def test_steps_and_learning_rates_of_the_paper(row: str) -> None:
+def test_parameters_in_millions(subtests: pytest.Subtests) -> None:
+    for row, printed, here in PARAMETERS:
+        with subtests.test(row=row):
+            assert round(count_parameters(experiment("paper", row).model) / 1e6) == here
+            assert abs(here / printed - 1) < 0.06
+
+
+def test_steps_and_learning_rates_of_the_paper(subtests: pytest.Subtests) -> None:
     """150,137 steps of 2,048 images for 240 epochs, 25,000 of warmup, 8e-4: also where t's copies cut the batch."""
+    for row in rows("paper"):
+        with subtests.test(row=row):
+            check_rates_of_the_paper(row)
+
+
+def check_rates_of_the_paper(row: str) -> None:
     of = experiment("paper", row)
     native, system = row in ("table1/dit", "table1/in-context", "table6b/dit"), row[:6] in ("table4", "table5")
     assert of.train.steps == (1_201_095 if native else 500_456 if system else 150_137)
@@ -144,8 +154,13 @@ def test_steps_and_learning_rates_of_the_paper(row: str) -> None:
     assert learning_rate_at(of, of.train.images, IMAGENET) == of.learning_rate
 
 
-@pytest.mark.parametrize("row", rows("digits"))
-def test_steps_and_learning_rates_on_digits(row: str) -> None:
+def test_steps_and_learning_rates_on_digits(subtests: pytest.Subtests) -> None:
+    for row in rows("digits"):
+        with subtests.test(row=row):
+            check_rates_on_digits(row)
+
+
+def check_rates_on_digits(row: str) -> None:
     of = experiment("digits", row)
     assert of.train.steps == 400
     assert of.learning_rate == pytest.approx(4e-3, rel=1e-12)

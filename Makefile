@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help install quickstart test test-faults fault-table lint types imports tests bench clean
+.PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests bench clean
 
 help:
 	@echo "make quickstart   install, then train on bundled digits, judge the samples, open nothing else"
 	@echo "make test         install, then ruff, mypy, import-linter and pytest"
+	@echo "make test-quick   install, then ruff and the tests that start neither Ray nor groups of processes"
 	@echo "make test-faults  install, then what kills processes and breaks storage; minutes"
 	@echo "make fault-table  the same, and its measurements into platform/TRAINING.md"
 	@echo "make bench        install, then the speed measurements of tests/benchmarks"
@@ -56,6 +57,11 @@ imports: install
 # Tests that start Ray run one after the other in one process, and begin first; the others go beside them.
 tests: install
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# While working. mypy and import-linter are left to `make test` and to pre-commit.
+test-quick: lint
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not ray and not processes and not faults" \
+		--ignore tests/integration --ignore tests/faults $(ARGS)
 
 test-faults: install
 	$(BIN)/pytest -n auto --maxprocesses 2 --dist loadfile -m faults tests/faults $(ARGS)

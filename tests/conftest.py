@@ -30,6 +30,7 @@ class _RayInOnePlace(LoadFileScheduling):  # type: ignore[misc]
         return next((folder for folder in ONE_RAY if file.startswith(folder)), file)
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist (`-p no:xdist`) nobody asks
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _RayInOnePlace:
     """Share tests out among processes (`pytest -n`) by file, and all that start Ray to one of them."""
     return _RayInOnePlace(config, log)

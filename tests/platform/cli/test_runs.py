@@ -163,7 +163,7 @@ def test_a_run_is_running_while_its_driver_lives_and_killed_after(run: Run, make
         alive = squeezed(run("runs", "show", "one").out)
     finally:
         driver.kill()
-        driver.wait(timeout=30)
+        driver.wait(timeout=300)
     assert "status running" in alive
     assert "follow it: causalfusion ui" in alive
     dead = squeezed(run("runs", "show", "one").out)

@@ -127,7 +127,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         assert writer.stdin
         writer.stdin.write("go\n")
         writer.stdin.close()
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=300) for writer in writers] == [0, 0]
     names = [event.checkpoint for event in Journal(tmp_path).events() if isinstance(event, SetAside)]
     for letter in ("a", "b"):
         assert [name for name in names if name.startswith(letter)] == [f"{letter} {n}" for n in range(1000)]
@@ -147,7 +147,7 @@ def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))\n"
         "[Journal(Path(sys.argv[1])).add(SetAside(checkpoint='x', reason='y')) for _ in range(3)]\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(size + 10)], timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(size + 10)], timeout=300)
     assert done.returncode == 0
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == (soft, hard)
     journal.add(ALL[1])

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,12 +171,10 @@ def test_the_exit_status_is_that_of_the_job(status: str, code: int | None, expec
     assert exit_status(status, code) == expected
 
 
-def test_an_unreachable_head_is_named_within_seconds(tmp_path: Path) -> None:
+def test_an_unreachable_head_is_named(tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    start = time.monotonic()
     with pytest.raises(UserError, match="no Ray head answers") as refusal:
         submit_job(["train", "smoke"], address=address, working_dir=tmp_path, environ={})
-    assert time.monotonic() - start < 10
     assert address in str(refusal.value)
     assert "ray start --head" in str(refusal.value)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import http.server
+import io
 import os
+import re
 import resource
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from tests.platform.train.trained import alone
 
 from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
-from causalfusion_platform.launch.doctor import machine, services, storage
+from causalfusion_platform.launch.doctor import machine, services, step, storage
 from causalfusion_platform.launch.doctor.check import Check
 from causalfusion_platform.launch.doctor.step import check_step
 from causalfusion_platform.train.memory import estimate
@@ -186,7 +190,7 @@ def test_a_cluster_that_does_not_answer(closed_port: int, taken_port: int, other
     for address, seconds in (
         (f"http://127.0.0.1:{closed_port}", 5),
         (f"http://127.0.0.1:{other_server}", 5),
-        (f"127.0.0.1:{taken_port}", 5),
+        (f"127.0.0.1:{taken_port}", 1),
         ("no address", 100),
     ):
         found = services.check_ray(experiment, address, seconds)
@@ -245,8 +249,6 @@ def test_a_compiler_that_is_missing_or_broken(tmp_path: Path, monkeypatch: pytes
 
 
 def test_no_gpu_where_one_is_wanted() -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert machine.check_gpu(smoke(), elsewhere=False).verdict == "ok"
@@ -302,14 +304,40 @@ def test_a_step_that_crashes_hangs_or_fails() -> None:
     assert check("pass").verdict == "FAIL"
 
 
-def test_a_real_step_that_the_machine_refuses() -> None:
-    found = check_step(smoke("train.precision=fp16"))
+@pytest.fixture
+def checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Check]:
+    """Return what the doctor makes of a step that is made in this process, without seconds of imports."""
+    alone()
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+
+    def check(*overrides: str) -> Check:
+        experiment = smoke("train.num_workers=1", "train.global_batch_size=2", *overrides)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(experiment.model_dump_json()))
+        capsys.readouterr()
+        step.main()
+        (tmp_path / "said").write_text(capsys.readouterr().out)
+        return check_step(experiment, command=("cat", str(tmp_path / "said")))
+
+    return check
+
+
+def test_a_real_step(checked: Callable[..., Check]) -> None:
+    found = checked("train.precision=fp32")
+    assert (found.verdict, found.advice) == ("ok", "")
+    assert re.match(r"loss \d\.\d{3} in [\d.]+ s, fp32, ", found.line)
+
+
+def test_a_real_step_that_the_machine_refuses(checked: Callable[..., Check]) -> None:
+    found = checked("train.precision=fp16")
     assert found.verdict == "FAIL"
     assert "no fp16 arithmetic" in found.line
     assert "train.precision=bf16_weights" in found.advice
 
 
-def test_a_real_step_that_diverges() -> None:
-    found = check_step(smoke("optim.base_lr=1e42", "train.precision=fp32"))
+def test_a_real_step_that_diverges(checked: Callable[..., Check]) -> None:
+    found = checked("optim.base_lr=1e42", "train.precision=fp32")
     assert found.verdict == "FAIL"
     assert "finite" in found.advice

@@ -65,7 +65,7 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path: Path) -> None:
             assert "causalfusion runs show mine" in message
             assert "name=" in message
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=300)
         assert not is_under_way(run_dir)
         refuse_if_under_way(run_dir)
         with only_launch(run_dir):
@@ -74,7 +74,7 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path: Path) -> None:
 
 def test_a_process_that_ends_by_itself_lets_go(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
-        assert process.communicate("\n", timeout=30)[0] == ""
+        assert process.communicate("\n", timeout=300)[0] == ""
         assert process.returncode == 0
     with only_launch(tmp_path):
         pass

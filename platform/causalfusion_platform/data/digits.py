@@ -10,6 +10,8 @@ from ..config.errors import UserError
 from .manifest import MANIFEST_FILE, AutoencoderId, Description, Manifest, SourceId
 from .shards import Rows, is_replaceable, write_shards
 
+NUM_ROWS, SHAPE = 1797, (1, 8, 8)
+"""Number of digits, and shape of one: known without scikit-learn."""
 SOURCE = "scikit-learn handwritten digits (UCI optdigits test set), 1797 gray images of 8x8"
 
 

@@ -14,7 +14,7 @@ from causalfusion.flops import training_flops
 from ...config.compose import Composed, flatten, home
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.digits import SOURCE, digits
+from ...data.digits import NUM_ROWS, SHAPE, SOURCE
 from ...data.manifest import MANIFEST_FILE, Manifest
 from ...data.validate import check_model_fits
 from ...report.runs.dry_run import DataPlan, Plan
@@ -94,8 +94,7 @@ def _memory(experiment: Experiment, stage: int, precision: str) -> Memory | None
 def _data(experiment: Experiment) -> DataPlan:
     folder = experiment.data.path
     if experiment.data.prepare and not (folder / MANIFEST_FILE).is_file():
-        rows = digits()
-        return DataPlan(len(rows.labels), rows.mean.shape[1:], SOURCE, "written when training starts")
+        return DataPlan(NUM_ROWS, SHAPE, SOURCE, "written when training starts")
     try:
         manifest = Manifest.read(folder)
     except UserError as error:

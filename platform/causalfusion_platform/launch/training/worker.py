@@ -7,19 +7,21 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...assemble import Job, WorkerContext, train_and_sample
 from ...config.schema import Experiment
 from ...data.read import Batch, Dataset, local_batches
-from ...data.stream import StreamSpec, start_feeder, worker_batches
 from ...train.checkpointing import NotSaved
 from ...train.control import LocalControl, Stopped
 from ...train.guard import Diverged
 from ...train.progress import ProgressSink
 from ..runs.signals import StopRequest
+
+if TYPE_CHECKING:
+    from ...data.stream import StreamSpec
 
 Ended = dict[str, Any]
 """How training ended: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`; if done, `times`."""
@@ -27,6 +29,8 @@ Ended = dict[str, Any]
 
 def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> StreamSpec:
     """Return what Ray Data is to stream for an experiment."""
+    from ...data.stream import StreamSpec
+
     data = experiment.data
     return StreamSpec(
         data=dataset,
@@ -50,6 +54,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     import ray.train.collective
     import ray.train.torch
 
+    from ...data.stream import start_feeder, worker_batches
     from .heartbeat import Heartbeat
 
     _import_deepspeed(ray.train.torch.get_device())

@@ -12,7 +12,7 @@ from tests.conftest import run_environment
 COMMANDS = ["--help", "config show quickstart", "train smoke --dry-run"]
 HEAVY = {"deepspeed", "diffusers", "matplotlib", "mlflow", "optuna", "pandas", "ray", "sklearn"}
 CODE = """
-import contextlib, io, json, sys
+import contextlib, importlib, io, json, sys
 from causalfusion_platform.cli.main import main
 loaded = []
 for command in sys.argv[1:]:
@@ -21,12 +21,14 @@ for command in sys.argv[1:]:
         main()
     assert len(said.getvalue()) > 100, command
     loaded.append(sorted(name for name in sys.modules if "." not in name))
-print(json.dumps(loaded))
+for module in ("train", "launch", "worker"):
+    importlib.import_module(f"causalfusion_platform.launch.training.{module}")
+print(json.dumps([*loaded, sorted(sys.modules)]))
 """
 
 
 def test_commands_import_what_they_need(own_folder: Path) -> None:
-    """One after the other in one interpreter: what one of them has loaded, those after it have too."""
+    """In one interpreter: a command has what those before it have loaded. Last, the modules of a local run."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, *COMMANDS],
         capture_output=True,
@@ -38,5 +40,5 @@ def test_commands_import_what_they_need(own_folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     loaded = [set(names) for names in json.loads(done.stdout.splitlines()[-1])]
     assert not loaded[0] & {*HEAVY, "torch", "hydra", "numpy", "pyarrow"}
-    for command, names in zip(COMMANDS, loaded, strict=True):
+    for command, names in zip([*COMMANDS, "train smoke --local"], loaded, strict=True):
         assert not names & HEAVY, command

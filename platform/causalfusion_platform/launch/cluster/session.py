@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import ray
-
 from ...config.errors import UserError
 from ...ray_private import local_options
 
@@ -44,6 +42,8 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     Args:
         object_store_bytes: size of a local Ray's object store; default: Ray's own choice.
     """
+    import ray
+
     if ray.is_initialized():
         yield
         return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +17,7 @@ from causalfusion import load_weights, save_weights
 from causalfusion_platform.checkpoint.find import find_weights
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.generating import actors as generators
-from causalfusion_platform.launch.generating.actors import LocalGenerator, RayGenerators
+from causalfusion_platform.launch.generating.actors import LocalGenerator, RayGenerators, SamplingActor
 from causalfusion_platform.launch.generating.generate import GeneratedSet, run_generate
 from causalfusion_platform.launch.generating.request import GenerateRequest
 from causalfusion_platform.launch.training.train import Outcome
@@ -67,7 +70,7 @@ class KillOne:
         self.seen.append(report)
         if len(self.seen) == 1:
             found = {title: process for process in psutil.process_iter() for title in [_title(process)]}
-            (found.get("ray::Worker.make") or found["ray::Worker"]).kill()
+            (found.get("ray::SamplingActor.make") or found["ray::SamplingActor"]).kill()
 
 
 def _title(process: psutil.Process) -> str:
@@ -77,16 +80,22 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
+def actor_processes() -> set[int]:
+    return {process.pid for process in psutil.process_iter() if "ray::SamplingActor" in _title(process)}
+
+
 def test_a_lost_worker_changes_nothing(
     in_process: Outcome, pool: RayGenerators, whole: GeneratedSet, tmp_path: Path
 ) -> None:
     show = KillOne()
     with logged() as said:
         done = run_generate(request_of(in_process, tmp_path / "out"), pool, show=show)
-    assert any("was lost (ActorDiedError)" in line for line in said)
+    assert any("was lost (ActorUnavailableError)" in line for line in said)
     assert files_of(done) == files_of(whole)
     assert (done.made, done.digest) == (NUM, whole.digest)
-    assert [report.done for report in show.seen] == [*range(BATCH, NUM, BATCH), NUM]  # no part came twice
+    done_at = [0, *(report.done for report in show.seen)]
+    sizes = [after - before for before, after in pairwise(done_at)]
+    assert sorted(sizes) == [NUM % BATCH, *[BATCH] * (NUM // BATCH)]  # each part came once, in any order
 
 
 def test_workers_that_die_again_and_again_end_it(
@@ -105,14 +114,35 @@ def test_workers_that_die_again_and_again_end_it(
     assert files_of(done) == files_of(whole)
 
 
+def test_a_model_that_takes_every_worker_with_it(
+    in_process: Outcome, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts the actor again and tries again to load, twice."""
+    attempts = tmp_path / "attempts"
+
+    class DyingActor(SamplingActor):
+        def open(self, *_: Any) -> None:
+            with attempts.open("a") as file:
+                file.write("x")
+            os._exit(1)
+
+    monkeypatch.setattr(generators, "SamplingActor", DyingActor)
+    with (
+        RayGenerators(1) as one,
+        pytest.raises(UserError, match=r"3 workers that were to load the model died.*\n.*--workers"),
+    ):
+        run_generate(request_of(in_process, tmp_path / "out"), one)
+    assert attempts.read_text() == "xxx"
+
+
 def test_the_same_workers_make_many_sets(in_process: Outcome, pool: RayGenerators, tmp_path: Path) -> None:
     """Their models stay loaded; what they find wrong is said as they say it."""
     one = run_generate(request_of(in_process, tmp_path / "one", seed=1), pool)
-    actors = {actor._actor_id for actor in pool.idle}
+    processes = actor_processes()
     two = run_generate(request_of(in_process, tmp_path / "two", seed=2), pool)
     assert one.digest != two.digest
-    assert actors
-    assert actors <= {actor._actor_id for actor in pool.idle}
+    assert processes
+    assert processes <= actor_processes()
 
     model = load_weights(find_weights(Path(in_process.summary["run_dir"])).folder)
     state = {name: tensor.fill_(torch.nan) for name, tensor in model.state_dict().items()}

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import ray
-import ray.data
 import ray.tune
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.util.annotations import AnnotationType
@@ -172,30 +171,6 @@ def test_it_was_checked_on_the_tested_version() -> None:
 def test_the_state_of_nodes() -> None:
     assert callable(ray._private.state.state.get_draining_nodes)
     assert callable(ray.nodes)
-
-
-@pytest.mark.ray
-def test_the_nodes_of_a_cluster(ray_cluster: None) -> None:
-    [node] = ray_private.alive_nodes()
-    assert node.id == ray.get_runtime_context().get_node_id()
-    assert node.resources["CPU"] == ray.cluster_resources()["CPU"]
-    assert node.port > 0
-    assert ray_private.draining_nodes() == set()
-
-
-@pytest.mark.ray
-def test_blocks_are_streamed_in_order(ray_cluster: None) -> None:
-    context = ray.data.DataContext.get_current()
-    before = context.copy()
-    try:
-        ray_private.keep_order(whole_blocks=True)
-        assert context.execution_options.preserve_order is True
-        assert (context.enable_progress_bars, context.target_max_block_size) == (False, None)
-        blocks = list(ray_private.stream_blocks(ray.data.from_items([*range(6)], override_num_blocks=3)))
-    finally:
-        ray.data.DataContext._set_current(before)
-    assert [rows for _, rows in blocks] == [2, 2, 2]
-    assert [ray.get(block).column(0).to_pylist() for block, _ in blocks] == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_options_of_a_local_ray(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ The plan, `samples.json`, is written first. Samples are generated in parts (`par
 from __future__ import annotations
 
 import hashlib
+import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -178,3 +179,17 @@ def begin(folder: Path, plan: SamplePlan) -> SetRecord:
             f"  use the old ones to continue it, or generate into another folder: --out FOLDER"
         )
     return record
+
+
+def check_begun(folder: Path, plan: SamplePlan) -> None:
+    """Check, in a process that writes parts, that the folder is the one in which the set was begun.
+
+    Raises:
+        UserError: it is not.
+    """
+    record = read_record(folder)
+    if record is None or record.plan.identity != plan.identity:
+        raise UserError(
+            f"{folder} on {socket.gethostname()}, the machine of a worker, is not the folder of these samples\n"
+            f"  name a folder on storage that all nodes share: --out FOLDER"
+        )

@@ -15,7 +15,14 @@ from tests.platform.sampling.plans import make_plan
 from causalfusion import DiffusionConfig, SamplingConfig, preset
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.manifest import AutoencoderId
-from causalfusion_platform.sampling.sample_set import Finished, SetRecord, begin, read_record
+from causalfusion_platform.sampling.sample_set import (
+    Finished,
+    SamplePlan,
+    SetRecord,
+    begin,
+    check_begun,
+    read_record,
+)
 
 CHANGES: dict[str, Any] = {
     "num": 12,
@@ -133,3 +140,21 @@ def test_a_damaged_plan(tmp_path: Path, content: str) -> None:
     (tmp_path / "samples.json").write_text(content)
     with pytest.raises(UserError, match=r"samples\.json is damaged, or of another version"):
         begin(tmp_path, make_plan())
+
+
+# In another process
+
+
+def test_a_worker_sees_the_folder_in_which_the_set_was_begun(tmp_path: Path) -> None:
+    plan = make_plan()
+    begin(tmp_path, plan)
+    check_begun(tmp_path, make_plan(**ELSEWHERE))
+
+
+@pytest.mark.parametrize("other", [None, make_plan(seed=12)])
+def test_a_folder_that_is_not_shared_is_refused(tmp_path: Path, other: SamplePlan | None) -> None:
+    """Another machine has no such folder, or one with other samples."""
+    if other is not None:
+        begin(tmp_path, other)
+    with pytest.raises(UserError, match=r"the machine of a worker, is not the folder .*\n.*all nodes share: --out"):
+        check_begun(tmp_path, make_plan())

@@ -1,4 +1,4 @@
-"""Who generates the parts of sample sets: actors of Ray, or this process."""
+"""Actors of Ray, or this process, generate the parts of sample sets and write them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import ray
@@ -16,8 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from ...config.errors import UserError
 from ...sampling.part_maker import PartMaker
-from ...sampling.pixels import Pixels
-from ...sampling.sample_set import SamplePlan
+from ...sampling.parts import SamplePart, write_part
+from ...sampling.sample_set import SamplePlan, check_begun
 from ..cluster.failures import user_error_in
 from ..cluster.resources import SAMPLING_CPUS, cluster_resources, sampling_actors
 from ..cluster.session import ray_session
@@ -25,11 +26,11 @@ from ..runs.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
-Take = Callable[[int, Pixels], None]
-"""Called with a part's number and its images (n, H, W, 3)."""
+Take = Callable[[SamplePart], None]
+"""Called with a part that has been written."""
 
 _LOSSES = 3
-"""Workers lost with one part, or at their start one after the other, that end it."""
+"""Workers lost with one part, or at the start of one actor, that end it."""
 _START_SECONDS = 1800.0
 """Longest wait for a first worker: weights may have to come over a slow network."""
 _POLL_SECONDS = 0.5
@@ -45,11 +46,18 @@ class Generators(Protocol):
         """Start what makes the parts; nothing if that has been done.
 
         Raises:
-            UserError: there is no room for it.
+            UserError: it does not fit on the cluster.
         """
 
-    def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
-        """Make parts and hand each over, in any order; on request stop after those that are under way.
+    def make(self, plan: SamplePlan, folder: Path, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
+        """Make parts, in any order; on request stop after those that are under way.
+
+        Args:
+            plan: the plan of the set.
+            folder: the set's folder, into which the parts are written.
+            parts: numbers of those to make.
+            take: called with each part as soon as it is written.
+            stop: requests to stop.
 
         Raises:
             UserError: something given is wrong, or workers are lost again and again.
@@ -65,17 +73,22 @@ class LocalGenerator:
 
     def start(self) -> None: ...
 
-    def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
+    def make(self, plan: SamplePlan, folder: Path, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
         self.maker = _maker_of(plan, self.maker, "cuda" if torch.cuda.is_available() else "cpu")
         self.began = time.perf_counter()
         for part in parts:
             if stop.reason is not None:
                 return
-            take(part, self.maker.make(plan, part))
+            take(write_part(folder, part, self.maker.make(plan, part)))
 
 
 class RayGenerators:
-    """A pool of actors, each with a model; Ray is started, and ended, if there is none yet."""
+    """Actors of Ray, each with a model; Ray is started, and ended, if there is none yet.
+
+    Each actor writes its parts itself, so the set's folder must lie on storage that all nodes share. Ray starts a
+    lost actor again. Its part goes to the actor that is free first: Ray's own retry would wait for the same actor,
+    also where the node is gone for good.
+    """
 
     def __init__(self, workers: int | None = None) -> None:
         """Take the number of actors; default: one a GPU, or one a CPU where there are no GPUs."""
@@ -98,52 +111,53 @@ class RayGenerators:
             self.session.enter_context(ray_session())
             self.count, self.gpus = sampling_actors(self.wanted, cluster_resources())
 
-    def make(self, plan: SamplePlan, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
-        waiting, losses, self.began = deque(parts), Counter[int | None](), 0.0
-        under_way: dict[Any, tuple[Any, int | None]] = {}  # what is awaited: its actor and part; None: it opens
+    def make(self, plan: SamplePlan, folder: Path, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
+        waiting, losses, self.began = deque(parts), Counter[int](), 0.0
+        under_way: dict[Any, tuple[Any, int | None]] = {}  # awaited result: its actor and part; None: it opens
 
-        def open_one() -> None:
-            actor = self.idle.pop() if self.idle else self._new_actor()
-            under_way[actor.open.remote(plan)] = actor, None
+        def open_set(actor: Any) -> None:
+            under_way[actor.open.remote(plan, folder.absolute())] = actor, None
+
+        def making() -> bool:
+            return any(part is not None for _, part in under_way.values())
 
         for _ in range(min(self.count, len(parts))):
-            open_one()
+            open_set(self.idle.pop() if self.idle else self._new_actor())
         heard = time.monotonic()
         try:
-            while any(part is not None for _, part in under_way.values()) or (waiting and stop.reason is None):
+            while making() or (waiting and stop.reason is None):
                 ready, _ = ray.wait(list(under_way), timeout=_POLL_SECONDS)
-                making = any(part is not None for _, part in under_way.values())
-                if not ready and not making and time.monotonic() - heard > _START_SECONDS:
+                if not ready and not making() and time.monotonic() - heard > _START_SECONDS:
                     raise UserError(
-                        f"no worker has started within {_START_SECONDS:.0f} s: the cluster has no room, or the "
-                        f"weights take longer to load\n  see what it holds: ray status; ask for fewer: --workers N"
+                        f"no worker has started within {_START_SECONDS:.0f} s: the cluster is full, or the weights "
+                        f"take longer to load\n  see what it holds: ray status; ask for fewer: --workers N"
                     )
                 for reference in ready:
                     heard = time.monotonic()
-                    actor, part = under_way.pop(reference)
+                    actor, part = under_way[reference]
                     try:
-                        images = ray.get(reference)
+                        written: SamplePart | None = ray.get(reference)
                     except RayTaskError as error:
-                        _end(actor)
                         raise _fault_in(error, plan) from error
-                    except RayError as error:  # the process, its node, or what it had made is gone
-                        _end(actor)
+                    except RayError as error:  # the actor's process or node is gone
+                        if part is None:  # Ray has tried it again
+                            raise _died_again(error, "load the model") from error
                         losses[part] += 1
-                        _check_losses(losses[part], part, plan, error)
-                        logger.warning(
-                            f"a worker that was to {_what(part, plan)} was lost ({type(error).__name__})"
-                        )
-                        if part is not None:
-                            waiting.appendleft(part)
-                        open_one()
+                        if losses[part] == _LOSSES:
+                            raise _died_again(error, _task(part, plan)) from error
+                        name = type(error).__name__
+                        logger.warning(f"a worker that was to {_task(part, plan)} was lost ({name})")
+                        waiting.appendleft(part)
+                        del under_way[reference]
+                        open_set(actor)
                         continue
-                    losses[None] = 0
-                    if part is not None:
-                        take(part, images)
+                    del under_way[reference]
+                    if written is not None:
+                        take(written)
                     if waiting and stop.reason is None:
                         part = waiting.popleft()
                         self.began = self.began or time.perf_counter()
-                        under_way[actor.make.remote(plan, part)] = actor, part
+                        under_way[actor.make.remote(plan, folder.absolute(), part)] = actor, part
                     else:
                         self.idle.append(actor)
         finally:
@@ -151,39 +165,50 @@ class RayGenerators:
                 _end(actor)
 
     def _new_actor(self) -> Any:
-        options = {"num_cpus": SAMPLING_CPUS, "num_gpus": self.gpus}
-        return ray.remote(Worker).options(**options).remote("cuda" if self.gpus else "cpu")
+        actor = ray.remote(SamplingActor).options(
+            num_cpus=SAMPLING_CPUS,
+            num_gpus=self.gpus,
+            max_restarts=-1,
+            # Of the actor, not of `open` alone: calls to an actor that is being restarted would fail at once.
+            max_task_retries=_LOSSES - 1,
+        )
+        return actor.remote("cuda" if self.gpus else "cpu")
 
 
-class Worker:
-    """The actor: a model that stays loaded while sets of it are made."""
+class SamplingActor:
+    """A model that stays loaded while sets of it are made, in a process of its own."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.maker: PartMaker | None = None
 
-    def open(self, plan: SamplePlan) -> None:
-        """Load the model of a plan, unless it is there."""
+    def open(self, plan: SamplePlan, folder: Path) -> None:
+        """Load the model of a plan, unless it is there.
+
+        Raises:
+            UserError: model or folder are not here as they are in the driver.
+        """
+        check_begun(folder, plan)
         self.maker = _maker_of(plan, self.maker, self.device)
 
-    def make(self, plan: SamplePlan, part: int) -> Pixels:
-        """Return the images of a part."""
+    @ray.method(max_task_retries=0)  # type: ignore[untyped-decorator]
+    def make(self, plan: SamplePlan, folder: Path, part: int) -> SamplePart:
+        """Generate a part and write it. Made twice, it is the same file."""
+        self.open(plan, folder)  # Ray may have started this actor again since
         assert self.maker is not None
-        return self.maker.make(plan, part)
+        return write_part(folder, part, self.maker.make(plan, part))
 
 
 def _maker_of(plan: SamplePlan, maker: PartMaker | None, device: str) -> PartMaker:
     return maker if maker is not None and maker.serves(plan) else PartMaker(plan, device)
 
 
-def _check_losses(count: int, part: int | None, plan: SamplePlan, error: RayError) -> None:
-    if count < _LOSSES:
-        return
+def _died_again(error: RayError, task: str) -> UserError:
     reason = " ".join(str(error).split(".")[0].split()) or type(error).__name__
-    raise UserError(
-        f"{_LOSSES} workers that were to {_what(part, plan)} died, one after the other: {reason}\n"
+    return UserError(
+        f"{_LOSSES} workers that were to {task} died, one after the other: {reason}\n"
         f"  often the memory is too small: ask for fewer --workers, or in another folder for a smaller --batch-size"
-    ) from error
+    )
 
 
 def _fault_in(error: RayTaskError, plan: SamplePlan) -> Exception:
@@ -200,9 +225,7 @@ def _fault_in(error: RayTaskError, plan: SamplePlan) -> Exception:
     return bare
 
 
-def _what(part: int | None, plan: SamplePlan) -> str:
-    if part is None:
-        return "load the model"
+def _task(part: int, plan: SamplePlan) -> str:
     numbers = plan.part(part)
     return f"generate samples {numbers[0]} to {numbers[-1]}"
 

@@ -21,7 +21,7 @@ from ...sampling.outputs import (
     read_output,
     write_output,
 )
-from ...sampling.parts import PARTS_FOLDER, SamplePart, finished_parts, part_images, write_part
+from ...sampling.parts import PARTS_FOLDER, SamplePart, finished_parts, part_images
 from ...sampling.pixels import Pixels
 from ...sampling.progress import Generating, GeneratingSink
 from ...sampling.sample_set import PLAN_FILE, SamplePlan, SetRecord, begin
@@ -133,13 +133,13 @@ def _make(
         logger.info(f"{done} of {plan.num} samples are there; {plan.num - done} to do")
     made = 0
 
-    def take(index: int, images: Pixels) -> None:
+    def take(part: SamplePart) -> None:
         nonlocal made
-        parts[index] = write_part(folder, index, images)
-        made += len(images)
+        parts[part.index] = part
+        made += len(plan.part(part.index))
         show(Generating(done + made, plan.num, made / (time.perf_counter() - generators.began)))
 
-    generators.make(plan, missing, take, stop)
+    generators.make(plan, folder, missing, take, stop)
     if done + made < plan.num:
         raise _stopped(folder, f"{done + made} of {plan.num} samples")
     return made

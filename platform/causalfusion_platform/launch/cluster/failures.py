@@ -1,4 +1,4 @@
-"""What went wrong at the bottom of an error that came through Ray."""
+"""Causes of errors that come through Ray: which process, node or fault of the user is behind them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ...config.errors import UserError
 from ...ray_private import inner_errors
 from ...tracking.journal import Cause
 
-# Ray Data writes advice of its own below the message of whatever a task raises.
+# Ray Data adds advice of its own below the message of an error in a task.
 _RAY_DATA_ADDS = "\nFailed to apply UDF transform"
-# What a rank raises when another one goes away in the middle of a collective.
+# Messages of a rank whose peer was lost in the middle of a collective.
 _COLLATERAL = re.compile(
     r"connection closed by peer|connection reset|broken pipe|nccl|gloo|\b(tcp)?store\b|socket", re.IGNORECASE
 )
@@ -21,7 +21,7 @@ _COLLATERAL = re.compile(
 
 @dataclass(frozen=True)
 class Hang:
-    """No worker got on for too long."""
+    """A failure without an error: no worker made progress for too long."""
 
     detail: str
     stacks: Path
@@ -29,7 +29,7 @@ class Hang:
 
 
 class Lost(Exception):
-    """The workers are gone without having said how their training ended."""
+    """All workers have ended, and none reported an end of the training."""
 
     def __init__(self, error: BaseException | None, hang: Hang | None, images: int) -> None:
         super().__init__(str(error))
@@ -37,10 +37,9 @@ class Lost(Exception):
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """Return the fault that the user can mend among an error's causes, as it was raised, or None.
+    """Return the `UserError` among the causes of an error, as it was raised, or None.
 
-    Ray Train keeps the errors of its workers in `worker_failures`, each with a `_base_exc`; Ray wraps what a task
-    or an actor raises, as often as it passes through one, and keeps the original as `cause`.
+    Ray wraps an error once for each task or actor that it passes through.
     """
     for one in _causes(error):
         if type(one) is UserError:
@@ -49,10 +48,10 @@ def user_error_in(error: BaseException) -> UserError | None:
 
 
 def cause_of(error: BaseException) -> tuple[Cause, str]:
-    """Return what ended an attempt, and its message.
+    """Return the cause of a failed attempt, and the message of the error that shows it.
 
-    When one worker is lost the others fail too, in whatever they wait for: what names a lost process counts more
-    than what its peers say.
+    When one worker is lost, the others fail in the collective that they wait for. An error that names a lost
+    process therefore counts more than those of its peers.
     """
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
     from ray.train import ControllerError, PreemptionError, WorkerGroupError
@@ -63,7 +62,7 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
         if error.error is None:
             return "worker", "the workers ended without a word"
         error = error.error
-    # What lies deepest says most: the messages of what is wrapped around it begin with a heading.
+    # The innermost error says most: the messages of those around it begin with a heading.
     causes = sorted(_causes(error), key=lambda one: bool(inner_errors(one)))
     for one in causes:
         if isinstance(one, PreemptionError) or (isinstance(one, RayActorError) and one.preempted):

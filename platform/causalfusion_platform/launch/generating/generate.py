@@ -190,10 +190,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_space(plan: SamplePlan, missing: list[int], folder: Path) -> None:
-    """See that there is room for the missing parts, and for what is made of all parts.
+    """Check that the disk holds the missing parts, and the files that are made of all parts.
 
     Raises:
-        UserError: there is not.
+        UserError: it does not.
     """
     one = plan.bytes // plan.num
     need = one * sum(len(plan.part(index)) for index in missing) + plan.bytes

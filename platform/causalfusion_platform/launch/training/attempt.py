@@ -1,4 +1,4 @@
-"""One attempt at training on Ray: start the workers, follow them, see that they get on."""
+"""One attempt at training on Ray: start the workers, show their progress, and end them when they hang."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DRAIN_POLL_SECONDS = 2.0
 
 
 class Attempt:
-    """Workers at work, seen from the driver."""
+    """One group of Ray Train workers, as the driver sees it."""
 
     def __init__(self, job: Job, stop: StopRequest, show: ProgressSink) -> None:
         self.job, self.stop, self.show = job, stop, show
@@ -46,10 +46,10 @@ class Attempt:
         self.drains_read = 0.0
 
     def run(self) -> dict[str, Any]:
-        """Train until the workers say how it ended; return that.
+        """Train until the workers report how it ended; return that report.
 
         Raises:
-            Lost: they are gone without a word.
+            Lost: they have ended without one.
         """
         # In a thread of its own, so that this one sees signals and progress.
         thread = threading.Thread(target=self._fit, name="ray train", daemon=True)

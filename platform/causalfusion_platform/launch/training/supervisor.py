@@ -1,4 +1,4 @@
-"""Try again after a fault, from the last good checkpoint, within a budget; say why, if that does not help."""
+"""Retry a training after failures, from the last good checkpoint and within a budget; give up with a diagnosis."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Supervisor:
                 fault = user_error_in(error.error if isinstance(error, Lost) and error.error else error)
                 if fault is not None:
                     raise fault from error
-                self._take_in(job, error)
+                self._record_failure(job, error)
             else:
                 how = ended["how"]
                 if how == "done":
@@ -99,8 +99,12 @@ class Supervisor:
             )
         )
 
-    def _take_in(self, job: Job, error: Exception) -> None:
-        """Note an incident; see whether the budget allows another attempt."""
+    def _record_failure(self, job: Job, error: Exception) -> None:
+        """Record an incident.
+
+        Raises:
+            GaveUp: the budget allows no other attempt.
+        """
         cause, detail = cause_of(error)
         images = error.images if isinstance(error, Lost) else 0
         self._note(Incident(attempt=job.attempt, cause=cause, detail=detail, images=images), job)

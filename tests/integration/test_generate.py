@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray
 import torch
 from tests.conftest import logged
 
@@ -21,7 +22,9 @@ from causalfusion_platform.launch.generating.actors import LocalGenerator, RayGe
 from causalfusion_platform.launch.generating.generate import GeneratedSet, run_generate
 from causalfusion_platform.launch.generating.request import GenerateRequest
 from causalfusion_platform.launch.training.train import Outcome
+from causalfusion_platform.sampling.parts import SamplePart
 from causalfusion_platform.sampling.progress import Generating
+from causalfusion_platform.sampling.sample_set import SamplePlan
 
 pytestmark = pytest.mark.ray
 
@@ -98,16 +101,39 @@ def test_a_lost_worker_changes_nothing(
     assert sorted(sizes) == [NUM % BATCH, *[BATCH] * (NUM // BATCH)]  # each part came once, in any order
 
 
+def dying(attempts: Path) -> Callable[[], None]:
+    """Return what counts itself in a file and ends its process."""
+
+    def die() -> None:
+        with attempts.open("a") as file:
+            file.write("x")
+        os._exit(1)
+
+    return die
+
+
 def test_workers_that_die_again_and_again_end_it(
     in_process: Outcome, pool: RayGenerators, whole: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here the first loss is one too many; what was finished stays, and the same request goes on."""
-    monkeypatch.setattr(generators, "_LOSSES", 1)
+    """Every worker that gets the same part dies; finished parts stay, and the same request goes on."""
+    die = dying(tmp_path / "attempts")
+
+    class DyingActor(SamplingActor):
+        @ray.method(max_task_retries=0)
+        def make(self, plan: SamplePlan, folder: Path, part: int) -> SamplePart:
+            if part == 3:
+                die()
+            made: SamplePart = SamplingActor.make(self, plan, folder, part)
+            return made
+
     request = request_of(in_process, tmp_path / "out")
-    with pytest.raises(
-        UserError, match=r"1 workers that were to generate samples \d+ to \d+ died.*\n.*--batch-size"
+    monkeypatch.setattr(generators, "SamplingActor", DyingActor)
+    with (
+        RayGenerators(1) as one,
+        pytest.raises(UserError, match=r"3 workers that were to generate samples 12 to 15 died.*\n.*--batch-size"),
     ):
-        run_generate(request, pool, show=KillOne())
+        run_generate(request, one)
+    assert (tmp_path / "attempts").read_text() == "xxx"
     monkeypatch.undo()
     done = run_generate(request, pool)
     assert done.made < NUM
@@ -118,13 +144,11 @@ def test_a_model_that_takes_every_worker_with_it(
     in_process: Outcome, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray starts the actor again and tries again to load, twice."""
-    attempts = tmp_path / "attempts"
+    die = dying(tmp_path / "attempts")
 
     class DyingActor(SamplingActor):
         def open(self, *_: Any) -> None:
-            with attempts.open("a") as file:
-                file.write("x")
-            os._exit(1)
+            die()
 
     monkeypatch.setattr(generators, "SamplingActor", DyingActor)
     with (
@@ -132,7 +156,7 @@ def test_a_model_that_takes_every_worker_with_it(
         pytest.raises(UserError, match=r"3 workers that were to load the model died.*\n.*--workers"),
     ):
         run_generate(request_of(in_process, tmp_path / "out"), one)
-    assert attempts.read_text() == "xxx"
+    assert (tmp_path / "attempts").read_text() == "xxx"
 
 
 def test_the_same_workers_make_many_sets(in_process: Outcome, pool: RayGenerators, tmp_path: Path) -> None:

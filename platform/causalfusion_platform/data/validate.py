@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,13 @@ from .shards import manifest_schema
 _ARROW_SCHEMA = b"ARROW:schema"
 
 
+class Stamp(NamedTuple):
+    """What tells, without reading a file, that it is another one or was written to."""
+
+    size: int
+    mtime_ns: int
+
+
 @dataclass(frozen=True)
 class CheckedShards:
     """A folder of shards after a look at each."""
@@ -29,6 +37,14 @@ class CheckedShards:
     manifest: Manifest
     bad: dict[str, str]
     """File → what is wrong with it."""
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    """File → its size and time of change when it was looked at."""
+    hashes: bool = True
+    """Whether every byte was read."""
+
+    def still_holds(self, file: str, stamp: Stamp | None) -> bool:
+        """Say whether the verdict on a shard is of the file that is there now."""
+        return stamp is not None and self.stamps.get(file) == stamp
 
     @property
     def usable(self) -> Manifest:
@@ -48,7 +64,9 @@ class CheckedShards:
         )
 
 
-def open_shards(folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True) -> CheckedShards:
+def open_shards(
+    folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True, known: CheckedShards | None = None
+) -> CheckedShards:
     """Look at every shard of `folder`.
 
     Checked of every shard: presence, size, SHA-256, schema (nothing but the shard schema, so no pickled extension
@@ -58,12 +76,19 @@ def open_shards(folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True)
         folder: the folder of shards.
         max_bad_rows: largest share of the rows that may be in bad shards.
         hashes: read every byte to compare SHA-256; page checksums are compared while training either way.
+        known: what an earlier look found. It is taken for each shard that has the same size and time of change.
 
     Raises:
         UserError: more rows than that are bad; the message names the shards.
     """
     manifest = Manifest.read(folder)
-    bad = dict(faults(folder, manifest, hashes=hashes))
+    if known is not None and (known.manifest != manifest or (hashes and not known.hashes)):
+        known = None
+    stamps = {shard.file: stamp for shard in manifest.shards if (stamp := _stamp(folder / shard.file)) is not None}
+    trusted = {file for file, stamp in stamps.items() if known is not None and known.still_holds(file, stamp)}
+    found = dict(faults(folder, manifest, hashes=hashes, but=trusted))
+    before = {} if known is None else {file: fault for file, fault in known.bad.items() if file in trusted}
+    bad = {shard.file: fault for shard in manifest.shards if (fault := (found | before).get(shard.file))}
     share = sum(shard.rows for shard in manifest.shards if shard.file in bad) / manifest.rows
     if share > max_bad_rows:
         named = "\n".join(
@@ -76,16 +101,28 @@ def open_shards(folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True)
             f"  restore the file, or set it aside: causalfusion data verify {folder} --quarantine"
             f"{without if float(enough) < 1 else ''}"
         )
-    return CheckedShards(folder, manifest, bad)
+    return CheckedShards(folder, manifest, bad, stamps, hashes)
 
 
-def faults(folder: Path, manifest: Manifest, *, hashes: bool = True) -> Iterator[tuple[str, str]]:
-    """Yield (file, fault) of every shard that is not what the manifest says, in the manifest's order."""
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def faults(
+    folder: Path, manifest: Manifest, *, hashes: bool = True, but: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Yield (file, fault) of every shard that is not what the manifest says, in the manifest's order.
+
+    Files in `but` are not looked at.
+    """
+    shards = [shard for shard in manifest.shards if shard.file not in but]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing leaves Python's lock alone
-        found = threads.map(
-            lambda shard: shard_fault(folder / shard.file, shard, manifest, hashes), manifest.shards
-        )
-        for shard, fault in zip(manifest.shards, found, strict=True):
+        found = threads.map(lambda shard: shard_fault(folder / shard.file, shard, manifest, hashes), shards)
+        for shard, fault in zip(shards, found, strict=True):
             if fault:
                 yield shard.file, fault
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -87,6 +89,52 @@ def test_a_shard_rewritten_as_it_was_is_accepted(folder: Path) -> None:
     """What the tests below do to a shard is refused for their change, not for the rewriting."""
     rewrite(folder, lambda table: table, compression="none")
     assert open_shards(folder).bad == {}
+
+
+# What an earlier look found
+
+
+def test_an_earlier_verdict_is_taken_where_files_are_as_they_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def look(path: Path, *rest: Any) -> str | None:
+        looked.append(path.name)
+        return shard_fault(path, *rest)
+
+    monkeypatch.setattr("causalfusion_platform.data.validate.shard_fault", look)
+    (folder / SHARD).write_bytes(b"damaged")
+    first = open_shards(folder, max_bad_rows=0.5)
+    looked.clear()
+    again = open_shards(folder, max_bad_rows=0.5, known=first)
+    assert (again, looked) == (first, [])
+    with pytest.raises(UserError, match="it has 7 bytes"):  # the limit is that of now
+        open_shards(folder, known=first)
+    assert looked == []
+
+    other = next(shard.file for shard in first.manifest.shards if shard.file != SHARD)
+    os.utime(folder / other, ns=(1, 1))
+    (folder / SHARD).unlink()
+    found = open_shards(folder, max_bad_rows=0.5, known=first)
+    assert (sorted(looked), found.bad) == (sorted([SHARD, other]), {SHARD: "the file is missing"})
+
+
+def test_a_verdict_without_hashes_or_of_another_manifest_is_not_taken(folder: Path) -> None:
+    quick = open_shards(folder, hashes=False)
+    path = folder / SHARD
+    content, status = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time are as they were
+    assert open_shards(folder, hashes=False, known=quick).bad == {}
+    with pytest.raises(UserError, match="its SHA-256 is"):
+        open_shards(folder, known=quick)
+    whole = dataclasses.replace(quick, hashes=True)
+    assert open_shards(folder, known=whole).bad == {}
+    change_manifest(folder, lambda tree: tree["source"].update(location="elsewhere"))
+    with pytest.raises(UserError, match="its SHA-256 is"):
+        open_shards(folder, known=whole)
 
 
 # The folder and its manifest

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...config.errors import UserError
 from ...data.manifest import Manifest
 from ...data.read import read_all
-from ...data.validate import open_shards
+from ...data.validate import CheckedShards, open_shards
 from ...evaluation.collect import batches_of
 from ...evaluation.extractors.digits_cnn import train_classifier
 from ...evaluation.extractors.digits_extractor import DigitsExtractor
@@ -53,7 +53,9 @@ class Measuring:
         return measure(batches, self.reference, self.extractor, labels=labels, training=self.training)
 
 
-def open_measuring(extractor: str, reference: Path | None, data: Path | None) -> Measuring:
+def open_measuring(
+    extractor: str, reference: Path | None, data: Path | None, *, checked: CheckedShards | None = None
+) -> Measuring:
     """Open what a command or a table names.
 
     Args:
@@ -62,11 +64,12 @@ def open_measuring(extractor: str, reference: Path | None, data: Path | None) ->
         reference: statistics or images of the real data set, a .npz of ADM or of `write_reference`; None: the
             images of `data`.
         data: shards that the model was trained on; None: not known.
+        checked: what an earlier check of these shards found.
 
     Raises:
         UserError: something is missing or does not fit.
     """
-    pixels = None if data is None else _pixels(data)
+    pixels = None if data is None else _pixels(data, checked)
     if extractor == DIGITS:
         if pixels is None:
             raise UserError(
@@ -100,8 +103,8 @@ class _Pixels:
         return iter(batches_of(to_pixels(self.images)))
 
 
-def _pixels(data: Path) -> _Pixels | None:
-    manifest = open_shards(data).usable
+def _pixels(data: Path, checked: CheckedShards | None) -> _Pixels | None:
+    manifest = open_shards(data, known=checked).usable
     if manifest.autoencoder.name != "identity":
         return None
     rows: Any = read_all(data, manifest)

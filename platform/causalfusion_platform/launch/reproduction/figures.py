@@ -120,7 +120,9 @@ def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
         if not run.finished:
             continue
         model = load_weights(find_weights(run.root).folder, device="cuda" if torch.cuda.is_available() else "cpu")
-        data = read_all(experiment.data.path, open_shards(experiment.data.path).usable, at_most=_IMAGES)
+        path = experiment.data.path
+        shards = open_shards(path, known=reproduction.job.checked.get(path))
+        data = read_all(path, shards.usable, at_most=_IMAGES)
         steps = [steps for steps in _AR_STEPS if steps <= experiment.model.num_tokens]
         by_seed.append(losses_by_step(model, data, experiment.diffusion, steps, seed + 1))
     if not by_seed:

@@ -97,7 +97,10 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
             reference = reproduction.references.of(row)
             if (reference, experiment.data.path) not in opened:
                 opened[reference, experiment.data.path] = open_measuring(
-                    reproduction.extractor, Path(reference) if reference else None, experiment.data.path
+                    reproduction.extractor,
+                    Path(reference) if reference else None,
+                    experiment.data.path,
+                    checked=reproduction.job.checked.get(experiment.data.path),
                 )
             measuring = opened[reference, experiment.data.path]
             places = _places(experiment, table.columns)

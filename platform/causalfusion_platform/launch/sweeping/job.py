@@ -10,6 +10,7 @@ from typing import Any
 from ...config.compose import Composed
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
+from ...data.validate import CheckedShards
 from ..runs.folder import RunFolder
 from .population import member_of, newest_of
 from .search import check_metrics, measuring, optuna_trial, studied_points
@@ -29,6 +30,8 @@ class SweepJob:
     """Trial → folder of a finished run of another sweep with the same settings, which is taken as its own."""
     anew: str = "name=…"
     """What on the command line makes it another sweep."""
+    checked: dict[Path, CheckedShards] = field(default_factory=dict)
+    """Folder of shards → what the sweep found when it checked them. Trials do not read them again."""
 
     @property
     def experiment(self) -> Experiment:

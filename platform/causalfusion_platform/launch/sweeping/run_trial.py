@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from ...config.sweep import SweepConfig
+from ...data.validate import CheckedShards
 from ...tracking.journal import Checkpointed, Journal, Measured
 from ..training.train import Outcome, run_training
 from .population import report_with_pointer
@@ -18,7 +19,7 @@ from .trials import Trial
 _POLL_SECONDS = 0.5
 
 
-def run_trial(trial: Trial, sweep: SweepConfig, parent: str) -> None:
+def run_trial(trial: Trial, sweep: SweepConfig, parent: str, checked: Mapping[Path, CheckedShards]) -> None:
     """Train a trial to its end, or go on with it, and report to Tune.
 
     With ASHA or a population, each measurement on the way is reported too, those of earlier launches first: Tune's
@@ -30,26 +31,28 @@ def run_trial(trial: Trial, sweep: SweepConfig, parent: str) -> None:
     Raises:
         NotFinished, UserError: see `run_training`.
     """
-    if not sweep.measures_on_the_way:
-        outcome = run_training(trial.composed, parent=parent)
-    else:
-        outcome = _run_and_report(trial, sweep, parent)
+    known = checked.get(trial.experiment.data.path)
+
+    def train() -> Outcome:
+        return run_training(trial.composed, parent=parent, checked=known)
+
+    outcome = _run_and_report(trial, sweep, train) if sweep.measures_on_the_way else train()
     # Schedulers compare what was measured on the way: the end is no measurement of another kind.
     last = _last(trial, sweep, outcome.summary)
     tune.report({**outcome.summary, **last, "summary": outcome.summary, "trial": trial.name})
 
 
-def _run_and_report(trial: Trial, sweep: SweepConfig, parent: str) -> Outcome:
+def _run_and_report(trial: Trial, sweep: SweepConfig, train: Callable[[], Outcome]) -> Outcome:
     """Train in a thread of its own, and report each measurement from this one, which Tune may halt for good."""
     ended: list[Outcome | BaseException] = []
 
-    def train() -> None:
+    def train_to_end() -> None:
         try:
-            ended.append(run_training(trial.composed, parent=parent))
+            ended.append(train())
         except BaseException as error:
             ended.append(error)
 
-    thread = threading.Thread(target=train, name="training", daemon=True)
+    thread = threading.Thread(target=train_to_end, name="training", daemon=True)
     thread.start()
     for measured in measurements(trial.experiment.run_dir, thread, of_member=sweep.population is not None):
         if sweep.population is None or measured.images < trial.experiment.train.total_images:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ...config.errors import UserError
+from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
 from ...tracking.courier import Courier
@@ -42,6 +44,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     folder.check_config(experiment, anew=job.anew)
     done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
     shards = check_inputs(experiment)
+    job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
     if (
         job.chosen_on_the_way
         and shards.manifest.autoencoder.name != "identity"
@@ -77,6 +80,17 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         if not result.stopped:
             register_best_trial(experiment, result.ends)
     return result
+
+
+def _check_others(job: SweepJob, finished: Collection[str]) -> dict[Path, CheckedShards]:
+    """Check other folders of shards that trials read; a trial says itself what is wrong with its own."""
+    left = [trial.experiment for trial in job.trials if trial.name not in finished]
+    found: dict[Path, CheckedShards] = {}
+    for experiment in left:
+        if experiment.data.path not in {job.experiment.data.path, *found}:
+            with suppress(UserError):
+                found[experiment.data.path] = check_inputs(experiment)
+    return found
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def fit(
         display: shows how trials stand.
         finished: trials that have finished in earlier launches.
     """
-    experiment, sweep, composed = job.experiment, job.sweep, job.composed
+    experiment, sweep, composed, checked = job.experiment, job.sweep, job.composed, job.checked
     by_name = {trial.name: trial for trial in job.trials}
     optuna = job.chosen_on_the_way
 
@@ -61,10 +61,10 @@ def fit(
         if optuna:
             trial = optuna_trial(composed, sweep, config)
             # Where points are few, the same one may be chosen twice at once: the second is then there already.
-            in_turn(trial.experiment.run_dir, lambda: run_trial(trial, sweep, parent))
+            in_turn(trial.experiment.run_dir, lambda: run_trial(trial, sweep, parent, checked))
             return
         trial = member_trial(composed, sweep, config) if sweep.population is not None else by_name[config["trial"]]
-        run_trial(trial, sweep, parent)
+        run_trial(trial, sweep, parent, checked)
 
     metric = next(iter(sweep.targets))
     progress = TrialProgress([*by_name], job.run, experiment.train.total_images, metric, finished)

@@ -44,6 +44,7 @@ def run_training(
     local: bool = False,
     show: ProgressSink = lambda _: None,
     parent: str | None = None,
+    checked: CheckedShards | None = None,
     allow_changes: Sequence[str] = (),
 ) -> Outcome:
     """Train an experiment, or continue it, to its end; then judge its samples.
@@ -53,6 +54,7 @@ def run_training(
         local: run the worker in this process, without Ray.
         show: called with the newest progress, about twice a second.
         parent: MLflow run that this one is a child of.
+        checked: what the parent found when it checked the data and the tracking store; None: nobody has looked.
         allow_changes: keys of the configuration that may differ from those that the run was started with.
 
     Raises:
@@ -72,7 +74,7 @@ def run_training(
     if folder.finished:
         return Outcome(folder.read_summary(), already_finished=True)
     with stages.time("prepare"):
-        shards = check_inputs(experiment)
+        shards = check_inputs(experiment, checked)
         check_deepspeed(experiment)
     if shards.bad:
         logger.warning(shards.notice)
@@ -98,17 +100,23 @@ def run_training(
             launch.courier.stop()
 
 
-def check_inputs(experiment: Experiment) -> CheckedShards:
+def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -> CheckedShards:
     """Check the shards, the model against them, and the tracking store's address, before anything is started.
+
+    Args:
+        experiment: what is to be trained.
+        checked: an earlier check with the same tracking store. Its verdict on the same shards is taken.
 
     Raises:
         UserError: the first fault found.
     """
-    check_address(experiment.tracking_uri)
-    if experiment.data.prepare:
-        ensure_digits(experiment.data.path)
     data = experiment.data
-    shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash")
+    if checked is None or checked.folder != data.path:
+        checked = None
+        check_address(experiment.tracking_uri)
+        if data.prepare:
+            ensure_digits(data.path)
+    shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash", known=checked)
     check_model_fits(shards.manifest, experiment.model, data.path)
     check_draws(shards.manifest, data.flip, data.path)
     if experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":

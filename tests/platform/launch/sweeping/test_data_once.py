@@ -1,0 +1,143 @@
+"""A sweep reads every byte of its data once, however many trials it has; what has changed since is read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import tune
+from rich.console import Console
+
+from causalfusion_platform.config.compose import Composed
+from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.digits import write_digits
+from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.launch.sweeping import sweep
+from causalfusion_platform.launch.sweeping.job import SweepJob, job_of
+from causalfusion_platform.launch.sweeping.results import SweepResult
+from causalfusion_platform.launch.training.launch import Launch
+from causalfusion_platform.report.sweeps.live import LiveTable
+
+MakeExperiment = Callable[..., Experiment]
+
+
+class Tuner:
+    """Runs the trials of a grid in this process, one after the other."""
+
+    between: Callable[[], None] = staticmethod(lambda: None)
+    reports: list[dict[str, Any]]
+
+    def __init__(self, trainable: Callable[[dict[str, Any]], None], *, param_space: Any, **_: Any) -> None:
+        self.trainable, self.names = trainable, param_space["trial"]["grid_search"]
+
+    def fit(self) -> list[SimpleNamespace]:
+        results = []
+        for name in self.names:
+            try:
+                self.trainable({"trial": name})
+                metrics, error = Tuner.reports[-1], None
+            except Exception as fault:
+                metrics, error = {}, fault
+            results.append(SimpleNamespace(config={"trial": name}, metrics=metrics, error=error))
+            Tuner.between()
+        return results
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Shard → bytes that were hashed of it; Ray and the training itself are left out."""
+    read: dict[str, int] = {}
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        path = Path(file.name)
+        if path.suffix == ".parquet":
+            read[path.name] = read.get(path.name, 0) + os.fstat(file.fileno()).st_size
+        return digest(file, name)
+
+    def finish(launch: Launch, *_: object) -> dict[str, Any]:
+        summary = {"fd_digits_cnn": 1.0, "bad_shards": launch.shards.bad, "run_dir": str(launch.folder.root)}
+        launch.folder.write_summary(summary)
+        launch.folder.keep(finished=True)
+        return summary
+
+    Tuner.reports, Tuner.between = [], staticmethod(lambda: None)
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    monkeypatch.setattr(Launch, "run", finish)
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    monkeypatch.setattr(tune, "report", Tuner.reports.append)
+    monkeypatch.setattr(sweep, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(sweep, "write_results", lambda *_: [])
+    monkeypatch.setattr(sweep, "concurrent_trials", lambda _: 1)
+    monkeypatch.setattr(
+        "causalfusion_platform.launch.training.train._workers_session", lambda *_: contextlib.nullcontext()
+    )
+    return read
+
+
+@pytest.fixture
+def job(make_experiment: MakeExperiment, own_folder: Path, hashed: dict[str, int]) -> SweepJob:
+    """A sweep of three seeds."""
+    write_digits(own_folder / "shards")
+    hashed.clear()
+    experiment = make_experiment(
+        name="sweep",
+        data={"path": str(own_folder / "shards"), "max_bad_rows": 0.5},
+        sweep={"grid": {"seed": [0, 1, 2]}, "metric": "fd_digits_cnn", "mode": "min"},
+    )
+    return job_of(Composed(experiment, {}))
+
+
+def run(job: SweepJob) -> SweepResult:
+    return sweep.run_sweep(job, LiveTable(Console(file=io.StringIO()), "fd_digits_cnn"))
+
+
+def test_every_byte_is_read_once_but_for_a_shard_that_is_damaged_between_two_trials(
+    job: SweepJob, hashed: dict[str, int]
+) -> None:
+    first, *others = Manifest.read(job.experiment.data.path).shards
+    path = job.experiment.data.path / first.file
+
+    def damage() -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)  # of the same size
+        Tuner.between = staticmethod(lambda: None)
+
+    Tuner.between = staticmethod(damage)
+    result = run(job)
+    assert (len(result.ends), result.failed) == (3, 0)
+    bad = [list(report["bad_shards"]) for report in Tuner.reports]
+    assert bad == [[], [first.file], [first.file]]
+    assert "its SHA-256 is" in Tuner.reports[-1]["bad_shards"][first.file]
+    assert {shard.file: hashed[shard.file] for shard in others} == {shard.file: shard.bytes for shard in others}
+    assert hashed[first.file] == 3 * first.bytes
+
+
+def test_a_trial_with_other_data_has_them_checked_once_too(
+    make_experiment: MakeExperiment, own_folder: Path, hashed: dict[str, int]
+) -> None:
+    folders = [own_folder / name for name in ("one", "other", "none")]
+    for folder in folders[:2]:
+        write_digits(folder)
+    hashed.clear()
+    grid = {"data.path": [str(folder) for folder in folders], "seed": [0, 1]}
+    experiment = make_experiment(
+        name="sweep",
+        data={"path": str(folders[0])},
+        sweep={"grid": grid, "metric": "fd_digits_cnn", "mode": "min"},
+    )
+    result = run(job_of(Composed(experiment, {})))
+    assert sorted(end.error is None for end in result.ends) == [False, False, True, True, True, True]
+    assert all(
+        "does not exist" in str(end.error) or "causalfusion data" in str(end.error) for end in result.ends[4:]
+    )
+    manifest = Manifest.read(folders[0])
+    assert hashed == {shard.file: 2 * shard.bytes for shard in manifest.shards}  # both folders name them alike

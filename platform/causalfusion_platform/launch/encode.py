@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from ray.exceptions import RayError, RayTaskError
 
 from ..config.errors import UserError
@@ -189,10 +189,11 @@ def _check_space(plan: EncodingPlan, missing: list[int], out: Path) -> None:
 def _only_one(out: Path, records: Path) -> Iterator[None]:
     """Hold the folder for this process; clear what a killed one left half written."""
     records.mkdir(parents=True, exist_ok=True)
-    with (records / "lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            # A file that says that somebody is there would outlive a killed process: no such thing in its place.
+            stack.enter_context(FileLock(records / "lock", timeout=0, fallback_to_soft=False))
+        except Timeout as error:
             raise UserError(
                 f"another process is encoding into {out}\n  wait for it, or name another folder"
             ) from error

@@ -11,9 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ...config.errors import UserError
 
 LOCK_FILE = ".lock"
+_ASKED_SECONDS = 0.5
+"""Longer than anybody needs to ask whether a run is under way, which keeps others from the lock meanwhile."""
 
 
 class UnderWay(UserError):
@@ -28,15 +32,19 @@ def only_launch(run_dir: Path) -> Iterator[None]:
         UnderWay: another process holds it; the message says which.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOCK_FILE).open("a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(FileLock(run_dir / LOCK_FILE, timeout=_ASKED_SECONDS, on_acquired=_sign))
+        except Timeout:
             raise _refusal(run_dir) from None
-        file.truncate(0)
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
-        file.flush()
         yield
+
+
+def _sign(file: int) -> None:
+    """Write into a lock's file who holds it."""
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    os.ftruncate(file, 0)
+    os.pwrite(file, json.dumps(holder).encode(), 0)
 
 
 def is_under_way(run_dir: Path) -> bool:
@@ -45,7 +53,7 @@ def is_under_way(run_dir: Path) -> bool:
     if not path.is_file():
         return False
     with path.open() as file:
-        try:
+        try:  # filelock knows no shared locks: with exclusive ones, two who ask would take each other for a launch
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True

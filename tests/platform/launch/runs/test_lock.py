@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -103,6 +104,27 @@ def test_looking_neither_makes_nor_holds_anything(tmp_path: Path) -> None:
     assert not is_under_way(tmp_path)
     with only_launch(tmp_path):
         pass
+
+
+def test_those_who_ask_are_no_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for each other, nor for one who wants to launch meanwhile."""
+    enter(tmp_path)
+    with (tmp_path / LOCK_FILE).open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not is_under_way(tmp_path)
+        monkeypatch.setattr("causalfusion_platform.launch.runs.lock._ASKED_SECONDS", 60)
+        answered = threading.Timer(0.2, fcntl.flock, (asking, fcntl.LOCK_UN))
+        answered.start()
+        enter(tmp_path)
+        answered.join()
+
+
+def test_a_link_in_place_of_the_lock_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / LOCK_FILE).symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError):
+        enter(tmp_path)
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 3}'])

@@ -24,7 +24,7 @@ from .storage.run_layout import RunPaths
 from .tasks.class_to_image import build_measure, final_samples, sample_request
 from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
 from .tracking.lineage import package_versions
-from .tracking.spool import Spool
+from .tracking.outbox import Outbox
 from .tracking.tracker import NoTracker, Tracker
 from .train.checkpointing import CheckpointHook, Fixed
 from .train.control import Control, StopHook
@@ -127,12 +127,12 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     if resume and resume.universal:
         _tell_resharded(job, resume, journal, control)
 
-    tracker: Tracker = Spool(job.paths.records) if rank == 0 else NoTracker()
+    tracker: Tracker = Outbox(job.paths.root) if rank == 0 else NoTracker()
     spent, peak_here = Spent(), peak(context.device, precision)
     recording = None
     if journal is not None:
         system = System(experiment.run_dir, context.device)
-        recording = Recording(tracker, journal, context.progress, job.attempt, job.recorded_images, system)
+        recording = Recording(journal, context.progress, job.attempt, job.recorded_images, system)
     metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here)
     guard = build_guard(job, loop, resume, journal, control)
     sampler = build_model(experiment.model).to(context.device).eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.launch.cluster.session import ray_session
 from causalfusion_platform.launch.training.train import run_training
-from causalfusion_platform.tracking.journal import Checkpointed, Journal, Progressed
+from causalfusion_platform.tracking.journal import Checkpointed, Journal, StepReport
 
 ROUNDS = 2
 AFTER = 3200
@@ -37,7 +37,7 @@ def train(place: Path, name: str, cadence: int, images: int, *, checkpoints: boo
     if not checkpoints:
         overrides.append(f"train.checkpoint_every_images={images}")
     events = Journal(Path(run_training(compose_experiment("quickstart", overrides)).summary["run_dir"])).events()
-    progress = [event for event in events if isinstance(event, Progressed)]
+    progress = [event for event in events if isinstance(event, StepReport)]
     saved = [event for event in events if isinstance(event, Checkpointed) and event.images < images]
     last = progress[-1]
     until = next(event for event in progress if event.images >= cadence)

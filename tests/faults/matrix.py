@@ -15,7 +15,7 @@ from causalfusion_platform.tracking.journal import (
     Event,
     Incident,
     Journal,
-    Progressed,
+    StepReport,
     TrainingStarted,
 )
 
@@ -50,10 +50,10 @@ def recovery_of(events: Sequence[Event]) -> tuple[float, float]:
     """
     for index, event in enumerate(events):
         if isinstance(event, AttemptStarted) and event.attempt > 1:
-            before = [one for one in events[:index] if isinstance(one, Progressed | Incident)]
+            before = [one for one in events[:index] if isinstance(one, StepReport | Incident)]
             after = next(one for one in events[index:] if isinstance(one, TrainingStarted))
             reached = max((one.images for one in before), default=0)
-            moment = max((one.time for one in before if isinstance(one, Progressed)), default=events[0].time)
+            moment = max((one.time for one in before if isinstance(one, StepReport)), default=events[0].time)
             return after.time - moment, max(reached - after.images, 0)
     raise AssertionError("the run was never started again")
 
@@ -62,7 +62,7 @@ def losses(run_dir: Path, *, exact: bool = True) -> dict[int, float]:
     """Return the loss trace of a run, images → loss; where steps were trained twice, both are equal if `exact`."""
     trace: dict[int, float] = {}
     for event in Journal(run_dir).events():
-        if isinstance(event, Progressed):
+        if isinstance(event, StepReport):
             first = trace.setdefault(event.images, event.loss)
             assert not exact or repr(first) == repr(event.loss), event  # a skipped step has the loss NaN
             trace[event.images] = event.loss
@@ -100,5 +100,5 @@ def assert_same(run_dir: Path, reference: Path) -> None:
 
 def steps_again(run_dir: Path) -> float:
     """Return how many optimizer steps of a run were trained more than once."""
-    trained = [event.images for event in events(run_dir) if isinstance(event, Progressed)]
+    trained = [event.images for event in events(run_dir) if isinstance(event, StepReport)]
     return float(len(trained) - len(set(trained)))

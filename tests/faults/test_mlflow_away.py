@@ -10,10 +10,12 @@ from mlflow import MlflowClient
 from tests.faults.conftest import EVERY, Plan, launch, sigterm
 from tests.faults.matrix import losses, record
 from tests.platform.tracking.conftest import Server, server
+from tests.platform.tracking.recorded import waiting
 
 from causalfusion_platform.launch.runs.exit_status import StoppedRun
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.sync import sync_run
+from causalfusion_platform.tracking.records import Metrics
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 __all__ = ["server"]  # the fixture
@@ -66,7 +68,7 @@ def test_mlflow_is_killed_in_the_middle(place: Path, server: Server, plan: Plan)
     with pytest.raises(StoppedRun):
         launch("mlflow-killed", f"tracking.uri={server.uri}", local=True)
     server.kill()  # what is left of it
-    assert list((place / "runs" / "mlflow-killed" / "spool").glob("*.metrics.json"))
+    assert any(isinstance(record, Metrics) for record in waiting(place / "runs" / "mlflow-killed"))
     server.up()
     launch("mlflow-killed", f"tracking.uri={server.uri}", local=True)
     assert_all_arrived(place / "runs" / "mlflow-killed", server.client)
@@ -80,8 +82,7 @@ def test_mlflow_hangs_in_the_middle(place: Path, server: Server, plan: Plan) -> 
     plan({"do": "SIGSTOP", "pid": -server.process.pid, "step": 5})
     summary = launch("mlflow-hangs", f"tracking.uri={server.uri}", local=True).summary
     run_dir = Path(summary["run_dir"])
-    waited = list((run_dir / "spool").glob("*.metrics.json"))
-    assert waited  # it did hang until the end
+    assert any(isinstance(record, Metrics) for record in waiting(run_dir))  # it did hang until the end
     server.thaw()
     sync_run(RunFolder(run_dir))
     assert_all_arrived(run_dir, server.client)

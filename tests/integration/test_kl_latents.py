@@ -14,7 +14,7 @@ from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.data.manifest import AutoencoderId, Description, SourceId
 from causalfusion_platform.data.shards import Rows, write_shards
 from causalfusion_platform.launch.training.train import Outcome, run_training
-from causalfusion_platform.tracking.journal import Journal, Progressed
+from causalfusion_platform.tracking.journal import Journal, StepReport
 
 IMAGES = 160  # of 64×64 pixels; two epochs are begun
 SHORT = [
@@ -57,7 +57,7 @@ def write_latents(folder: Path) -> None:
 
 def losses_of(outcome: Outcome) -> list[float]:
     events = Journal(Path(outcome.summary["run_dir"])).events()
-    return [event.loss for event in events if isinstance(event, Progressed)]
+    return [event.loss for event in events if isinstance(event, StepReport)]
 
 
 @pytest.mark.ray

@@ -20,7 +20,7 @@ from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.training.train import Outcome, run_training
-from causalfusion_platform.tracking.journal import Journal, Progressed
+from causalfusion_platform.tracking.journal import Journal, StepReport
 
 
 def end_after_a_checkpoint(place: Path, name: str, number: signal.Signals, *overrides: str) -> tuple[int, str]:
@@ -51,7 +51,7 @@ def _is_past_a_checkpoint(run_dir: Path) -> bool:
 
 
 def _recorded(run_dir: Path) -> list[int]:
-    return [event.images for event in Journal(run_dir).events() if isinstance(event, Progressed)]
+    return [event.images for event in Journal(run_dir).events() if isinstance(event, StepReport)]
 
 
 def test_killed_run_resumes_bit_exactly(in_process: Outcome, at_place: Path) -> None:

@@ -26,7 +26,7 @@ from causalfusion_platform.cli.main import main
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.training.train import Outcome, run_training
-from causalfusion_platform.tracking.journal import Journal, Progressed
+from causalfusion_platform.tracking.journal import Journal, StepReport
 from causalfusion_platform.train.progress import Progress
 
 OnRay = tuple[Outcome, list[Progress]]
@@ -117,7 +117,7 @@ def test_a_checkpoint_says_what_it_is_of(on_ray: OnRay, at_place: Path) -> None:
 
 def losses_of(run_dir: Path) -> dict[int, float]:
     """Images → loss, from the journal."""
-    return {event.images: event.loss for event in Journal(run_dir).events() if isinstance(event, Progressed)}
+    return {event.images: event.loss for event in Journal(run_dir).events() if isinstance(event, StepReport)}
 
 
 @pytest.mark.ray
@@ -166,7 +166,7 @@ def test_the_journal_accounts_for_the_run(
     events = Journal(Path(summary["run_dir"])).events()
     assert sum(shown["seconds"].values()) == pytest.approx(events[-1].time - events[0].time)
     # Nothing went wrong: all that was trained is useful.
-    steps = [event for event in events if isinstance(event, Progressed)][-1]
+    steps = [event for event in events if isinstance(event, StepReport)][-1]
     assert shown["seconds"]["useful"] == pytest.approx(steps.step_seconds)
     assert shown["goodput"] == pytest.approx(steps.step_seconds / sum(shown["seconds"].values()))
 

@@ -43,8 +43,13 @@ class RunPaths:
         return self.root / JOURNAL_FILE
 
     @property
-    def records(self) -> Path:
-        """Folder of records that MLflow has not taken yet."""
+    def outbox_folder(self) -> Path:
+        """Folder of files that MLflow has not taken yet, of the delivery's cursor, and of refused records."""
+        return self.root / "outbox"
+
+    @property
+    def old_records(self) -> Path:
+        """Folder in which an earlier version left records that MLflow had not taken."""
         return self.root / "spool"
 
     @property

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .journal import AttemptStarted, Cause, Event, Launched, Progressed, TrainingStarted
+from .journal import AttemptStarted, Cause, Event, Launched, StepReport, TrainingStarted
 from .ledger import Category, Ledger, Status
 from .rates import Rates, rates, stretches
 
@@ -65,7 +65,7 @@ def account(events: Sequence[Event], now: float | None = None) -> Account:
         ledger.take(event)
     status = ledger.close(now)
     attempts = stretches(events)
-    progress = [event for event in events if isinstance(event, Progressed)]
+    progress = [event for event in events if isinstance(event, StepReport)]
     trainings = [event for event in events if isinstance(event, TrainingStarted)]
     starts = [event for event in events if isinstance(event, AttemptStarted)]
     return Account(

@@ -1,14 +1,14 @@
 """The journal of a run: what happened to it, in order, over all its launches. One JSON object a line.
 
-The driver and the first worker append to the same file, on storage that they share. A line is written in one call,
-so that a process that is killed leaves at most a broken last line, which is passed over when reading.
+The driver and the first worker append to the same file, on storage that they share. Some lines are records for
+MLflow (`records`), which readers of events pass over, as they do broken lines.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +16,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..storage.run_layout import RunPaths
+from .lines import Line, append
+from .records import Record
+
+_log = logging.getLogger(__name__)
 
 Cause = Literal["worker", "node", "controller", "hang", "memory", "diverged", "preempted", "error", "driver"]
 """Why an attempt ended early: a worker, its node or Ray's controller was lost; no step was made for too long;
@@ -26,19 +30,7 @@ End = Literal["finished", "stopped", "preempted", "failed"]
 checkpoint."""
 
 
-class _Event(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        ser_json_inf_nan="constants",  # a loss may be NaN; as null, the line would not be read again
-    )
-
-    time: float = Field(default_factory=time.time)
-    """UNIX time in seconds."""
-
-
-class Launched(_Event):
+class Launched(Line):
     """A person, a scheduler or a job ran the command."""
 
     kind: Literal["launched"] = "launched"
@@ -48,7 +40,7 @@ class Launched(_Event):
     pid: int
 
 
-class AttemptStarted(_Event):
+class AttemptStarted(Line):
     """The driver asked for workers: the first time, or after an incident."""
 
     kind: Literal["attempt"] = "attempt"
@@ -61,7 +53,7 @@ class AttemptStarted(_Event):
     """Images seen by the checkpoint that it starts from."""
 
 
-class TrainingStarted(_Event):
+class TrainingStarted(Line):
     """All workers are up; the first batch is asked for."""
 
     kind: Literal["training"] = "training"
@@ -76,8 +68,38 @@ class TrainingStarted(_Event):
     """Where the peak is from."""
 
 
-class Progressed(_Event):
-    """Where training is; written with the metrics. Sums count from the attempt's `training` event."""
+class Interval(BaseModel):
+    """Averages of the steps since the report before."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
+
+    mse: float | None
+    """Unweighted loss; null if every update was skipped."""
+    learning_rate: float
+    """Of the newest step, and so is `grad_norm`."""
+    grad_norm: float
+    ar_steps: float
+    images_per_second: float
+    """Over all workers, in the time of the steps; so is `tokens_per_second`."""
+    tokens_per_second: float
+    tflops_per_worker: float
+    data_wait: float
+    """Share of the steps' time spent waiting for batches."""
+    checkpoint_stall: float
+    """Share of the attempt's time so far that the loop stood still for checkpoints."""
+    mfu: float | None
+    """Model FLOP/s over the devices' peak; null if the peak is unknown."""
+    system: dict[str, float]
+    """Readings of the first worker's machine, by their names in MLflow."""
+
+
+class StepReport(Line):
+    """Where training is. The journal, MLflow and the terminal all show this report.
+
+    Sums count from the attempt's `training` event.
+    """
 
     kind: Literal["progress"] = "progress"
     attempt: int
@@ -96,15 +118,45 @@ class Progressed(_Event):
     tokens: int
     """Tokens of the training sequences over all workers."""
     loss: float
+    """Weighted loss, averaged over ranks and steps since the report before; NaN if every update was skipped."""
     skipped_steps: int
     """Steps whose update was skipped."""
     gpu_bytes: int
     """Largest GPU memory of a worker so far."""
     cpu_bytes: int
     """Largest resident memory of a worker so far."""
+    repeated: bool = False
+    """The steps were reported before a fault, and were trained again: MLflow has their point."""
+    interval: Interval | None = None
+    """Null in journals of versions that recorded metrics for MLflow elsewhere."""
+
+    def metrics(self) -> dict[str, float] | None:
+        """Return the point that MLflow is to get at step `images`; None if it is to get none."""
+        now = self.interval
+        if now is None or self.repeated:
+            return None
+        values = {
+            "train/learning_rate": now.learning_rate,
+            "train/grad_norm": now.grad_norm,
+            "train/ar_steps": now.ar_steps,
+            "train/skipped_steps": float(self.skipped_steps),
+            "throughput/images_per_second": now.images_per_second,
+            "throughput/tokens_per_second": now.tokens_per_second,
+            "throughput/tflops_per_worker": now.tflops_per_worker,
+            "throughput/data_wait": now.data_wait,
+            "throughput/checkpoint_stall": now.checkpoint_stall,
+            "memory/cpu_gib": self.cpu_bytes / 2**30,
+        }
+        if now.mse is not None:
+            values |= {"train/loss": self.loss, "train/mse": now.mse}
+        if now.mfu is not None:
+            values["throughput/mfu"] = now.mfu
+        if self.gpu_bytes:
+            values["memory/gpu_gib"] = self.gpu_bytes / 2**30
+        return values | now.system
 
 
-class Checkpointed(_Event):
+class Checkpointed(Line):
     """A checkpoint is complete: its manifest is written."""
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -117,7 +169,7 @@ class Checkpointed(_Event):
     """Time in the background until the manifest."""
 
 
-class Measured(_Event):
+class Measured(Line):
     """The samples of a grid were measured."""
 
     kind: Literal["measured"] = "measured"
@@ -127,7 +179,7 @@ class Measured(_Event):
     """Score → value, such as `class_accuracy`."""
 
 
-class Adopted(_Event):
+class Adopted(Line):
     """The run goes on from another run's checkpoint, with settings of its own."""
 
     kind: Literal["adopted"] = "adopted"
@@ -137,7 +189,7 @@ class Adopted(_Event):
     """Images seen by the checkpoint."""
 
 
-class SaveFailed(_Event):
+class SaveFailed(Line):
     """A checkpoint could not be saved; those before it are untouched."""
 
     kind: Literal["save failed"] = "save failed"
@@ -146,7 +198,7 @@ class SaveFailed(_Event):
     reason: str
 
 
-class StepSkipped(_Event):
+class StepSkipped(Line):
     """The guard skipped an update."""
 
     kind: Literal["skipped"] = "skipped"
@@ -156,7 +208,7 @@ class StepSkipped(_Event):
     reason: str
 
 
-class SetAside(_Event):
+class SetAside(Line):
     """A damaged checkpoint was moved away."""
 
     kind: Literal["set aside"] = "set aside"
@@ -164,7 +216,7 @@ class SetAside(_Event):
     reason: str
 
 
-class Resharded(_Event):
+class Resharded(Line):
     """A checkpoint was converted to other workers or another ZeRO stage."""
 
     kind: Literal["resharded"] = "resharded"
@@ -176,7 +228,7 @@ class Resharded(_Event):
     seconds: float
 
 
-class Incident(_Event):
+class Incident(Line):
     """An attempt ended early."""
 
     kind: Literal["incident"] = "incident"
@@ -187,7 +239,7 @@ class Incident(_Event):
     """Images seen when it ended, as far as is known."""
 
 
-class Ended(_Event):
+class Ended(Line):
     """A launch ended by itself."""
 
     kind: Literal["ended"] = "ended"
@@ -200,7 +252,7 @@ Event = (
     Launched
     | AttemptStarted
     | TrainingStarted
-    | Progressed
+    | StepReport
     | Checkpointed
     | Measured
     | Adopted
@@ -215,30 +267,39 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 
 class Journal:
-    """The journal in a run's folder."""
+    """The journal in a run's folder.
+
+    Attributes:
+        lost: lines that this object could not write.
+    """
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = RunPaths(run_dir).journal_file
+        self.path, self.lost = RunPaths(run_dir).journal_file, 0
 
-    def add(self, event: Event) -> None:
-        """Append an event. A full disk must not end a run: what cannot be written is lost."""
-        line = (event.model_dump_json() + "\n").encode()
+    def add(self, line: Event | Record) -> bool:
+        """Append a line. A full disk must not end a run: a line that cannot be written is lost, with one warning.
+
+        Returns:
+            Whether it was written.
+        """
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                if os.lseek(file, 0, os.SEEK_END) and not self._ends_whole():
-                    line = b"\n" + line  # behind what a killed process left
-                os.write(file, line)
-            finally:
-                os.close(file)
-        except OSError:
-            return
+            append(self.path, line)
+        except OSError as error:
+            self.lose(error)
+            return False
+        return True
+
+    def lose(self, error: OSError) -> None:
+        """Count a line that could not be written."""
+        self.lost += 1
+        if self.lost == 1:
+            _log.warning("a line of %s is lost, training goes on: %s (said once)", self.path, error)
 
     def events(self) -> list[Event]:
         """Return all events, in order; lines that are broken or unknown are passed over."""
         return list(self._read())
 
-    def recent(self, size: int = 1 << 16) -> list[Event]:
+    def recent(self, size: int = 1 << 18) -> list[Event]:
         """Return the events at its end, of about so many bytes: for those who look again and again."""
         return list(self._read(size))
 
@@ -255,11 +316,6 @@ class Journal:
             except (ValueError, ValidationError):
                 continue
 
-    def _ends_whole(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
-
 
 def last_attempt(events: Iterable[Event]) -> int:
     """Return the number of the newest attempt; 0 before the first."""
@@ -273,7 +329,7 @@ def recorded_images(events: Iterable[Event]) -> int:
     """
     recorded, rolled_back = 0, False
     for event in events:
-        if isinstance(event, Progressed):
+        if isinstance(event, StepReport):
             recorded = max(recorded, event.images)
         elif isinstance(event, Incident):
             rolled_back = event.cause == "diverged"

@@ -13,7 +13,7 @@ from .journal import (
     Event,
     Incident,
     Launched,
-    Progressed,
+    StepReport,
     TrainingStarted,
 )
 
@@ -49,7 +49,7 @@ class Ledger:
         """How the next launch begins."""
         self.best = 0
         self.attempt = 0
-        self.last: TrainingStarted | Progressed | None = None
+        self.last: TrainingStarted | StepReport | None = None
         """What the sums of the next progress event are compared with."""
         self.stall = 0.0
         """Stalls for checkpoints since the last report."""
@@ -70,7 +70,7 @@ class Ledger:
             self._lost(time, "error") if self.phase == "training" else self._write(time, self.phase)
             self.phase, self.attempt, self.last, self.stall = "training", event.attempt, event, 0.0
             self.best = max(self.best, event.images)
-        elif isinstance(event, Progressed):
+        elif isinstance(event, StepReport):
             if self.phase == "training" and event.attempt == self.attempt:
                 self._progress(time, event)
         elif isinstance(event, Checkpointed):
@@ -123,9 +123,9 @@ class Ledger:
         self._write(min(self.written + self.stall, time), "checkpoint")
         self._write(time, category)
 
-    def _progress(self, time: float, event: Progressed) -> None:
+    def _progress(self, time: float, event: StepReport) -> None:
         wall, before = time - self.written, self.last
-        past = before if isinstance(before, Progressed) else None
+        past = before if isinstance(before, StepReport) else None
         sums = [
             max(getattr(event, name) - (getattr(past, name) if past else 0.0), 0.0)
             for name in ("step_seconds", "data_seconds", "checkpoint_seconds", "grid_seconds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .journal import AttemptStarted, Event, Progressed, TrainingStarted
+from .journal import AttemptStarted, Event, StepReport, TrainingStarted
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,21 @@ class Stretch:
     peak_tflops: float | None
     first: int
     """Images seen when it began."""
-    newest: Progressed
+    newest: StepReport
 
 
 def stretches(events: Sequence[Event]) -> list[Stretch]:
     """Return what each attempt trained, in order; those that reported no progress are left out."""
     workers: dict[int, int] = {}
     begun: dict[int, TrainingStarted] = {}
-    newest: dict[int, Progressed] = {}
+    newest: dict[int, StepReport] = {}
     for event in events:
         if isinstance(event, AttemptStarted):
             workers[event.attempt] = event.workers
         elif isinstance(event, TrainingStarted):
             begun[event.attempt] = event
             newest.pop(event.attempt, None)
-        elif isinstance(event, Progressed) and event.attempt in begun:
+        elif isinstance(event, StepReport) and event.attempt in begun:
             newest[event.attempt] = event
     return [
         Stretch(max(workers.get(attempt, 1), 1), begun[attempt].peak_tflops, begun[attempt].images, progress)

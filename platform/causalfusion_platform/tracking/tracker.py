@@ -1,4 +1,4 @@
-"""Where metrics and images go: a protocol with a spool for MLflow behind it, and nothing behind it."""
+"""Where metrics and images go: a protocol with an outbox for MLflow behind it, and nothing behind it."""
 
 from __future__ import annotations
 

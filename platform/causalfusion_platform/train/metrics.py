@@ -1,4 +1,4 @@
-"""Metrics of the steps since the last report: to MLflow, to the journal and to the terminal."""
+"""A report of the steps since the last one, for the run's journal, MLflow and the terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 
 from causalfusion import ModelConfig, ObjectiveConfig
 
-from ..tracking.journal import Journal, Progressed
-from ..tracking.tracker import Tracker
+from ..tracking.journal import Interval, Journal, StepReport
 from .device import Peak, memory_in_use, sequence_tokens, step_flops
 from .loop import OptimizerStep, StepResult, TrainLoop
 from .progress import Progress, ProgressSink
@@ -36,18 +35,17 @@ class Spent:
 class Recording:
     """Where the first rank records, and what has been recorded before."""
 
-    tracker: Tracker
     journal: Journal
     progress: ProgressSink
     attempt: int
     recorded_images: int
-    """Metrics up to here are recorded already: steps trained again after a fault are not recorded twice."""
+    """Steps up to here are reported already: those trained again after a fault give MLflow no second point."""
     system: System
     """This machine's readings."""
 
 
 class MetricsHook:
-    """Average metrics over ranks and steps, record them, and report progress.
+    """Average metrics over ranks and steps, and report them.
 
     Args:
         every_images: cadence.
@@ -87,53 +85,46 @@ class MetricsHook:
         gpu_bytes, cpu_bytes = _largest(*memory_in_use(loop.device), loop.device)
         if self.recording is None:
             return
+        recording, state, spent = self.recording, loop.state, self.spent
+        report = StepReport(
+            attempt=recording.attempt,
+            images=state.images_seen,
+            step=state.step,
+            step_seconds=spent.steps,
+            data_seconds=spent.data,
+            checkpoint_seconds=spent.checkpoints,
+            grid_seconds=spent.grids,
+            flops=self.flops,
+            tokens=self.tokens,
+            loss=loss,
+            skipped_steps=self.skipped,
+            gpu_bytes=gpu_bytes,
+            cpu_bytes=cpu_bytes,
+            repeated=state.images_seen <= recording.recorded_images,
+            interval=self._interval(results, mse if made else None, flops, tokens, recording.system),
+        )
+        recording.journal.add(report)  # all that others show is read from this line
+        recording.progress(Progress.of(report, loop.experiment.train.total_images))
+
+    def _interval(
+        self, results: list[StepResult], mse: float | None, flops: float, tokens: int, system: System
+    ) -> Interval:
         # Steps alone, so that checkpoints and grids do not count as training time.
         seconds = sum(result.seconds for result in results)
-        images = sum(result.images for result in results)
-        world, state, spent = torch.distributed.get_world_size(), loop.state, self.spent
-        utilization = flops / seconds / world / (self.peak.tflops * 1e12) if self.peak.tflops else None
-        values = {
-            "train/learning_rate": results[-1].step.learning_rate,
-            "train/grad_norm": float(results[-1].step.grad_norm),
-            "train/ar_steps": sum(result.step.num_ar_steps for result in results) / len(results),
-            "train/skipped_steps": self.skipped,
-            "throughput/images_per_second": images / seconds,
-            "throughput/tokens_per_second": tokens / seconds,
-            "throughput/tflops_per_worker": flops / seconds / world / 1e12,
-            "throughput/data_wait": sum(result.data_seconds for result in results) / seconds,
-            "throughput/checkpoint_stall": spent.checkpoints / (time.perf_counter() - self.started),
-            "memory/cpu_gib": cpu_bytes / 2**30,
-        }
-        if made:
-            values |= {"train/loss": loss, "train/mse": mse}
-        if utilization is not None:
-            values["throughput/mfu"] = utilization
-        if gpu_bytes:
-            values["memory/gpu_gib"] = gpu_bytes / 2**30
-        recording = self.recording
-        # Read first: a kill between the journal and the spool loses this point, so nothing may take time there.
-        values |= recording.system.read()
-        recording.journal.add(
-            Progressed(
-                attempt=recording.attempt,
-                images=state.images_seen,
-                step=state.step,
-                step_seconds=spent.steps,
-                data_seconds=spent.data,
-                checkpoint_seconds=spent.checkpoints,
-                grid_seconds=spent.grids,
-                flops=self.flops,
-                tokens=self.tokens,
-                loss=loss,
-                skipped_steps=self.skipped,
-                gpu_bytes=gpu_bytes,
-                cpu_bytes=cpu_bytes,
-            )
+        worker_flops = flops / seconds / torch.distributed.get_world_size()
+        return Interval(
+            mse=mse,
+            learning_rate=results[-1].step.learning_rate,
+            grad_norm=float(results[-1].step.grad_norm),
+            ar_steps=sum(result.step.num_ar_steps for result in results) / len(results),
+            images_per_second=sum(result.images for result in results) / seconds,
+            tokens_per_second=tokens / seconds,
+            tflops_per_worker=worker_flops / 1e12,
+            data_wait=sum(result.data_seconds for result in results) / seconds,
+            checkpoint_stall=self.spent.checkpoints / (time.perf_counter() - self.started),
+            mfu=worker_flops / (self.peak.tflops * 1e12) if self.peak.tflops else None,
+            system=system.read(),
         )
-        if state.images_seen > recording.recorded_images:
-            recording.tracker.metrics(values, state.images_seen)
-        total = loop.experiment.train.total_images
-        recording.progress(Progress(state.images_seen, total, loss, images / seconds, mfu=utilization))
 
     def take_loss(self) -> float | None:
         """Return the mean loss since the last call: what checkpoints are compared by. None if no step was made."""

@@ -1,9 +1,12 @@
-"""What a running job tells the terminal."""
+"""Progress of a running job, for the terminal and the heartbeat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
+
+from ..tracking.journal import StepReport
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,12 @@ class Progress:
     """Over all workers, since the last report."""
     mfu: float | None = None
     """Model FLOP/s over the devices' peak, since the last report; None if the peak is unknown."""
+
+    @classmethod
+    def of(cls, report: StepReport, total: int) -> Self:
+        """Return the progress that a report of an attempt under way shows."""
+        assert report.interval is not None
+        return cls(report.images, total, report.loss, report.interval.images_per_second, report.interval.mfu)
 
     @property
     def eta_seconds(self) -> float:

@@ -22,7 +22,7 @@ from causalfusion_platform.tracking.journal import (
     Incident,
     Journal,
     Launched,
-    Progressed,
+    StepReport,
     TrainingStarted,
 )
 
@@ -35,7 +35,7 @@ def story(*last: Event) -> list[Event]:
         Launched(time=1000, launch=1, host="h", pid=1),
         AttemptStarted(time=1001, launch=1, attempt=1, workers=2, zero_stage=1, images=0),
         TrainingStarted(time=1010, attempt=1, images=0, device="cpu", peak_tflops=0.5, peak_source="measured: so"),
-        Progressed(
+        StepReport(
             time=1070,
             attempt=1,
             images=3000,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.platform.checkpoint.made import facts
 from tests.platform.cli.conftest import Run, check_refusal
+from tests.platform.tracking.recorded import waiting
 
 from causalfusion import PRESETS, build_model, save_weights
 from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
@@ -20,7 +21,7 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.tracking.mlflow import client
-from causalfusion_platform.tracking.spool import Spool, waiting
+from causalfusion_platform.tracking.outbox import Outbox
 
 MakeRun = Callable[..., Path]
 
@@ -35,8 +36,8 @@ def make_run(own_folder: Path, uri: str) -> MakeRun:
         folder = own_folder / runs / name
         folder.mkdir(parents=True)
         RunState(tracking_uri=uri, config=experiment.model_dump(mode="json")).write(folder)
-        spool = Spool(folder / "spool")
-        spool.create("review", name, artifacts=own_folder / "artifacts", parameters={}, tags={"row": "old"})
+        outbox = Outbox(folder)
+        outbox.create("review", name, artifacts=own_folder / "artifacts", parameters={}, tags={"row": "old"})
         if summary is not None:
             RunFolder(folder).write_summary(summary)
         return folder
@@ -162,11 +163,11 @@ def test_tags_wait_for_a_server_that_is_away(run: Run, make_run: MakeRun, uri: s
 
 def test_tags_of_a_run_that_is_under_way(run: Run, make_run: MakeRun) -> None:
     folder = make_run("a")
-    before = len(waiting(folder / "spool"))
+    before = len(waiting(folder))
     with only_launch(folder):
         result = run("runs", "tag", "a", "row=s-2")
     assert result.out == "tagged a: row; MLflow is told later (the run is under way and delivers them itself)\n"
-    assert len(waiting(folder / "spool")) == before + 1
+    assert len(waiting(folder)) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -174,12 +175,12 @@ def test_tags_of_a_run_that_is_under_way(run: Run, make_run: MakeRun) -> None:
 )
 def test_tags_that_mlflow_would_refuse(run: Run, make_run: MakeRun, tag: str) -> None:
     folder = make_run("a")
-    before = len(waiting(folder / "spool"))
+    before = len(waiting(folder))
     check_refusal(run("runs", "tag", "a", "row=1", tag), "is not KEY=VALUE")
     check_refusal(
         run("runs", "tag", "a", f"row={'x' * 8001}"), "tag 'row' has 8,001 characters; MLflow takes 8,000"
     )
-    assert len(waiting(folder / "spool")) == before
+    assert len(waiting(folder)) == before
 
 
 def test_a_run_is_registered_by_name(run: Run, make_run: MakeRun, uri: str) -> None:

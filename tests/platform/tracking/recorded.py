@@ -1,4 +1,4 @@
-"""A run that is recorded into a spool, and the comparison of MLflow with it."""
+"""A run that is recorded for MLflow, and the comparison of MLflow with it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
-from causalfusion_platform.tracking.courier import Courier, Patience
-from causalfusion_platform.tracking.spool import Spool
+from causalfusion_platform.tracking.delivery import Delivery, RetryPolicy
+from causalfusion_platform.tracking.outbox import Outbox
+from causalfusion_platform.tracking.pending import Pending
+from causalfusion_platform.tracking.records import Record
 
 MANIFEST = Manifest(
     source=SourceId(kind="folders", location="/data/in turn/numbers/", items=3, digest="0" * 64),
@@ -25,14 +27,16 @@ MANIFEST = Manifest(
     rows=3,
     shards=[Shard(file="a.parquet", rows=3, row_groups=[3], bytes=1, sha256="0" * 64)],
 )
-HASTY = Patience(poll_seconds=0.05, first_pause_seconds=0.1, longest_pause_seconds=0.5, tries=3)
+HASTY = RetryPolicy(poll_seconds=0.05, first_pause_seconds=0.1, longest_pause_seconds=0.5, tries=3)
 
 
 class Job:
-    """A run that is recorded into a spool, and what it should look like in MLflow."""
+    """A run that is recorded, and what it should look like in MLflow."""
 
     def __init__(self, folder: Path, experiment: str) -> None:
-        self.folder, self.experiment, self.spool = folder / "spool", experiment, Spool(folder / "spool")
+        self.folder, self.experiment = folder / "run", experiment
+        self.folder.mkdir(exist_ok=True)
+        self.outbox = Outbox(self.folder)
         self.ids: list[str] = []
         self.steps: list[int] = []
         self.images = 0
@@ -40,29 +44,29 @@ class Job:
 
     def create(self) -> None:
         parameters = {f"key.{number}": number for number in range(120)}
-        self.spool.create(
+        self.outbox.create(
             self.experiment, "name", artifacts=self.artifacts, parameters=parameters, tags={"data.digest": "abc"}
         )
-        self.spool.data(MANIFEST, Path("/shards"))
+        self.outbox.data(MANIFEST, Path("/shards"))
 
     def train(self, steps: int, images: int = 0) -> None:
         """Record so many points, going down where a sorted history would go up, and some images among them."""
         for number in range(steps):
             step = len(self.steps) + 1
             self.steps.append(step)
-            self.spool.metrics({"loss": value_at(step), "odd": math.nan if step % 2 else math.inf}, step)
+            self.outbox.metrics({"loss": value_at(step), "odd": math.nan if step % 2 else math.inf}, step)
             if number % max(1, steps // (images or steps)) == 0 and images:
-                self.spool.image("samples", Image.fromarray(pixels_at(self.images)), step)
+                self.outbox.image("samples", Image.fromarray(pixels_at(self.images)), step)
                 self.images += 1
 
-    def courier(self, uri: str, run_id: str | None = None) -> Courier:
-        return Courier(self.folder, uri, run_id=run_id, on_run_id=self.ids.append, patience=HASTY)
+    def delivery(self, uri: str, run_id: str | None = None) -> Delivery:
+        return Delivery(self.folder, uri, run_id=run_id, on_run_id=self.ids.append, retry=HASTY)
 
     def deliver(self, uri: str, timeout_seconds: float = 60) -> int:
-        courier = self.courier(uri, self.ids[-1] if self.ids else None)
-        courier.start()
-        left = courier.drain(timeout_seconds)
-        courier.stop(60)
+        delivery = self.delivery(uri, self.ids[-1] if self.ids else None)
+        delivery.start()
+        left = delivery.drain(timeout_seconds)
+        delivery.stop(60)
         return left
 
     def check(self, client: Any, status: str = "RUNNING") -> None:
@@ -91,6 +95,11 @@ class Job:
             assert np.array_equal(found, pixels_at(number))
 
 
+def waiting(run_dir: Path) -> list[Record]:
+    """Return the records that wait in a run's folder."""
+    return [item.record for item in Pending(run_dir).items()]
+
+
 def value_at(step: int) -> float:
     return 1 / step if step % 3 else -float(step)
 
@@ -113,21 +122,21 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def deliver_again(folder: Path, uri: str) -> None:
-    """Check the state of a spool at a crash after the last delivery: everything is delivered once more."""
+    """Check a run whose cursor was lost after the last delivery: everything is delivered once more."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
     job = Job(folder, "again")
     job.create()
     job.train(50, 2)
-    job.spool.finish()
+    job.outbox.finish()
     for name in ("copy", "second copy"):
         shutil.copytree(job.folder, folder / name)
     assert job.deliver(uri) == 0
     job.check(client, "FINISHED")
     before = client.get_run(job.ids[0])
     for run_id, name in ((job.ids[0], "copy"), (None, "second copy")):
-        again = Courier(folder / name, uri, run_id=run_id, on_run_id=job.ids.append, patience=HASTY)
+        again = Delivery(folder / name, uri, run_id=run_id, on_run_id=job.ids.append, retry=HASTY)
         again.start()
         assert again.drain(60) == 0
         again.stop(60)

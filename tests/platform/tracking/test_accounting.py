@@ -18,8 +18,8 @@ from causalfusion_platform.tracking.journal import (
     Event,
     Incident,
     Launched,
-    Progressed,
     SetAside,
+    StepReport,
     TrainingStarted,
 )
 
@@ -42,7 +42,7 @@ def progress(time: float, images: int, step: float, number: int = 1, **more: Any
     sums = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "grid_seconds": 0.0, "flops": 0.0, "tokens": 0}
     rest = {"loss": 1.0, "skipped_steps": 0, "gpu_bytes": 0, "cpu_bytes": 7}
     values = {**sums, **rest, **more}
-    return Progressed(time=time, attempt=number, images=images, step=images // 10, step_seconds=step, **values)
+    return StepReport(time=time, attempt=number, images=images, step=images // 10, step_seconds=step, **values)
 
 
 def saved(time: float, images: int, stall: float, number: int = 1) -> Event:
@@ -318,7 +318,7 @@ def wall_clock(events: list[Event], now: float | None) -> tuple[float, float]:
         if launch is launches[-1] and now is not None and "ended" not in kinds:
             trained = None
             for index, event in enumerate(launch):
-                goes_on = isinstance(event, Progressed) and trained and trained[0] == event.attempt
+                goes_on = isinstance(event, StepReport) and trained and trained[0] == event.attempt
                 if isinstance(event, TrainingStarted) or goes_on:
                     trained = (event.attempt, index)  # type: ignore[union-attr]
                 elif isinstance(event, AttemptStarted | Incident):

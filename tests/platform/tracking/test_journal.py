@@ -19,10 +19,10 @@ from causalfusion_platform.tracking.journal import (
     Incident,
     Journal,
     Launched,
-    Progressed,
     Resharded,
     SaveFailed,
     SetAside,
+    StepReport,
     StepSkipped,
     TrainingStarted,
     last_attempt,
@@ -33,7 +33,7 @@ ALL: list[Event] = [
     Launched(time=1, launch=1, host="näme", pid=7),
     AttemptStarted(time=2, launch=1, attempt=1, workers=2, zero_stage=1, images=0),
     TrainingStarted(time=3, attempt=1, images=0, device="cpu", peak_tflops=None, peak_source="not known"),
-    Progressed(
+    StepReport(
         time=4,
         attempt=1,
         images=64,
@@ -73,7 +73,7 @@ def test_a_loss_that_is_no_number_is_kept(tmp_path: Path, loss: float) -> None:
     progressed = ALL[3].model_copy(update={"loss": loss})
     Journal(tmp_path).add(progressed)
     (found,) = Journal(tmp_path).events()
-    assert isinstance(found, Progressed)
+    assert isinstance(found, StepReport)
     assert repr(found.loss) == repr(loss)
 
 
@@ -166,8 +166,8 @@ def attempt(number: int, images: int = 0, launch: int = 1) -> AttemptStarted:
     return AttemptStarted(launch=launch, attempt=number, workers=1, zero_stage=1, images=images)
 
 
-def progress(number: int, images: int) -> Progressed:
-    assert isinstance(ALL[3], Progressed)
+def progress(number: int, images: int) -> StepReport:
+    assert isinstance(ALL[3], StepReport)
     return ALL[3].model_copy(update={"attempt": number, "images": images})
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.platform.tracking.recorded import waiting
 from tests.platform.train.trained import BATCH, CPU, alone, tiny
 
 from causalfusion.flops import forward_flops
-from causalfusion_platform.tracking.journal import Journal, Progressed
-from causalfusion_platform.tracking.spool import RECORD, Metrics, Spool, waiting
+from causalfusion_platform.tracking.journal import Journal, StepReport
+from causalfusion_platform.tracking.records import Metrics
 from causalfusion_platform.train.device import Peak
 from causalfusion_platform.train.loop import OptimizerStep, StepResult
 from causalfusion_platform.train.metrics import MetricsHook, Recording, Spent
@@ -45,11 +46,11 @@ class Case:
     def __init__(self, root: Path, *, recorded_images: int = 0, peak: float | None = 2.0) -> None:
         alone()
         self.experiment = tiny(root)
-        self.spool, self.journal = Spool(root / "spool"), Journal(root)
+        self.journal = Journal(root)
         self.shown: list[Progress] = []
         self.spent = Spent()
         system = System(root, CPU)
-        recording = Recording(self.spool, self.journal, self.shown.append, 3, recorded_images, system)
+        recording = Recording(self.journal, self.shown.append, 3, recorded_images, system)
         self.hook = MetricsHook(BATCH, recording, self.spent, Peak(peak, "a test"))
         self.images = 0
 
@@ -60,18 +61,17 @@ class Case:
         run(self.hook, self.images, self.experiment)
 
     def metrics(self) -> dict[int, dict[str, float]]:
-        records = [RECORD.validate_json(path.read_bytes()) for path in waiting(self.spool.folder)]
         found = {}
-        for record in records:
+        for record in waiting(self.journal.path.parent):
             assert isinstance(record, Metrics)
             assert record.step not in found
             found[record.step] = record.values
         return found
 
-    def progress(self) -> list[Progressed]:
+    def progress(self) -> list[StepReport]:
         events = self.journal.events()
-        assert all(isinstance(event, Progressed) for event in events)
-        return [event for event in events if isinstance(event, Progressed)]
+        assert all(isinstance(event, StepReport) for event in events)
+        return [event for event in events if isinstance(event, StepReport)]
 
 
 def run(hook: MetricsHook, images: int, experiment: Any) -> None:

@@ -79,16 +79,16 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
         picture.save(path.with_name(f"{name}.png"))
     if run.is_under_way():
         return path  # its own process delivers; the table waits in the folder
-    spool = run.spool
-    spool.reopen()
+    outbox = run.outbox
+    outbox.reopen()
     new = [result for result in results if result.measured_now]
     for result in new:
-        spool.metrics(charts(result), _images(found.folder))
+        outbox.metrics(charts(result), _images(found.folder))
     for name, picture in pictures.items() if new else ():
-        spool.image(f"samples/{name}", picture, _images(found.folder))
-    spool.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
-    spool.artifact(path, EVALUATION_FOLDER)
-    spool.finish("FINISHED" if run.finished else "KILLED")
+        outbox.image(f"samples/{name}", picture, _images(found.folder))
+    outbox.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
+    outbox.artifact(path, EVALUATION_FOLDER)
+    outbox.finish("FINISHED" if run.finished else "KILLED")
     sync_run(run, seconds=60)
     return path
 

@@ -19,7 +19,7 @@ from ...report.html import Picture
 from ...report.runs.curves import Curve, training_loss_figure
 from ...report.sample_plane import sample_plane
 from ...sampling.pixels import Pixels
-from ...tracking.journal import Progressed
+from ...tracking.journal import StepReport
 from ..evaluating.figure_four import draw_step_sizes, losses_by_step
 from ..runs.folder import RunFolder
 from .rows import Reproduction, trial_name
@@ -90,7 +90,7 @@ def _losses(reproduction: Reproduction, folder: Path) -> list[Picture]:
 
 def loss_curve(run: RunFolder) -> Curve:
     """Return images seen and losses, from a run's journal; of steps that were made twice, the later ones."""
-    found = {event.images: event.loss for event in run.journal.events() if isinstance(event, Progressed)}
+    found = {event.images: event.loss for event in run.journal.events() if isinstance(event, StepReport)}
     return list(found), list(found.values())
 
 

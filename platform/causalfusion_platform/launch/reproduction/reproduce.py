@@ -209,12 +209,12 @@ def _publish(
 ) -> None:
     """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
     run, job = RunFolder(reproduction.folder), reproduction.job
-    spool = run.spool
-    spool.reopen()
-    spool.tags({NOTE: pinned(job.experiment, job.sweep, result.mlflow_run_id, render_markdown(report))})
+    outbox = run.outbox
+    outbox.reopen()
+    outbox.tags({NOTE: pinned(job.experiment, job.sweep, result.mlflow_run_id, render_markdown(report))})
     for path in paths:
-        spool.artifact(path, REPORT_FOLDER)
-    spool.finish("FAILED" if result.failed else "FINISHED")
+        outbox.artifact(path, REPORT_FOLDER)
+    outbox.finish("FAILED" if result.failed else "FINISHED")
     try:
         sync_run(run, seconds=60)
     except UserError as error:

@@ -178,7 +178,7 @@ def tag_run(run: RunFolder, tags: Sequence[str]) -> str | None:
     """
     values = dict(_tag(text) for text in tags)
     _ = run.started
-    run.spool.tags(values)
+    run.outbox.tags(values)
     if run.is_under_way():
         return "the run is under way and delivers them itself"
     try:

@@ -18,8 +18,8 @@ from ...storage.atomic import write_atomically
 from ...storage.run_layout import RunPaths
 from ...tracking.journal import Journal
 from ...tracking.lineage import lineage_tags
+from ...tracking.outbox import Outbox
 from ...tracking.pages import NOTE
-from ...tracking.spool import Spool
 from .lock import is_under_way, only_launch, refuse_if_under_way
 from .public_config import public_config, write_config
 from .state import RunState, check_same_config
@@ -81,9 +81,9 @@ class RunFolder(RunPaths):
         return Journal(self.root)
 
     @property
-    def spool(self) -> Spool:
+    def outbox(self) -> Outbox:
         """Takes records for MLflow."""
-        return Spool(self.records)
+        return Outbox(self.root)
 
     def refresh(self) -> RunState | None:
         """Read the state again; return it."""
@@ -139,19 +139,20 @@ class RunFolder(RunPaths):
             shards: its data.
             parent: MLflow run that a new run is a child of.
         """
-        experiment, state, spool = composed.experiment, self.state, self.spool
+        experiment, state, outbox = composed.experiment, self.state, self.outbox
         tree = experiment.model_dump(mode="json")
         if state is not None:
             news = {"launches": state.launches + 1, "bad_shards": sorted(shards.bad), "config": tree}
-            spool.reopen()
+            outbox.reopen()
             if tree != state.config:
-                spool.artifact(write_config(composed, self.config_file))
+                outbox.artifact(write_config(composed, self.config_file))
             self._experiment = None
             self.keep(**news)
             return self.started
         self.root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.records, ignore_errors=True)  # of a launch that ended before it wrote its state
-        spool.create(
+        for left in (self.outbox_folder, self.old_records):  # of a launch that ended before it wrote its state
+            shutil.rmtree(left, ignore_errors=True)
+        outbox.create(
             experiment.tracking.experiment,
             experiment.name,
             artifacts=experiment.runs / "mlartifacts",
@@ -164,8 +165,8 @@ class RunFolder(RunPaths):
             },
             parent=parent,
         )
-        spool.data(shards.manifest, experiment.data.path)
-        spool.artifact(write_config(composed, self.config_file))
+        outbox.data(shards.manifest, experiment.data.path)
+        outbox.artifact(write_config(composed, self.config_file))
         return self._write(
             RunState(tracking_uri=experiment.tracking_uri, config=tree, bad_shards=sorted(shards.bad))
         )

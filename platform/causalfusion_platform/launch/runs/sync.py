@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ...config.errors import UserError
-from ...tracking.courier import Courier
+from ...tracking.delivery import Delivery
 from ...tracking.mlflow import answers
 from .folder import RunFolder
 
@@ -22,21 +22,21 @@ def sync_run(run: RunFolder, *, seconds: float = 600) -> int:
     run.refuse_if_under_way()
     with run.lock():
         state, ids = run.started, list[str]()
-        courier = Courier(run.records, state.tracking_uri, run_id=state.mlflow_run_id, on_run_id=ids.append)
-        waiting = courier.pending()
+        delivery = Delivery(run.root, state.tracking_uri, run_id=state.mlflow_run_id, on_run_id=ids.append)
+        waiting = delivery.pending()
         reason = answers(state.tracking_uri)
         if waiting and reason is not None:
             raise UserError(
                 f"MLflow does not answer at {state.tracking_uri}: {reason}\n"
-                f"  {waiting} records wait in {courier.folder}; give the same command when it is back"
+                f"  {waiting} records wait in {run.root}; give the same command when it is back"
             )
-        courier.start()
-        left = courier.drain(seconds)
-        courier.stop()
+        delivery.start()
+        left = delivery.drain(seconds)
+        delivery.stop()
         if ids:
             run.keep(mlflow_run_id=ids[-1])
         if left:
-            raise UserError(f"{left} of {waiting} records could not be delivered: {courier.state}")
-        if courier.refused():
-            logger.info(courier.state)
+            raise UserError(f"{left} of {waiting} records could not be delivered: {delivery.state}")
+        if delivery.refused():
+            logger.info(delivery.state)
     return waiting

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from ...report.sweeps.live import State, SweepDisplay, TrialView
-from ...tracking.journal import Adopted, Measured, Progressed
+from ...tracking.journal import Adopted, Measured, StepReport
 from ..runs.folder import RunFolder
 
 _LOOK_SECONDS = 1.0
@@ -82,7 +82,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         if state != "waiting":
             run = self.run_of(name)
             for event in run.journal.recent():
-                if isinstance(event, Progressed):
+                if isinstance(event, StepReport):
                     images, loss = event.images, event.loss
                 elif isinstance(event, Measured):
                     metric = event.values.get(self.metric)

@@ -202,7 +202,7 @@ def settle(folder: Path) -> None:
         while run.is_under_way() and time.monotonic() < deadline:  # its process is on its way out
             time.sleep(0.2)
         run.journal.add(Ended(launch=state.launches, how="stopped", detail="its sweep ended it"))
-        run.spool.finish("KILLED")
+        run.outbox.finish("KILLED")
         try:
             sync_run(run, seconds=60)
         except UserError as error:

@@ -11,7 +11,7 @@ from ...config.errors import UserError
 from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
-from ...tracking.courier import Courier
+from ...tracking.delivery import Delivery
 from ...tracking.mlflow import check_reachable
 from ...tracking.pages import NOTE
 from ...tracking.tracker import AS_BARS
@@ -60,21 +60,21 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         logger.warning(shards.notice)
     with ray_session(), folder.lock(), stop_on_signals() as stop:
         concurrent = concurrent_trials(job)
-        spool = folder.spool
+        outbox = folder.outbox
         folder.open(job.composed, shards)
         with _mlflow_run(folder) as run_id:
             try:
                 ended = _run(job, done, run_id, concurrent, stop, display)
             except BaseException:
-                spool.finish("FAILED")
+                outbox.finish("FAILED")
                 raise
             result = tabulate(job.sweep, ended, run_id)
             for path in write_results(experiment, job.sweep, ended, result):
-                spool.artifact(path)
-            spool.metrics(figures_of(job.sweep, result), AS_BARS)
+                outbox.artifact(path)
+            outbox.metrics(figures_of(job.sweep, result), AS_BARS)
             table = f"{experiment.description}\n\n{markdown_table(result.columns, result.rows)}".lstrip()
-            spool.tags({NOTE: pinned(experiment, job.sweep, run_id, table)})
-            spool.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
+            outbox.tags({NOTE: pinned(experiment, job.sweep, run_id, table)})
+            outbox.finish("KILLED" if result.stopped else "FAILED" if result.failed else "FINISHED")
             folder.keep(finished=not result.failed)
         settle(experiment.run_dir)
         if not result.stopped:
@@ -101,26 +101,26 @@ def _mlflow_run(folder: RunFolder) -> Iterator[str]:
         UserError: MLflow does not take the run.
     """
     uri = folder.started.tracking_uri
-    courier = Courier(
-        folder.records,
+    delivery = Delivery(
+        folder.root,
         uri,
         run_id=folder.started.mlflow_run_id,
         on_run_id=lambda run_id: folder.keep(mlflow_run_id=run_id),
     )
-    courier.start()
+    delivery.start()
     try:
-        if courier.drain(_MLFLOW_SECONDS) or (run_id := folder.started.mlflow_run_id) is None:
-            raise UserError(f"MLflow at {uri} does not take the sweep: {courier.state}")
+        if delivery.drain(_MLFLOW_SECONDS) or (run_id := folder.started.mlflow_run_id) is None:
+            raise UserError(f"MLflow at {uri} does not take the sweep: {delivery.state}")
         try:
             yield run_id
         finally:
-            if left := courier.drain(_MLFLOW_SECONDS):
+            if left := delivery.drain(_MLFLOW_SECONDS):
                 logger.warning(
-                    f"{left} records for MLflow wait in {folder.records} ({courier.state})\n"
+                    f"{left} records for MLflow wait in {folder.root} ({delivery.state})\n"
                     f"  deliver them when it is back: causalfusion runs sync {folder.root}"
                 )
     finally:
-        courier.stop()
+        delivery.stop()
 
 
 def _run(

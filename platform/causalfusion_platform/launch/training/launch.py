@@ -16,7 +16,7 @@ from ...checkpoint import store
 from ...config.schema import Experiment
 from ...data.validate import CheckedShards
 from ...tracking.accounting import account
-from ...tracking.courier import Courier
+from ...tracking.delivery import Delivery
 from ...tracking.journal import Ended, Launched, last_attempt, recorded_images
 from ...tracking.mlflow import answers
 from ...tracking.tracker import AS_BARS
@@ -71,9 +71,9 @@ class Launch:
     other_data: bool
 
     def __post_init__(self) -> None:
-        self.journal, self.spool = self.folder.journal, self.folder.spool
-        self.courier = Courier(
-            self.spool.folder,
+        self.journal, self.outbox = self.folder.journal, self.folder.outbox
+        self.delivery = Delivery(
+            self.folder.root,
             self.experiment.tracking_uri,
             run_id=self.folder.started.mlflow_run_id,
             on_run_id=lambda run_id: self.folder.keep(mlflow_run_id=run_id),
@@ -101,10 +101,10 @@ class Launch:
             times = self._supervisor(job).run()
             _add_worker_stages(stages, times, time.perf_counter() - began)
             with stages.time("judge"):
-                results = evaluate_final_samples(self.experiment, self.shards.usable, self.spool)
+                results = evaluate_final_samples(self.experiment, self.shards.usable, self.outbox)
         except BaseException as error:
             stopped = isinstance(error, StoppedRun)
-            self.spool.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
+            self.outbox.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
             self.journal.add(
                 Ended(launch=launch, how="stopped" if stopped else "failed", detail=str(error).partition("\n")[0])
             )
@@ -118,9 +118,9 @@ class Launch:
         summary["goodput"] = accounted.goodput
         summary["time_accounted"] = accounted.seconds
         values = {f"time/{name}": seconds for name, seconds in accounted.seconds.items()}
-        self.spool.metrics({"time/goodput": accounted.goodput, **values}, AS_BARS)
-        self.spool.artifact(self.folder.write_summary(summary))
-        self.spool.finish()
+        self.outbox.metrics({"time/goodput": accounted.goodput, **values}, AS_BARS)
+        self.outbox.artifact(self.folder.write_summary(summary))
+        self.outbox.finish()
         self.folder.keep(finished=True)
         self._deliver()
         return summary
@@ -155,24 +155,24 @@ class Launch:
         )
 
     def _begin_delivery(self) -> None:
-        """Start the courier, and give MLflow a while to make the run, so that checkpoints can name it."""
+        """Start the delivery, and give MLflow a while to make the run, so that checkpoints can name it."""
         reason = answers(self.experiment.tracking_uri)
         if reason is not None:
             logger.warning(
                 f"MLflow does not answer at {self.experiment.tracking_uri} ({reason}); training goes on, and its "
-                f"records wait in {self.spool.folder}"
+                f"records wait in {self.folder.root}"
             )
-        self.courier.start()
+        self.delivery.start()
         if reason is None:
-            self.courier.drain(_RUN_SECONDS)
+            self.delivery.drain(_RUN_SECONDS)
 
     def _deliver(self) -> None:
         """Give MLflow a while to take what is recorded; the rest waits for the next launch, or for `runs sync`."""
         away = answers(self.experiment.tracking_uri) is not None
-        left = self.courier.drain(_DRAIN_SECONDS_AWAY if away else _DRAIN_SECONDS)
+        left = self.delivery.drain(_DRAIN_SECONDS_AWAY if away else _DRAIN_SECONDS)
         if left:
             logger.warning(
-                f"{left} records for MLflow wait in {self.spool.folder} ({self.courier.state})\n"
+                f"{left} records for MLflow wait in {self.folder.root} ({self.delivery.state})\n"
                 f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
             )
 

@@ -97,7 +97,7 @@ def run_training(
         try:
             return Outcome(launch.run(stages, started))
         finally:
-            launch.courier.stop()
+            launch.delivery.stop()
 
 
 def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -> CheckedShards:

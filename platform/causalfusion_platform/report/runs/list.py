@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from ...tracking.accounting import Account
-from ...tracking.journal import Checkpointed, Event, Incident, Launched, Progressed, SaveFailed, SetAside
+from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
 from ...tracking.rates import Rates
 from ..terminal import as_path, clock
 from ..units import size
@@ -86,7 +86,7 @@ def _status(view: RunView) -> str:
 
 def _progress(view: RunView) -> str:
     found, total = view.account, view.total_images
-    reports = [event for event in view.events if isinstance(event, Progressed)]
+    reports = [event for event in view.events if isinstance(event, StepReport)]
     words = [
         f"{found.images:,} of {total:,} images ({found.images / total:.0%})"
         if total

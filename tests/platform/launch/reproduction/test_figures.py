@@ -14,7 +14,7 @@ from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.launch.reproduction.figures import draw_more
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of, trial_name
 from causalfusion_platform.launch.runs.state import RunState
-from causalfusion_platform.tracking.journal import Journal, Progressed
+from causalfusion_platform.tracking.journal import Journal, StepReport
 
 IMAGES = 6400
 
@@ -41,9 +41,11 @@ def figure4(own_folder: Path) -> Reproduction:
     return found
 
 
-def progress(images: int, loss: float) -> Progressed:
-    counts = {name: 0 for name in Progressed.model_fields if name not in ("kind", "time", "loss", "images")}
-    return Progressed.model_validate({**counts, "images": images, "loss": loss})
+def progress(images: int, loss: float) -> StepReport:
+    counts = {
+        name: 0 for name in StepReport.model_fields if name not in ("kind", "time", "loss", "images", "interval")
+    }
+    return StepReport.model_validate({**counts, "images": images, "loss": loss})
 
 
 def test_figure_4(figure4: Reproduction, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.platform.tracking.recorded import waiting
 
 from causalfusion_platform.config.compose import Composed
 from causalfusion_platform.config.errors import UserError
@@ -18,31 +19,20 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.training.launch import Launch
 from causalfusion_platform.launch.training.train import run_training
-from causalfusion_platform.tracking.spool import (
-    RECORD,
-    Create,
-    Ending,
-    Input,
-    Parameters,
-    Record,
-    RunFiles,
-    Spool,
-    Tags,
-    files_of,
-    waiting,
-)
+from causalfusion_platform.tracking.outbox import Outbox
+from causalfusion_platform.tracking.records import Create, Ending, Input, Parameters, Record, RunFiles, Tags
 
 MakeExperiment = Callable[..., Experiment]
 
 
-def records(spool: Spool) -> list[Record]:
-    return [RECORD.validate_json(path.read_bytes()) for path in waiting(spool.folder)]
+def records(outbox: Outbox) -> list[Record]:
+    return waiting(outbox.journal.path.parent)
 
 
 def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, digits_folder: Path) -> None:
     experiment, manifest = make_experiment(description="what for"), Manifest.read(digits_folder)
     folder = RunFolder(experiment.run_dir)
-    spool = folder.spool
+    outbox = folder.outbox
     whole, lacking = (
         CheckedShards(digits_folder, manifest, {}),
         CheckedShards(digits_folder, manifest, {"b": "bad", "a": "bad"}),
@@ -52,7 +42,7 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert state.tracking_uri == experiment.tracking_uri
     assert folder.state == RunFolder(experiment.run_dir).state == state
 
-    created, *parameters, tags, data, config = records(spool)
+    created, *parameters, tags, data, config = records(outbox)
     assert isinstance(created, Create)
     assert (created.experiment, created.name, created.parent) == ("causalfusion", "test", "above")
     assert created.artifacts == experiment.runs / "mlartifacts"
@@ -69,13 +59,13 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
     assert isinstance(data, Input)
     assert data.digest == manifest.digest[:36]
     assert isinstance(config, RunFiles)
-    assert [path.name for path in files_of(waiting(spool.folder)[-1]).iterdir()] == ["config.yaml"]
+    assert [path.name for path in (outbox.folder / config.files).iterdir()] == ["config.yaml"]
     before = (experiment.run_dir / "config.yaml").read_bytes()
 
     again = folder.open(Composed(experiment, {}), lacking)
     assert again == state.model_copy(update={"launches": 2, "bad_shards": ["a", "b"]})
     assert folder.state == RunFolder(experiment.run_dir).state == again
-    [last] = records(spool)[len(parameters) + 4 :]  # the configuration is the same: not recorded again
+    [last] = records(outbox)[len(parameters) + 4 :]  # the configuration is the same: not recorded again
     assert isinstance(last, Ending)
     assert last.status == "RUNNING"
     assert (experiment.run_dir / "config.yaml").read_bytes() == before
@@ -86,15 +76,16 @@ def test_a_run_that_goes_on_with_other_values_says_so(make_experiment: MakeExper
     first, second = make_experiment(), make_experiment(optim={"base_lr": 1e-5})
     shards = CheckedShards(digits_folder, Manifest.read(digits_folder), {})
     folder = RunFolder(first.run_dir)
-    spool = folder.spool
+    outbox = folder.outbox
     folder.open(Composed(first, {}), shards)
     folder.keep(order=2, mlflow_run_id="abc")
-    count = len(records(spool))
+    count = len(records(outbox))
     state = folder.open(Composed(second, {}), shards)
     assert (state.launches, state.order, state.mlflow_run_id) == (2, 2, "abc")
-    reopened, config = records(spool)[count:]
+    reopened, config = records(outbox)[count:]
     assert (reopened.kind, config.kind) == ("status", "artifact")
-    copy = files_of(waiting(spool.folder)[-1]) / "config.yaml"
+    assert isinstance(config, RunFiles)
+    copy = outbox.folder / config.files / "config.yaml"
     assert yaml.safe_load(copy.read_text())["optim"]["base_lr"] == 1e-5
     folder.check_config(second)
     with pytest.raises(UserError, match=r"optim\.base_lr: was 1e-05"):
@@ -110,7 +101,7 @@ def test_a_launch_that_died_before_its_state_leaves_no_second_run(
         folder = RunFolder(experiment.run_dir)
         folder.open(Composed(experiment, {}), shards)
         folder.state_file.unlink()
-    assert sum(isinstance(record, Create) for record in records(folder.spool)) == 1
+    assert sum(isinstance(record, Create) for record in records(folder.outbox)) == 1
 
 
 def test_the_state_is_read_once_and_again_under_the_lock(own_folder: Path, make_experiment: MakeExperiment) -> None:

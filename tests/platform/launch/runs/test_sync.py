@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.platform.tracking.recorded import waiting
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
@@ -15,7 +16,7 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.runs.sync import sync_run
-from causalfusion_platform.tracking.spool import Spool, waiting
+from causalfusion_platform.tracking.outbox import Outbox
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -31,22 +32,22 @@ def left_behind(experiment: Experiment, uri: str, run_id: str | None = None) -> 
     run_dir = experiment.run_dir
     run_dir.mkdir(parents=True)
     RunState(tracking_uri=uri, config=experiment.model_dump(mode="json"), mlflow_run_id=run_id).write(run_dir)
-    spool = Spool(run_dir / "spool")
+    outbox = Outbox(run_dir)
     if run_id is None:
-        spool.create("sync", "mine", artifacts=run_dir / "artifacts", parameters={"seed": 1}, tags={"a": "b"})
-    spool.metrics({"train/loss": 0.5}, 64)
-    spool.metrics({"train/loss": 0.25}, 128)
-    spool.finish()
+        outbox.create("sync", "mine", artifacts=run_dir / "artifacts", parameters={"seed": 1}, tags={"a": "b"})
+    outbox.metrics({"train/loss": 0.5}, 64)
+    outbox.metrics({"train/loss": 0.25}, 128)
+    outbox.finish()
     return run_dir
 
 
 def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: MakeExperiment, uri: str) -> None:
     run_dir = left_behind(make_experiment(), uri)
-    count = len(waiting(run_dir / "spool"))
+    count = len(waiting(run_dir))
     assert count == 6  # the run, its parameters and tags, two points, the end
     before = RunFolder(run_dir).state
     assert sync_run(RunFolder(run_dir), seconds=60) == count
-    assert waiting(run_dir / "spool") == []
+    assert waiting(run_dir) == []
     state = RunFolder(run_dir).state
     assert state is not None
     assert before is not None
@@ -57,7 +58,7 @@ def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: M
     assert [(point.step, point.value) for point in points] == [(64, 0.5), (128, 0.25)]
 
     assert sync_run(RunFolder(run_dir)) == 0  # and nothing twice
-    Spool(run_dir / "spool").tags({"later": "yes"})
+    Outbox(run_dir).tags({"later": "yes"})
     assert sync_run(RunFolder(run_dir), seconds=60) == 1
     assert RunFolder(run_dir).state == state
     run = client(uri).get_run(state.mlflow_run_id)
@@ -66,11 +67,10 @@ def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: M
 
 def test_what_mlflow_refuses_is_said(make_experiment: MakeExperiment, uri: str, log_lines: list[str]) -> None:
     run_dir = left_behind(make_experiment(name="refused"), uri)
-    spool = Spool(run_dir / "spool")
-    (run_dir / "spool" / f"{10**19:020d}-0123abcd.metrics.json").write_text("{")
+    Outbox(run_dir).metrics({"no such name!": 1.0}, 256)
     sync_run(RunFolder(run_dir), seconds=60)
-    assert waiting(spool.folder) == []
-    assert log_lines[-1:] == [f"delivering; 1 refused, see {spool.folder / 'refused'}"]
+    assert waiting(run_dir) == []
+    assert log_lines[-1:] == [f"delivering; 1 refused, see {run_dir / 'outbox' / 'refused'}"]
 
 
 def test_a_server_that_does_not_answer_costs_nothing(make_experiment: MakeExperiment) -> None:
@@ -78,13 +78,13 @@ def test_a_server_that_does_not_answer_costs_nothing(make_experiment: MakeExperi
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     run_dir = left_behind(make_experiment(), address)
-    before = {path.name: path.read_bytes() for path in waiting(run_dir / "spool")}
+    before = waiting(run_dir)
     with pytest.raises(UserError) as caught:
         sync_run(RunFolder(run_dir))
     message = str(caught.value)
     assert f"MLflow does not answer at {address}" in message
-    assert f"{len(before)} records wait in {run_dir / 'spool'}; give the same command when it is back" in message
-    assert {path.name: path.read_bytes() for path in waiting(run_dir / "spool")} == before
+    assert f"{len(before)} records wait in {run_dir}; give the same command when it is back" in message
+    assert waiting(run_dir) == before
 
 
 def test_time_that_does_not_suffice(make_experiment: MakeExperiment, uri: str) -> None:
@@ -93,7 +93,7 @@ def test_time_that_does_not_suffice(make_experiment: MakeExperiment, uri: str) -
     run_dir = left_behind(make_experiment(), uri, run_id="0" * 32)
     with pytest.raises(UserError, match="3 of 3 records could not be delivered"):
         sync_run(RunFolder(run_dir), seconds=0.3)
-    assert len(waiting(run_dir / "spool")) == 3
+    assert len(waiting(run_dir)) == 3
 
 
 def test_a_run_under_way_delivers_by_itself(make_experiment: MakeExperiment, uri: str) -> None:

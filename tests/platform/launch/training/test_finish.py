@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from tests.platform.tracking.recorded import waiting
 
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
@@ -16,51 +17,47 @@ from causalfusion_platform.launch.training.finish import evaluate_final_samples
 from causalfusion_platform.storage.run_layout import RunPaths
 from causalfusion_platform.tasks.class_to_image import build_measure
 from causalfusion_platform.tracking.journal import Journal, Measured
-from causalfusion_platform.tracking.spool import RECORD, Metrics, RunFiles, Spool, files_of, waiting
+from causalfusion_platform.tracking.outbox import Outbox
+from causalfusion_platform.tracking.records import Metrics, RunFiles
 
 
 @pytest.fixture
-def case(make_experiment: Callable[..., Experiment], tmp_path: Path) -> tuple[Experiment, Manifest, Spool]:
+def case(make_experiment: Callable[..., Experiment], tmp_path: Path) -> tuple[Experiment, Manifest, Outbox]:
     """A run whose samples are real digits."""
     experiment = make_experiment(
         evaluation={"num_samples": 40, "classifier_epochs": 1, "while_training": True, "ar_steps": [2]},
         data={"path": tmp_path / "shards"},
     )
     (experiment.run_dir / "samples").mkdir(parents=True)
-    return experiment, write_digits(experiment.data.path), Spool(tmp_path / "spool")
+    return experiment, write_digits(experiment.data.path), Outbox(tmp_path)
 
 
-def metrics_of(spool: Spool) -> dict[str, tuple[float, int]]:
-    records = [RECORD.validate_json(path.read_bytes()) for path in waiting(spool.folder)]
-    found = [record for record in records if isinstance(record, Metrics)]
+def metrics_of(outbox: Outbox) -> dict[str, tuple[float, int]]:
+    found = [record for record in waiting(outbox.journal.path.parent) if isinstance(record, Metrics)]
     return {key: (value, record.step) for record in found for key, value in record.values.items()}
 
 
-def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Spool]) -> None:
-    experiment, manifest, spool = case
+def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Outbox]) -> None:
+    experiment, manifest, outbox = case
     real = read_all(experiment.data.path, manifest)
     samples = {"latents": real.latents[:40], "labels": real.labels[:40], "latents_s2": real.latents[40:80]}
     save_file(samples, RunPaths(experiment.run_dir).final_samples)
-    results = evaluate_final_samples(experiment, manifest, spool)
+    results = evaluate_final_samples(experiment, manifest, outbox)
     names = ["class_accuracy", "judge_accuracy", "fd_digits_cnn", "fd_digits_cnn_real"]
     names += ["class_accuracy_s2", "fd_digits_cnn_s2"]
-    assert metrics_of(spool) == {f"eval/{name}": (results[name], 0) for name in names}
-    (image,) = spool.folder.glob("*.image/*.png")
+    assert metrics_of(outbox) == {f"eval/{name}": (results[name], 0) for name in names}
+    (image,) = outbox.folder.glob("*.image/*.png")
     assert image.name.startswith(f"samples~final+step+{experiment.train.total_images}+")
-    kinds = [RECORD.validate_json(path.read_bytes()) for path in waiting(spool.folder)]
-    (artifact,) = (
-        files_of(path)
-        for path, record in zip(waiting(spool.folder), kinds, strict=True)
-        if isinstance(record, RunFiles) and record.kind == "artifact"
-    )
-    assert [path.name for path in artifact.iterdir()] == ["final.png"]
+    files = [record for record in waiting(outbox.journal.path.parent) if isinstance(record, RunFiles)]
+    (artifact,) = (record.files for record in files if record.kind == "artifact")
+    assert [path.name for path in (outbox.folder / artifact).iterdir()] == ["final.png"]
 
 
-def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifest, Spool], tmp_path: Path) -> None:
+def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifest, Outbox], tmp_path: Path) -> None:
     """The judge is the same all along: its accuracy is no curve."""
-    experiment, manifest, spool = case
+    experiment, manifest, outbox = case
     journal = Journal(tmp_path)
-    measure = build_measure(experiment, manifest, spool, journal, 3)
+    measure = build_measure(experiment, manifest, outbox, journal, 3)
     assert measure is not None
     real = read_all(experiment.data.path, manifest)
     measure(real.latents[:30], real.labels[:30], 512)
@@ -68,13 +65,13 @@ def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifes
     assert isinstance(event, Measured)
     assert (event.attempt, event.images) == (3, 512)
     names = ["class_accuracy", "fd_digits_cnn", "fd_digits_cnn_real"]
-    assert metrics_of(spool) == {f"eval/{name}_n30": (event.values[name], 512) for name in names}
+    assert metrics_of(outbox) == {f"eval/{name}_n30": (event.values[name], 512) for name in names}
     wrong = (real.labels[:30] + 1) % 10
     measure(real.latents[:30], wrong, 1024)
-    value, step = metrics_of(spool)["eval/class_accuracy_n30"]
+    value, step = metrics_of(outbox)["eval/class_accuracy_n30"]
     assert step == 1024
     assert value < event.values["class_accuracy"]
-    assert build_measure(_silent(experiment), manifest, spool, journal, 3) is None
+    assert build_measure(_silent(experiment), manifest, outbox, journal, 3) is None
 
 
 def _silent(experiment: Experiment) -> Experiment:

@@ -1,4 +1,4 @@
-"""What is sent to MLflow for each record of a spool, and what a failure means.
+"""Calls of MLflow for each record of a run, and the meaning of failures.
 
 Whatever is sent may have been sent before, by a process that was killed before it could note that: each delivery
 changes nothing the second time. MLflow keeps one of two points with the same key, step, time and value, and one of
@@ -17,16 +17,17 @@ from typing import Any, Literal
 from PIL import Image
 
 from .mlflow import client, open_experiment, parentage
-from .spool import Create, Ending, Input, Metrics, Parameters, Record, RunFiles, Tags, files_of
+from .pending import Item
+from .records import Create, Ending, Input, Metrics, Parameters, RunFiles, Tags
 
-RUN_KEY = "spool.key"  # tag
+RUN_KEY = "spool.key"  # tag; its name is in runs of all versions
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 _THUMBNAIL = (256, 256)  # pixels, as MLflow's own
 
 # MLflow has read the record, and will never take it.
 _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
 # Nothing is wrong with the record. A run that is not there may be that of another server at the same address.
-_AWAY = (
+_UNAVAILABLE = (
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -42,16 +43,16 @@ _AWAY = (
     "CUSTOMER_UNAUTHORIZED",
     "PERMISSION_DENIED",
 )
-_AWAY_STATUS = (401, 403, 404, 407, 408, 409, 429)  # of an upload; so is all from 500
+_UNAVAILABLE_STATUS = (401, 403, 404, 407, 408, 409, 429)  # of an upload; so is all from 500
 # Of the driver's own disk; it may be better later.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
 
 
-class Away(Exception):
+class Unavailable(Exception):
     """Nothing can be delivered now; the message says why, as it is shown."""
 
 
-class Recipient:
+class MlflowRun:
     """The run at MLflow that records are sent to.
 
     Args:
@@ -69,38 +70,39 @@ class Recipient:
         try:
             stage = self._api().get_run(self.run_id).info.lifecycle_stage
         except Exception as error:
-            raise Away(judge(error)[1]) from error
+            raise Unavailable(classify(error)[1]) from error
         if stage != "active":
-            raise Away(f"MLflow's run {self.run_id} is {stage}; restore it in the dashboard")
+            raise Unavailable(f"MLflow's run {self.run_id} is {stage}; restore it in the dashboard")
 
     def _api(self) -> Any:
         if self._client is None:
             try:
                 self._client = client(self.uri)
             except Exception as error:  # a database that is locked or of another version
-                raise Away(f"MLflow's store cannot be opened ({one_line(error)})") from error
+                raise Unavailable(f"MLflow's store cannot be opened ({one_line(error)})") from error
         return self._client
 
-    def send(self, batch: list[tuple[Path, Record]], points_per_call: int) -> None:
+    def send(self, batch: list[Item], points_per_call: int) -> None:
         """Send one record, or several of metrics."""
         from mlflow.entities import Metric, Param, RunTag
 
         api = self._api()
-        path, record = batch[0]
+        first = batch[0]
+        record = first.record
         if isinstance(record, Create):
             if self.run_id is None:
-                self._create(api, record)
+                self._create(api, record, first.moment)
             self._keep_one(api)
             return
         if self.run_id is None:
-            raise Away("the run is not made yet")
+            raise Unavailable("the run is not made yet")
         match record:
             case Metrics():
                 points = [
-                    Metric(key, value, one.time, one.step)
-                    for _, one in batch
-                    if isinstance(one, Metrics)
-                    for key, value in one.values.items()
+                    Metric(key, value, item.moment, item.record.step)
+                    for item in batch
+                    if isinstance(item.record, Metrics)
+                    for key, value in item.record.values.items()
                 ]
                 for start in range(0, len(points), points_per_call):
                     api.log_batch(self.run_id, metrics=points[start : start + points_per_call])
@@ -109,21 +111,21 @@ class Recipient:
             case Tags():
                 api.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in record.values.items()])
             case RunFiles():
-                self._upload(api, path, record)
+                self._upload(api, record, first.files)
             case Input():
                 api.log_inputs(self.run_id, datasets=[_data_set(record)])
             case Ending(status="RUNNING"):
                 api.update_run(self.run_id, status="RUNNING")
             case Ending():
-                api.set_terminated(self.run_id, record.status, end_time=record.time)
+                api.set_terminated(self.run_id, record.status, end_time=first.moment)
                 self._keep_one(api)
 
-    def _create(self, api: Any, record: Create) -> None:
+    def _create(self, api: Any, record: Create, moment: int) -> None:
         experiment = open_experiment(api, self.uri, record.experiment, record.artifacts)
         found = [run.info.run_id for run in _runs_of(api, experiment, record.key)]
         if not found:
             tags = {RUN_KEY: record.key, **parentage(record.parent)}
-            run = api.create_run(experiment, start_time=record.time, run_name=record.name, tags=tags)
+            run = api.create_run(experiment, start_time=moment, run_name=record.name, tags=tags)
             found = [run.info.run_id]
         self._on_run_id(found[0])
         self.run_id = found[0]
@@ -136,9 +138,8 @@ class Recipient:
             if twin.info.run_id != self.run_id and not twin.data.metrics and not twin.data.params:
                 api.delete_run(twin.info.run_id)
 
-    def _upload(self, api: Any, path: Path, record: RunFiles) -> None:
-        folder = files_of(path)
-        if not folder.is_dir():
+    def _upload(self, api: Any, record: RunFiles, folder: Path | None) -> None:
+        if folder is None or not folder.is_dir():
             return
         if record.kind == "image":
             from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
@@ -178,25 +179,25 @@ def _thumbnail(file: Path) -> None:
         image.save(file.with_name(f"{file.stem}+compressed.webp"))
 
 
-def judge(error: Exception) -> tuple[Literal["away", "refused", "unknown"], str]:
+def classify(error: Exception) -> tuple[Literal["unavailable", "refused", "unknown"], str]:
     """Return what a failed delivery means, and what to show.
 
-    `away`: nothing is wrong with the record; `refused`: MLflow will never take it.
+    `unavailable`: nothing is wrong with the record; `refused`: MLflow will never take it.
     """
     import requests
 
-    if isinstance(error, Away):
-        return "away", str(error)
+    if isinstance(error, Unavailable):
+        return "unavailable", str(error)
     code = getattr(error, "error_code", None)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if code == "RESOURCE_DOES_NOT_EXIST":
-        return "away", f"MLflow has no such run ({one_line(error)})"
-    if code in _AWAY or status in _AWAY_STATUS or (status or 0) >= 500:
-        return "away", f"MLflow does not answer ({one_line(error)})"
+        return "unavailable", f"MLflow has no such run ({one_line(error)})"
+    if code in _UNAVAILABLE or status in _UNAVAILABLE_STATUS or (status or 0) >= 500:
+        return "unavailable", f"MLflow does not answer ({one_line(error)})"
     if isinstance(error, (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)):
-        return "away", f"MLflow does not answer ({one_line(error)})"
+        return "unavailable", f"MLflow does not answer ({one_line(error)})"
     if getattr(error, "errno", None) in _STORAGE:
-        return "away", f"the driver cannot read or write ({one_line(error)})"
+        return "unavailable", f"the driver cannot read or write ({one_line(error)})"
     if code in _REFUSED or status or isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)):
         return "refused", one_line(error)
     return "unknown", one_line(error)

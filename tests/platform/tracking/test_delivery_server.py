@@ -1,4 +1,4 @@
-"""Delivery to an MLflow server that is down, freezes, dies, is slow or loses answers; couriers that are killed."""
+"""Delivery to an MLflow server that is down, freezes, dies, is slow or loses answers; and killed deliveries."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.platform.tracking.recorded import Job, deliver_again, until
-
-from causalfusion_platform.tracking.spool import waiting
+from tests.platform.tracking.recorded import Job, deliver_again, until, waiting
 
 
 @contextmanager
@@ -63,46 +61,45 @@ def proxy(port: int, lose: Callable[[str], bool], delay_seconds: float = 0.0) ->
 def test_a_server_that_is_down_at_the_start_freezes_and_dies(own_folder: Path, server: Any) -> None:
     """One run through all three; training goes on recording throughout."""
     job = Job(own_folder, "faults")
-    courier = job.courier(server.uri)
-    courier.start()
+    delivery = job.delivery(server.uri)
+    delivery.start()
     job.create()
     job.train(1500, 3)
     records = len(waiting(job.folder))
     assert records == 1 + 2 + 1 + 1 + 1503
     shown = r"MLflow does not answer \(.*refused\), since ..:..:..: 1508 records wait"
-    until(lambda: re.match(shown, courier.state))
-    assert courier.drain(0.5) == records
+    until(lambda: re.match(shown, delivery.state))
+    assert delivery.drain(0.5) == records
     assert not job.ids
 
     server.up()
-    assert courier.drain(60) == 0
-    assert courier.state == "delivering"
+    assert delivery.drain(60) == 0
+    assert delivery.state == "delivering"
     job.check(server.client)
 
     server.freeze()
     job.train(300, 2)
-    assert courier.drain(1) == 302
-    until(lambda: "MLflow does not answer" in courier.state)
+    assert delivery.drain(1) == 302
+    until(lambda: "MLflow does not answer" in delivery.state)
     server.thaw()
-    assert courier.drain(60) == 0
+    assert delivery.drain(60) == 0
     job.check(server.client)
 
     server.kill()
     job.train(300, 2)
-    job.spool.finish("KILLED")
-    assert courier.drain(1) == 303
-    courier.stop(60)
-    job.spool.reopen()
+    job.outbox.finish("KILLED")
+    assert delivery.drain(1) == 303
+    delivery.stop(60)
+    job.outbox.reopen()
     job.train(5)
     server.up()
     assert job.deliver(server.uri) == 0
-    job.spool.finish()
+    job.outbox.finish()
     assert job.deliver(server.uri) == 0
     job.check(server.client, "FINISHED")
-    assert [path.name for path in job.folder.iterdir()] == ["courier.lock"]
 
 
-def test_couriers_that_are_killed(own_folder: Path, server: Any) -> None:
+def test_deliveries_that_are_killed(own_folder: Path, server: Any) -> None:
     """Six times, at random points; the next one takes over and nothing is there twice."""
     server.up()
     job = Job(own_folder, "killed")
@@ -111,14 +108,14 @@ def test_couriers_that_are_killed(own_folder: Path, server: Any) -> None:
     code = """if True:
         import sys, threading
         from pathlib import Path
-        from causalfusion_platform.tracking.courier import Courier, Patience
+        from causalfusion_platform.tracking.delivery import Delivery, RetryPolicy
         folder, uri, known = sys.argv[1:]
         ids = Path(known)
         run_id = ids.read_text().split()[-1] if ids.exists() else None
         def keep(run_id):
             with ids.open("a") as file:
                 file.write(run_id + "\\n")
-        Courier(Path(folder), uri, run_id=run_id, on_run_id=keep, patience=Patience(poll_seconds=0.05)).start()
+        Delivery(Path(folder), uri, run_id=run_id, on_run_id=keep, retry=RetryPolicy(poll_seconds=0.05)).start()
         threading.Event().wait(100)
     """
     known, draw = own_folder / "ids", random.Random(5)
@@ -132,7 +129,7 @@ def test_couriers_that_are_killed(own_folder: Path, server: Any) -> None:
     assert waiting(job.folder)
     job.ids = known.read_text().split()
     assert job.deliver(server.uri) == 0
-    job.spool.finish()
+    job.outbox.finish()
     assert job.deliver(server.uri) == 0
     job.check(server.client, "FINISHED")
 
@@ -143,12 +140,12 @@ def test_answers_that_are_lost(own_folder: Path, server: Any) -> None:
     job = Job(own_folder, "lost")
     job.create()
     job.train(40, 3)
-    job.spool.finish()
+    job.outbox.finish()
     lost: list[str] = []
 
     def lose(path: str) -> bool:
         found = re.search("runs/create|log-batch|log-inputs|set-tag|artifacts|runs/update", path)
-        # MLflow's client asks three times by itself: it takes the courier to ask a fourth time.
+        # MLflow's client asks three times by itself: it takes the delivery to ask a fourth time.
         if found is None or lost.count(found[0]) >= (4 if found[0] == "runs/create" else 1):
             return False
         lost.append(found[0])

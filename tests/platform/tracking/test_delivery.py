@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from PIL import Image
 from tests.platform.tracking.recorded import HASTY, Job, deliver_again, until
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.tracking.courier import Courier
-from causalfusion_platform.tracking.deliver import judge
+from causalfusion_platform.tracking.delivery import Delivery
 from causalfusion_platform.tracking.mlflow import client, open_experiment
-from causalfusion_platform.tracking.spool import waiting
+from causalfusion_platform.tracking.mlflow_calls import classify
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +43,21 @@ def test_a_record_that_mlflow_refuses_does_not_hold_up_the_others(
     job = Job(own_folder, "refused")
     job.create()
     job.train(10)
-    job.spool.metrics({"no such name!": 1.0}, 11)
-    (job.folder / f"{time.time_ns():020d}-00000000.metrics.json").write_text('{"kind": "metr')
-    job.spool.image("samples", Image.new("L", (4, 4)), 12)
-    (broken,) = job.folder.glob("*.image/*.png")
+    job.outbox.metrics({"no such name!": 1.0}, 11)
+    with job.outbox.journal.path.open("a") as file:
+        file.write('{"kind": "metr')
+    job.outbox.image("samples", Image.new("L", (4, 4)), 12)
+    (broken,) = job.folder.glob("outbox/*.image/*.png")
     broken.write_bytes(b"no image")
     job.train(10)
     assert job.deliver(sqlite_uri) == 0
-    courier = job.courier(sqlite_uri)
-    assert courier.refused() == 3
-    assert courier.state == f"delivering; 3 refused, see {job.folder / 'refused'}"
-    reasons = sorted(path.read_text() for path in (job.folder / "refused").glob("*.txt"))
+    delivery = job.delivery(sqlite_uri)
+    assert delivery.refused() == 2
+    assert delivery.state == f"delivering; 2 refused, see {job.folder / 'outbox' / 'refused'}"
+    reasons = sorted(path.read_text() for path in (job.folder / "outbox" / "refused").glob("*.txt"))
     assert "Invalid value" in reasons[0]
     assert "cannot identify image" in reasons[1]
-    assert reasons[2].startswith("damaged: ")
-    assert len(list((job.folder / "refused").glob("*.image/*.png"))) == 1
+    assert len(list((job.folder / "outbox" / "refused").glob("*.image/*.png"))) == 1
     job.check(store)
 
 
@@ -70,25 +68,25 @@ def test_records_of_a_run_that_was_deleted_wait(own_folder: Path, sqlite_uri: st
     assert job.deliver(sqlite_uri) == 0
     store.delete_run(job.ids[0])
     job.train(5)
-    courier = job.courier(sqlite_uri, job.ids[0])
-    courier.start()
-    until(lambda: "is deleted; restore it" in courier.state)
-    assert courier.drain(0.3) == 5
+    delivery = job.delivery(sqlite_uri, job.ids[0])
+    delivery.start()
+    until(lambda: "is deleted; restore it" in delivery.state)
+    assert delivery.drain(0.3) == 5
     store.restore_run(job.ids[0])
-    assert courier.drain(60) == 0
-    courier.stop(60)
+    assert delivery.drain(60) == 0
+    delivery.stop(60)
     job.check(store)
 
 
 def test_another_store_at_the_same_address_gets_nothing(own_folder: Path, sqlite_uri: str) -> None:
     job = Job(own_folder, "other")
     job.train(3)
-    courier = job.courier(sqlite_uri, "0" * 32)
-    courier.start()
-    until(lambda: "MLflow has no such run" in courier.state)
-    assert courier.drain(0.3) == 3
-    assert courier.refused() == 0
-    courier.stop(60)
+    delivery = job.delivery(sqlite_uri, "0" * 32)
+    delivery.start()
+    until(lambda: "MLflow has no such run" in delivery.state)
+    assert delivery.drain(0.3) == 3
+    assert delivery.refused() == 0
+    delivery.stop(60)
 
 
 def test_a_locked_database(own_folder: Path, sqlite_uri: str, store: Any) -> None:
@@ -97,22 +95,11 @@ def test_a_locked_database(own_folder: Path, sqlite_uri: str, store: Any) -> Non
         other.execute("BEGIN EXCLUSIVE")
         job.create()
         job.train(20, 1)
-        courier = job.courier(sqlite_uri)
-        courier.start()
-        assert courier.drain(0.5) == 26
-    assert courier.drain(60) == 0
-    courier.stop(60)
-    job.check(store)
-
-
-def test_a_worker_whose_clock_is_behind(own_folder: Path, sqlite_uri: str, store: Any) -> None:
-    """Its records sort before the one that makes the run."""
-    job = Job(own_folder, "clocks")
-    job.train(5)
-    for path in waiting(job.folder):
-        path.rename(path.with_name(f"{int(path.name[:20]) - 60 * 10**9:020d}{path.name[20:]}"))
-    job.create()
-    assert job.deliver(sqlite_uri) == 0
+        delivery = job.delivery(sqlite_uri)
+        delivery.start()
+        assert delivery.drain(0.5) == 26
+    assert delivery.drain(60) == 0
+    delivery.stop(60)
     job.check(store)
 
 
@@ -128,10 +115,10 @@ def test_a_keeper_that_fails_is_told_again(own_folder: Path, sqlite_uri: str, st
         if len(told) < 3:
             raise OSError("no space left")
 
-    courier = Courier(job.folder, sqlite_uri, run_id=None, on_run_id=keep, patience=HASTY)
-    courier.start()
-    assert courier.drain(60) == 0
-    courier.stop(60)
+    delivery = Delivery(job.folder, sqlite_uri, run_id=None, on_run_id=keep, retry=HASTY)
+    delivery.start()
+    assert delivery.drain(60) == 0
+    delivery.stop(60)
     assert len(told) == 3
     job.ids = told
     job.check(store)
@@ -147,17 +134,17 @@ def test_twins_of_a_run_that_was_made_twice(own_folder: Path, sqlite_uri: str, s
     given = (tags, {"spool.key": "x"}, tags)
     late, other, copy = (store.create_run(run.info.experiment_id, tags=some).info.run_id for some in given)
     store.log_metric(copy, "loss", 1.0)
-    job.spool.finish()
+    job.outbox.finish()
     assert job.deliver(sqlite_uri) == 0
     stages = [store.get_run(one).info.lifecycle_stage for one in (job.ids[0], late, other, copy)]
     assert stages == ["active", "deleted", "active", "active"]
 
 
-def test_one_courier_at_a_time(own_folder: Path, sqlite_uri: str) -> None:
-    first, second = (Job(own_folder, "one").courier(sqlite_uri, "0" * 32) for _ in range(2))
+def test_one_delivery_at_a_time(own_folder: Path, sqlite_uri: str) -> None:
+    first, second = (Job(own_folder, "one").delivery(sqlite_uri, "0" * 32) for _ in range(2))
     first.start()
     first.start()
-    with pytest.raises(UserError, match=r"process \d+ delivers the records of .*spool already\n.*kill \d+"):
+    with pytest.raises(UserError, match=r"process \d+ delivers the records of .*run already\n.*kill \d+"):
         second.start()
     first.stop(60)
     second.start()
@@ -185,7 +172,7 @@ def test_what_the_errors_of_mlflow_and_of_what_lies_before_it_mean() -> None:
     def said(code: str) -> Any:
         return RestException({"error_code": code, "message": "m"})
 
-    away = [
+    unavailable = [
         *(page(status, "<html>") for status in (401, 403, 404, 408, 429, 500, 502, 503, 504)),
         *(said(code) for code in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "RESOURCE_DOES_NOT_EXIST")),
         *(upload(status) for status in (401, 404, 429, 500, 503)),
@@ -195,9 +182,9 @@ def test_what_the_errors_of_mlflow_and_of_what_lies_before_it_mean() -> None:
         TimeoutError("t"),
         OSError(28, "No space left on device"),
     ]
-    assert [judge(error)[0] for error in away] == ["away"] * len(away)
+    assert [classify(error)[0] for error in unavailable] == ["unavailable"] * len(unavailable)
     refused = [said("INVALID_PARAMETER_VALUE"), PermissionError("p"), upload(400), upload(413)]
-    assert [judge(error)[0] for error in refused] == ["refused"] * len(refused)
+    assert [classify(error)[0] for error in refused] == ["refused"] * len(refused)
     # A pool of connections that ran out is BAD_REQUEST too.
     unknown = [said("BAD_REQUEST"), ValueError("v"), OSError("truncated image")]
-    assert [judge(error)[0] for error in unknown] == ["unknown"] * len(unknown)
+    assert [classify(error)[0] for error in unknown] == ["unknown"] * len(unknown)

@@ -1,0 +1,62 @@
+"""One line of a run's journal, and how it is appended: in one write, by one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LOCK_SECONDS = 1.0
+"""Longest wait for another writer. One that froze while it held the lock must not stop the training."""
+
+
+class Line(BaseModel):
+    """A JSON object on a line of its own."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",  # a loss may be NaN; as null, the line would not be read again
+    )
+
+    time: float = Field(default_factory=time.time)
+    """UNIX time in seconds."""
+
+
+def append(path: Path, line: Line) -> None:
+    """Append a line to a file by one call of the system.
+
+    A process that is killed leaves the whole line or nothing. A full disk may leave a part, which the next line
+    is written behind. Hosts may share the file: without the lock, two clients of NFS overwrite each other's lines.
+
+    Raises:
+        OSError: the line cannot be written.
+    """
+    content = (line.model_dump_json() + "\n").encode()
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        _lock(file)
+        size = os.lseek(file, 0, os.SEEK_END)
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            content = b"\n" + content
+        if os.write(file, content) < len(content):
+            raise OSError("the disk took only a part of a line")
+    finally:
+        os.close(file)  # gives the lock back, as the end of the process does
+
+
+def _lock(file: int) -> None:
+    end = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.001)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return

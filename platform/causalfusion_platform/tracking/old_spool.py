@@ -1,0 +1,39 @@
+"""Records that a version before left for MLflow in a run's folder: a file a record, under `spool/`.
+
+A file is `<time in ns>-<random>.<kind>.json`. Files that belong to it lie in a folder of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .records import RECORD, Record
+
+_NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.[a-z]+\.json")
+
+
+def read(folder: Path) -> Iterator[tuple[Path, Record, int]]:
+    """Yield file, record and time (milliseconds since 1970) of each, oldest first; broken files are passed over."""
+    if not folder.is_dir():
+        return
+    paths = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    # The clocks of two machines differ: records of a worker may sort before it.
+    paths.sort(key=lambda path: not path.name.endswith(".create.json"))
+    for path in paths:
+        try:
+            tree = json.loads(path.read_bytes())
+            moment = int(tree["time"])
+            tree["time"] = moment / 1000
+            if tree["kind"] in ("image", "artifact"):
+                tree["files"] = files_of(path).name
+            yield path, RECORD.validate_python(tree), moment
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def files_of(path: Path) -> Path:
+    """Return the folder of the files that belong to the record at `path`."""
+    return path.with_suffix("")

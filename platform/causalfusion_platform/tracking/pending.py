@@ -1,0 +1,153 @@
+"""Records of a run that MLflow has not got yet: the lines of its journal after a cursor.
+
+The cursor is a small file, replaced as a whole after each delivery. A process that is killed before that delivers
+the same records again, with the same times: see `mlflow_calls`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..storage.atomic import write_atomically
+from ..storage.run_layout import RunPaths
+from . import old_spool
+from .journal import StepReport
+from .records import RECORD, Create, Metrics, Record
+
+_REPORT = "progress"
+_KINDS = ("create", "params", "tags", "metrics", "image", "artifact", "input", "status")
+
+
+class _Cursor(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    offset: int = 0
+    """Bytes of the journal up to which everything is delivered."""
+    moment: int = 0
+    """Time that MLflow has of the newest record delivered, milliseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record that waits."""
+
+    record: Record
+    moment: int
+    """Time for MLflow, milliseconds since 1970: that of recording, or one more than that of the record before.
+
+    MLflow sorts a metric's points by time, then by value, and takes two of one time, step and value for one.
+    Clocks of two machines differ, and a clock may be set back."""
+    files: Path | None
+    """Folder of the files that belong to it; it may be gone."""
+    end: int
+    """Where its line ends in the journal."""
+    old: Path | None = None
+    """Its file, if the version before recorded it."""
+
+
+class Pending:
+    """Read the records that wait, oldest first. Threads may share it; one process at a time may advance it.
+
+    Args:
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        paths = RunPaths(run_dir)
+        self.journal, self.folder, self.old = paths.journal_file, paths.outbox_folder, paths.old_records
+        self._cursor_file, self._lock = self.folder / "cursor.json", threading.Lock()
+        self.reload()
+
+    def reload(self) -> None:
+        """Begin at the cursor again, which another process may have advanced."""
+        with self._lock:
+            self._cursor = self._read_cursor()
+            self._read_to, self._newest = self._cursor.offset, self._cursor.moment
+            self._items: deque[Item] = deque()
+            for path, record, moment in old_spool.read(self.old):
+                self._items.append(Item(record, moment, old_spool.files_of(path), self._cursor.offset, path))
+                self._newest = max(self._newest, moment)
+
+    def items(self) -> list[Item]:
+        """Return the records that wait, with those that were recorded since the last call."""
+        with self._lock:
+            self._read_on()
+            return list(self._items)
+
+    def delivered(self, items: Sequence[Item]) -> None:
+        """Advance past the oldest items, which MLflow has got or will never take."""
+        with self._lock:
+            for item in items:
+                assert self._items.popleft() is item
+                if item.files is not None:
+                    shutil.rmtree(item.files, ignore_errors=True)
+            last = items[-1]
+            self._cursor = _Cursor(offset=last.end, moment=max(self._cursor.moment, last.moment))
+            self.folder.mkdir(exist_ok=True)
+            write_atomically(self._cursor_file, self._cursor.model_dump_json().encode())
+            for item in items:
+                if item.old is not None:
+                    item.old.unlink(missing_ok=True)
+
+    def refuse(self, item: Item, reason: str) -> None:
+        """Keep a record that MLflow will never take in `refused/`, with the reason beside it, and advance."""
+        aside = self.refused_folder / f"{item.moment}.{item.record.kind}.json"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        if item.files is not None and item.files.is_dir():
+            shutil.copytree(item.files, aside.with_suffix(""), dirs_exist_ok=True)
+        aside.write_text(item.record.model_dump_json() + "\n")
+        aside.with_suffix(".txt").write_text(reason + "\n")
+        self.delivered([item])
+
+    @property
+    def refused_folder(self) -> Path:
+        """Folder of the records that MLflow has refused."""
+        return self.folder / "refused"
+
+    def _read_cursor(self) -> _Cursor:
+        try:
+            return _Cursor.model_validate_json(self._cursor_file.read_bytes())
+        except (OSError, ValidationError):  # nothing is lost: what is delivered again changes nothing
+            return _Cursor()
+
+    def _read_on(self) -> None:
+        try:
+            with self.journal.open("rb") as file:
+                file.seek(self._read_to)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+            self._read_to += len(line)
+            record = _parse(line)
+            if record is None:
+                continue
+            if isinstance(
+                record, Create
+            ):  # a launch before died before it had a state: nothing of it was delivered
+                self._items.clear()
+            self._newest = max(self._newest + 1, round(record.time * 1000))
+            files = getattr(record, "files", None)
+            self._items.append(Item(record, self._newest, files and self.folder / files, self._read_to))
+
+
+def _parse(line: bytes) -> Record | None:
+    """Return what a line of the journal has for MLflow; None for other lines, and for broken ones."""
+    try:
+        tree = json.loads(line)
+        kind = tree["kind"]
+        if kind == _REPORT:
+            report = StepReport.model_validate(tree)
+            values = report.metrics()
+            return Metrics(time=report.time, values=values, step=report.images) if values is not None else None
+        return RECORD.validate_python(tree) if kind in _KINDS else None
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config.errors import UserError
-from .deliver import one_line
 from .mlflow import check_reachable, client
+from .mlflow_calls import one_line
 
 _LISTED = 5
 

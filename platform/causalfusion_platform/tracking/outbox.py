@@ -128,7 +128,7 @@ class Outbox:
         self.journal.add(Ending(status="RUNNING"))
 
     def _put_files(
-        self, kind: Literal["image", "artifact"], inside: str | None, fill: Callable[[Path], None]
+        self, kind: Literal["image", "artifact"], inside: str | None, fill: Callable[[Path], object]
     ) -> None:
         """Write copies of files, then the record that names them."""
         name = f"{uuid.uuid4().hex}.{kind}"

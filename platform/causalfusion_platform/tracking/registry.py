@@ -12,8 +12,8 @@ from causalfusion.weights.folder import WEIGHTS_FILE
 
 from ..config.errors import UserError
 from ..data.manifest import sha256_of
-from .deliver import one_line
 from .mlflow import answers, client
+from .mlflow_calls import one_line
 
 BEST = "best"
 WEIGHTS_TAG = "weights.sha256"

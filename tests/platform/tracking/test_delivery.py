@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,17 +14,15 @@ from tests.platform.tracking.recorded import HASTY, Job, deliver_again, until
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.tracking.delivery import Delivery
-from causalfusion_platform.tracking.mlflow import client, open_experiment
 from causalfusion_platform.tracking.mlflow_calls import classify
 
 
 @pytest.fixture(scope="module")
-def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a SQLite store. Making its tables takes seconds."""
-    folder = tmp_path_factory.mktemp("sqlite")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    open_experiment(client(uri), uri, "first", folder / "artifacts")
-    return uri
+def sqlite_uri(empty_mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a SQLite store that the tests of this file share."""
+    file = tmp_path_factory.mktemp("sqlite") / "mlflow.db"
+    shutil.copy(empty_mlflow_store, file)
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture

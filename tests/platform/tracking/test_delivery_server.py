@@ -64,10 +64,10 @@ def test_a_server_that_is_down_at_the_start_freezes_and_dies(own_folder: Path, s
     delivery = job.delivery(server.uri)
     delivery.start()
     job.create()
-    job.train(1500, 3)
+    job.train(600, 2)
     records = len(waiting(job.folder))
-    assert records == 1 + 2 + 1 + 1 + 1503
-    shown = r"MLflow does not answer \(.*refused\), since ..:..:..: 1508 records wait"
+    assert records == 1 + 2 + 1 + 1 + 602
+    shown = r"MLflow does not answer \(.*refused\), since ..:..:..: 607 records wait"
     until(lambda: re.match(shown, delivery.state))
     assert delivery.drain(0.5) == records
     assert not job.ids
@@ -100,11 +100,11 @@ def test_a_server_that_is_down_at_the_start_freezes_and_dies(own_folder: Path, s
 
 
 def test_deliveries_that_are_killed(own_folder: Path, server: Any) -> None:
-    """Six times, at random points; the next one takes over and nothing is there twice."""
+    """Three times, at random points; the next one takes over and nothing is there twice."""
     server.up()
     job = Job(own_folder, "killed")
     job.create()
-    job.train(500, 50)
+    job.train(300, 30)
     code = """if True:
         import sys, threading
         from pathlib import Path
@@ -120,9 +120,9 @@ def test_deliveries_that_are_killed(own_folder: Path, server: Any) -> None:
     """
     known, draw = own_folder / "ids", random.Random(5)
     total = len(waiting(job.folder))
-    for killed in range(6):
+    for killed in range(3):
         with subprocess.Popen([sys.executable, "-c", code, str(job.folder), server.uri, str(known)]) as process:
-            aim = total - (1 if killed == 0 else draw.randint(total * killed // 8, total * (killed + 1) // 8))
+            aim = total - (1 if killed == 0 else draw.randint(total * (2 - killed) // 3, total * (3 - killed) // 3))
             until(lambda aim=aim: len(waiting(job.folder)) <= aim)  # type: ignore[misc]
             time.sleep(draw.uniform(0, 0.02))
             process.send_signal(signal.SIGKILL)

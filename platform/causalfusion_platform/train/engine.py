@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..config.schema import Experiment, Precision
 from ..data.read import Batch
 from .blocks import set_up_blocks
 from .deepspeed_config import Arithmetic, deepspeed_config
-from .optimizer import build_optimizer
+from .optimizer import ParameterGroup, build_optimizer
 from .pass_through import check_deepspeed
 
 
@@ -38,6 +39,7 @@ def build_engine(
     device: torch.device,
     precision: Arithmetic,
     *,
+    groups: Sequence[ParameterGroup] = (),
     load_universal: bool = False,
 ) -> Any:
     """Wrap the model in a DeepSpeed engine; torch.distributed must be initialised.
@@ -66,7 +68,7 @@ def build_engine(
     train = experiment.train
     model.to(device)
     set_up_blocks(model, compiled=train.compile, recomputed=train.activation_checkpointing)
-    optimizer = build_optimizer(model, experiment)
+    optimizer = build_optimizer(model, experiment, groups)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

@@ -16,6 +16,7 @@ from ..config.schema import Experiment
 from ..data.read import Batch
 from .ema import Averages
 from .engine import grad_norm, optimizer_step
+from .optimizer import set_learning_rate
 from .rates import learning_rate_at
 
 
@@ -116,8 +117,7 @@ class TrainLoop:
         )
         after = self.state.images_seen + experiment.train.global_batch_size
         rate = learning_rate_at(experiment, after, rows=self.data_rows)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.engine, rate)
         optimizer = self.engine.basic_optimizer
         made = optimizer.steps_made
         loss, mse = optimizer_step(self.engine, self.objective, batch, drawn, self.device)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from causalfusion import Model
-
 from ..config.schema import Experiment
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with settings of their own. They hold at every step, also after a checkpoint was loaded."""
+
+    parameters: tuple[nn.Parameter, ...]
+    lr_scale: float = 1.0
+    """Factor on the learning rate of the step."""
+    weight_decay: float | None = None
+    """AdamW weight decay. None: `optim.weight_decay`."""
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -25,6 +36,8 @@ class GuardedAdamW(torch.optim.AdamW):
         settings: those of `torch.optim.AdamW`.
     """
 
+    groups: tuple[ParameterGroup, ...] = (ParameterGroup(()),)
+    """Its parameter groups, in the order of `param_groups`."""
     steps_made: int = 0
     """Calls of `step` that were allowed."""
     allow: Callable[[], bool] | None = None
@@ -34,7 +47,11 @@ class GuardedAdamW(torch.optim.AdamW):
     asked for once per number. None: once per call."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, clip_norm: float | None = None, **settings: Any
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        clip_norm: float | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(parameters, **settings)
         self.clip_norm = clip_norm
@@ -81,22 +98,66 @@ def _shared_norm(gradients: list[Tensor]) -> Tensor:
     return norm
 
 
-def set_hyperparameters(optimizer: Any, experiment: Experiment) -> None:
-    """Give an optimizer that was loaded the experiment's own β, ε and weight decay: a checkpoint brings its own."""
-    optim = experiment.optim
-    for group in optimizer.param_groups:
-        group.update(betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Give each parameter group of an engine its share of a learning rate."""
+    groups = engine.basic_optimizer.groups
+    for settings, group in zip(engine.optimizer.param_groups, groups, strict=True):
+        settings["lr"] = rate * group.lr_scale
 
 
-def build_optimizer(model: Model, experiment: Experiment) -> GuardedAdamW:
-    """Return AdamW over all parameters (Tables 9 and 10)."""
+def set_hyperparameters(engine: Any, experiment: Experiment) -> None:
+    """Give an engine that was loaded the experiment's β and ε and each group's weight decay.
+
+    A checkpoint brings its own.
+    """
+    optim, groups = experiment.optim, engine.basic_optimizer.groups
+    for settings, group in zip(engine.optimizer.param_groups, groups, strict=True):
+        settings.update(betas=optim.betas, eps=optim.eps, weight_decay=_decay(group, experiment))
+
+
+def build_optimizer(
+    model: nn.Module, experiment: Experiment, groups: Sequence[ParameterGroup] = ()
+) -> GuardedAdamW:
+    """Return AdamW over all parameters (Tables 9 and 10).
+
+    Args:
+        model: its parameters are optimised.
+        experiment: the settings of AdamW.
+        groups: parameters with settings of their own. Empty: all are one group.
+
+    Raises:
+        ValueError: a trained parameter is in no group or in two.
+    """
+    groups = tuple(groups) or (ParameterGroup(tuple(model.parameters())),)
+    _check_groups(model, groups)
     optim = experiment.optim
-    return GuardedAdamW(
-        model.parameters(),
+    optimizer = GuardedAdamW(
+        [
+            {
+                "params": list(group.parameters),
+                "lr": experiment.learning_rate * group.lr_scale,
+                "weight_decay": _decay(group, experiment),
+            }
+            for group in groups
+        ],
         clip_norm=optim.clip_grad_norm if experiment.train.zero_stage == 0 else None,
-        lr=experiment.learning_rate,
         betas=optim.betas,
         eps=optim.eps,
-        weight_decay=optim.weight_decay,
         fused=True,
     )
+    optimizer.groups = groups
+    return optimizer
+
+
+def _decay(group: ParameterGroup, experiment: Experiment) -> float:
+    return experiment.optim.weight_decay if group.weight_decay is None else group.weight_decay
+
+
+def _check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
+    counts = Counter(id(parameter) for group in groups for parameter in group.parameters)
+    for name, parameter in model.named_parameters():
+        count = counts.pop(id(parameter), 0)
+        if count > 1 or (not count and parameter.requires_grad):
+            raise ValueError(f"parameter {name} is in {count} parameter groups; put it into one")
+    if counts:
+        raise ValueError(f"{len(counts)} parameters of the groups are not the model's")

@@ -85,7 +85,7 @@ def restore(loop: TrainLoop, resume: Resume) -> None:
             f"{folder} is refused: a file of it holds code, which has not been run: {error}\n"
             f"  find out who wrote it; to go on from the checkpoint before it, remove this folder"
         ) from error
-    set_hyperparameters(loop.engine.optimizer, loop.experiment)
+    set_hyperparameters(loop.engine, loop.experiment)
     torch.distributed.barrier()
     if resume.universal is not None and torch.distributed.get_rank() == 0:
         shutil.rmtree(resume.universal, ignore_errors=True)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ settings.register_profile("reproducible", deadline=None, derandomize=True, datab
 settings.load_profile("reproducible")
 
 
-ONE_RAY = ("tests/integration/", "tests/faults/runs/")
-"""Folders of tests that share one Ray, and so a process."""
-
-
 class _RayInOnePlace(LoadFileScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return next((folder for folder in ONE_RAY if file.startswith(folder)), file)
+        return "one Ray" if _needs_ray(file) else file
+
+
+@cache
+def _needs_ray(file: str) -> bool:
+    """Say whether a file has tests of the marker `ray`, which share one Ray, and so a process."""
+    return "pytest.mark.ray" in (ROOT / file).read_text()
 
 
 @pytest.hookimpl(optionalhook=True)  # without xdist (`-p no:xdist`) nobody asks

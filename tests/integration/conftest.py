@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ In fp32: the first step of sampling divides by √ᾱ, which is small, and round
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds the runs of all these tests."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def home(home: Path, empty_mlflow_store: Path) -> Path:
+    """A home with the tables of MLflow's store; runs at `place` have MLflow make them."""
+    (home / "runs").mkdir()
+    shutil.copy(empty_mlflow_store, home / "runs" / "mlflow.db")
+    return home
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import logged
+from tests.platform.data.encode.in_process import without_ray
 from tests.platform.data.pictures import photo, saved
 from tests.platform.data.sources.makers import write_files
 from typer.testing import CliRunner
@@ -19,9 +21,10 @@ from causalfusion_platform.data.faults import parse_policies
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.sources import open_source
 from causalfusion_platform.data.validate import open_shards
+from causalfusion_platform.launch import encode as launch
 from causalfusion_platform.launch.encode import Encoded, encode_source
 
-pytestmark = pytest.mark.ray
+ON_RAY = {name: getattr(launch, name) for name in ("ray_session", "encoding_resources", "run_pipeline")}
 
 IMAGES, SHARDS = 30, 8
 LAST = "a/29.jpg"
@@ -48,6 +51,15 @@ def encode(source: Path, out: Path, *policies: str, **changes: Any) -> tuple[Enc
         return encode_source(opened, "identity", settings, out), said
 
 
+@contextmanager
+def on_ray() -> Iterator[None]:
+    """Encode on Ray, as the platform does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, original in ON_RAY.items():
+            patch.setattr(launch, name, original)
+        yield
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -56,6 +68,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def times_of(folder: Path) -> dict[str, int]:
     """Return when each shard was written."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_process() -> Iterator[None]:
+    """Encode in this process, but where a test asks for Ray."""
+    with without_ray():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +92,7 @@ def make_source() -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, make_source: Callable[[Path], Path], ray_cluster: None
+    tmp_path_factory: pytest.TempPathFactory, make_source: Callable[[Path], Path], in_process: None
 ) -> tuple[Path, Path]:
     """A source and its finished folder, not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
@@ -146,6 +165,7 @@ def test_no_manifest_is_to_be_trusted_while_shards_are_missing(
         encode(source, out)
 
 
+@pytest.mark.ray
 def test_stopped_by_a_fault_then_continued_without_it(
     tmp_path: Path, make_source: Callable[[Path], Path], ray_cluster: None
 ) -> None:
@@ -160,7 +180,7 @@ def test_stopped_by_a_fault_then_continued_without_it(
     times = times_of(out)
     assert len(times) == SHARDS - 1
 
-    with pytest.raises(UserError) as stopped:
+    with on_ray(), pytest.raises(UserError) as stopped:
         encode(source, out, *policies)
     first, advice = str(stopped.value).split("\n")
     assert first.startswith(f"image {LAST}: truncated (the file ends before its image does): JPEG of ")
@@ -189,7 +209,7 @@ def test_an_image_without_a_class_stops_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_source_of_bad_images_says_where_to_look(tmp_path: Path, ray_cluster: None) -> None:
+def test_a_source_of_bad_images_says_where_to_look(tmp_path: Path) -> None:
     source = write_files(tmp_path / "source", {f"a/{number}.jpg": b"no image" for number in range(6)})
     message = r"every image of .*source was left out; .*out/faults\.csv says why"
     with pytest.raises(UserError, match=message):

@@ -17,6 +17,7 @@ from causalfusion_platform.launch.reproduction.reproduce import reproduce
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.report.sweeps.live import LiveTable
+from causalfusion_platform.tracking.fetch import fetch_artifacts
 from causalfusion_platform.tracking.journal import Journal, Launched
 
 SMALL = [
@@ -36,9 +37,8 @@ def small(table: str, *rows: str) -> Reproduction:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None) -> None:
-    said = io.StringIO()
-    display = LiveTable(Console(file=said, width=200), "fd_digits_cnn")
+def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None, log_lines: list[str]) -> None:
+    display = LiveTable(Console(file=io.StringIO(), width=200), "fd_digits_cnn")
     first = small("table3b", "random")
     report = reproduce(first, display)
     values = {row.file: row.cells[0].ours.mean for row in report.rows}
@@ -77,6 +77,12 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None)
     assert child.data.tags["table"] == "table3b"
     assert client.get_experiment(parent.info.experiment_id).name == "table3b-digits"
 
+    # MLflow has the report, for those who are elsewhere.
+    fetched = fetch_artifacts(state.tracking_uri, "table3b-digits", home / "fetched")
+    there = {path.relative_to(home / "fetched").as_posix() for path in fetched}
+    assert {f"report/{path.name}" for path in (folder / "report").iterdir()} <= there
+    assert (home / "fetched/report/report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
+
     # The same command trains and measures nothing again.
     again = reproduce(small("table3b", "random"), display)
     assert [row.cells[0].ours for row in again.rows] == [row.cells[0].ours for row in report.rows]
@@ -91,7 +97,7 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None)
     assert cells[0].ours.mean == values["random"]  # S = 1, the same samples
     assert len({cell.ours.mean for cell in cells}) == 4  # S = 1, 2, 4, 8
     assert not (home / "runs" / "table3a-digits" / "gamma-0.9.seed-0").exists()
-    assert "are trained as runs of table3b-digits" in said.getvalue()
+    assert any("are trained as runs of table3b-digits" in line for line in log_lines)
 
     # More places of one of its runs: a table and a picture in its folder and on its page.
     run_dir = folder / "random.seed-0"

@@ -36,11 +36,11 @@ def end_after_a_checkpoint(place: Path, name: str, number: signal.Signals, *over
             stderr=file,
         )
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 280
             while not _is_past_a_checkpoint(run_dir) and time.monotonic() < deadline:
                 time.sleep(0.01)
             process.send_signal(number)
-            return process.wait(timeout=120), log.read_text()
+            return process.wait(timeout=280), log.read_text()
         finally:
             process.kill()
 

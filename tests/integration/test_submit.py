@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import secrets
@@ -23,7 +24,6 @@ from tests.conftest import ROOT
 from causalfusion_platform.config.compose import HOME_VARIABLE
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.cluster.head import find_head
-from causalfusion_platform.tracking.fetch import fetch_artifacts
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Cluster:
             env=clean_environment() | {"RAY_AUTH_TOKEN_PATH": str(token_path or self.token_path)},
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=580,
         )
 
 
@@ -119,7 +119,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def wait_for_head(address: str, environ: dict[str, str], head: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while True:
         try:
             assert find_head(address, environ).on_this_host
@@ -127,7 +127,7 @@ def wait_for_head(address: str, environ: dict[str, str], head: subprocess.Popen[
         except UserError:
             if head.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the Ray head did not start:\n{log.read_text()}")
-            time.sleep(1)
+            time.sleep(0.2)
 
 
 def end(head: subprocess.Popen[bytes], folder: Path) -> None:
@@ -177,35 +177,20 @@ def test_a_checkout_runs_as_it_is_sent(cluster: Cluster, tmp_path: Path) -> None
     assert "driver sent models sent platform ['a b', '--c', '$HOME']" in done.stdout, done.stdout + done.stderr
     assert f"worker sent models sent platform {tmp_path}" in done.stdout
     assert done.returncode == 7
+    assert "failed with exit status 7" in done.stderr
     assert "ray job stop" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_table_is_reproduced_on_the_cluster_and_its_report_fetched(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_run_is_trained_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    arguments = ["table3b", "--rows", "raster", "--seeds", "0", "model=tiny", "data.prepare=true"]
-    arguments += ["train.images=256", "sampling.num_inference_steps=4", "evaluation.num_samples=20"]
-    done = cluster.submit("--home", str(home), "--", "reproduce", *arguments)
+    arguments = ["train.images=256", "train.sample_every_images=256", "train.checkpoint_every_images=256"]
+    done = cluster.submit("--home", str(home), "--", "train", "smoke", "--json", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "raster.seed-0" in done.stdout
     assert any((home / "shards").rglob("manifest.json"))
-    report = home / "runs" / "table3b-digits" / "report"
-    store = f"sqlite:///{home / 'runs' / 'mlflow.db'}"
-    fetched = fetch_artifacts(store, "table3b-digits", tmp_path / "fetched")
-    there = {path.relative_to(tmp_path / "fetched").as_posix() for path in fetched}
-    assert {f"report/{path.name}" for path in report.iterdir()} <= there
-    assert (tmp_path / "fetched/report/report.md").read_bytes() == (report / "report.md").read_bytes()
-
-
-@pytest.mark.slow
-def test_the_job_s_output_and_exit_status_come_back(cluster: Cluster) -> None:
-    shown = cluster.submit("--", "config", "show", "smoke")
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "global_batch_size:" in shown.stdout
-    wrong = cluster.submit("--", "config", "show", "nonsense")
-    assert wrong.returncode == 2, wrong.stdout + wrong.stderr
-    assert "nonsense" in wrong.stdout.split("config show nonsense", 1)[-1]
-    assert "failed with exit status 2" in wrong.stderr
+    summary = json.loads((home / "runs" / "smoke" / "summary.json").read_text())
+    assert summary["images_seen"] == 256
+    assert json.loads(done.stdout.splitlines()[-1]) == summary
 
 
 @pytest.mark.slow
@@ -244,7 +229,7 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None
     while (line := following.stdout.readline()) != "begun\n":
         assert line, following.communicate()[1]
     following.send_signal(signal.SIGINT)
-    _, told = following.communicate(timeout=60)
+    _, told = following.communicate(timeout=280)
     assert following.returncode == 130, told
     assert "job long goes on" in told
     stop = next(line for line in told.splitlines() if "ray job stop" in line).split(":", 1)[1]
@@ -253,6 +238,6 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None
         env=environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
     )
     assert "was stopped" in stopped.stdout + stopped.stderr

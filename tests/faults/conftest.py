@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from tests.conftest import logged
+from tests.conftest import ROOT, logged
 
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.launch.training.train import Outcome, run_training
@@ -21,6 +24,9 @@ EVERY = 256
 """Images between checkpoints: four steps."""
 SHORT = [f"train.checkpoint_every_images={EVERY}", f"train.log_every_images={BATCH}", "train.precision=fp32"]
 """Overrides of the smoke experiment: 16 steps of 64 images, all of them in the journal."""
+
+ENOUGH = 280
+"""Seconds that only a hang takes, on a loaded machine too."""
 
 Plan = Callable[..., list[Path]]
 
@@ -85,20 +91,47 @@ def launch(name: str, *overrides: str, local: bool = False, said: list[str] | No
                 said += lines
 
 
+def command(name: str, *overrides: str) -> list[str]:
+    local = ["--local"] if "train.num_workers=2" not in overrides else []
+    train = [sys.executable, "-m", "causalfusion_platform", "train", "smoke", *local]
+    return [*train, f"name={name}", *SHORT, *overrides]
+
+
+def started(name: str, log: Path, *overrides: str, keep: str = "none of Ray's") -> psutil.Popen:
+    """Launch a run in a process of its own, with none of this one's settings of Ray but those to be kept."""
+    environment = {
+        key: value for key, value in os.environ.items() if key.startswith(keep) or not key.startswith("RAY_")
+    }
+    with log.open("w") as file:
+        return psutil.Popen(command(name, *overrides), cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+
+def until(condition: Callable[[], bool], process: psutil.Popen, log: Path) -> None:
+    """Wait for a moment in the life of a process; the limit is one that only a hang reaches."""
+    deadline = time.monotonic() + ENOUGH
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
 def checkpoint(place: Path, name: str, images: int) -> str:
     """Return where a checkpoint of a run lies."""
     return str(place / "runs" / name / "checkpoints" / f"images-{images:012d}")
 
 
-def sigterm(place: Path, name: str, step: int, after: int, pause: float = 0) -> dict[str, Any]:
-    """Return a fault: before a step, once there is a checkpoint, this process gets SIGTERM, as from a scheduler."""
-    when = checkpoint(place, name, after)
-    return {"do": "SIGTERM", "pid": os.getpid(), "step": step, "when": when, "pause": pause}
+def sigterm(place: Path, name: str, step: int, after: int) -> dict[str, Any]:
+    """Return a fault: before a step, once there is a checkpoint, this process gets SIGTERM, as from a scheduler.
+
+    The step lasts until the worker has heard of it.
+    """
+    return {"pid": os.getpid(), **long_step(place, name, step, after, until_told=True), "do": "SIGTERM"}
 
 
-def long_step(place: Path, name: str, step: int, after: int, seconds: float = 60) -> dict[str, Any]:
+def long_step(place: Path, name: str, step: int, after: int, *, until_told: bool = False) -> dict[str, Any]:
     """Return a step that takes long, once there is a checkpoint: time for what comes from outside."""
-    return {"do": "SIGCONT", "step": step, "when": checkpoint(place, name, after), "pause": seconds}
+    when = checkpoint(place, name, after)
+    return {"do": "SIGCONT", "step": step, "when": when, "pause": ENOUGH, "until_told": until_told}
 
 
 @pytest.fixture(scope="session")

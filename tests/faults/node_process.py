@@ -1,4 +1,4 @@
-"""A cluster of raylets on this machine, of which training loses one; for `runs/test_nodes`.
+"""A cluster of raylets on this machine, of which training loses one; for `test_nodes`.
 
 Reads how from its standard input, a word a line, and prints a line of JSON for each.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
-from tests.faults.conftest import EVERY, checkpoint, launch
+from tests.faults.conftest import ENOUGH, EVERY, checkpoint, launch
 
 from causalfusion_platform.launch.cluster.session import free_port
 from causalfusion_platform.tracking.journal import Journal
@@ -44,7 +44,9 @@ def lose(cluster: Cluster, name: str, place: Path, how: str) -> threading.Thread
             ray_command = Path(sys.executable).with_name("ray")
             drain = ["drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}"]
             why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot instance reclaimed"]
-            subprocess.run([ray_command, *drain, *why, "--deadline-remaining-seconds=120"], check=True, timeout=60)
+            subprocess.run(
+                [ray_command, *drain, *why, "--deadline-remaining-seconds=120"], check=True, timeout=ENOUGH
+            )
         Path(os.environ["CAUSALFUSION_TEST_FAULTS"]).unlink()  # no long step in the attempt that follows
 
     thread = threading.Thread(target=act)
@@ -53,15 +55,17 @@ def lose(cluster: Cluster, name: str, place: Path, how: str) -> threading.Thread
 
 
 def train_and_lose_a_node(cluster: Cluster, place: Path, how: str) -> dict[str, Any]:
-    """Train on nodes of its own, and lose one of them; return what was said, and the run's journal."""
-    # One node more than the run needs, except where nothing is to replace the lost one.
-    nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2 if how == "shrink" else 3)]
+    """Train on nodes of its own, and lose one unless all are kept; return what was said, and the journal."""
+    # One node more than the run needs, where one is to replace the lost one.
+    count = 3 if how in ("abrupt", "drained") else 2
+    nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(count)]
     name = f"node-{how}"
     said: list[str] = []
-    thread = lose(cluster, name, place, how)
-    overrides = ["train.num_workers=2", "train.cpus_per_worker=0.75", "train.images=2048"]
+    thread = None if how == "kept" else lose(cluster, name, place, how)
+    overrides = ["train.num_workers=2", "train.cpus_per_worker=0.75"]
     launch(name, *overrides, "supervision.min_workers=1", "supervision.resource_seconds=3", said=said)
-    thread.join()
+    if thread is not None:
+        thread.join()
     for node in nodes:
         if node in cluster.worker_nodes:
             cluster.remove_node(node)

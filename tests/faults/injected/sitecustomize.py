@@ -7,9 +7,10 @@ The file named by CAUSALFUSION_TEST_FAULTS holds a list of faults, and may chang
     {"id": "…", "do": "SIGKILL", "before_manifest": 512}         when all but that checkpoint's manifest is there
 
 With `"when": "<path>"` it waits until there is such a file or folder. A signal goes to `"pid"`, if given, or to the
-process itself; then it waits for `"pause"` seconds, a long step. Each fault happens once, over all processes and
-launches (`<file>.<id>.<point>` is made first), but for `"again": true`. The product knows nothing of this: its
-functions are wrapped when their modules are imported.
+process itself. Then it waits for `"pause"` seconds, a long step. With `"until_told": true` it waits no longer than
+until the process has heard that it is to stop. Each fault happens once, over all processes and launches
+(`<file>.<id>.<point>` is made first), but for `"again": true`. The product knows nothing of this: its functions are
+wrapped when their modules are imported.
 """
 
 import importlib.abc
@@ -46,7 +47,23 @@ def _strike(fault: dict[str, Any]) -> None:
     while "when" in fault and not os.path.exists(fault["when"]):  # noqa: PTH110
         time.sleep(0.01)
     os.kill(fault.get("pid", os.getpid()), getattr(signal, fault["do"]))
-    time.sleep(fault.get("pause", 0))
+    until = time.monotonic() + fault.get("pause", 0)
+    while time.monotonic() < until and not (fault.get("until_told") and _controls[-1].stop_wanted()):
+        time.sleep(0.02)
+
+
+_controls: list[Any] = []
+"""Those that training loops of this process ask whether to stop."""
+
+
+def _wrap_control(module: Any) -> None:
+    original = module.StopHook.__init__
+
+    def __init__(self: Any, control: Any, *arguments: Any) -> None:
+        _controls.append(control)
+        original(self, control, *arguments)
+
+    module.StopHook.__init__ = __init__
 
 
 def _wrap_loop(module: Any) -> None:
@@ -81,6 +98,7 @@ def _wrap_store(module: Any) -> None:
 
 
 _WRAPPERS = {
+    "causalfusion_platform.train.control": _wrap_control,
     "causalfusion_platform.train.loop": _wrap_loop,
     "causalfusion_platform.checkpoint.store": _wrap_store,
 }

@@ -1,4 +1,4 @@
-"""Checkpoints, shards and launches go wrong; without Ray, where it has no part in the fault."""
+"""Checkpoints, shards and launches go wrong, where Ray has no part in the fault."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from tests.conftest import ROOT
-from tests.faults.conftest import EVERY, SHORT, Plan, launch, long_step, sigterm
+from tests.faults.conftest import ENOUGH, EVERY, Plan, launch, sigterm, started, until
 from tests.faults.matrix import BIT_EXACT, assert_same, events, record, steps_again
 
 from causalfusion_platform.config.errors import UserError
@@ -26,7 +23,7 @@ from causalfusion_platform.launch.runs.exit_status import GaveUp, StoppedRun
 from causalfusion_platform.launch.runs.lock import is_under_way
 from causalfusion_platform.tracking.journal import SaveFailed, SetAside
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def stopped_run(place: Path, plan: Plan, name: str, *overrides: str) -> Path:
@@ -39,29 +36,6 @@ def stopped_run(place: Path, plan: Plan, name: str, *overrides: str) -> Path:
 
 def newest(run_dir: Path) -> Path:
     return max((run_dir / "checkpoints").glob("images-*"))
-
-
-def command(name: str, *overrides: str) -> list[str]:
-    local = ["--local"] if "train.num_workers=2" not in overrides else []
-    train = [sys.executable, "-m", "causalfusion_platform", "train", "smoke", *local]
-    return [*train, f"name={name}", *SHORT, *overrides]
-
-
-def started(name: str, log: Path, *overrides: str, keep: str = "none of Ray's") -> psutil.Popen:
-    """Launch a run in a process of its own, with none of this one's settings of Ray but those to be kept."""
-    environment = {
-        key: value for key, value in os.environ.items() if key.startswith(keep) or not key.startswith("RAY_")
-    }
-    with log.open("w") as file:
-        return psutil.Popen(command(name, *overrides), cwd=ROOT, env=environment, stdout=file, stderr=file)
-
-
-def until(condition: Callable[[], bool], process: psutil.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
 
 
 def truncate(file: Path) -> None:
@@ -105,7 +79,7 @@ def test_a_kill_between_payload_and_manifest_costs_that_checkpoint(
 ) -> None:
     plan({"do": "SIGKILL", "before_manifest": 2 * EVERY})
     process = started("no-manifest", tmp_path / "log")
-    assert process.wait(200) == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert process.wait(ENOUGH) == -signal.SIGKILL, (tmp_path / "log").read_text()
     run_dir = place / "runs" / "no-manifest"
     assert newest(run_dir).name == f"images-{EVERY:012d}"
     [partial] = (run_dir / "checkpoints").glob(".images-*")
@@ -212,7 +186,7 @@ def test_a_second_launch_of_a_name_is_refused(place: Path, one_process: Path, pl
             launch("twice", local=True)
     finally:
         process.send_signal(signal.SIGCONT)
-    assert process.wait(200) == 0, (tmp_path / "log").read_text()
+    assert process.wait(ENOUGH) == 0, (tmp_path / "log").read_text()
     assert_same(place / "runs" / "twice", one_process)
     promise = "refused, naming host and process; the first is not disturbed"
     record("a second launch of a name that is under way", promise)
@@ -222,7 +196,7 @@ def test_sigterm_has_an_exit_status_of_its_own(place: Path, one_process: Path, p
     run_dir = place / "runs" / "terminated"
     plan({"do": "SIGTERM", "step": 5})
     process = started("terminated", tmp_path / "log")
-    assert process.wait(200) == 75, (tmp_path / "log").read_text()
+    assert process.wait(ENOUGH) == 75, (tmp_path / "log").read_text()
     assert "the same command continues it" in (tmp_path / "log").read_text()
     assert launch("terminated", local=True).summary["launches"] == 2
     assert_same(run_dir, one_process)
@@ -247,69 +221,3 @@ def test_a_shard_damaged_in_the_middle_of_a_run(place: Path, one_process: Path, 
         f"no row of it is trained on: the run stops and names it; restored, the same command goes on; {BIT_EXACT}",
         steps=steps_again(run_dir),
     )
-
-
-def test_a_killed_driver_and_damaged_ray_state(place: Path, two_workers: Path, plan: Plan, tmp_path: Path) -> None:
-    """SIGKILL of the driver takes the Ray that it started with it; then Ray's own state is overwritten."""
-    run_dir, log = place / "runs" / "kill-driver", tmp_path / "log"
-    [reached] = plan(long_step(place, "kill-driver", 7, EVERY))
-    process = started("kill-driver", log, "train.num_workers=2")
-    until(reached.exists, process, log)
-    family = process.children(recursive=True)
-    moment = time.time()
-    process.kill()
-    process.wait()
-    end_all(family)
-    damaged = [file for file in (run_dir / "ray").rglob("*") if file.is_file()]
-    for file in damaged:
-        file.write_bytes(b"{ damaged")
-    launch("kill-driver", "train.num_workers=2")
-    assert_same(run_dir, two_workers)
-    assert steps_again(run_dir) == 3
-    again = next(event for event in events(run_dir) if event.kind == "training" and event.time > moment)
-    record(
-        "SIGKILL of the driver, and the same command again",
-        f"the next launch goes on from the last good checkpoint; {BIT_EXACT}",
-        recovery=again.time - moment,
-        steps=steps_again(run_dir),
-    )
-    record(
-        "Ray's own state files are damaged",
-        "they are never read again: what a run goes on from are its verified manifests",
-        saw=f"{len(damaged)} files overwritten",
-    )
-
-
-def test_a_lost_head(place: Path, two_workers: Path, plan: Plan, tmp_path: Path) -> None:
-    """SIGKILL of Ray's head (its GCS): the cluster is gone, and with it the driver; the same command goes on."""
-    run_dir, log = place / "runs" / "lost-head", tmp_path / "log"
-    [reached] = plan(long_step(place, "lost-head", 7, EVERY))
-    # Ray's own default is to look for a lost head for a minute.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
-        process = started("lost-head", log, "train.num_workers=2", keep="RAY_gcs")
-    until(reached.exists, process, log)
-    family = process.children(recursive=True)
-    [head] = [one for one in family if one.name() == "gcs_server"]
-    moment = time.time()
-    head.kill()
-    status = process.wait(200)
-    assert status not in (0, 75), log.read_text()
-    seconds = time.time() - moment
-    end_all(family)
-    launch("lost-head", "train.num_workers=2")
-    assert_same(run_dir, two_workers)
-    assert steps_again(run_dir) == 3
-    record(
-        "SIGKILL of Ray's head (GCS)",
-        f"the driver ends; the same command goes on, on a new head; {BIT_EXACT}",
-        steps=steps_again(run_dir),
-        saw=f"the driver ended after {seconds:.0f} s (Ray told to look for it for 5 s, not 60)",
-    )
-
-
-def end_all(family: list[psutil.Process]) -> None:
-    """End what is left of a Ray whose driver is gone: agents, which wait for a server that is gone too."""
-    _, left = psutil.wait_procs(family, timeout=30)
-    for one in left:
-        one.kill()

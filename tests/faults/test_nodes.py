@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT, run_environment
-from tests.faults.conftest import BATCH, EVERY, Plan, launch, long_step
+from tests.faults.conftest import BATCH, ENOUGH, EVERY, Plan, long_step
 from tests.faults.matrix import (
     BIT_EXACT,
     assert_same,
@@ -22,13 +22,7 @@ from tests.faults.matrix import (
     steps_again,
 )
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def longer_run(place: Path, ray_cluster: None) -> Path:
-    """Folder of a run with two workers, twice as long as the others: a node takes its time to go."""
-    return Path(launch("two-workers-longer", "train.num_workers=2", "train.images=2048").summary["run_dir"])
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 class Nodes:
@@ -47,9 +41,13 @@ class Nodes:
                 text=True,
             )
 
-    def lose_one(self, plan: Plan, how: str, seconds: float = 60) -> dict[str, Any]:
+    def lose_one(self, plan: Plan, how: str) -> dict[str, Any]:
         """Train to the end, and lose a node during a long step; return what was said, and the journal's events."""
-        plan(long_step(self.place, f"node-{how}", 7, EVERY, seconds))
+        plan(long_step(self.place, f"node-{how}", 7, EVERY, until_told=True))
+        return self.train(how)
+
+    def train(self, how: str) -> dict[str, Any]:
+        """Train to the end; return what was said, and the journal's events."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{how}\n")
         self.process.stdin.flush()
@@ -62,6 +60,13 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
+def undisturbed(place: Path, nodes: Nodes) -> Path:
+    """Folder of a run with two workers that keeps its nodes."""
+    nodes.train("kept")
+    return place / "runs" / "node-kept"
+
+
+@pytest.fixture(scope="module")
 def nodes(place: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A cluster beside the other tests' Ray."""
     cluster = Nodes(place, tmp_path_factory.mktemp("nodes") / "log")
@@ -69,15 +74,15 @@ def nodes(place: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory
         yield cluster
         assert cluster.process.stdin is not None
         cluster.process.stdin.close()
-        assert cluster.process.wait(60) == 0, cluster.log.read_text()[-4000:]
+        assert cluster.process.wait(ENOUGH) == 0, cluster.log.read_text()[-4000:]
     finally:
         cluster.process.kill()
 
 
-def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, plan: Plan, nodes: Nodes) -> None:
+def test_an_abrupt_loss_of_a_node(place: Path, nodes: Nodes, undisturbed: Path, plan: Plan) -> None:
     printed = nodes.lose_one(plan, "abrupt")
     run_dir = place / "runs" / "node-abrupt"
-    assert_same(run_dir, longer_run)
+    assert_same(run_dir, undisturbed)
     causes = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
     assert causes
     assert set(causes) <= {"node", "worker"}
@@ -90,10 +95,10 @@ def test_an_abrupt_loss_of_a_node(place: Path, longer_run: Path, plan: Plan, nod
     )
 
 
-def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, plan: Plan, nodes: Nodes) -> None:
-    printed = nodes.lose_one(plan, "drained", seconds=20)
+def test_a_node_is_taken_back_with_notice(place: Path, nodes: Nodes, undisturbed: Path, plan: Plan) -> None:
+    printed = nodes.lose_one(plan, "drained")
     run_dir = place / "runs" / "node-drained"
-    assert_same(run_dir, longer_run)
+    assert_same(run_dir, undisturbed)
     assert [event["cause"] for event in printed["events"] if event["kind"] == "incident"] == ["preempted"]
     assert any("being taken back" in line for line in printed["said"])
     assert steps_again(run_dir) == 0
@@ -106,7 +111,7 @@ def test_a_node_is_taken_back_with_notice(place: Path, longer_run: Path, plan: P
     )
 
 
-def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, plan: Plan, nodes: Nodes) -> None:
+def test_a_lost_node_that_nothing_replaces(place: Path, nodes: Nodes, undisturbed: Path, plan: Plan) -> None:
     """There is room for one worker of two: the checkpoint is converted, and the loss curve stays the same."""
     printed = nodes.lose_one(plan, "shrink")
     run_dir = place / "runs" / "node-shrink"
@@ -115,7 +120,7 @@ def test_a_lost_node_that_nothing_replaces(place: Path, longer_run: Path, plan: 
     assert [event["workers"] for event in printed["events"] if event["kind"] == "attempt"][:2] == [2, 1]
     resharded = [(event["old"], event["new"]) for event in printed["events"] if event["kind"] == "resharded"]
     assert resharded == [("2 workers, ZeRO 1", "1 workers, ZeRO 1")]
-    difference = largest_difference(run_dir, longer_run)
+    difference = largest_difference(run_dir, undisturbed)
     assert 0 < difference < 2e-4
     recovery, images = recovery_of(events(run_dir))
     record(

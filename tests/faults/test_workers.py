@@ -23,7 +23,7 @@ from tests.faults.matrix import (
 from causalfusion_platform.launch.runs.exit_status import GaveUp, StoppedRun
 from causalfusion_platform.tracking.journal import Incident, Resharded, StepSkipped
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(1200)]
 
 TWO = "train.num_workers=2"
 SAME = f"the run goes on by itself; {BIT_EXACT}"
@@ -48,7 +48,7 @@ def test_a_stopped_rank_is_found_and_replaced(place: Path, two_workers: Path, pl
     """SIGSTOP: the process is there, and does nothing. Its peer waits for it in a collective."""
     said: list[str] = []
     plan({"do": "SIGSTOP", "rank": 1, "step": 7, "when": checkpoint(place, "hang", EVERY)})
-    run_dir = Path(launch("hang", TWO, "supervision.hang_seconds=8", said=said).summary["run_dir"])
+    run_dir = Path(launch("hang", TWO, "supervision.hang_seconds=12", said=said).summary["run_dir"])
     assert_same(run_dir, two_workers)
     [incident] = incidents(run_dir)
     assert incident.cause == "hang"
@@ -59,7 +59,7 @@ def test_a_stopped_rank_is_found_and_replaced(place: Path, two_workers: Path, pl
     assert "State:\tT (stopped)" in (stacks / "rank-00001.status.txt").read_text()
     recovery, images = recovery_of(events(run_dir))
     record(
-        "SIGSTOP of a rank (hang; limit set to 8 s)",
+        "SIGSTOP of a rank (hang; limit set to 12 s)",
         f"stacks of all ranks are written, the group is replaced, and {SAME}",
         recovery=recovery,
         steps=images / BATCH,
@@ -103,7 +103,7 @@ def test_nan_at_one_rank_is_skipped_by_all(place: Path, two_workers: Path, plan:
     record("NaN at one rank, one step", promise, steps=0, saw="1 update skipped")
 
 
-def test_nan_that_stays_rolls_back_and_then_stops(place: Path, two_workers: Path, plan: Plan) -> None:
+def test_nan_that_stays_rolls_back(place: Path, two_workers: Path, plan: Plan) -> None:
     """Four NaN steps: one more than may be skipped. The second time the order of the data is another one."""
     said: list[str] = []
     when = checkpoint(place, "nan-stays", EVERY)
@@ -124,9 +124,13 @@ def test_nan_that_stays_rolls_back_and_then_stops(place: Path, two_workers: Path
         recovery=recovery,
         steps=images / BATCH,
     )
+
+
+def test_nan_at_every_step_ends_the_run(place: Path, plan: Plan) -> None:
+    """What ranks agree on is in the tests above; here one process is enough."""
     plan({"do": "nan", "rank": 0, "steps": list(range(16)), "again": True})
     with pytest.raises(GaveUp, match=r"(?s)diverged 2 times.*optim\.base_lr"):
-        launch("nan-for-ever", TWO, "supervision.max_rollbacks=1")
+        launch("nan-for-ever", "supervision.max_rollbacks=1", local=True)
     assert not list((place / "runs" / "nan-for-ever" / "checkpoints").glob("images-*"))  # nothing bad is kept
     record(
         "NaN at every step",
@@ -136,17 +140,17 @@ def test_nan_that_stays_rolls_back_and_then_stops(place: Path, two_workers: Path
 
 
 def test_world_sizes_change_and_sigterm_stops_with_a_checkpoint(place: Path, two_workers: Path, plan: Plan) -> None:
-    """2 workers, SIGTERM, 1 worker, SIGTERM, 2 workers: each launch begins where the one before was stopped."""
-    plan(sigterm(place, "elastic", 5, EVERY, pause=4))  # until the workers have heard of it
+    """2 workers, SIGTERM, 1 without Ray, SIGTERM, 2 workers: each launch begins where the one before stopped."""
+    plan(sigterm(place, "elastic", 5, EVERY))
     with pytest.raises(StoppedRun, match="the same command continues it"):
         launch("elastic", TWO)
     run_dir = place / "runs" / "elastic"
     [first] = [event for event in events(run_dir) if event.kind == "checkpoint"][-1:]
     asked = [event for event in events(run_dir) if event.kind == "progress"][-1]
     assert first.images == asked.images  # a checkpoint of the very last step
-    plan({}, sigterm(place, "elastic", 13, 3 * EVERY, pause=4))
+    plan({}, sigterm(place, "elastic", 13, 3 * EVERY))
     with pytest.raises(StoppedRun):
-        launch("elastic", "train.num_workers=1")
+        launch("elastic", local=True)
     launch("elastic", TWO)
     resharded = [(event.old, event.new) for event in events(run_dir) if isinstance(event, Resharded)]
     two, one = "2 workers, ZeRO 1", "1 workers, ZeRO 1"
@@ -165,7 +169,7 @@ def test_a_worker_that_dies_every_time_ends_the_run(place: Path, ray_cluster: No
     """Trying for ever would cost a cluster for nothing."""
     plan({"do": "SIGKILL", "rank": 0, "step": 2, "again": True})
     with pytest.raises(GaveUp, match=r"(?s)2 faults in a row without a new checkpoint.*attempt 2.*worker: "):
-        launch("dies", TWO, "supervision.max_failures_without_progress=2")
+        launch("dies", "supervision.max_failures_without_progress=2")
     assert [incident.cause for incident in incidents(place / "runs" / "dies")] == ["worker", "worker"]
     record(
         "a worker dies at the same step each time",

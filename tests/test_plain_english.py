@@ -13,6 +13,7 @@ COVERED = (
     "platform/causalfusion_platform/checkpoint",
     "platform/causalfusion_platform/cli",
     "platform/causalfusion_platform/config",
+    "platform/causalfusion_platform/data",
     "platform/causalfusion_platform/report",
 )
 MAX_WORDS = 25

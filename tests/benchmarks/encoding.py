@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_images
 
 from causalfusion.weights.vae import kl16_autoencoder
 from causalfusion_platform.data.encode.plan import EncodeSettings
+from causalfusion_platform.data.encode.progress import EncodingProgress
 from causalfusion_platform.data.encode.stages import Encode
-from causalfusion_platform.data.encode.tally import Encoding
 from causalfusion_platform.data.faults import parse_policies
 from causalfusion_platform.data.images import decode_image
 from causalfusion_platform.data.sources import open_source
@@ -41,7 +41,7 @@ def write_photographs(folder: Path) -> None:
 def alone(vae: Path, pixels: np.ndarray) -> float:
     """Return seconds per image of the autoencoder by itself, as the pipeline's actors run it."""
     threads = torch.get_num_threads()
-    stage = Encode(str(vae), flip=True, bf16=False, batch_size=BATCH, device="cpu", threads=threads, tally=None)
+    stage = Encode(str(vae), flip=True, bf16=False, batch_size=BATCH, device="cpu", threads=threads, counter=None)
     stage.moments(pixels[:BATCH])
     started = time.perf_counter()
     for start in range(0, IMAGES, BATCH):
@@ -56,9 +56,9 @@ def whole(vae: Path, source: Path, out: Path) -> float:
     settings = EncodeSettings(
         size=SIZE, policies=policies, max_pixels=10**8, batch_size=BATCH, rows_per_shard=4 * BATCH
     )
-    seen: list[tuple[float, Encoding]] = []
+    seen: list[tuple[float, EncodingProgress]] = []
 
-    def show(report: Encoding) -> None:
+    def show(report: EncodingProgress) -> None:
         if not seen or report.items != seen[-1][1].items:
             seen.append((time.perf_counter(), report))
 

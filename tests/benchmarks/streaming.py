@@ -18,7 +18,7 @@ import ray
 from causalfusion_platform.config.schema import DataConfig
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import Dataset
-from causalfusion_platform.data.stream import StreamSpec, make_feeder, worker_batches
+from causalfusion_platform.data.stream import StreamSpec, make_coordinator, worker_batches
 from causalfusion_platform.launch.cluster.session import ray_session
 
 from .latents import write_random_latents
@@ -37,7 +37,7 @@ class Streamed:
     """One pass over the stream by one worker."""
 
     rows_per_second: float
-    """From the request of the first batch to the last, the feeder's process being there already."""
+    """From the request of the first batch to the last, the coordinator's process being there already."""
     first_batch: float
     """Seconds until it came."""
 
@@ -57,16 +57,16 @@ def stream(folder: Path, manifest: Manifest, rows: int) -> Streamed:
     defaults = DataConfig()
     data = Dataset(folder, manifest, 0, defaults.window_rows, sample_posterior=True, flip=True)
     spec = StreamSpec(data, BATCH, 0, rows, defaults.cpus_per_task, defaults.concurrency, defaults.prefetch_batches)
-    feeder = make_feeder(spec, 1)
-    ray.get(feeder.__ray_ready__.remote())
+    coordinator = make_coordinator(spec, 1)
+    ray.get(coordinator.__ray_ready__.remote())
     started = time.perf_counter()
-    ray.get(feeder.start.remote())
-    batches = worker_batches(feeder, spec, 0, 1)
+    ray.get(coordinator.start.remote())
+    batches = worker_batches(coordinator, spec, 0, 1)
     seen = len(next(batches).labels)
     first = time.perf_counter() - started
     seen += sum(len(batch.labels) for batch in batches)
     seconds = time.perf_counter() - started
-    ray.kill(feeder)
+    ray.kill(coordinator)
     assert seen == rows
     return Streamed(rows / seconds, first)
 

@@ -21,7 +21,7 @@ from tests.platform.data.tiny_vaes import moments_of, new_kl
 
 from causalfusion import draws
 from causalfusion_platform.data.encode.plan import EncodeSettings
-from causalfusion_platform.data.encode.tally import Encoding
+from causalfusion_platform.data.encode.progress import EncodingProgress
 from causalfusion_platform.data.faults import parse_policies
 from causalfusion_platform.data.images import decode_image
 from causalfusion_platform.data.manifest import Manifest
@@ -42,7 +42,7 @@ class Done:
 
     encoded: Encoded
     folder: Path
-    seen: list[Encoding]
+    seen: list[EncodingProgress]
 
     @property
     def rows(self) -> dict[int, dict[str, Any]]:
@@ -64,7 +64,7 @@ def read_rows(folder: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
 
 
 def encode(location: Path | str, vae: str, out: Path, encoders: int = 1, **options: Any) -> Done:
-    seen: list[Encoding] = []
+    seen: list[EncodingProgress] = []
     settings = EncodeSettings(
         size=SIZE,
         policies=POLICIES,

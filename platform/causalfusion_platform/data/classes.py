@@ -1,4 +1,4 @@
-"""How a data set's classes are spread, and rows of it to look at."""
+"""Distribution of a data set's classes, and sample rows of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .passes import ShowRows, Tick, latents_of, over_shards, read_group, read_gr
 
 @dataclass(frozen=True)
 class Classes:
-    """The labels of a data set."""
+    """Labels of a data set, and their distribution over row groups."""
 
     labels: NDArray[np.int64]
     """(rows,) in the order of the manifest's shards."""
@@ -31,8 +31,8 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Picked:
-    """Rows to look at."""
+class SampleRows:
+    """Sample rows of a data set."""
 
     labels: torch.Tensor
     """(rows,) int64"""
@@ -40,7 +40,7 @@ class Picked:
     mean: torch.Tensor
     """(rows, channels, height, width) float32"""
     mean_flip: torch.Tensor | None
-    """Those of the mirrored images, if there are any."""
+    """Means of the mirrored images, or None without them."""
 
 
 def read_classes(folder: Path, manifest: Manifest, show: ShowRows = lambda *_: None) -> Classes:
@@ -72,7 +72,7 @@ def read_classes(folder: Path, manifest: Manifest, show: ShowRows = lambda *_: N
 def pick_rows(classes: Classes, seed: int, *, max_classes: int, per_class: int) -> list[int]:
     """Draw rows from the whole data set: up to `per_class` of each of up to `max_classes` classes.
 
-    Classes that no row has are not drawn. Rows come class after class, in the order of classes.
+    Classes without rows are not drawn. Rows are in the order of classes.
     """
     present = np.flatnonzero(classes.counts)
     order = torch.randperm(len(present), generator=draws.stream(seed, "preview classes"))
@@ -84,7 +84,7 @@ def pick_rows(classes: Classes, seed: int, *, max_classes: int, per_class: int) 
     return picked
 
 
-def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> Picked:
+def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> SampleRows:
     """Read some rows, counted in the order of the manifest's shards.
 
     Raises:
@@ -108,7 +108,7 @@ def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> Picked:
             )
     labels, keys, views = zip(*(found[row] for row in rows), strict=True)
     stacked = [torch.from_numpy(np.stack(view)).float() for view in zip(*views, strict=True)]
-    return Picked(
+    return SampleRows(
         labels=torch.tensor(labels),
         keys=list(keys),
         mean=stacked[0],

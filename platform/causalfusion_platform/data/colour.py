@@ -1,4 +1,4 @@
-"""Decoded pixels of any mode as 8-bit RGB."""
+"""Conversion of decoded pixels of any mode to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .faults import Action
 
 
 def to_rgb(image: Image.Image, levels: int, found: Callable[[str, str], Action]) -> Image.Image:
-    """Return a loaded image as RGB; colour profiles are not applied, as in ADM.
+    """Return a loaded image as RGB. Colour profiles are not applied, as in ADM.
 
     Args:
-        image: of any mode that a decoder gives.
+        image: image of any mode that a decoder gives.
         levels: largest sample value as stored, 255 for 8 bits.
-        found: told the kind and the details of every fault; returns what to do, or raises.
+        found: called with the kind and the details of every fault. It returns the action, or raises.
     """
     kind = _kind(image, levels)
     as_stored = f"{image.format}, mode {image.mode}"
@@ -38,7 +38,7 @@ def to_rgb(image: Image.Image, levels: int, found: Callable[[str, str], Action])
 
 
 def _kind(image: Image.Image, levels: int) -> str | None:
-    """Return the kind of fault that an image's mode is, or None for 8-bit RGB and RGBA."""
+    """Return the kind of fault of an image's mode, or None for 8-bit RGB and RGBA."""
     match image.mode:
         case "CMYK":
             return "cmyk"
@@ -55,11 +55,11 @@ def _kind(image: Image.Image, levels: int) -> str | None:
 
 
 def _gray_of(image: Image.Image, levels: int) -> Image.Image:
-    """Return 16-bit gray as L, or LA where one value stands for transparency: 255·v/levels, rounded."""
+    """Return 16-bit gray as L, or LA if one value is transparent: 255·v/levels, rounded."""
     samples = np.asarray(image).astype(np.int64)
     key = image.info.get("transparency")
     if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
-        # Zero is white. Pillow turns that round at 8 bits, and not at 16.
+        # Zero is white. Pillow inverts that for 8 bits, and not for 16.
         samples = levels - samples
     gray = Image.fromarray(((255 * samples + levels // 2) // levels).astype(np.uint8))
     if key is not None:
@@ -68,12 +68,12 @@ def _gray_of(image: Image.Image, levels: int) -> Image.Image:
 
 
 def _rgba_of(image: Image.Image, levels: int) -> Image.Image:
-    """Return an image with an alpha channel, or with a value that stands for transparency, as RGBA."""
+    """Return an image with an alpha channel, or with a transparent value, as RGBA."""
     key = image.info.get("transparency")
-    # PNG gives that value in the file's own samples; Pillow compares it with those after scaling to 8 bits.
+    # PNG gives that value in the file's own samples, but Pillow compares it after scaling to 8 bits.
     if image.mode == "L" and levels < 255 and key is not None:
         image.info["transparency"] = key * 255 // levels
     elif image.mode == "RGB" and levels > 255 and key is not None:
         image.info["transparency"] = tuple(sample >> 8 for sample in key)
-    # Pillow takes premultiplied gray to RGBA only by way of LA.
+    # Pillow converts premultiplied gray to RGBA only through LA.
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

@@ -1,4 +1,4 @@
-"""What the bytes of an image file say before a decoder sees them."""
+"""Format and completeness of an image file, read from its bytes before decoding."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from typing import Literal
 from PIL import Image
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are decoded, as Pillow names them. Not among them: formats without a signature, those that Pillow
-hands to other programs (EPS, WMF), and containers whose inner images have sizes of their own (ICO, ICNS)."""
+"""Formats that are decoded, by Pillow's names.
+
+Left out are formats without a signature, and those that Pillow hands to other programs (EPS, WMF). Containers whose
+inner images have sizes of their own (ICO, ICNS) are left out too.
+"""
 
 _SAME = {"MPO": "JPEG", "DIB": "BMP"}
 
-# All plugins at once, here: later on it would be a race between threads.
+# All plugins are loaded here, because later threads would race for it.
 Image.init()
 _EXTENSIONS = Image.registered_extensions()
 
 
 def family(image_format: str) -> str:
-    """Return the format that a variant belongs to; `MPO`, a JPEG with more pictures behind it, is JPEG."""
+    """Return the format that a variant belongs to: JPEG for `MPO`, a JPEG followed by more images."""
     return _SAME.get(image_format, image_format)
 
 
 def format_by_name(name: str) -> str | None:
-    """Return the format that a file's extension names, or None where the extension is not one of an image."""
+    """Return the format of a file's extension, or None for extensions other than images'."""
     image_format = _EXTENSIONS.get(PurePosixPath(name).suffix.lower())
     return None if image_format is None else family(image_format)
 
 
 def format_by_signature(content: bytes) -> str | None:
-    """Return which of FORMATS the first bytes announce, or None."""
+    """Return the one of FORMATS that the first bytes announce, or None."""
     head = content[:16]
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -46,7 +49,7 @@ def format_by_signature(content: bytes) -> str | None:
         return "AVIF"
     if head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")):
         return "JPEG2000"
-    # Two letters alone would take text for an image: BMP has zeros after them, PPM white space.
+    # Two letters alone could also begin a text: BMP has zeros after them, PPM white space.
     if head.startswith(b"BM") and head[6:10] == bytes(4):
         return "BMP"
     if head[:1] == b"P" and head[1:2] in b"123456f" and head[2:3].isspace():
@@ -55,9 +58,9 @@ def format_by_signature(content: bytes) -> str | None:
 
 
 def ends_early(content: bytes) -> bool:
-    """Return whether an image file that cannot be decoded lacks its end; some decodable ones do too.
+    """Return True if an image file that cannot be decoded lacks its end. Some decodable files lack it too.
 
-    Of BMP, PPM and most TIFF the decoder says it itself.
+    For BMP, PPM and most TIFF the decoder itself reports a missing end.
     """
     trimmed = content.rstrip(b"\0\r\n")
     match format_by_signature(content):
@@ -79,18 +82,18 @@ def ends_early(content: bytes) -> bool:
 
 
 def zeros_for_end(content: bytes) -> int:
-    """Return how many zeros a JPEG has instead of its end, 0 for others and for a sound one.
+    """Return the number of zeros that a JPEG has in place of its end, or 0 for complete and other files.
 
-    So looks a download that was given its length beforehand and broke off. A decoder makes gray of the zeros.
+    An interrupted download into a file of preallocated length has such zeros. Decoders turn them into gray.
     """
     zeros = len(content) - len(content.rstrip(b"\0"))
-    # Behind the end of a sound JPEG there may be anything, so look after the last scan that starts.
+    # Anything may follow the end of a complete JPEG, so search after the start of the last scan.
     scan = content.rfind(b"\xff\xda") if zeros and format_by_signature(content) == "JPEG" else -1
     return zeros if scan >= 0 and content.find(b"\xff\xd9", scan) < 0 else 0
 
 
 def _boxes_end(content: bytes) -> int:
-    """Return where the last top-level box of an ISO media file ends, by its own account (ISO/IEC 14496-12, 4.2)."""
+    """Return the end of the last top-level box of an ISO media file by its header (ISO/IEC 14496-12, 4.2)."""
     position = 0
     while position < len(content):
         length = int.from_bytes(content[position : position + 4], "big")

@@ -1,4 +1,4 @@
-"""The centred square of an image, with ADM's numbers (Dhariwal & Nichol 2021, `center_crop_arr` of its release)."""
+"""Centre crop, equal to ADM's bit for bit (Dhariwal & Nichol 2021, `center_crop_arr` of its release)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def enlarged_size(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Return the centred square of an RGB image, shrunk or enlarged to (size, size, 3), uint8.
+    """Return the centred square of an RGB image, resized to (size, size, 3), uint8.
 
-    Both sides are halved by box averages while the shorter one is at least 2·size, then the shorter side is brought
-    to `size` bicubically, then the middle is cut out; of an odd margin the larger part is right and below.
+    Both sides are halved by box averages while the shorter one is at least 2·size. Then the shorter side is resized
+    to `size` bicubically, and the middle is cut out. The larger part of an odd margin is right and below.
 
     Raises:
         ValueError: the image is not RGB.

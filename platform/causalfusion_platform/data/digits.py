@@ -1,4 +1,4 @@
-"""The embedded data set: scikit-learn's handwritten digits, pixels as latents (the identity autoencoder)."""
+"""Bundled data set: scikit-learn's handwritten digits with pixels as latents (the identity autoencoder)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCE = "scikit-learn handwritten digits (UCI optdigits test set), 1797 gray im
 def digits() -> Rows:
     """Return the 1,797 digits: latents (1797, 1, 8, 8) are the pixels 0…16 mapped to [−1, 1], exact in fp16.
 
-    Mirrored digits are no digits, so there are none.
+    Mirrored digits are not digits, so mirrored latents are left out.
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -32,7 +32,7 @@ def digits() -> Rows:
 
 
 def write_digits(folder: Path, *, rows_per_shard: int = 450, rows_per_group: int = 128) -> Manifest:
-    """Write the digits as latent shards into `folder`, replacing what an earlier call left there."""
+    """Write the digits as latent shards into `folder`, in place of those of an earlier call."""
     rows = digits()
     description = Description(
         source=SourceId(kind="bundled", location=SOURCE, items=len(rows.labels), digest=""),
@@ -44,7 +44,7 @@ def write_digits(folder: Path, *, rows_per_shard: int = 450, rows_per_group: int
 
 
 def ensure_digits(folder: Path) -> Manifest:
-    """Return the manifest of `folder`, writing the digits first where there is none, or one of an older version."""
+    """Return the manifest of `folder`. Write the digits first if it is missing or of an older version."""
     if (folder / MANIFEST_FILE).is_file():
         try:
             return Manifest.read(folder)

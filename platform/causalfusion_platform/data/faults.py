@@ -1,4 +1,4 @@
-"""What can be wrong with an image, and what is done about each kind."""
+"""Kinds of faults of images, and the actions for each kind."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _HELP = "\n  causalfusion data encode --help"
 
 @dataclass(frozen=True, kw_only=True)
 class FaultKind:
-    """One thing that can be wrong with an image."""
+    """One kind of fault of an image."""
 
     name: str
-    """As in settings (`cmyk=skip`) and reports."""
+    """Name in settings (`cmyk=skip`) and reports."""
     meaning: str
-    """One line for people: what is found, and what "convert" and "keep" do."""
+    """Description of the fault, and of "convert" and "keep", in one line."""
     allowed: tuple[Action, ...]
-    """Actions to choose from."""
+    """Allowed actions."""
     default: Action
-    """Action where the user says nothing."""
+    """Action without a setting of the user."""
 
     def __post_init__(self) -> None:
         if self.default not in self.allowed:
@@ -34,22 +34,22 @@ class FaultKind:
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of one image, and what was done about it."""
+    """One fault of one image, and the action taken."""
 
     kind: str
-    """A name in FAULT_KINDS."""
+    """Name in FAULT_KINDS."""
     action: Action
-    """What the policy says for this kind."""
+    """Action of the policy for this kind."""
     detail: str
-    """Particulars; the same on every machine, so without memory addresses and paths."""
+    """Details without memory addresses and paths, so that they are the same on every machine."""
 
 
 class FaultStop(Exception):
     """A fault whose policy is to stop.
 
     Attributes:
-        key: which image.
-        finding: what is wrong with it.
+        key: key of the image.
+        finding: its fault.
     """
 
     def __init__(self, key: str, finding: Finding) -> None:
@@ -66,7 +66,7 @@ _CONVERTED: tuple[Action, ...] = ("convert", "skip", "stop")
 _KEPT: tuple[Action, ...] = ("convert", "keep", "skip", "stop")
 
 _TABLE: tuple[tuple[str, tuple[Action, ...], Action, str], ...] = (
-    # Nothing to decode.
+    # Undecodable.
     ("unreadable", _LOST, "stop", "the storage failed to give the file"),
     ("missing", _LOST, "stop", "there is a label for an image that is not there"),
     ("unlabelled", _LOST, "stop", "there is no label for the image"),
@@ -77,41 +77,41 @@ _TABLE: tuple[tuple[str, tuple[Action, ...], Action, str], ...] = (
     ("huge", _LOST, "skip", "more pixels than --max-pixels, as stored or once enlarged to the crop"),
     ("deep", _LOST, "skip", "32-bit pixels, whose range is not known"),
     # Decodable.
-    ("wrong_extension", _CONVERTED, "convert", "the extension names another format; convert: decode by content"),
-    ("animated", _CONVERTED, "convert", "more than one frame or page; convert: the first"),
-    ("cmyk", _CONVERTED, "convert", "printing colours; convert: to RGB without a colour profile"),
-    ("gray8", _CONVERTED, "convert", "gray or bilevel; convert: three equal channels"),
-    ("gray16", _CONVERTED, "convert", "gray of more than 8 bits; convert: scaled to 8 bits"),
-    ("rgb16", _CONVERTED, "convert", "more than 8 bits a channel; convert: scaled to 8 bits"),
-    ("palette", _CONVERTED, "convert", "colours from a palette; convert: looked up"),
+    ("wrong_extension", _CONVERTED, "convert", "the extension names another format (convert: decode by content)"),
+    ("animated", _CONVERTED, "convert", "more than one frame or page (convert: the first)"),
+    ("cmyk", _CONVERTED, "convert", "printing colours (convert: to RGB without a colour profile)"),
+    ("gray8", _CONVERTED, "convert", "gray or bilevel (convert: three equal channels)"),
+    ("gray16", _CONVERTED, "convert", "gray of more than 8 bits (convert: scaled to 8 bits)"),
+    ("rgb16", _CONVERTED, "convert", "more than 8 bits a channel (convert: scaled to 8 bits)"),
+    ("palette", _CONVERTED, "convert", "colours from a palette (convert: looked up)"),
     (
         "transparency",
         _KEPT,
         "convert",
-        "not opaque throughout; convert: laid on white; keep: colours only, as ADM",
+        "not opaque throughout (convert: laid on white, keep: colours only, as ADM)",
     ),
     (
         "exif_rotation",
         _KEPT,
         "convert",
-        "to be shown turned or mirrored; convert: upright; keep: as stored, as ADM",
+        "to be shown turned or mirrored (convert: upright, keep: as stored, as ADM)",
     ),
-    ("tiny", _CONVERTED, "convert", "a side is shorter than the crop; convert: enlarged bicubically, as ADM"),
+    ("tiny", _CONVERTED, "convert", "a side is shorter than the crop (convert: enlarged bicubically, as ADM)"),
 )
 
 FAULT_KINDS: dict[str, FaultKind] = {
     name: FaultKind(name=name, meaning=meaning, allowed=allowed, default=default)
     for name, allowed, default, meaning in _TABLE
 }
-"""Every kind by its name."""
+"""Every kind of fault by its name."""
 
 
 def parse_policies(settings: Sequence[str]) -> dict[str, Action]:
     """Return the action of every kind: the defaults, changed by settings such as `cmyk=skip`.
 
     Raises:
-        UserError: a setting is no `KIND=ACTION`, names an unknown kind or an action that its kind does not allow,
-            or names a kind for the second time.
+        UserError: a setting is not `KIND=ACTION`, names an unknown kind or an action that its kind does not allow,
+            or repeats a kind.
     """
     policies = {kind.name: kind.default for kind in FAULT_KINDS.values()}
     given: set[str] = set()

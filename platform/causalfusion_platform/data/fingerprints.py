@@ -1,4 +1,4 @@
-"""Row ids, keys and latents that occur more than once, found from 24 bytes per row."""
+"""Search for repeated row ids, keys and latents with 24 bytes per row."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .passes import latents_of
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What tells the rows of a shard apart: three arrays of (rows,)."""
+    """Fingerprints of the rows of a shard: three arrays of (rows,)."""
 
     row_ids: NDArray[np.int64]
     keys: NDArray[np.uint64]
-    """64-bit hashes; texts are compared wherever two are equal."""
+    """64-bit hashes of keys. Keys with equal hashes are compared as text."""
     latents: NDArray[np.uint64]
     """64-bit hashes of `mean`."""
 
     @classmethod
     def none(cls) -> Self:
-        """Return those of no rows."""
+        """Return empty fingerprints."""
         return cls(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.uint64))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return those of several row groups."""
+        """Return the fingerprints of several row groups as one."""
         names = ("row_ids", "keys", "latents")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
@@ -49,9 +49,9 @@ def fingerprints(table: pa.Table) -> Fingerprints:
 
 
 def clashes(folder: Path, prints: Mapping[str, Fingerprints]) -> dict[str, str]:
-    """Return file → fault of the shards that repeat a row id or a key, of themselves or of a shard before them.
+    """Return file → fault of the shards that repeat a row id or a key, within themselves or of an earlier shard.
 
-    A shard that is bad for that reason takes nothing from those after it.
+    A later shard may use the row ids and keys of a bad shard.
     """
     repeated_ids = _repeated([print_.row_ids for print_ in prints.values()])
     repeated_keys = _repeated([print_.keys for print_ in prints.values()])
@@ -80,7 +80,7 @@ def clashes(folder: Path, prints: Mapping[str, Fingerprints]) -> dict[str, str]:
 def same_latents(
     folder: Path, prints: Mapping[str, Fingerprints], num_examples: int
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Return how many rows hold the latent of an earlier row, and the keys of a few such pairs."""
+    """Return the number of rows with the latent of an earlier row, and the keys of a few such pairs."""
     if not prints:
         return 0, []
     latents = np.concatenate([print_.latents for print_ in prints.values()])
@@ -108,7 +108,7 @@ def _repeated(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
 
 
 def _common(folder: Path, kind: str, value: int, one: tuple[str, int], other: tuple[str, int]) -> str:
-    """Return how a value is named that two rows share; empty: only their hashes are equal."""
+    """Return the text of a value that two rows share, or an empty text if only their hashes are equal."""
     if kind == "row id":
         return str(value)
     key = _key(folder / one[0], one[1])

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the square of pixels that is encoded, with every fault on record."""
+"""Decoding of an image file to the cropped square of pixels, with a record of every fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .container import FORMATS, ends_early, family, format_by_name, format_by_si
 from .crop import center_crop, enlarged_size
 from .faults import FAULT_KINDS, Action, FaultStop, Finding, Policies
 
-# Threads share all of this, so it is set once. Faults become findings, and the limit of pixels is an argument.
+# Threads share these settings. Faults become findings, and the limit of pixels is an argument.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -36,9 +36,9 @@ _UPRIGHT = {
     7: _Turn.TRANSVERSE,
     8: _Turn.ROTATE_90,
 }
-"""EXIF orientation (CIPA DC-008, tag 0x0112) → what turns the picture upright; Pillow turns counterclockwise."""
+"""EXIF orientation (CIPA DC-008, tag 0x0112) → transposition to upright. Pillow turns counterclockwise."""
 _AS_STORED = _UPRIGHT | {6: _Turn.ROTATE_90, 8: _Turn.ROTATE_270}
-"""The way back; all but the quarter turns are their own inverse."""
+"""Inverse transpositions. All but the quarter turns are their own inverse."""
 
 _MACHINE_BOUND = re.compile(
     r"""'[^']*[/\\][^']*'|"[^"]*[/\\][^"]*"|\S*[/\\]\S*"""  # paths
@@ -51,23 +51,23 @@ def decode_image(
 ) -> tuple[NDArray[np.uint8] | None, list[Finding]]:
     """Decode one image file and cut out its centred square.
 
-    The result depends on the arguments alone, not on the machine or on other threads. Damage that the decoder does
-    not notice, such as flipped bits amid a JPEG, stays unnoticed.
+    The result depends on the arguments alone, not on the machine or on other threads. Damage that the decoder
+    accepts, such as flipped bits inside a JPEG, is not detected.
 
     Args:
-        content: the file's bytes, or the error that came instead of them.
-        name: the image's key; its extension is compared with the content.
+        content: the file's bytes, or the error of reading them.
+        name: the image's key. Its extension is compared with the content.
         size: side of the square, in pixels.
-        policies: action of every kind of fault; see `parse_policies`.
-        max_pixels: more pixels than this, as stored or once enlarged to the crop, is the fault "huge".
+        policies: action for every kind of fault (`parse_policies`).
+        max_pixels: largest number of pixels, as stored and after enlarging to the crop. More is the fault "huge".
 
     Returns:
-        pixels: (size, size, 3) uint8 RGB, or None where a fault's policy is to skip.
-        findings: every fault found, those converted among them; after one that skips nothing more is looked for.
+        pixels: (size, size, 3) uint8 RGB, or None if a fault's policy is to skip.
+        findings: every fault found, up to the first that is skipped.
 
     Raises:
         FaultStop: a fault's policy is to stop.
-        ValueError: a kind has no policy, or one that it does not allow.
+        ValueError: a kind has no policy, or a policy that it does not allow.
     """
     record = _ImageAttempt(name, policies)
     try:
@@ -77,12 +77,12 @@ def decode_image(
 
 
 class _Skipped(Exception):
-    """The image is left out."""
+    """The image is left out, by policy."""
 
 
 @dataclass
 class _ImageAttempt:
-    """The faults of one image so far."""
+    """Faults of one image found so far."""
 
     name: str
     policies: Policies
@@ -95,7 +95,7 @@ class _ImageAttempt:
                 raise ValueError(f"the policy of {kind.name} is {action!r}; allowed: {', '.join(kind.allowed)}")
 
     def found(self, kind: str, detail: str) -> Action:
-        """Note a fault; return what to do about it, or raise where that is to skip or to stop."""
+        """Record a fault and return its action, or raise if the action is to skip or to stop."""
         finding = Finding(kind, self.policies[kind], detail)
         self.findings.append(finding)
         if finding.action == "stop":
@@ -105,8 +105,8 @@ class _ImageAttempt:
         return finding.action
 
     def reject(self, kind: str, detail: str) -> NoReturn:
-        """Note a fault that leaves nothing to decode, so that its policy is to skip or to stop."""
-        raise AssertionError(f"{kind} is no fault to {self.found(kind, detail)}")
+        """Record a fault of an undecodable image, whose policy is to skip or to stop."""
+        raise AssertionError(f"{kind} is not a fault to {self.found(kind, detail)}")
 
 
 def _decode(
@@ -121,7 +121,7 @@ def _decode(
             rgb = _upright_rgb(image, content, name, max_pixels, record)
     except (_Skipped, FaultStop):
         raise
-    except Exception as error:  # whatever Pillow raises at broken files: it promises no set of types
+    except Exception as error:  # Pillow may raise any type on broken files
         record.reject(*_undecodable(content, error))
     if min(rgb.size) < size:
         width, height = enlarged_size(*rgb.size, size)
@@ -134,7 +134,7 @@ def _decode(
 def _upright_rgb(
     image: Image.Image, content: bytes, name: str, max_pixels: int, record: _ImageAttempt
 ) -> Image.Image:
-    """Return the first frame of an opened image: decoded, RGB, upright. What Pillow raises goes through."""
+    """Return the first frame of an opened image, decoded, RGB and upright. Errors of Pillow propagate."""
     if image.width * image.height > max_pixels:
         record.reject("huge", f"{image.width}×{image.height}; at most {max_pixels} pixels are allowed")
     animated = getattr(image, "is_animated", False)
@@ -163,7 +163,7 @@ def _upright_rgb(
 
 
 def _levels(image: Image.Image, content: bytes) -> int:
-    """Return the largest sample value of an opened image as far as its header tells at no cost, else 255."""
+    """Return the largest sample value of an opened image by its header, or 255 if the header does not say it."""
     if image.format == "PNG":
         bits = content[24]  # IHDR comes first
         return (1 << bits) - 1
@@ -172,7 +172,7 @@ def _levels(image: Image.Image, content: bytes) -> int:
         return (1 << bits) - 1
     if isinstance(image, PpmImageFile):
         if image.mode == "I":
-            return 65535  # whatever the file's own maximum, Pillow scales to this
+            return 65535  # Pillow scales to this from any maximum
         arguments = image.tile[0].args
         if image.mode == "RGB" and isinstance(arguments, tuple):
             return int(arguments[1])
@@ -180,15 +180,15 @@ def _levels(image: Image.Image, content: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1, as stored, where there is none or it cannot be read."""
+    """Return the EXIF orientation, or 1 (as stored) if it is missing or unreadable."""
     try:
         return int(image.getexif().get(Base.Orientation, 1))
-    except Exception:  # the picture is whole, whatever its EXIF is
+    except Exception:  # a damaged EXIF does not affect the image
         return 1
 
 
 def _undecodable(content: bytes, error: Exception) -> tuple[str, str]:
-    """Return the kind of fault that made a decoder fail, and its details."""
+    """Return the kind and the details of the fault that made a decoder fail."""
     announced = format_by_signature(content)
     if announced is None:
         return "not_image", f"none of {', '.join(FORMATS)}"

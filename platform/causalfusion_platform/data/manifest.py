@@ -1,4 +1,4 @@
-"""The manifest of a folder of latent shards: what is in it, and proof that it is whole."""
+"""Manifest of a folder of latent shards: their description, rows and hashes."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class _Part(BaseModel):
 
 
 class SourceId(_Part):
-    """Where the images came from."""
+    """Source of the images."""
 
     kind: str
     """`folders`, `flat`, `webdataset`, `parquet`, or `bundled`."""
     location: str
-    """The source as it was named."""
+    """Location as given by the user."""
     items: int = Field(ge=1)
-    """Images and other files that the source held, those left out included; row ids are below this number."""
+    """Images and other files of the source, including those left out. Row ids are below this number."""
     digest: str
-    """SHA-256 over every item's key, size and label, wherever the source lies; empty: bundled with the platform."""
+    """SHA-256 over every item's key, size and label, without the location. Empty: bundled with the platform."""
 
 
 class AutoencoderId(_Part):
-    """The autoencoder that made the latents."""
+    """Autoencoder of the latents."""
 
     name: str
     """`identity` (pixels in [−1, 1]), `AutoencoderKL` or `AutoencoderTiny`."""
     scale: float = Field(gt=0)
-    """Factor that the stored latents were multiplied by (SD 0.18215, MAR's KL-16 0.2325, identity 1)."""
+    """Factor by which the stored latents were multiplied (SD 0.18215, MAR's KL-16 0.2325, identity 1)."""
     weights_sha256: str | None = None
-    """SHA-256 over the names, shapes and values of its weights; null: it has none."""
+    """SHA-256 over the names, shapes and values of its weights. null: without weights."""
 
 
 class Crop(_Part):
-    """How images were brought to their size."""
+    """Crop and size of the images."""
 
     kind: Literal["adm_center"] = "adm_center"
     """ADM's centre crop: halvings with a box filter, then bicubic to the shorter side, then the middle."""
@@ -54,7 +54,7 @@ class Crop(_Part):
 
 
 class Shard(_Part):
-    """One Parquet file."""
+    """One Parquet file of latents."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.parquet$")
     """File name inside the folder."""
@@ -66,7 +66,7 @@ class Shard(_Part):
 
 
 class Quarantined(_Part):
-    """A shard that was set aside."""
+    """One shard that was set aside."""
 
     file: str
     rows: int
@@ -74,58 +74,58 @@ class Quarantined(_Part):
 
 
 class Description(_Part):
-    """What the latents of a data set are and how they were made."""
+    """Description of a data set's latents: source, autoencoder, crop, shape and classes."""
 
     version: Literal[2] = 2
     """Schema version of this file and of the shards."""
     source: SourceId
     autoencoder: AutoencoderId
     crop: Crop | None = None
-    """Null: images were taken as they were."""
+    """null: images were not cropped."""
     order: Literal["source", "shuffled"] = "source"
-    """Whether rows lie in the order of the source's keys, or in one fixed permutation of it."""
+    """Order of rows: that of the source's keys, or one fixed permutation of it."""
     shape: tuple[int, int, int]
     """Channels, height and width of one latent."""
     dtype: Literal["float16"] = "float16"
     posterior: bool = False
-    """Shards hold the posterior's standard deviation beside its mean; else the latent is `mean`."""
+    """Shards hold the posterior's standard deviation beside its mean. Otherwise the latent is `mean`."""
     flip: bool = False
     """Shards hold the latents of the mirrored image too."""
     captions: bool = False
     """Shards hold a list of captions for each image."""
     class_names: list[str] = Field(min_length=1)
-    """Name of each class; labels are indices into this list."""
+    """Name of each class. Labels are indices into this list."""
     faults: dict[str, dict[str, int]] = Field(default_factory=dict)
-    """Fault of the source's images → what was done (convert, keep, skip) → how many."""
+    """Kind of fault of the source's images → action (convert, keep, skip) → count."""
 
     @property
     def latent_columns(self) -> tuple[str, ...]:
-        """The tensor columns of every shard."""
+        """Names of the tensor columns of every shard."""
         names = ("mean", "std") if self.posterior else ("mean",)
         return (*names, *(f"{name}_flip" for name in names)) if self.flip else names
 
 
 class Manifest(Description):
-    """Everything a reader must know about a folder of shards. Written last: a folder without it is not trusted."""
+    """Manifest of a folder of shards, written last. A folder without it is incomplete."""
 
     rows: int = Field(ge=1)
     shards: list[Shard] = Field(min_length=1)
     quarantined: list[Quarantined] = Field(default_factory=list)
-    """Shards that were found bad and set aside; `rows` and `shards` are without them."""
+    """Shards that were found bad and set aside. `rows` and `shards` do not include them."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the manifest but for where its source lay, shard hashes included: names this data set."""
+        """SHA-256 over the manifest and its shard hashes, without the source's location. It names the data set."""
         tree = self.model_dump(mode="json")
         del tree["source"]["location"]
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def without(self, files: Collection[str]) -> Self:
-        """Return the manifest of a folder that lacks some shards.
+        """Return the manifest without some shards.
 
         Raises:
-            UserError: no shard is left.
+            UserError: no shards remain.
         """
         if not files:
             return self

@@ -1,6 +1,6 @@
 """ADM's .npz files: images `arr_0`, uint8 (N, H, W, 3), labels `arr_1`, and statistics such as `mu`.
 
-Images are read in parts: 50,000 images of 256×256 pixels are 9.8 GB. No pickled object is read.
+Images are read in parts, because 50,000 images of 256×256 pixels are 9.8 GB. Pickled objects are refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a damaged `.npz` may raise."""
+"""Exceptions of reading a damaged `.npz`."""
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _WANTED = (
@@ -53,16 +53,16 @@ class ImageFile:
     """N, H, W and 3, or 1 for gray images."""
 
     def batches(self, size: int, *, stop: int | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Yield the images (n, H, W, channels), `size` at a time, up to number `stop`; they may be written to.
+        """Yield writable arrays of images (n, H, W, channels), `size` at a time, up to number `stop`.
 
-        No more than that is in memory, but for a file in Fortran's order.
+        Only one batch is in memory, except for a file in Fortran order.
 
         Raises:
             UserError: the file is damaged.
         """
         count = self.shape[0] if stop is None else min(stop, self.shape[0])
         with _opened(self.path, IMAGES) as (member, shape, fortran, _):
-            if fortran:  # every image's bytes are spread over the whole file
+            if fortran:  # the bytes of every image are spread over the whole file
                 whole = np.frombuffer(member.read(), np.uint8).reshape(shape, order="F")
                 yield from (np.array(whole[at : min(at + size, count)], order="C") for at in range(0, count, size))
                 return
@@ -72,10 +72,10 @@ class ImageFile:
                 yield np.frombuffer(bytearray(content), np.uint8).reshape(number, *shape[1:])
 
     def labels(self) -> NDArray[np.int64] | None:
-        """Return the labels (N,), or None if there are none.
+        """Return the labels (N,), or None without labels.
 
         Raises:
-            UserError: `arr_1` is not one whole number an image, or the file is damaged.
+            UserError: `arr_1` is not one integer per image, or the file is damaged.
         """
         if not holds_array(self.path, LABELS):
             return None
@@ -92,7 +92,7 @@ def read_images(path: Path) -> ImageFile:
     """Open images in ADM's layout, as written by `numpy.savez` or by `numpy.savez_compressed`.
 
     Raises:
-        UserError: there is no such file, it is damaged, or its images are not uint8 (N, H, W, 3), or 1 for gray.
+        UserError: the file is missing or damaged, or its images are not uint8 (N, H, W, 3) or (N, H, W, 1).
     """
     with _opened(path, IMAGES) as (_, shape, _, dtype):
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
@@ -101,10 +101,10 @@ def read_images(path: Path) -> ImageFile:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Return the arrays of an .npz by name, all but its images.
+    """Return the arrays of an .npz by name, without its images.
 
     Raises:
-        UserError: there is no such file, or it is damaged or no `.npz`.
+        UserError: the file is missing, damaged, or not an `.npz`.
     """
     if not path.is_file():
         raise UserError(f"no file {path}\n{STATISTICS_WANTED}")
@@ -119,13 +119,13 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def holds_array(path: Path, name: str) -> bool:
-    """Return whether an .npz that can be read holds an array of this name."""
+    """Return True if a readable .npz holds an array of this name."""
     return f"{name}.npy" in _names(path)
 
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]]:
-    """Open an array of an .npz: what is behind its header, its shape, whether in Fortran's order, its type."""
+    """Open an array of an .npz: the stream behind its header, its shape, Fortran order, and its type."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             version = npy.read_magic(member)
@@ -133,7 +133,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...],
                 raise ValueError(f"version {version} of its header")
             shape, fortran, dtype = _READ_HEADER[version](member)
             size = archive.getinfo(f"{name}.npy").file_size - member.tell()
-            # A header that promises more is not believed: nothing of that size is made.
+            # A header with another size is refused before any memory of that size is allocated.
             if not dtype.hasobject and size != dtype.itemsize * int(np.prod(shape, dtype=object)):
                 raise ValueError(f"{size} bytes for {_shaped(shape, dtype)}")
             yield member, shape, fortran, dtype

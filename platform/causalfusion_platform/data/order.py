@@ -1,10 +1,10 @@
-"""The order of rows: a pure function of (manifest, seed, position), the same for any number of readers.
+"""Order of rows: a pure function of (manifest, seed, position), the same for any number of readers.
 
 The stream is endless: epoch 0's rows, then epoch 1's, and so on, each row exactly once per epoch. A position is
-the number of rows before it (images seen), so global batch k is rows kB … (k+1)B − 1 whatever the worker count,
-and a batch may straddle two epochs: no tail is dropped.
+the number of rows before it (images seen). Global batch k is rows kB … (k+1)B − 1 for any number of workers.
+A batch may span two epochs, so no rows are dropped.
 
-Within an epoch the row groups of all shards are shuffled, cut into windows, and rows are permuted in a window.
+Within an epoch the row groups of all shards are shuffled and cut into windows. Rows are permuted within a window.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .manifest import Manifest
 
 @dataclass(frozen=True)
 class RowGroup:
-    """One Parquet row group, the smallest thing that is read."""
+    """One Parquet row group, the unit of reading."""
 
     file: str
     index: int
@@ -30,26 +30,26 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Window:
-    """Row groups that are read and permuted together: one reading task."""
+    """Row groups that one task reads and permutes together."""
 
     epoch: int
     index: int
     groups: tuple[RowGroup, ...]
     start: int = 0
-    """First row taken, in the permuted order."""
+    """First row to take, in the permuted order."""
     stop: int = 0
-    """One past the last row taken, in the permuted order."""
+    """One past the last row to take, in the permuted order."""
     position: int = 0
-    """Position in the stream of the first row taken."""
+    """Position of the first taken row in the stream."""
 
     @property
     def rows(self) -> int:
-        """Rows in the window's row groups, taken or not."""
+        """Rows in the window's row groups, including those not taken."""
         return sum(group.rows for group in self.groups)
 
 
 def epoch_windows(manifest: Manifest, seed: int, epoch: int, window_rows: int) -> list[Window]:
-    """Return the windows of one epoch, in order; each holds at least `window_rows` rows, but for the last."""
+    """Return the windows of one epoch, in order. Each except the last holds at least `window_rows` rows."""
     groups = [
         RowGroup(shard.file, index, rows)
         for shard in manifest.shards
@@ -82,6 +82,6 @@ def windows_between(manifest: Manifest, seed: int, window_rows: int, start: int,
 
 
 def row_order(window: Window, seed: int) -> torch.Tensor:
-    """Return the rows to take from the window's row groups read one after another: (stop − start,), int64."""
+    """Return the rows to take from the window's concatenated row groups: (stop − start,), int64."""
     generator = draws.stream(seed, "rows", window.epoch, window.index)
     return torch.randperm(window.rows, generator=generator)[window.start : window.stop]

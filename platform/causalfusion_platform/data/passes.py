@@ -1,4 +1,4 @@
-"""Passes over all shards: several shards at once, one row group of each in memory."""
+"""Parallel passes over all shards, with one row group of each in memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .manifest import Manifest, Shard
 T = TypeVar("T")
 
 Tick = Callable[[int], None]
-"""To be called with the number of rows just done."""
+"""Callback with the number of rows just done."""
 
 ShowRows = Callable[[int, int], None]
-"""Called about twice a second with rows done, and rows in all."""
+"""Callback about twice a second with rows done and total rows."""
 
 
 class _Stopped(Exception):
-    """Another shard has failed, or a person has interrupted the pass."""
+    """Another shard has failed, or the pass was interrupted."""
 
 
 def over_shards(manifest: Manifest, work: Callable[[Shard, Tick], T], show: ShowRows = lambda *_: None) -> list[T]:
-    """Return what `work` returns for every shard, in the manifest's order; its first exception ends the pass."""
+    """Return the results of `work` for every shard, in the manifest's order. Its first exception ends the pass."""
     done = [0] * len(manifest.shards)
     stop = threading.Event()
 
@@ -54,7 +54,7 @@ def over_shards(manifest: Manifest, work: Callable[[Shard, Tick], T], show: Show
                 for future in finished:
                     future.result()
                 show(sum(done), manifest.rows)
-        except BaseException:  # an interrupt too: what has not begun must not begin
+        except BaseException:  # an interrupt too: no further shard may start
             stop.set()
             threads.shutdown(wait=False, cancel_futures=True)
             raise
@@ -62,10 +62,10 @@ def over_shards(manifest: Manifest, work: Callable[[Shard, Tick], T], show: Show
 
 
 def read_groups(folder: Path, shard: Shard, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield some columns of each row group of a shard, page checksums verified.
+    """Yield some columns of each row group of a shard, with verified page checksums.
 
     Raises:
-        UserError: the shard is damaged; the message has its name.
+        UserError: the shard is damaged. The message names it.
     """
     for group in range(len(shard.row_groups)):
         yield read_group(folder, shard, group, columns)
@@ -75,7 +75,7 @@ def read_group(folder: Path, shard: Shard, group: int, columns: Sequence[str]) -
     """Return some columns of one row group.
 
     Raises:
-        UserError: the shard is damaged; the message has its name.
+        UserError: the shard is damaged. The message names it.
     """
     path = folder / shard.file
     try:

@@ -1,4 +1,4 @@
-"""Set bad shards aside, so that the rest of a folder can be used."""
+"""Quarantine of bad shards, so that the rest of a folder can be used."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .shards import QUARANTINE
 
 
 def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) -> Manifest:
-    """Move bad shards into `quarantine/`, take them out of the manifest of `folder`, and return the new manifest.
+    """Move bad shards into `quarantine/`, remove them from the manifest of `folder`, and return the new manifest.
 
-    Missing shards are only taken out. The manifest is written after the moves: a call that is killed in between
-    leaves shards that the manifest lists and the folder lacks, which the next call takes out.
+    Missing shards are only removed from the manifest. The manifest is written after the moves. If a call is killed
+    in between, the next call removes the moved shards from the manifest.
 
     Args:
         folder: the folder of shards.
         manifest: its manifest.
-        bad: file → what is wrong with it.
+        bad: file → fault.
 
     Raises:
-        UserError: every shard is bad, and nothing was moved; or a file cannot be moved.
+        UserError: every shard is bad and nothing was moved, or a file cannot be moved.
     """
     if len(bad) == len(manifest.shards):
         raise UserError(
@@ -47,7 +47,7 @@ def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) 
 
 
 def restore_advice(folder: Path, manifest: Manifest) -> str:
-    """Say how to get bad or missing shards back."""
+    """Return the advice for making bad or missing shards again."""
     if manifest.source.kind == "bundled":
         return f"make them anew: causalfusion data digits {folder}"
     return (
@@ -58,7 +58,7 @@ def restore_advice(folder: Path, manifest: Manifest) -> str:
 
 def _move(path: Path, aside: Path) -> None:
     target, number = aside / path.name, 1
-    while target.exists():  # set aside before, made anew, and bad again
+    while target.exists():  # an earlier copy of the shard was set aside too
         number += 1
         target = aside / f"{path.name}.{number}"
     try:

@@ -1,4 +1,4 @@
-"""Read windows of rows from shards, draw each row's latent, and hand them out as batches."""
+"""Reading of windows of rows from shards, drawing of each row's latent, and batching."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Columns = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of a global batch."""
+    """Part of a global batch for one worker."""
 
     samples: range
-    """Positions in the stream of rows (images seen before each one); they seed the samples' draws."""
+    """Positions in the stream of rows (images seen before each one), which seed the samples' draws."""
     row_ids: Tensor
     """(B,) int64"""
     latents: Tensor
@@ -38,22 +38,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of shards, and how a latent is drawn from a row each time it is read."""
+    """Folder of shards, and the settings of order and latent draws."""
 
     folder: Path
     manifest: Manifest
     seed: int
     """Seed of the order and of the draws."""
     window_rows: int
-    """Rows that are permuted together."""
+    """Minimum rows of a window, which are permuted together."""
     sample_posterior: bool = False
-    """Draw mean + std · ε instead of taking the mean."""
+    """Draw mean + std · ε in place of the mean."""
     flip: bool = False
     """Take the latent of the mirrored image half of the time."""
 
     @property
     def columns(self) -> list[str]:
-        """The Parquet columns that are read."""
+        """Names of the Parquet columns to read."""
         latents = [
             name
             for name in self.manifest.latent_columns
@@ -67,18 +67,18 @@ class Dataset:
 
 
 def read_window(data: Dataset, window: Window) -> Columns:
-    """Read a window's rows in their shuffled order, page checksums verified.
+    """Read a window's rows in their shuffled order, with verified page checksums.
 
-    Row groups of which no row is taken are not read. In memory are the result and one row group at a time.
+    Row groups without a row to take are not read. The result and one row group are in memory at a time.
 
     Returns:
         row_id (B,), label (B,) and latent (B, channels, height, width) fp16.
 
     Raises:
-        UserError: a shard is damaged; the message has its name.
+        UserError: a shard is damaged. The message names it.
     """
     order = row_order(window, data.seed).numpy()
-    place = np.full(window.rows, -1)  # of each row of the window's row groups, in the result
+    place = np.full(window.rows, -1)  # place in the result of each row of the window's row groups
     place[order] = np.arange(len(order))
     row_id, label = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
     latent = np.empty((len(order), *data.manifest.shape), np.float16)
@@ -102,7 +102,7 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
     try:
         if group.file not in files:
             files[group.file] = pq.ParquetFile(path, page_checksum_verification=True)
-        # Columns are read side by side: the first window of all comes sooner, and with it the first batch.
+        # Columns are read in parallel, which makes the first batch available sooner.
         table = files[group.file].read_row_group(group.index, columns=data.columns, use_threads=True)
         return {name: _as_numpy(table.column(name)) for name in data.columns}
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # a damaged footer has other columns
@@ -117,8 +117,8 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
 def _draw_latents(
     data: Dataset, columns: Columns, taken: NDArray[np.int64], samples: NDArray[np.int64]
 ) -> NDArray[np.generic]:
-    """Return the latents of the rows `taken`: a pure function of the seed and each row's position in the stream."""
-    # Rows are copied with `take`, arithmetic is torch's: numpy's indexing and its fp16 are several times slower.
+    """Return the latents of the rows `taken`: a pure function of seed and position of each row in the stream."""
+    # Rows are copied with `take`, and torch computes: numpy's indexing and its fp16 are several times slower.
     mean = columns["mean"].take(taken, axis=0)
     std = columns["std"].take(taken, axis=0) if data.sample_posterior else None
     if not data.flip and std is None:
@@ -146,12 +146,12 @@ def _as_numpy(column: pa.ChunkedArray) -> NDArray[np.generic]:
 
 
 def to_columns(table: pa.Table) -> Columns:
-    """Turn a table of row_id, label and latent into arrays, without copying where that is possible."""
+    """Turn a table of row_id, label and latent into arrays, without copies if possible."""
     return {name: _as_numpy(table.column(name)) for name in table.column_names}
 
 
 def to_batch(columns: Columns, first_sample: int) -> Batch:
-    """Turn arrays into tensors; `first_sample` is the position of the first row in the stream."""
+    """Turn arrays into a batch whose first row is at position `first_sample` in the stream."""
     return Batch(
         samples=range(first_sample, first_sample + len(columns["label"])),
         row_ids=torch.from_numpy(columns["row_id"].copy()),
@@ -161,7 +161,7 @@ def to_batch(columns: Columns, first_sample: int) -> Batch:
 
 
 def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Batch:
-    """Read all rows in their order, or the first ones, as posterior means (they must fit in memory)."""
+    """Read all rows, or the first `at_most`, in their order as posterior means. They must fit in memory."""
     names = ["row_id", "label", "mean"]
     tables: list[pa.Table] = []
     for shard in manifest.shards:
@@ -174,7 +174,7 @@ def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Ba
 
 
 def local_batches(data: Dataset, *, batch_size: int, start: int, stop: int) -> Iterator[Batch]:
-    """Yield global batches of rows start … stop − 1 in this process, without Ray; the last may be smaller."""
+    """Yield global batches of rows start … stop − 1 in this process, without Ray. The last may be smaller."""
     rest: Columns = {}
     position = start
     for window in data.windows(start, stop):

@@ -1,4 +1,4 @@
-"""A deep look at every shard: every byte, every number, every row id and key."""
+"""Full check of every shard: every byte, number, row id and key."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .manifest import Manifest, Shard
 from .passes import ShowRows, Tick, latents_of, over_shards
 from .validate import CheckedShards, shard_fault
 
-# Of a half-precision number: all bits of its exponent are set in NaN and infinity; −0 is the sign alone.
+# In half precision NaN and infinity have all bits of the exponent set, and −0 has the sign bit alone.
 _EXPONENT, _MINUS_ZERO = 0x7C00, 0x8000
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan came to."""
+    """Result of a scan."""
 
     checked: CheckedShards
     repeated_latents: int = 0
-    """Rows that hold the very latent of an earlier row under another key; real data sets have some."""
+    """Rows with the same latent as an earlier row under another key. Real data sets have some."""
     examples: list[tuple[str, str]] = field(default_factory=list)
     """Keys of a few such pairs."""
 
@@ -34,17 +34,21 @@ class Scan:
 def scan_shards(
     folder: Path, *, quick: bool = False, show: ShowRows = lambda *_: None, num_examples: int = 3
 ) -> Scan:
-    """Look at every shard of `folder`; a bad one does not keep the others from being looked at.
+    """Check every shard of `folder`, also after one was found bad.
 
-    Beyond what `shard_fault` checks: page checksums; NaN and infinity; negative standard deviations; the label and
-    the row id of every row; null captions; row ids and keys that occur twice. Of two shards that share one, the
-    later is bad. In memory are one row group per CPU and 24 bytes per row.
+    It checks all that `shard_fault` does, and in addition:
+
+    * page checksums, NaN and infinity, negative standard deviations and null captions,
+    * the label and the row id of every row,
+    * row ids and keys that occur twice. The later of two shards that share one is bad.
+
+    Memory holds one row group per CPU and 24 bytes per row.
 
     Args:
         folder: the folder of shards.
-        quick: check only presence, size, schema, row groups and the labels' range as the file states it.
+        quick: check only presence, size, schema, row groups and the range of labels in the file's statistics.
         show: called with progress.
-        num_examples: pairs of rows with the same latent to name.
+        num_examples: number of pairs of rows with the same latent to name.
 
     Raises:
         UserError: the folder or its manifest is missing, or the manifest is not one of ours.
@@ -67,7 +71,7 @@ def scan_shards(
 
 
 def look_at_shard(path: Path, shard: Shard, manifest: Manifest, tick: Tick = lambda _: None) -> str | Fingerprints:
-    """Return what is wrong with a shard by itself, or the fingerprints of its rows."""
+    """Return the fault of a shard by itself, or the fingerprints of its rows."""
     fault = shard_fault(path, shard, manifest)
     if fault:
         return fault
@@ -113,7 +117,7 @@ def _group_fault(table: pa.Table, manifest: Manifest) -> str | None:
 
 
 def _first_row(row_ids: NDArray[np.int64], at: NDArray[np.bool_]) -> str:
-    """Name the first row for which `at` holds, and how many there are; empty: none."""
+    """Return the name of the first row with `at` and the number of others, or an empty text without any."""
     rows = np.flatnonzero(at)
     if not len(rows):
         return ""

@@ -1,4 +1,4 @@
-"""The shard format: Parquet with fp16 latents as native fixed-shape tensors, labels, row ids and source keys."""
+"""Shard format: Parquet with fp16 latents as native fixed-shape tensors, labels, row ids and source keys."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..config.errors import UserError
 from ..storage.atomic import replacing
 from .manifest import MANIFEST_FILE, Description, Manifest, Shard, sha256_of
 
-# A shard, or an unfinished shard or manifest.
+# Name of a shard, or of an unfinished shard or manifest.
 _SHARD_FILES = re.compile(r"shard-\d+-of-\d+\.parquet|\.(shard-\d+-of-\d+\.parquet|manifest\.json)\.\d+")
 
 QUARANTINE = "quarantine"
-"""Folder, inside that of the shards, for those that were set aside."""
+"""Folder for shards that were set aside, inside the folder of shards."""
 LATENT_COLUMNS = ("mean", "std", "mean_flip", "std_flip")
 
 
@@ -29,15 +29,15 @@ class Rows:
     """Rows of shards in memory. Latents are (rows, channels, height, width), already in the model's scale."""
 
     row_ids: NDArray[np.int64]
-    """(rows,) position of each image in its source; images that were left out leave gaps."""
+    """(rows,) position of each image in its source. Images that were left out leave gaps."""
     labels: NDArray[np.int64]
     """(rows,)"""
     keys: Sequence[str]
     """Name of each image in its source."""
     mean: NDArray[np.float16]
-    """The posterior's mean, or the latent itself where the autoencoder has no posterior."""
+    """Mean of the posterior, or the latent itself without a posterior."""
     std: NDArray[np.float16] | None = None
-    """The posterior's standard deviation."""
+    """Standard deviation of the posterior."""
     mean_flip: NDArray[np.float16] | None = None
     """`mean` of the mirrored image."""
     std_flip: NDArray[np.float16] | None = None
@@ -45,7 +45,7 @@ class Rows:
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of these rows."""
+        """Schema of these rows."""
         return shard_schema(
             self.mean.shape[1:],
             posterior=self.std is not None,
@@ -75,7 +75,7 @@ class Rows:
 
 
 def shard_schema(shape: tuple[int, ...], *, posterior: bool, flip: bool, captions: bool) -> pa.Schema:
-    """Return the only schema that readers accept, for latents of (channels, height, width)."""
+    """Return the schema of shards of latents (channels, height, width), the only one that readers accept."""
     present = {"mean": True, "std": posterior, "mean_flip": flip, "std_flip": posterior and flip}
     tensor = pa.fixed_shape_tensor(pa.float16(), shape)
     fields = [
@@ -90,7 +90,7 @@ def shard_schema(shape: tuple[int, ...], *, posterior: bool, flip: bool, caption
 
 
 def manifest_schema(manifest: Manifest) -> pa.Schema:
-    """Return the schema that a manifest promises."""
+    """Return the schema of a manifest's shards."""
     return shard_schema(
         manifest.shape, posterior=manifest.posterior, flip=manifest.flip, captions=manifest.captions
     )
@@ -102,7 +102,7 @@ def shard_name(index: int, count: int) -> str:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Say whether a folder holds nothing but what `write_shards` makes, whole or not."""
+    """Return True if a folder holds only files of `write_shards`, complete or not."""
     others = {path.name for path in folder.iterdir() if not _SHARD_FILES.fullmatch(path.name)} - {QUARANTINE}
     if others != {MANIFEST_FILE} or any(folder.glob("shard-*")):
         return others <= {MANIFEST_FILE}
@@ -114,9 +114,9 @@ def is_replaceable(folder: Path) -> bool:
 
 
 def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
-    """Write one shard, atomically; its bytes depend on the rows and the library versions only."""
+    """Write one shard, atomically. Its bytes depend on the rows and the library versions only."""
     schema = rows.schema
-    # fp16 latents hardly compress (8%), and unpacking them would take a third of the time of reading.
+    # fp16 latents compress by 8% only, and unpacking them would take a third of the time of reading.
     compression = {field.name: "none" if field.name in LATENT_COLUMNS else "zstd" for field in schema}
     with replacing(path) as file:
         pq.write_table(
@@ -140,23 +140,23 @@ def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
 
 
 def _leaf(name: str) -> str:
-    """Return Parquet's path of a column: lists and tensors are nested."""
+    """Return Parquet's path of a column. Lists and tensors are nested."""
     return name if name in ("row_id", "label", "key") else f"{name}.list.element"
 
 
 def write_shards(
     rows: Rows, description: Description, folder: Path, *, rows_per_shard: int, rows_per_group: int
 ) -> Manifest:
-    """Write a data set that is in memory; the manifest comes last, so an interrupted call leaves nothing to trust.
+    """Write a data set in memory as shards, and the manifest last.
 
     The bytes depend on the data and the library versions only: writing twice gives equal digests.
 
     Args:
         rows: the data set.
-        description: what the data set is.
-        folder: where to; its old shards are removed.
-        rows_per_shard: rows of each file but the last.
-        rows_per_group: rows of each Parquet row group, the smallest thing that is read.
+        description: the description of the data set.
+        folder: the folder to write. Its old shards are removed.
+        rows_per_shard: rows of each file except the last.
+        rows_per_group: rows of each Parquet row group, the unit of reading.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)

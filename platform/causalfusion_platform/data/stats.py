@@ -1,4 +1,4 @@
-"""Statistics of latents, exact over a whole data set: what an autoencoder's scale factor is made from."""
+"""Exact statistics of latents over a whole data set, from which an autoencoder's scaling factor follows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..config.errors import UserError
 from .manifest import Manifest, Shard
 from .passes import ShowRows, Tick, latents_of, over_shards, read_groups
 
-# Rows turned into float64 at once.
+# Rows converted to float64 at a time.
 _ROWS_AT_ONCE = 256
 
 Vector = NDArray[np.float64]
@@ -24,7 +24,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LatentMoments:
-    """Sums over latents, one number per channel each, in float64."""
+    """Sums over latents in float64, one number per channel."""
 
     count: int
     """Numbers per channel."""
@@ -32,13 +32,13 @@ class LatentMoments:
     squares: Vector
     """Sum of squared deviations from the mean."""
     noise: Vector
-    """Sum of the posterior's variances; 0 without a posterior."""
+    """Sum of the posterior's variances, or 0 without a posterior."""
     low: Vector
     high: Vector
 
     @classmethod
     def of(cls, mean: NDArray[np.float16], std: NDArray[np.float16] | None) -> Self:
-        """Return those of some rows: (rows, channels, height, width)."""
+        """Return the moments of rows (rows, channels, height, width)."""
         values = _by_channel(mean)
         centre = values.mean(1)
         away = values - centre[:, None]
@@ -53,7 +53,7 @@ class LatentMoments:
         )
 
     def merged(self, other: Self) -> Self:
-        """Return those of both sets of rows (Chan, Golub and LeVeque 1983)."""
+        """Return the moments of both sets of rows together (Chan, Golub and LeVeque 1983)."""
         count = self.count + other.count
         apart = other.mean - self.mean
         return type(self)(
@@ -67,7 +67,7 @@ class LatentMoments:
 
     @property
     def all_channels(self) -> Self:
-        """Return those of all channels taken as one."""
+        """Return the moments of all channels as one."""
         channels = [
             type(self)(self.count, *(values[index : index + 1] for values in list(vars(self).values())[1:]))
             for index in range(len(self.mean))
@@ -77,13 +77,13 @@ class LatentMoments:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation of the latents that training sees, in the shards' scale."""
+    """Mean, standard deviation and range of the latents of training, in the shards' scale."""
 
     mean: float
     std: float
     """√(variance of the posteriors' means + mean of the posteriors' variances)."""
     posterior_std: float
-    """√(mean of the posteriors' variances); 0 without a posterior."""
+    """√(mean of the posteriors' variances), or 0 without a posterior."""
     min: float
     """Smallest posterior mean."""
     max: float
@@ -96,16 +96,16 @@ class LatentStats:
 
     rows: int
     views: int
-    """Latents per row: 2 where the mirrored images' are there too; they count like the others."""
+    """Latents per row: 2 with mirrored images, which count like the others."""
     scale: float
-    """Factor that the shards' latents were multiplied by."""
+    """Factor by which the shards' latents were multiplied."""
     channels: list[Spread]
     overall: Spread
-    """All channels taken as one."""
+    """Statistics of all channels as one."""
 
     @property
     def suggested_scale(self) -> float:
-        """The factor that gives latents a standard deviation of 1 (Rombach et al. 2022, appendix G)."""
+        """Factor that gives latents a standard deviation of 1 (Rombach et al. 2022, appendix G)."""
         return self.scale / self.overall.std
 
 
@@ -113,12 +113,12 @@ def latent_stats(folder: Path, manifest: Manifest, show: ShowRows = lambda *_: N
     """Compute the statistics of every row of a data set.
 
     Raises:
-        UserError: a shard is damaged, a latent is no number, or all latents are equal.
+        UserError: a shard is damaged, a latent is not finite, or all latents are equal.
     """
 
     def work(shard: Shard, tick: Tick) -> LatentMoments:
         parts = []
-        with np.errstate(invalid="ignore"):  # what is no number shows in the sums
+        with np.errstate(invalid="ignore"):  # NaN and infinity show in the sums
             for table in read_groups(folder, shard, manifest.latent_columns):
                 parts += [
                     _moments(table.slice(start, _ROWS_AT_ONCE), manifest)

@@ -1,9 +1,9 @@
-"""Ray Data streams windows of shards to the training workers, in one order for any number of them.
+"""Ray Data stream of windows of shards to the training workers, in one order for any number of workers.
 
-Ray Data tasks read the windows of the plan in parallel, anywhere on the cluster, and leave their rows in its object
-store. One feeder takes references to them in plan order (`preserve_order`), cuts global batches, and tells every
-worker which rows of which window are its own. The workers fetch these themselves: no row passes through the feeder.
-Ray Data's own `streaming_split` deals blocks to whichever worker asks first, so its batches differ from run to run.
+Ray Data tasks read the windows in parallel, anywhere on the cluster, into blocks of Ray's object store. One actor,
+the `BatchCoordinator`, takes references to the blocks in stream order (`preserve_order`), cuts global batches, and
+assigns every worker its rows of each block. The workers fetch these blocks themselves. Ray Data's own
+`streaming_split` gives each block to the first worker that asks, so its batches differ from run to run.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ..ray_private import keep_order, stream_blocks
 from .order import Window
 from .read import Batch, Columns, Dataset, read_window, to_batch, to_columns
 
-# One Ray Data execution covers at least this many windows, so that its start-up cost (about a second) is paid
-# rarely for a small data set, and at most a segment's worth of plan is in memory for a large one.
+# One Ray Data execution covers at least this many windows. Its start-up (about a second) is then rare for a small
+# data set, and only the windows of one segment are in memory for a large one.
 _SEGMENT_WINDOWS = 64
-# Windows that lie ready behind the one that is being dealt.
+# Windows that are ready behind the current one.
 _READY_WINDOWS = 1
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What to stream: rows start … stop − 1 of a data set's endless stream, as global batches."""
+    """Rows start … stop − 1 of a data set's endless stream as global batches, and the resources to read them."""
 
     data: Dataset
     batch_size: int
@@ -45,7 +45,7 @@ class StreamSpec:
 
 
 class _ReadWindows:
-    """The task of Ray Data's map: plan entries in, rows out."""
+    """Task of Ray Data's map, from the number of a window to its rows."""
 
     def __init__(self, data: Dataset, windows: list[Window]) -> None:
         self.data, self.windows = data, windows
@@ -58,7 +58,7 @@ class _ReadWindows:
 
 
 def _segments(spec: StreamSpec) -> Iterator[tuple[int, int]]:
-    """Cut the stream into runs of whole batches, each one Ray Data execution."""
+    """Cut the stream into segments of whole batches, one Ray Data execution each."""
     window = min(spec.data.window_rows, spec.data.manifest.rows)
     rows = -(-_SEGMENT_WINDOWS * window // spec.batch_size) * spec.batch_size
     for start in range(spec.start, spec.stop, rows):
@@ -66,7 +66,7 @@ def _segments(spec: StreamSpec) -> Iterator[tuple[int, int]]:
 
 
 def _segment_windows(spec: StreamSpec, start: int, stop: int) -> Iterator[tuple[Any, int]]:
-    """Yield (reference, rows) of every window's rows, in plan order."""
+    """Yield the reference to each window's block and its number of rows, in stream order."""
     windows = list(spec.data.windows(start, stop))
     entries = ray.data.from_items(
         [{"window": index} for index in range(len(windows))], override_num_blocks=len(windows)
@@ -82,7 +82,7 @@ def _segment_windows(spec: StreamSpec, start: int, stop: int) -> Iterator[tuple[
 
 
 @dataclass(frozen=True)
-class Piece:
+class BlockSlice:
     """Consecutive rows of one block in Ray's object store."""
 
     block: Any
@@ -91,20 +91,20 @@ class Piece:
     stop: int
 
 
-Pieces = list[Piece]
+BlockSlices = list[BlockSlice]
 
 
-class Feeder:
-    """Cut the stream into global batches and tell each worker its rows. Runs as a Ray actor."""
+class BatchCoordinator:
+    """Ray actor that cuts the stream into global batches and assigns each worker its rows."""
 
     def __init__(self, spec: StreamSpec, num_workers: int) -> None:
         keep_order()
         self.spec, self.num_workers = spec, num_workers
         self.rows_left = spec.stop - spec.start
-        self.current: Piece | None = None
-        self.waiting: list[deque[Pieces]] = [deque() for _ in range(num_workers)]
-        # A thread goes ahead, so that a new segment's start-up hides behind the windows that are ready.
-        self.ready: queue.Queue[Piece | Exception] = queue.Queue(maxsize=_READY_WINDOWS)
+        self.current: BlockSlice | None = None
+        self.waiting: list[deque[BlockSlices]] = [deque() for _ in range(num_workers)]
+        # A thread reads ahead, so that the start-up of a segment overlaps with the use of ready windows.
+        self.ready: queue.Queue[BlockSlice | Exception] = queue.Queue(maxsize=_READY_WINDOWS)
 
     def start(self) -> None:
         """Start reading."""
@@ -114,12 +114,12 @@ class Feeder:
         try:
             for start, stop in _segments(self.spec):
                 for block, rows in _segment_windows(self.spec, start, stop):
-                    self.ready.put(Piece(block, 0, rows))
+                    self.ready.put(BlockSlice(block, 0, rows))
         except Exception as error:  # handed to the workers, which stop with it
             self.ready.put(error)
 
-    def next(self, rank: int) -> Pieces | None:
-        """Return worker `rank`'s rows of its next global batch; None at the end of the stream."""
+    def next(self, rank: int) -> BlockSlices | None:
+        """Return worker `rank`'s rows of its next global batch, or None at the end of the stream."""
         if not self.waiting[rank]:
             rows = min(self.spec.batch_size, self.rows_left)
             if not rows:
@@ -130,45 +130,45 @@ class Feeder:
                 self.waiting[other].append(self._take(part.stop - part.start))
         return self.waiting[rank].popleft()
 
-    def _take(self, rows: int) -> Pieces:
+    def _take(self, rows: int) -> BlockSlices:
         """Return the next rows of the stream."""
-        pieces = []
+        slices = []
         while rows:
             if self.current is None:
                 window = self.ready.get()
                 if isinstance(window, Exception):
-                    self.ready.put(window)  # every worker gets to see it
+                    self.ready.put(window)  # for the other workers
                     raise window
                 self.current = window
             block, start, end = self.current.block, self.current.start, self.current.stop
             stop = min(start + rows, end)
-            pieces.append(Piece(block, start, stop))
-            self.current = Piece(block, stop, end) if stop < end else None
+            slices.append(BlockSlice(block, start, stop))
+            self.current = BlockSlice(block, stop, end) if stop < end else None
             rows -= stop - start
-        return pieces
+        return slices
 
 
 def worker_rows(batch_size: int, rank: int, num_workers: int) -> slice:
-    """Return which rows of a global batch worker `rank` gets: equal, contiguous parts in rank order."""
+    """Return the rows of a global batch for worker `rank`: equal, contiguous parts in rank order."""
     return slice(rank * batch_size // num_workers, (rank + 1) * batch_size // num_workers)
 
 
-def make_feeder(spec: StreamSpec, num_workers: int) -> Any:
-    """Return a feeder actor that does not read yet; it lives as long as the process that makes it."""
-    # Outside the workers' placement group: it needs no CPU of theirs, nor do its reading tasks.
+def make_coordinator(spec: StreamSpec, num_workers: int) -> Any:
+    """Return a coordinator actor that has not started reading. It ends with the process that makes it."""
+    # Outside the workers' placement group, because actor and reading tasks do not use the workers' CPUs.
     options = {"num_cpus": 0, "scheduling_strategy": "DEFAULT"}
-    return ray.remote(Feeder).options(**options).remote(spec, num_workers)
+    return ray.remote(BatchCoordinator).options(**options).remote(spec, num_workers)
 
 
-def start_feeder(spec: StreamSpec, num_workers: int) -> Any:
-    """Return a feeder actor that has begun to read."""
-    feeder = make_feeder(spec, num_workers)
-    feeder.start.remote()
-    return feeder
+def start_coordinator(spec: StreamSpec, num_workers: int) -> Any:
+    """Return a coordinator actor that has started reading."""
+    coordinator = make_coordinator(spec, num_workers)
+    coordinator.start.remote()
+    return coordinator
 
 
-def worker_batches(feeder: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Batch]:
-    """Yield worker `rank`'s part of every global batch; a thread fetches `prefetch_batches` of them ahead."""
+def worker_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Batch]:
+    """Yield worker `rank`'s part of every global batch. A thread fetches `prefetch_batches` of them ahead."""
     ready: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=spec.prefetch_batches)
     ended = threading.Event()
 
@@ -182,7 +182,7 @@ def worker_batches(feeder: Any, spec: StreamSpec, rank: int, num_workers: int) -
 
     def fetch() -> None:
         try:
-            for batch in _fetch_batches(feeder, spec, rank, num_workers):
+            for batch in _fetch_batches(coordinator, spec, rank, num_workers):
                 put(batch)
                 if ended.is_set():
                     return
@@ -200,17 +200,17 @@ def worker_batches(feeder: Any, spec: StreamSpec, rank: int, num_workers: int) -
         ended.set()
 
 
-def _fetch_batches(feeder: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Batch]:
-    pending = [feeder.next.remote(rank), feeder.next.remote(rank)]
-    held: tuple[Any, Columns] | None = None  # the block that is being used up
+def _fetch_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Batch]:
+    pending = [coordinator.next.remote(rank), coordinator.next.remote(rank)]
+    held: tuple[Any, Columns] | None = None  # the current block
     first = spec.start
-    while (pieces := ray.get(pending.pop(0))) is not None:
-        pending.append(feeder.next.remote(rank))
+    while (slices := ray.get(pending.pop(0))) is not None:
+        pending.append(coordinator.next.remote(rank))
         parts = []
-        for piece in pieces:
-            if held is None or held[0] != piece.block:
-                held = piece.block, to_columns(ray.get(piece.block))
-            parts.append({name: column[piece.start : piece.stop] for name, column in held[1].items()})
+        for item in slices:
+            if held is None or held[0] != item.block:
+                held = item.block, to_columns(ray.get(item.block))
+            parts.append({name: column[item.start : item.stop] for name, column in held[1].items()})
         columns = parts[0]
         if len(parts) > 1:
             columns = {name: np.concatenate([part[name] for part in parts]) for name in columns}

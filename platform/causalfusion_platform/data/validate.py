@@ -1,4 +1,4 @@
-"""Check a folder of shards against its manifest before anything trusts it."""
+"""Check of a folder of shards against its manifest, before it is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARROW_SCHEMA = b"ARROW:schema"
 
 
 class Stamp(NamedTuple):
-    """What tells, without reading a file, that it is another one or was written to."""
+    """Size and time of change of a file, which show a change without reading it."""
 
     size: int
     mtime_ns: int
@@ -31,29 +31,29 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckedShards:
-    """A folder of shards after a look at each."""
+    """Folder of shards, and the faults found in them."""
 
     folder: Path
     manifest: Manifest
     bad: dict[str, str]
-    """File → what is wrong with it."""
+    """File → fault."""
     stamps: dict[str, Stamp] = field(default_factory=dict)
-    """File → its size and time of change when it was looked at."""
+    """File → its size and time of change at the check."""
     hashes: bool = True
-    """Whether every byte was read."""
+    """True if every byte was read."""
 
     def still_holds(self, file: str, stamp: Stamp | None) -> bool:
-        """Say whether the verdict on a shard is of the file that is there now."""
+        """Return True if the result for a shard holds for the present file."""
         return stamp is not None and self.stamps.get(file) == stamp
 
     @property
     def usable(self) -> Manifest:
-        """The manifest without the bad shards."""
+        """Manifest without the bad shards."""
         return self.manifest.without(self.bad)
 
     @property
     def notice(self) -> str:
-        """What is left out, for people; empty where all is well."""
+        """Message about the shards left out, or an empty text without any."""
         if not self.bad:
             return ""
         left_out = self.manifest.rows - self.usable.rows
@@ -67,19 +67,18 @@ class CheckedShards:
 def open_shards(
     folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True, known: CheckedShards | None = None
 ) -> CheckedShards:
-    """Look at every shard of `folder`.
+    """Check every shard of `folder`: presence, size, SHA-256, schema, rows of every row group, range of labels.
 
-    Checked of every shard: presence, size, SHA-256, schema (nothing but the shard schema, so no pickled extension
-    types), rows of every row group, and the range of labels.
+    The schema must be exactly that of shards, which excludes pickled extension types.
 
     Args:
         folder: the folder of shards.
-        max_bad_rows: largest share of the rows that may be in bad shards.
-        hashes: read every byte to compare SHA-256; page checksums are compared while training either way.
-        known: what an earlier look found. It is taken for each shard that has the same size and time of change.
+        max_bad_rows: largest share of rows in bad shards.
+        hashes: read every byte to compare SHA-256. Page checksums are compared in training in any case.
+        known: result of an earlier check, reused for each shard with the same size and time of change.
 
     Raises:
-        UserError: more rows than that are bad; the message names the shards.
+        UserError: more rows are bad. The message names the shards.
     """
     manifest = Manifest.read(folder)
     if known is not None and (known.manifest != manifest or (hashes and not known.hashes)):
@@ -115,12 +114,12 @@ def _stamp(path: Path) -> Stamp | None:
 def faults(
     folder: Path, manifest: Manifest, *, hashes: bool = True, but: Collection[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Yield (file, fault) of every shard that is not what the manifest says, in the manifest's order.
+    """Yield (file, fault) of every shard that differs from the manifest, in the manifest's order.
 
-    Files in `but` are not looked at.
+    Files in `but` are not checked.
     """
     shards = [shard for shard in manifest.shards if shard.file not in but]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing leaves Python's lock alone
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing releases Python's lock
         found = threads.map(lambda shard: shard_fault(folder / shard.file, shard, manifest, hashes), shards)
         for shard, fault in zip(shards, found, strict=True):
             if fault:
@@ -147,10 +146,10 @@ def check_model_fits(manifest: Manifest, model: ModelConfig, folder: Path) -> No
 
 
 def check_draws(manifest: Manifest, flip: bool | None, folder: Path) -> None:
-    """Check that the latents hold what is to be drawn from them.
+    """Check that the shards support the requested draws of latents.
 
     Raises:
-        UserError: mirrored images are asked for, and the shards have none.
+        UserError: mirrored images are requested, but the shards do not hold them.
     """
     if flip and not manifest.flip:
         raise UserError(
@@ -160,7 +159,7 @@ def check_draws(manifest: Manifest, flip: bool | None, folder: Path) -> None:
 
 
 def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = True) -> str | None:
-    """Return what is wrong with a shard, or None."""
+    """Return the fault of a shard, or None."""
     if not path.is_file():
         return "the file is missing"
     if path.stat().st_size != shard.bytes:
@@ -190,7 +189,7 @@ def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = Tru
     classes = len(manifest.class_names)
     for group in groups:
         labels = group.column(column)
-        # Arrow ends the process where statistics are asked of a column whose two types differ.
+        # Arrow ends the process when it reads statistics of a column whose two types differ.
         statistics = labels.statistics if labels.physical_type == "INT64" else None
         if statistics is None or not statistics.has_min_max:
             given = "unknown"
@@ -203,7 +202,7 @@ def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = Tru
 
 
 def _footer(path: Path) -> bytes:
-    """Return the footer of a Parquet file; empty: it has none."""
+    """Return the footer of a Parquet file, or no bytes without a footer."""
     with path.open("rb") as file:
         end = max(file.seek(0, os.SEEK_END) - 8, 0)
         file.seek(end)
@@ -216,10 +215,10 @@ def _footer(path: Path) -> bytes:
 
 
 def _schema_entry(schema: pa.Schema) -> bytes:
-    """Return how a footer holds an Arrow schema: key and value, each a Thrift string, as Arrow writes them.
+    """Return the bytes of an Arrow schema in a footer: key and value, each a Thrift string, as Arrow writes them.
 
-    Bytes are compared, since Arrow makes the types of the schema as soon as it opens a file, be it for its metadata
-    alone; and what an extension type carries may be code.
+    Bytes are compared, because Arrow creates the types of the schema as soon as it opens a file, even for its
+    metadata. An extension type may carry code.
     """
     entry = b""
     for text in (_ARROW_SCHEMA, base64.b64encode(schema.serialize().to_pybytes())):

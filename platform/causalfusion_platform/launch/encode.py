@@ -19,9 +19,9 @@ from ..config.errors import UserError
 from ..data.autoencoder import open_encoder
 from ..data.encode.pipeline import run_pipeline
 from ..data.encode.plan import EncodeSettings, EncodingPlan, make_plan
+from ..data.encode.progress import EncodingProgress
 from ..data.encode.records import Fault, ShardRecord, count_faults, finished_shards, write_faults
 from ..data.encode.stages import stopped
-from ..data.encode.tally import Encoding
 from ..data.faults import FaultStop
 from ..data.manifest import MANIFEST_FILE, Manifest
 from ..data.shards import QUARANTINE
@@ -61,7 +61,7 @@ def encode_source(
     out: Path,
     *,
     encoders: int | None = None,
-    show: Callable[[Encoding], None] = lambda _: None,
+    show: Callable[[EncodingProgress], None] = lambda _: None,
 ) -> Encoded:
     """Encode every image of a source, or what an earlier call left to do; the manifest comes last.
 

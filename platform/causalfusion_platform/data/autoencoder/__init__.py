@@ -1,4 +1,7 @@
-"""Between images and latents: a diffusers autoencoder, or nothing where latents are pixels."""
+"""Autoencoders between images and latents: those of diffusers, or the identity where latents are pixels.
+
+`encoder` defines encoding and decoding, and `open` finds an autoencoder on this machine. Open `encoder` first.
+"""
 
 from .encoder import Autoencoder, Encoder, Identity, encode_both
 from .open import open_autoencoder, open_encoder

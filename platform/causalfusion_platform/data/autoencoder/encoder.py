@@ -1,6 +1,6 @@
-"""What makes latents of images, and images of latents.
+"""Conversion between images and latents.
 
-Shapes: B images, H×H pixels; latents are (B, channels, h, h) in the model's scale.
+Shapes: B images, H×H pixels. Latents are (B, channels, h, h) in the model's scale.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Images = NDArray[np.uint8] | Tensor
 
 
 class Encoder(Protocol):
-    """An autoencoder with everything about it that a data set of its latents must say."""
+    """Autoencoder, with the properties that the manifest of its latents records."""
 
     name: str
     """`identity`, `AutoencoderKL` or `AutoencoderTiny`."""
     scale: float
-    """Factor that encoded latents have been multiplied by."""
+    """Factor by which encoded latents are multiplied."""
     has_posterior: bool
-    """Whether an image's latent is a distribution, with a mean and a standard deviation."""
+    """True if an image's latent is a distribution with mean and standard deviation."""
     downsampling: int
     """Pixels along a side per latent pixel."""
     image_channels: int
@@ -40,7 +40,7 @@ class Encoder(Protocol):
 
     @property
     def weights_sha256(self) -> str | None:
-        """SHA-256 over the weights, whatever file they came from; None: there are none."""
+        """SHA-256 over the weights, independent of their file. None: no weights."""
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """Return channels, height and width of the latent of an image of `size`×`size` pixels.
@@ -61,12 +61,12 @@ class Encoder(Protocol):
         """Map images (B, H, H, image_channels) uint8, pixel x as x / 127.5 − 1, to latents in the model's scale.
 
         Returns:
-            Mean and standard deviation of the posterior, both times the scale; without a posterior, the latent and
-            None. float32 on the CPU. The same images in the same batch give the same bits on the same machine.
+            Mean and standard deviation of the posterior, both times the scale, as float32 on the CPU. Without a
+            posterior: the latent and None. The same batch gives the same bits on the same machine.
 
         Raises:
-            ValueError: `images` are of another shape or type.
-            UserError: they are of a size that the autoencoder does not take.
+            ValueError: `images` have another shape or type.
+            UserError: the autoencoder does not take images of their size.
         """
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Encoder(Protocol):
 
 
 class Identity(Encoder):
-    """Latents are the pixels, in [−1, 1]."""
+    """Identity autoencoder: latents are the pixels, in [−1, 1]."""
 
     name = "identity"
     scale = 1.0
@@ -93,20 +93,20 @@ class Identity(Encoder):
 
 
 class Autoencoder(Encoder):
-    """A diffusers `AutoencoderKL` or `AutoencoderTiny`, in float32.
+    """Diffusers `AutoencoderKL` or `AutoencoderTiny`, in float32.
 
-    diffusers' convention holds for both: the model's latents are the encoder's times `config.scaling_factor`.
-    TAESD's is 1, since its encoder was trained to give SD's latents already scaled.
+    As in diffusers, the model's latents are the encoder's times `config.scaling_factor`. For TAESD the factor is 1,
+    because its encoder was trained to give SD's scaled latents.
     """
 
     image_channels = 3
 
     def __init__(self, vae: Any, *, bf16: bool = False) -> None:
-        """Take the autoencoder, in float32 and in evaluation mode.
+        """Wrap an autoencoder, in float32 and in evaluation mode.
 
         Args:
             vae: the autoencoder.
-            bf16: whether to encode under autocast to bfloat16, faster on GPUs and less exact.
+            bf16: encode under autocast to bfloat16, faster on GPUs and less exact.
         """
         self.vae, self.bf16 = vae, bf16
         self.name = type(vae).__name__
@@ -141,10 +141,10 @@ class Autoencoder(Encoder):
 
 
 def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Let a device compute the same bits every time, in full float32, while the context lasts.
+    """Make a device deterministic and use full float32 in the context.
 
-    cuDNN otherwise picks the kernel that is fastest at the moment, and rounds float32 to 10 bits (TF32). Its
-    switches are the process's own, so on CPUs, where threads encode side by side, they are left alone.
+    Otherwise cuDNN picks the kernel that is fastest at the moment, and rounds float32 to 10 bits (TF32). The
+    switches are global to the process. On CPUs they are not touched, because threads encode in parallel there.
     """
     if device.type != "cuda":
         return nullcontext()
@@ -155,10 +155,10 @@ def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
 
 
 def encode_both(encoder: Encoder, images: Images, *, flip: bool = True) -> dict[str, Tensor]:
-    """Encode images, and their mirror images by themselves: an autoencoder does not commute with mirroring.
+    """Encode images and their mirror images separately, because an autoencoder does not commute with mirroring.
 
     Returns:
-        `mean`, `std`, `mean_flip` and `std_flip`, those of them that there are, as `Encoder.encode` gives them.
+        Those of `mean`, `std`, `mean_flip` and `std_flip` that exist, as `Encoder.encode` returns them.
     """
     encoded = {"": encoder.encode(images)}
     if flip:
@@ -182,7 +182,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 
 def _pixels(encoder: Encoder, images: Images, device: torch.device | str) -> Tensor:
     """Return (B, channels, H, H) float32 in [−1, 1]."""
-    array = np.array(images, order="C")  # a copy: torch takes no array that is read-only or runs backwards
+    array = np.array(images, order="C")  # a copy: torch refuses read-only arrays and negative strides
     square = array.ndim == 4 and array.shape[1] == array.shape[2]
     if array.dtype != np.uint8 or not square or array.shape[3] != encoder.image_channels:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Open an autoencoder that lies on this machine; none is ever downloaded."""
+"""Opening of autoencoders on this machine. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def open_encoder(spec: Path | str, device: str = "cpu", *, bf16: bool = False) -
         spec: `identity` (latents are the pixels), a folder of a diffusers `AutoencoderKL` or `AutoencoderTiny`, or
             a file that `causalfusion.weights.vae.import_vae` reads: MAR's `kl16.ckpt`, or SD's VAE with LDM's or
             diffusers' names of tensors.
-        device: where it computes.
-        bf16: whether it encodes under autocast to bfloat16.
+        device: device of the computation.
+        bf16: encode under autocast to bfloat16.
 
     Raises:
-        UserError: there is none, it is damaged, or its latents are not what `Encoder` promises.
+        UserError: the autoencoder is missing or damaged, or its latents do not fit `Encoder`.
     """
     if str(spec) == "identity":
         return Identity()
     path = Path(spec)
     if path.name == _WEIGHTS and (path.parent / _CONFIG).is_file():
-        path = path.parent  # its configuration says the scale, which the file alone does not
+        path = path.parent  # the scale is in its configuration only
     if path.is_dir():
         vae = _read_folder(path)
     elif path.is_file():
@@ -53,12 +53,12 @@ def open_autoencoder(path: Path | str | None, channels: int | None, device: str 
     """Return the autoencoder of a model's latents.
 
     Args:
-        path: as `open_encoder`; None or `identity`: latents of 1 or 3 channels are pixels.
-        channels: channels of the latents; None: whatever the autoencoder has.
-        device: where it computes.
+        path: as in `open_encoder`. None or `identity`: latents of 1 or 3 channels are pixels.
+        channels: channels of the latents. None: those of the autoencoder.
+        device: device of the computation.
 
     Raises:
-        UserError: one is needed and not given, there is none, or it is of other latents.
+        UserError: an autoencoder is needed and not given, is missing, or has other latents.
     """
     if path is None or str(path) == "identity":
         if channels is None or channels in _PIXEL_CHANNELS:
@@ -104,10 +104,10 @@ def _read_folder(folder: Path) -> Any:
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    except Exception as error:  # a configuration's values reach torch and Python as they are
+    except Exception as error:  # a configuration's values reach torch and Python unchecked
         reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" …")
         raise UserError(f"no autoencoder in {folder}: {reason}\n  {_known(folder)}") from error
-    # diffusers would leave missing tensors random, and others out.
+    # diffusers would leave missing tensors random, and ignore unknown ones.
     for fault, word in (("missing_keys", "there is no"), ("unexpected_keys", "its configuration has no")):
         if found[fault]:
             raise UserError(f"no autoencoder in {folder}: {word} {sorted(found[fault])[0]}\n  {_known(folder)}")

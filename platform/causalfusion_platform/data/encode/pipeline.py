@@ -1,4 +1,4 @@
-"""Ray Data carries images to shards: decode in tasks → encode in a pool of actors → write in tasks."""
+"""Ray Data pipeline from images to shards: decode (tasks) → encode (pool of actors) → write (tasks)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import ray.data
 from ...ray_private import keep_order
 from ..sources import Listing, Reader
 from .plan import EncodingPlan
+from .progress import EncodingCounter, EncodingProgress
 from .resources import PipelineResources
 from .stages import Decode, Encode, Write
-from .tally import Encoding, Tally
 
 _WRITE_CPUS = 0.1
 
@@ -31,22 +31,22 @@ def run_pipeline(
     folder: Path,
     records: Path,
     resources: PipelineResources,
-    show: Callable[[Encoding], None],
+    show: Callable[[EncodingProgress], None],
 ) -> None:
-    """Make the shards that are missing, in order.
+    """Encode the missing shards, in order.
 
     Raises:
-        UserError: an image has a fault that stops.
+        UserError: an image has a fault whose policy is to stop.
     """
-    tally = ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    counter = ray.remote(EncodingCounter).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     total = len(plan.order)
     done = total - sum(len(plan.items(shard)) for shard in shards)
     table = ray.put(listing.table)
-    # In a process of its own, whose log Ray keeps: what Ray Data says of its workings is not for the terminal.
+    # In a process of its own, so that the output of Ray Data goes to its log and not to the terminal.
     conduct = ray.remote(_conduct).options(num_cpus=0, max_retries=0)
-    with _following(tally, done, total, show):
-        ray.get(conduct.remote(plan, [table], reader, vae, shards, folder, records, resources, tally))
-    ray.kill(tally)
+    with _following(counter, done, total, show):
+        ray.get(conduct.remote(plan, [table], reader, vae, shards, folder, records, resources, counter))
+    ray.kill(counter)
 
 
 def _conduct(
@@ -58,7 +58,7 @@ def _conduct(
     folder: Path,
     records: Path,
     resources: PipelineResources,
-    tally: Any,
+    counter: Any,
 ) -> None:
     settings = plan.settings
     keep_order(whole_blocks=True)  # a block is a chunk of the plan
@@ -70,7 +70,7 @@ def _conduct(
         "batch_size": settings.batch_size,
         "device": "cuda" if resources.gpus_per_encoder else "cpu",
         "threads": resources.threads,
-        "tally": tally,
+        "counter": counter,
     }
     pipeline = (
         ray.data.from_items([{"chunk": index} for index in range(len(chunks))], override_num_blocks=len(chunks))
@@ -103,17 +103,17 @@ def _conduct(
 
 
 @contextmanager
-def _following(tally: object, done: int, total: int, show: Callable[[Encoding], None]) -> Iterator[None]:
+def _following(counter: object, done: int, total: int, show: Callable[[EncodingProgress], None]) -> Iterator[None]:
     """Show progress twice a second while the body runs, and once after it."""
     stop = threading.Event()
     began: list[float] = []
 
     def look() -> None:
-        items, images, faults = ray.get(tally.read.remote())  # type: ignore[attr-defined]
+        items, images, faults = ray.get(counter.read.remote())  # type: ignore[attr-defined]
         if items and not began:
             began.append(time.perf_counter())
         seconds = time.perf_counter() - began[0] if began else 0.0
-        show(Encoding(done + items, total, images / seconds if seconds > 1 else 0.0, faults))
+        show(EncodingProgress(done + items, total, images / seconds if seconds > 1 else 0.0, faults))
 
     def follow() -> None:
         while not stop.wait(0.5):

@@ -1,4 +1,4 @@
-"""What is encoded into which shard: a pure function of the source's listing and the settings."""
+"""Assignment of images to shards and batches: a pure function of the source's listing and the settings."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from ..sources import Listing
 
 PLAN_FILE = "plan.json"
 
-# Decoded images that one reading task hands on at a time; well below the size at which Ray Data would cut them.
+# Decoded images in one output block of a reading task, well below the size at which Ray Data would split it.
 _TASK_BYTES = 48 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
-    """Everything but source and autoencoder that decides the bytes of the shards."""
+    """Settings that decide, with source and autoencoder, the bytes of the shards."""
 
     size: int
     """Side of the centre crop, in pixels."""
     policies: Policies
-    """What is done about each kind of fault."""
+    """Action for each kind of fault."""
     max_pixels: int
     """Pixels above which an image is `huge`."""
     flip: bool = True
     """Encode the mirrored image too."""
     bf16: bool = False
-    """Let the autoencoder compute under autocast to bfloat16: faster on GPUs, and less exact."""
+    """Encode under autocast to bfloat16, faster on GPUs and less exact."""
     batch_size: int = 32
-    """Images that a GPU sees at once: sums round differently in another batch. A CPU sees them one by one."""
+    """Images per batch on a GPU, where sums round differently in another batch. A CPU encodes them one by one."""
     rows_per_shard: int = 4096
-    """Items of the source per shard; images that are left out make it smaller."""
+    """Items of the source per shard. Images that are left out make it smaller."""
     rows_per_group: int = 256
-    """Rows per Parquet row group, the smallest thing that is read and shuffled."""
+    """Rows per Parquet row group, the unit of reading and shuffling."""
     order: str = "auto"
-    """`source`, `shuffled` (one fixed permutation of the items), or `auto`: what suits the source."""
+    """`source`, `shuffled` (one fixed permutation of the items), or `auto`: the one that suits the source."""
 
     def __post_init__(self) -> None:
         for name in ("size", "max_pixels", "batch_size", "rows_per_shard", "rows_per_group"):
@@ -68,7 +68,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Batches of one shard that one task reads and decodes."""
+    """Whole batches of one shard that one task reads and decodes."""
 
     shard: int
     start: int
@@ -79,7 +79,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class EncodingPlan:
-    """Which items go into which shard, and in which batches."""
+    """Assignment of items to shards and batches."""
 
     settings: EncodeSettings
     description: Description
@@ -88,7 +88,7 @@ class EncodingPlan:
 
     @property
     def num_shards(self) -> int:
-        """Shards, those included of which every image is left out."""
+        """Number of shards, including those without any encoded image."""
         return -(-len(self.order) // self.settings.rows_per_shard)
 
     def file(self, shard: int) -> str:
@@ -96,12 +96,12 @@ class EncodingPlan:
         return shard_name(shard, self.num_shards)
 
     def items(self, shard: int, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
-        """Return the items of a shard, or of some of its places, as positions in the listing."""
+        """Return the items start … stop − 1 of a shard (default: all) as positions in the listing."""
         first = shard * self.settings.rows_per_shard
         return self.order[first : first + self.settings.rows_per_shard][start:stop]
 
     def chunks(self, shards: Sequence[int]) -> list[Chunk]:
-        """Return what the reading tasks do, in order. A chunk is whole batches of one shard."""
+        """Return the chunks of the reading tasks, in order."""
         size = self.settings.size
         batches = max(1, _TASK_BYTES // (self.settings.batch_size * size * size * 3))
         step = batches * self.settings.batch_size
@@ -114,22 +114,22 @@ class EncodingPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the bytes of the shards, for people and to compare."""
+        """Everything that decides the bytes of the shards, in readable form."""
         described = self.description.model_dump(mode="json")
         names = described.pop("class_names")
         described["classes"] = hashlib.sha256(json.dumps(names).encode()).hexdigest()
-        described["source"].pop("location")  # the same images may lie elsewhere by now
-        # The order is what `auto` comes to, and so described already.
+        described["source"].pop("location")  # the same images may have been moved
+        # The description has the order that `auto` stands for.
         settings = {name: value for name, value in vars(self.settings).items() if name != "order"}
         return {**described, **settings, "policies": dict(self.settings.policies)}
 
     def begin(self, folder: Path) -> None:
-        """Write down what is encoded into `folder`, or check that it is what was begun there.
+        """Write the identity of this encoding into `folder`, or compare it with that of an earlier call.
 
-        A policy that was to stop may have changed: no finished shard holds an image that it applies to.
+        A policy that was `stop` may change, because no finished shard holds an image that it applies to.
 
         Raises:
-            UserError: another encoding was begun there; what differs is listed.
+            UserError: the identities differ. The differences are listed.
         """
         path = folder / PLAN_FILE
         text = (json.dumps(self.identity, indent=2) + "\n").encode()
@@ -190,7 +190,7 @@ def make_plan(listing: Listing, encoder: Encoder, settings: EncodeSettings) -> E
 
 
 def take_items(table: pa.Table, items: NDArray[np.int64]) -> pa.Table:
-    """Return the listing's rows of some items."""
+    """Return the rows of some items of the listing."""
     return table.take(pa.array(items))
 
 

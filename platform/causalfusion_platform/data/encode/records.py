@@ -1,4 +1,4 @@
-"""What is known of a finished shard: its hash and the faults of its images. Written after the shard itself."""
+"""Record of a finished shard: its hash and the faults of its images, written after the shard itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAULTS_FILE = "faults.csv"
 
 
 class Fault(BaseModel):
-    """One fault of one image, and what was done about it."""
+    """One fault of one image, and the action taken."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,14 +29,14 @@ class Fault(BaseModel):
 
 
 class ShardRecord(BaseModel):
-    """One finished shard."""
+    """Record of one finished shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     items: int
-    """Items of the source that were looked at."""
+    """Items of the source that were read."""
     shard: Shard | None
-    """Null: every image was left out, so there is no file."""
+    """Null: every image was left out, and no file was written."""
     faults: list[Fault]
 
     def write(self, path: Path) -> None:
@@ -45,14 +45,14 @@ class ShardRecord(BaseModel):
 
 
 def record_path(folder: Path, shard: int) -> Path:
-    """Return where the record of a shard lies."""
+    """Return the path of the record of a shard."""
     return folder / f"shard-{shard:05d}.json"
 
 
 def finished_shards(records: Path, shards: Path, count: int) -> dict[int, ShardRecord]:
-    """Return the records of the shards that are finished and still as they were written.
+    """Return the records of the shards that are finished and unchanged.
 
-    Every byte is read: a shard that was damaged since is made again.
+    Every byte is hashed. A shard that has been damaged since is made again.
     """
 
     def look(index: int) -> ShardRecord | None:
@@ -73,7 +73,7 @@ def finished_shards(records: Path, shards: Path, count: int) -> dict[int, ShardR
 
 
 def count_faults(faults: Iterable[Fault]) -> dict[str, dict[str, int]]:
-    """Return kind → action → how many, kinds and actions in alphabetic order."""
+    """Return kind → action → count, with kinds and actions in alphabetic order."""
     counts = Counter((fault.kind, fault.action) for fault in faults)
     tree: dict[str, dict[str, int]] = {}
     for (kind, action), count in sorted(counts.items()):

@@ -1,4 +1,4 @@
-"""Shares of a cluster that the pipeline reserves for its stages."""
+"""Resources of a cluster that the pipeline reserves for its stages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class PipelineResources:
     """Actors and tasks of the pipeline, and the CPUs and GPUs of each."""
 
     encoders: int
-    """Actors with an autoencoder each."""
+    """Actors, each with an autoencoder."""
     gpus_per_encoder: float
     cpus_per_encoder: float
     threads: int
-    """Threads of an encoder."""
+    """Threads per encoder."""
     decoders: int
-    """Tasks that read and decode at once."""
+    """Concurrent tasks that read and decode."""
     cpus_per_decoder: float

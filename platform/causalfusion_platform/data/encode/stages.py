@@ -1,7 +1,7 @@
-"""The stages of the pipeline, as Ray Data runs them: decode → encode → write.
+"""Stages of the Ray Data pipeline: decode → encode → write.
 
-Every item of the source stays one row until its shard is written, also when its image is left out: Ray Data then
-cuts the stream of rows into shards by counting.
+Every item of the source remains one row until its shard is written, even if its image is left out. Ray Data can
+therefore cut the stream into shards by counting rows.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from .records import Fault, ShardRecord, record_path
 
 
 class Decode:
-    """Read and decode chunks of the plan: one row per item, its pixels zero if the image is left out."""
+    """Stage that reads and decodes chunks: one row per item, with zero pixels for images that are left out."""
 
     def __init__(self, plan: EncodingPlan, listing: Any, reader: Reader, chunks: list[Chunk]) -> None:
-        """Take what to read.
+        """Create the stage.
 
         Args:
             plan: the plan.
             listing: reference to the listing's table in Ray's object store.
             reader: opens the source in the process that reads.
-            chunks: what the rows of the pipeline's input stand for.
+            chunks: the chunks that the pipeline's input rows number.
         """
         self.plan, self.listing, self.reader, self.chunks = plan, listing, reader, chunks
 
@@ -82,7 +82,7 @@ class Decode:
 
 
 def stopped(stop: FaultStop) -> UserError:
-    """Return what a person is told when an image stops the encoding."""
+    """Return the error for an image that stops the encoding."""
     kind = FAULT_KINDS[stop.finding.kind]
     others = " or ".join(f"--on {kind.name}={action}" for action in kind.allowed if action != "stop")
     return UserError(
@@ -92,21 +92,21 @@ def stopped(stop: FaultStop) -> UserError:
 
 
 class Encode:
-    """The autoencoder, in an actor of its own: pixels in, latents out.
+    """Stage that encodes pixels to latents, in an actor with an autoencoder.
 
-    On a CPU each thread has an image of its own: shared between threads, sums would round differently with another
-    number of them, and so on another machine or with another number of encoders.
+    On a CPU each thread encodes whole images. Sums that threads share would round differently with another number
+    of threads, and thus on another machine or with another number of encoders.
     """
 
     def __init__(
-        self, vae: str, flip: bool, bf16: bool, batch_size: int, device: str, threads: int, tally: Any
+        self, vae: str, flip: bool, bf16: bool, batch_size: int, device: str, threads: int, counter: Any
     ) -> None:
         torch.set_num_threads(1)
         self.threads = None
         if device == "cpu":
             self.threads = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self.encoder = open_encoder(vae, device, bf16=bf16)
-        self.flip, self.batch_size, self.tally = flip, batch_size, tally
+        self.flip, self.batch_size, self.counter = flip, batch_size, counter
 
     def __call__(self, block: pa.Table) -> pa.Table:
         places = block.column("place").to_numpy()
@@ -123,7 +123,7 @@ class Encode:
             _check_finite(part, block.column("key").slice(int(start), int(stop - start)))
             parts.append(part)
             kinds = [kind for found in faults[start:stop] for kind, _, _ in found]
-            self.tally.encoded.remote(int(stop - start), len(taken), kinds)
+            self.counter.encoded.remote(int(stop - start), len(taken), kinds)
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         block = block.drop_columns(["pixels"])
         for name, latents in columns.items():
@@ -133,7 +133,7 @@ class Encode:
     def _encode(
         self, pixels: NDArray[np.uint8], places: NDArray[np.int64], rows: int
     ) -> dict[str, NDArray[np.float16]]:
-        """Return the latents of one batch, zeros where an image was left out."""
+        """Return the latents of one batch, with zeros for images that were left out."""
         size = pixels.shape[1]
         columns: dict[str, NDArray[np.float16]] = {}
         names = [name for name in LATENT_COLUMNS if self._has(name)]
@@ -141,7 +141,7 @@ class Encode:
         for name in names:
             columns[name] = np.zeros((rows, *self.encoder.latent_shape(size)), np.float16)
             if len(pixels):
-                with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for later
+                with np.errstate(over="ignore"):  # too large numbers become infinite, which is checked later
                     columns[name][places] = encoded[name].numpy().astype(np.float16)
         return columns
 
@@ -173,7 +173,7 @@ def _check_finite(latents: dict[str, NDArray[np.float16]], keys: pa.ChunkedArray
 
 
 class Write:
-    """Write whole shards, and after each its record."""
+    """Stage that writes whole shards, each followed by its record."""
 
     def __init__(self, plan: EncodingPlan, folder: Path, records: Path) -> None:
         self.plan, self.folder, self.records = plan, folder, records

@@ -1,4 +1,4 @@
-"""The files that a location names: one file, a folder, or a pattern."""
+"""Files of a location: one file, a folder, or a pattern."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...config.errors import UserError
 from .filesystem import is_url, locate
 from .pattern import expand_braces, has_wildcard, matcher, split_pattern
 
-# Folders that are listed at a time: on network storage each one waits for the server.
+# Folders that are listed in parallel: on network storage each one waits for the server.
 _THREADS = 16
 
 
@@ -24,31 +24,31 @@ class SourceFiles:
     """Files under one root."""
 
     location: str
-    """As it was given."""
+    """Location as given by the user."""
     given: Literal["file", "folder", "pattern"]
     filesystem: fs.FileSystem
     root: str
-    """Path of the folder that names are relative to."""
+    """Path of the base folder of names."""
     names: list[str]
     sizes: list[int]
-    """Bytes of each file; −1: not known (such as a dangling link)."""
+    """Bytes of each file. −1: unknown, such as for a dangling link."""
     folders: list[str]
-    """Folders directly under the root, empty ones too."""
+    """Folders directly under the root, including empty ones."""
 
     def path(self, name: str) -> str:
         """Return the path of a file in the filesystem."""
         return _join(self.root, name)
 
     def ending_in(self, *suffixes: str) -> list[str]:
-        """Return the names with one of some endings, in any case, sorted bytewise."""
+        """Return the names with one of the suffixes, case-insensitively, sorted bytewise."""
         return sorted(name for name in self.names if name.lower().endswith(suffixes))
 
 
 def list_files(location: str) -> SourceFiles:
-    """List a file, everything below a folder, or what a pattern (`part-{000..003}.tar`, `*.parquet`) matches.
+    """List a file, everything below a folder, or the matches of a pattern (`part-{000..003}.tar`, `*.parquet`).
 
     Raises:
-        UserError: nothing is there, or it cannot be listed.
+        UserError: the location is empty or missing, or cannot be listed.
     """
     try:
         if has_wildcard(location) and (is_url(location) or not Path(location).expanduser().exists()):
@@ -99,11 +99,11 @@ def _list_pattern(location: str) -> SourceFiles:
 def list_folder(
     filesystem: fs.FileSystem, root: str, *, deep: bool = True
 ) -> tuple[list[str], list[int], list[str]]:
-    """Return names and sizes of the files in a folder (`deep`: of all below it), and the folders directly in it.
+    """Return names and sizes of the files in a folder (`deep`: below it), and the folders directly in it.
 
     Raises:
         OSError: a folder cannot be read.
-        UserError: a link leads to a folder above it, or something is neither file nor folder.
+        UserError: a link leads to a folder above it, or an entry is neither file nor folder.
     """
     if isinstance(filesystem, fs.LocalFileSystem):
         return _list_local(root, deep)
@@ -120,7 +120,7 @@ def list_folder(
 
 
 def _list_local(root: str, deep: bool) -> tuple[list[str], list[int], list[str]]:
-    # Arrow's own walk follows a link to a folder above it, 40 times over.
+    # Arrow's own listing follows a link to a folder above it 40 times.
     names: list[str] = []
     sizes: list[int] = []
     top: list[str] | None = None
@@ -147,7 +147,7 @@ def _scan(root: str, folder: str) -> tuple[list[str], list[int], list[str]]:
                 continue
             try:
                 status = entry.stat()
-            except OSError:  # a dangling link: reading it says so
+            except OSError:  # a dangling link, which is reported on reading
                 names.append(name)
                 sizes.append(-1)
                 continue

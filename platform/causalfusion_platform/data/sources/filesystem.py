@@ -1,4 +1,4 @@
-"""Any place that PyArrow or fsspec can read: local paths, object stores, archives."""
+"""Access to all filesystems of PyArrow and fsspec: local paths, object stores, archives."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PAUSE_S = 0.1
 def locate(location: str) -> tuple[fs.FileSystem, str]:
     """Return the filesystem of a path or URL, and the path inside it.
 
-    A local path becomes absolute, since readers run in other processes. PyArrow's own filesystems come first;
+    A local path becomes absolute, because readers run in other processes. PyArrow's own filesystems come first.
     fsspec serves the other URLs (`memory://…`, `zip://::images.zip`).
 
     Raises:
-        UserError: neither knows the URL.
+        UserError: neither supports the URL.
     """
     if not is_url(location):
         return fs.LocalFileSystem(), os.path.abspath(Path(location).expanduser())  # noqa: PTH100 (links stay)
@@ -50,21 +50,21 @@ def locate(location: str) -> tuple[fs.FileSystem, str]:
 
 
 def is_url(location: str) -> bool:
-    """Say whether a location is a URL and not a local path."""
+    """Return True for a URL and False for a local path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)", location) is not None
 
 
 def read_whole(filesystem: fs.FileSystem, path: str) -> bytes:
-    """Return the content of a file, as it is stored."""
+    """Return the content of a file as stored."""
     with filesystem.open_input_file(path) as file:
         content: bytes = file.read()
     return content
 
 
 def read_patiently(read: Callable[[], T]) -> T | OSError:
-    """Return what `read` returns, or the reason why it failed three times.
+    """Return the result of `read`, or the error of the third failed attempt.
 
-    The storage's definite answers (no such file, no permission) are not asked for again.
+    Final errors of the storage, such as a missing file or permission, are not retried.
     """
     for attempt in range(_TRIES):
         if attempt:

@@ -1,4 +1,4 @@
-"""Images in any folders, with a file that names their labels."""
+"""Images in any folders, with a label file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .listing import Listing, leave_out, make_listing, utf8
 
 @dataclass(frozen=True)
 class FlatFolder:
-    """A folder of images and a label file; names in it are relative to the folder."""
+    """Folder of images and a label file, whose names are relative to the folder."""
 
     files: SourceFiles
     labels: str
@@ -67,5 +67,5 @@ class FlatFolder:
         return make_listing("flat", files.location, numbered.class_names, columns, findings)
 
     def reader(self) -> FileReader:
-        """Return what reads the images."""
+        """Return the reader of the images."""
         return FileReader(self.files.filesystem)

@@ -1,4 +1,4 @@
-"""Images in class folders, as ImageNet has them: DIR/class/**/file."""
+"""Images in class folders as in ImageNet: DIR/class/**/file."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from .listing import Listing, leave_out, make_listing, utf8
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads images that are files."""
+    """Reader of images that are files."""
 
     filesystem: fs.FileSystem
 
     def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
-        """Yield the content of each row's file, or why it cannot be read."""
+        """Yield the content of each row's file, or the error of reading it."""
         for path in items["file"].to_pylist():
             yield read_patiently(partial(read_whole, self.filesystem, path))
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """A folder with a folder for each class.
+    """Folder with one folder per class.
 
-    Every file below a class folder counts as an image: one that is none is reported when it is decoded. Files
-    beside the class folders have no label; nor has what lies in hidden folders, which are no classes.
+    Every file below a class folder counts as an image. Files of other kinds are reported when they are decoded.
+    Files beside the class folders and in hidden folders do not have a label.
     """
 
     files: SourceFiles
     policies: Policies
 
     def listing(self) -> Listing:
-        """List the images; classes are the folders, sorted bytewise, empty ones too."""
+        """List the images. Classes are the folders, sorted bytewise, including empty ones."""
         files = self.files
         class_names = sorted({name for name in files.folders if not name.startswith(".")})
         if not class_names:
@@ -66,5 +66,5 @@ class ClassFolders:
         )
 
     def reader(self) -> FileReader:
-        """Return what reads the images."""
+        """Return the reader of the images."""
         return FileReader(self.files.filesystem)

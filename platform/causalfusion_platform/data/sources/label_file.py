@@ -1,4 +1,4 @@
-"""Files that name the label, and the caption if wanted, of each image of a flat folder."""
+"""Label files of flat folders: the label, and optionally the caption, of each image."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]*")
 
 @dataclass
 class LabelFile:
-    """What a label file says, entry by entry."""
+    """Entries of a label file."""
 
     names: list[str] = field(default_factory=list)
     labels: list[int | str | None] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
-    """Where each entry is, for messages."""
+    """Place of each entry in the file, for messages."""
     captions: list[list[str]] | None = None
 
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """Names of the columns of a CSV file; auto: the usual ones."""
+    """Names of the columns of a CSV file. auto: the usual names."""
 
     file: str = "auto"
     label: str = "auto"
@@ -44,7 +44,7 @@ def read_label_file(location: str, columns: LabelColumns) -> LabelFile:
     """Read a label file: a path or URL that ends in .csv or .json.
 
     Raises:
-        UserError: it is missing, malformed (the message names the line), or has an image twice.
+        UserError: the file is missing, malformed (the message names the line), or lists an image twice.
     """
     filesystem, path = locate(location)
     try:
@@ -99,7 +99,7 @@ def _read_csv(text: str, location: str, columns: LabelColumns) -> LabelFile:
 
 
 def _choose_columns(row: list[str], place: str, columns: LabelColumns) -> tuple[list[int], bool]:
-    """Return the positions of file, label and perhaps caption, and whether the row is a header."""
+    """Return the positions of file, label and caption if wanted, and True if the row is a header."""
     header = [name.strip().lower() for name in row]
     file = next((name for name in _FILE_HEADERS if name in header), "file")
     file, label = (
@@ -117,7 +117,7 @@ def _choose_columns(row: list[str], place: str, columns: LabelColumns) -> tuple[
 
 def _parse_label(text: str, place: str) -> int | str:
     if not text or _DECIMAL.fullmatch(text):
-        raise UserError(f"{place}: {text!r} is no label\n  write the integer or the name of a class")
+        raise UserError(f"{place}: {text!r} is not a label\n  write the integer or the name of a class")
     return int(text) if _INTEGER.fullmatch(text) else text
 
 
@@ -127,7 +127,7 @@ def _read_json(text: str, location: str) -> LabelFile:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"label file {location} is not JSON: {error}\n  {_FORMS}") from error
     if isinstance(content, _Pairs):
-        # An image may be called labels, too, but its label is no list.
+        # An image may be called labels too, but its label is not a list.
         lists = [value for key, value in content if key == "labels" and not isinstance(value, int | str)]
         content = lists[0] if len(lists) == 1 else content
     if not isinstance(content, list):
@@ -143,7 +143,7 @@ def _read_json(text: str, location: str) -> LabelFile:
 
 
 class _Pairs(list[tuple[str, object]]):
-    """A JSON object with all its keys, also those that are there twice."""
+    """JSON object with all its keys, including repeated ones."""
 
 
 def _add(entries: LabelFile, name: str, label: int | str, place: str) -> None:

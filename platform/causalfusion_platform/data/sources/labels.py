@@ -1,4 +1,4 @@
-"""Labels and class names: from integers or names, wherever they are written."""
+"""Class indices and class names, made from labels that are integers or names."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class Numbered(NamedTuple):
     """Labels as indices."""
 
     labels: NDArray[np.int64]
-    """(items,) −1: none."""
+    """(items,) index of the class. −1: without a label."""
     class_names: list[str]
 
 
 def number_labels(values: pa.Array | pa.ChunkedArray, place: str, names: Sequence[str] | None = None) -> Numbered:
     """Turn labels into indices of classes.
 
-    Integers stay as they are, and classes are called 0, 1, … unless `names` are given. Names are sorted
-    bytewise. A null or negative label is none.
+    Integers stay as they are, and classes are named 0, 1, … unless `names` are given. Names are sorted
+    bytewise. A null or negative label counts as missing.
 
     Args:
         values: (items,) integers or strings.
-        place: where the labels are from, for messages.
+        place: origin of the labels, for messages.
         names: name of each class, for integer labels.
 
     Raises:
-        UserError: a label is beyond the names or absurdly large.
+        UserError: a label exceeds the names or the largest number of classes.
     """
     if pa.types.is_integer(values.type):
         labels = pc.fill_null(values.cast(pa.int64()), -1).to_numpy()
@@ -59,7 +59,7 @@ def as_labels(values: Sequence[int | str | None], places: Sequence[str]) -> pa.A
 
     Args:
         values: the labels.
-        places: where each one is written, for messages.
+        places: place of each label, for messages.
 
     Raises:
         UserError: some are integers and others names, or one is larger than int64.
@@ -73,4 +73,4 @@ def as_labels(values: Sequence[int | str | None], places: Sequence[str]) -> pa.A
     try:
         return pa.array(values, pa.int64() if name is None else pa.string())
     except (OverflowError, pa.ArrowInvalid) as error:
-        raise UserError(f"a label is no number of a class: {error}\n  count classes from 0") from error
+        raise UserError(f"a label is not a class number: {error}\n  count classes from 0") from error

@@ -1,4 +1,4 @@
-"""What a source of images holds: one row per image in one canonical order, and what was left out."""
+"""List of a source's images, one row per image in a canonical order, and of the items left out."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ _ARROW = (pa.Array, pa.ChunkedArray)
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a source."""
+    """Images of a source."""
 
     kind: Kind
     location: str
-    """The source as it was named."""
+    """Location as given by the user."""
     class_names: list[str]
-    """Name of each class; labels are indices into this list."""
+    """Name of each class. Labels are indices into this list."""
     digest: str
-    """SHA-256 over one line of JSON per row of `table`: [key, size, label], and the captions if there are any.
+    """SHA-256 over one line of JSON per row of `table`: [key, size, label], and the captions if present.
 
-    Independent of where the source lies and of the order in which its storage lists it. The images' contents
+    It does not depend on the location or on the order in which the storage lists the source. The images' contents
     are not read.
     """
     table: pa.Table
     """One row per image, sorted by key, bytewise.
 
-    key: its name inside the source: a path, `shard.tar/member.jpg`, or `file.parquet#000000012`.
-    label: index of its class.
-    file: path of the file that holds it, in the filesystem of the source.
-    offset: first byte inside a tar; row inside a Parquet file; else 0.
-    size: bytes; −1: not known.
-    row_group: of the Parquet file; else −1.
-    captions: list of strings; only if they were asked for.
+    * key: name inside the source: a path, `shard.tar/member.jpg`, or `file.parquet#000000012`.
+    * label: index of its class.
+    * file: path of the file that holds it, in the filesystem of the source.
+    * offset: first byte inside a tar, row inside a Parquet file, or 0.
+    * size: bytes, or −1 if unknown.
+    * row_group: row group of the Parquet file, or −1.
+    * captions: list of strings, only if requested.
     """
     findings: list[tuple[str, Finding]]
-    """Key of each item that was left out, and why, sorted by key."""
+    """Key and fault of each item that was left out, sorted by key."""
     shuffled: bool
-    """Whether images should be encoded in shuffled order: their keys are sorted by class."""
+    """True if images should be encoded in shuffled order, because their keys are sorted by class."""
 
 
 class Reader(Protocol):
-    """Reads images. Picklable; opens files where it is used, by one thread at a time."""
+    """Picklable reader of images. It opens files in the process that uses it, for one thread at a time."""
 
     def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
-        """Yield the content of each row of (a part of) a listing's table, or why it cannot be read."""
+        """Yield the content of each row of (a part of) a listing's table, or the error of reading it."""
         ...
 
 
 class Source(Protocol):
-    """A place that images come from."""
+    """Source of images."""
 
     def listing(self) -> Listing:
         """List the images.
@@ -82,7 +82,7 @@ class Source(Protocol):
         ...
 
     def reader(self) -> Reader:
-        """Return what reads the images of the listing."""
+        """Return the reader of the images of the listing."""
         ...
 
 
@@ -97,14 +97,14 @@ def make_listing(
 
     Args:
         kind: kind of the source.
-        location: the source as it was named.
+        location: the location as given by the user.
         class_names: name of each class.
-        columns: key, label, file and size, and where they apply offset, row_group and captions: sequences or
+        columns: key, label, file and size, and if they apply offset, row_group and captions. They are sequences or
             Arrow arrays of one length, in any order.
-        findings: what was left out.
+        findings: faults of the items left out.
 
     Raises:
-        UserError: there is no row, a key is there twice,
+        UserError: the source has no rows, or a key occurs twice.
     """
     arrays = {
         name: values.cast(_COLUMNS[name]) if isinstance(values, _ARROW) else pa.array(values, _COLUMNS[name])
@@ -135,10 +135,10 @@ def make_listing(
 
 
 def leave_out(kind: str, items: Sequence[tuple[str, str]], policies: Policies) -> list[tuple[str, Finding]]:
-    """Return the findings for items that are left out: (key, what is wrong with it).
+    """Return the findings of items, each a key and the detail of its fault, that are left out.
 
     Raises:
-        FaultStop: there are such items, and the policy is to stop.
+        FaultStop: `items` is not empty, and the policy is to stop.
     """
     action = policies[kind]
     if items and action == "stop":

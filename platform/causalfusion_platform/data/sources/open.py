@@ -1,4 +1,4 @@
-"""Tell what kind of source a location is."""
+"""Opening of a source of images, with detection of its kind."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def open_source(
 
     Args:
         location: a folder, a file, or a pattern of files, as a local path or a URL of PyArrow or fsspec.
-        kind: `folders`, `flat`, `webdataset` or `parquet`; `auto`: told from the files' names.
+        kind: `folders`, `flat`, `webdataset` or `parquet`. `auto`: detected from the files' names.
         labels: path or URL of a file of labels (.csv or .json), for `flat`.
-        image_column: where a file's name (a CSV file of labels) or the image (tars: extension; Parquet) is.
-        label_column: where the label is: `cls` or a key of .json for tars.
-        caption_column: where the caption is: `txt` or a key of .json for tars.
-        policies: what to do about images without labels and labels without images.
+        image_column: column of the file's name (CSV file of labels), column of the image (Parquet), or extension of
+            the image (tars).
+        label_column: column of the label. For tars `cls` or a key of .json.
+        caption_column: column of the caption. For tars `txt` or a key of .json.
+        policies: actions for images without labels and labels without images.
 
     Raises:
-        UserError: the location is missing or empty, its kind is not clear, or options do not go with it.
+        UserError: the location is missing or empty, its kind is not clear, or options do not fit the kind.
     """
     if kind not in ("auto", *get_args(Kind)):
-        raise UserError(f"{kind!r} is no kind of source\n  name one: --kind auto, {', '.join(get_args(Kind))}")
+        raise UserError(f"{kind!r} is not a kind of source\n  name one: --kind auto, {', '.join(get_args(Kind))}")
     files = list_files(location)
     if kind == "auto":
         kind = "flat" if labels is not None else _tell(files)
@@ -82,7 +83,7 @@ def _tell(files: SourceFiles) -> Kind:
         return "parquet"
     _refuse_compressed(files)
     if files.given != "folder":
-        raise UserError(f"{files.location}: {files.names[0]} is no source of images\n  {_KINDS}")
+        raise UserError(f"{files.location}: {files.names[0]} is not a source of images\n  {_KINDS}")
     beside = [name for name in files.ending_in(".csv", ".json") if "/" not in name]
     if not any(folder for folder in files.folders if not folder.startswith(".")) or beside:
         example = f"{files.location.rstrip('/')}/{beside[0]}" if beside else "FILE.csv"
@@ -95,7 +96,7 @@ def _tell(files: SourceFiles) -> Kind:
 
 
 def _only(files: SourceFiles, suffixes: tuple[str, ...]) -> SourceFiles:
-    """Keep a folder's files of one kind; files that were named are taken as they are."""
+    """Return a folder's files of one kind. Files that the user named are all kept."""
     if files.given != "folder":
         return files
     sizes = dict(zip(files.names, files.sizes, strict=True))

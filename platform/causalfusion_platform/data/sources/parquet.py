@@ -1,4 +1,4 @@
-"""Images in Parquet files, as Hugging Face's data sets have them."""
+"""Images in Parquet files, as in data sets of Hugging Face."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .listing import Listing, leave_out, make_listing
 from .parquet_file import ParquetColumns, find_columns, open_parquet, require_column
 
 _THREADS = 8
-# Of a row's number in its key, so that keys sort as rows do.
+# Digits of a row's number in its key, so that keys sort as rows do.
 _DIGITS = 9
 
 
 @dataclass
 class ParquetReader:
-    """Reads images out of row groups, the last of which stays in memory."""
+    """Reader of images in row groups. It keeps the last row group in memory."""
 
     filesystem: fs.FileSystem
     column: str
-    """Path of the leaf that holds the bytes."""
+    """Path of the leaf column with the bytes."""
     _opened: tuple[str, pq.ParquetFile] | None = field(default=None, init=False, repr=False, compare=False)
     _group: tuple[str, int] | None = field(default=None, init=False, repr=False, compare=False)
     _read: tuple[int, pa.ChunkedArray] | OSError | None = field(default=None, init=False, repr=False, compare=False)
@@ -42,7 +42,7 @@ class ParquetReader:
         return type(self), (self.filesystem, self.column)
 
     def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
-        """Yield the image of each row, or why it cannot be read."""
+        """Yield the image of each row, or the error of reading it."""
         places = (items[name].to_pylist() for name in ("file", "offset", "row_group"))
         for path, row, group in zip(*places, strict=True):
             if (path, group) != self._group:
@@ -63,7 +63,7 @@ class ParquetReader:
             if self._opened is None or self._opened[0] != path:
                 self._opened = path, open_parquet(self.filesystem, path)
             file = self._opened[1]
-            # Other readers work beside this one: threads of its own would only take their CPUs.
+            # Other readers run beside this one, and more threads would only take their CPUs.
             column = file.read_row_group(group, columns=[self.column], use_threads=False).column(0)
         except Exception:
             self._opened = None
@@ -74,16 +74,16 @@ class ParquetReader:
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """Parquet files with a column of images (bytes, or a struct with a field `bytes`) and one of labels."""
+    """Parquet files with a column of images (bytes, or a struct with a field `bytes`) and a column of labels."""
 
     files: SourceFiles
     policies: Policies
     image_column: str = "auto"
-    """auto: the only column of bytes, or the one that is called image."""
+    """Column of images. auto: the only column of bytes, or the one named image."""
     label_column: str = "auto"
-    """auto: the only ClassLabel of Hugging Face's metadata, or one called label, labels, cls or class."""
+    """Column of labels. auto: the only ClassLabel of Hugging Face's metadata, or label, labels, cls or class."""
     caption_column: str | None = None
-    """Text or lists of text."""
+    """Column of captions, with text or lists of text."""
 
     def listing(self) -> Listing:
         """List the rows, reading labels (and captions) but not the images."""
@@ -111,7 +111,7 @@ class ParquetFiles:
         return make_listing("parquet", files.location, numbered.class_names, arrays, findings)
 
     def reader(self) -> ParquetReader:
-        """Return what reads the images."""
+        """Return the reader of the images."""
         files = self.files
         with self._mending(files.names[0]):
             schema = open_parquet(files.filesystem, files.path(files.names[0])).schema_arrow
@@ -119,7 +119,7 @@ class ParquetFiles:
         return ParquetReader(files.filesystem, columns.image)
 
     def _list_file(self, name: str) -> tuple[ParquetColumns, pa.Table]:
-        """Return the columns of a file, and of its rows key, label, file, offset, size, row_group and captions."""
+        """Return a file's columns, and its rows' key, label, file, offset, size, row_group and captions."""
         path = self.files.path(name)
         with self._mending(name):
             file = open_parquet(self.files.filesystem, path)

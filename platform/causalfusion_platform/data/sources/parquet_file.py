@@ -1,4 +1,4 @@
-"""Parquet files of images: opening them, and finding the columns of images and labels."""
+"""Opening of Parquet files of images, and search for the columns of images and labels."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pyarrow import fs
 from ...config.errors import UserError
 
 _LABEL_NAMES = ("label", "labels", "cls", "class")
-# The Arrow schema is in the footer as base64, where a word can begin at any of three places.
+# The Arrow schema is in the footer as base64, where a word can begin at any of three offsets.
 _EXTENSION = [base64.b64encode(bytes(shift) + b"ARROW:extension:name")[4:-4] for shift in range(3)]
 
 
 class ParquetColumns(NamedTuple):
-    """Where images and labels are."""
+    """Columns of images and labels."""
 
     image: str
-    """Path of the leaf with the bytes: `image`, or `image.bytes`."""
+    """Path of the leaf column with the bytes: `image`, or `image.bytes`."""
     label: str
     class_names: list[str] | None
-    """Hugging Face's names of the classes, for integer labels."""
+    """Class names of Hugging Face's metadata, for integer labels."""
 
 
 def open_parquet(filesystem: fs.FileSystem, path: str) -> pq.ParquetFile:
     """Open a Parquet file of plain columns.
 
     Raises:
-        UserError: its schema has extension types; making them may run code of theirs, so it is not read.
-        OSError, pa.ArrowException: it cannot be read.
+        UserError: its schema has extension types, which may run code when they are made. It is not read.
+        OSError, pa.ArrowException: the file cannot be read.
     """
     file = filesystem.open_input_file(path)
     last = max(file.size() - 8, 0)
@@ -50,14 +50,14 @@ def find_columns(schema: pa.Schema, image: str, label: str, name: str) -> Parque
     """Find the columns of images and labels.
 
     Args:
-        schema: of the file.
-        image: name of the column of images; auto: the only one of bytes, or the one that is called image.
-        label: name of the column of labels; auto: the only ClassLabel of Hugging Face's metadata, or the first
+        schema: schema of the file.
+        image: name of the column of images. auto: the only one of bytes, or the one named image.
+        label: name of the column of labels. auto: the only ClassLabel of Hugging Face's metadata, or the first
             of label, labels, cls, class.
-        name: of the file, for messages.
+        name: name of the file, for messages.
 
     Raises:
-        UserError: there is no such column, or several.
+        UserError: no column matches, or several do.
     """
     features = _features(schema)
     label = _find_label(schema, features, label, name)
@@ -74,7 +74,7 @@ def require_column(schema: pa.Schema, column: str, name: str, option: str) -> No
     """Check that a file has a column.
 
     Raises:
-        UserError: it has not, or more than one of that name.
+        UserError: the column is missing or not unique.
     """
     if schema.names.count(column) != 1:
         raise UserError(f"{name} has no column {column!r} among {', '.join(schema.names)}\n  name one: {option}")

@@ -14,12 +14,12 @@ _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 
 
 def has_wildcard(location: str) -> bool:
-    """Say whether a location is a pattern; a question mark begins the options of a URL."""
+    """Return True for a pattern. In a URL a question mark begins the options."""
     return any(character in _split_options(location)[0] for character in "*{[?")
 
 
 def split_pattern(location: str) -> tuple[str, str]:
-    """Split a pattern into the folder above its first wildcard and the rest; a URL's options go to the folder."""
+    """Split a pattern into the folder above its first wildcard, with a URL's options, and the rest."""
     location, options = _split_options(location)
     first = min(location.find(character) for character in "*{[?" if character in location)
     folder = location[: first + 1].rpartition("/")[0]
@@ -31,13 +31,13 @@ def split_pattern(location: str) -> tuple[str, str]:
 
 
 def _split_options(location: str) -> tuple[str, str]:
-    """Split off what follows a URL's path: its options, or the archive that it lies in."""
+    """Split off the options of a URL, or the archive around its path."""
     path = re.split(r"::|\?", location, maxsplit=1)[0] if is_url(location) else location
     return path, location[len(path) :]
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the names that {a,b} and {000..003} stand for; numbers keep the first one's digits.
+    """Return the names that {a,b} and {000..003} stand for. Numbers have the digits of the first one.
 
     Raises:
         UserError: a brace is not closed, or a range is too long or runs backwards.
@@ -63,15 +63,15 @@ def _choices(inside: str, pattern: str) -> list[str]:
         return inside.split(",")
     first, last = int(numbers[1]), int(numbers[2])
     if not 0 <= last - first < _MOST_NAMES:
-        raise UserError(f"{pattern}: {{{inside}}} is no range of at most {_MOST_NAMES:,} numbers\n  mend it")
+        raise UserError(f"{pattern}: {{{inside}}} is not a range of at most {_MOST_NAMES:,} numbers\n  mend it")
     return [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
 
 
 def matcher(pattern: str) -> Callable[[str], object]:
-    """Return a function that says whether a name matches: * and ? stay inside one folder, ** does not.
+    """Return a function that matches names. * and ? match inside one folder, ** across folders.
 
     Raises:
-        UserError: what is between brackets is no set of characters.
+        UserError: the text between brackets is not a set of characters.
     """
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -79,7 +79,7 @@ def matcher(pattern: str) -> Callable[[str], object]:
     try:
         return re.compile(source, re.DOTALL).fullmatch
     except re.error as error:
-        raise UserError(f"{pattern} is no pattern: {error}\n  mend the part in brackets") from error
+        raise UserError(f"{pattern} is not a pattern: {error}\n  mend the part in brackets") from error
 
 
 def _one_of(part: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Endings of files that say what is in them."""
+"""File suffixes by kind of content."""
 
 from __future__ import annotations
 

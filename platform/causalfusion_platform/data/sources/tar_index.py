@@ -1,4 +1,4 @@
-"""Where the members of a tar lie, without unpacking it."""
+"""Index of the members of a tar, without unpacking it."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from pyarrow import fs
 
 from ...config.errors import UserError
 
-# Headers and small members (labels) that follow each other are read at once.
+# Consecutive headers and small members (labels) are read together.
 _BUFFER = 16 * 1024
 _BLOCK = 512
 
 
 class TarMember(NamedTuple):
-    """A file inside a tar."""
+    """File inside a tar."""
 
     name: str
     offset: int
     """First byte of its content in the tar."""
     size: int
     text: bytes | None
-    """Its content, where it was asked for."""
+    """Its content, if requested by `wants`."""
 
 
 def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[str], bool]) -> list[TarMember]:
-    """Return the files of a tar in their order there.
+    """Return the files of a tar in the order of the tar.
 
     Args:
-        filesystem: where the tar is.
+        filesystem: filesystem of the tar.
         path: its path there.
-        name: what to call it in messages.
-        wants: says of a member's name whether its content is to be read, too.
+        name: its name in messages.
+        wants: returns True for the names of members whose content is to be read too.
 
     Raises:
-        UserError: it is damaged, cut off, or holds something that is neither file nor folder.
-        OSError: it cannot be read.
+        UserError: the tar is damaged, cut off, or holds a member that is neither file nor folder.
+        OSError: the tar cannot be read.
     """
     members = []
     mend = "copy the tar again, or make it anew"
@@ -46,7 +46,7 @@ def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[
         try:
             tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="strict")
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
+                tar.members.clear()  # type: ignore[attr-defined]  # otherwise it keeps all in memory
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
@@ -60,12 +60,12 @@ def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[
                     text = file.read(member.size)
                 members.append(TarMember(member.name.removeprefix("./"), member.offset_data, member.size, text))
         except tarfile.TarError as error:
-            raise UserError(f"{name} is damaged or no tar: {error}\n  {mend}") from error
+            raise UserError(f"{name} is damaged or not a tar: {error}\n  {mend}") from error
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name}: the name of a member is not UTF-8: {error.object!r}\n  make it anew"
             ) from error
-        # tarfile takes a header that is cut off or damaged for the end; a whole tar ends in blocks of zeros.
+        # tarfile takes a damaged header for the end, but a complete tar ends in blocks of zeros.
         file.seek(tar.offset)
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise UserError(

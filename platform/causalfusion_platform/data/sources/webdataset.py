@@ -1,4 +1,4 @@
-"""Images in tars as WebDataset lays them out: the members of a sample share their name up to its first dot."""
+"""Images in WebDataset tars, where the members of a sample share their name up to its first dot."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _INTEGER = re.compile(r"\s*(-?[0-9]+)\s*")
 
 @dataclass(frozen=True)
 class TarReader:
-    """Reads images inside tars, by their place there."""
+    """Reader of images inside tars, by offset and size."""
 
     filesystem: fs.FileSystem
 
     def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
-        """Yield the content of each row's member, or why it cannot be read."""
+        """Yield the content of each row's member, or the error of reading it."""
         file: pa.NativeFile | None = None
         opened = ""
 
@@ -55,7 +55,7 @@ class TarReader:
 
 @dataclass
 class _Samples:
-    """What the tars hold, sample by sample."""
+    """Samples of the tars, column by column."""
 
     keys: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -77,9 +77,9 @@ class Tars:
     files: SourceFiles
     policies: Policies
     image_column: str = "auto"
-    """Extension of the images; auto: any image format's."""
+    """Extension of the images. auto: that of any image format."""
     label_column: str = "auto"
-    """`cls`, or a key of .json; auto: `cls` if it is there, else the key `label`."""
+    """`cls`, or a key of .json. auto: `cls` if present, else the key `label`."""
     caption_column: str | None = None
     """`txt`, or a key of .json."""
 
@@ -110,7 +110,7 @@ class Tars:
         return make_listing("webdataset", files.location, numbered.class_names, columns, findings)
 
     def reader(self) -> TarReader:
-        """Return what reads the images."""
+        """Return the reader of the images."""
         return TarReader(self.files.filesystem)
 
     def _index(self, name: str) -> list[TarMember]:
@@ -170,7 +170,7 @@ class Tars:
         return images[0] if images else None
 
     def _label(self, group: dict[str, TarMember]) -> tuple[int | str | None, str]:
-        """Return the label, or why there is none."""
+        """Return the label and an empty text, or None and the reason of its absence."""
         if "cls" in group and self.label_column in ("auto", "cls"):
             text = (group["cls"].text or b"").decode(errors="replace")
             number = _INTEGER.fullmatch(text)
@@ -206,7 +206,7 @@ class Tars:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return a member's sample and its extension, in lower case: what follows the first dot."""
+    """Return a member's sample and its extension in lower case, which follows the first dot."""
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else (name, "")

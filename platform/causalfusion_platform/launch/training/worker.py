@@ -54,7 +54,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     import ray.train.collective
     import ray.train.torch
 
-    from ...data.stream import start_feeder, worker_batches
+    from ...data.stream import start_coordinator, worker_batches
     from .heartbeat import Heartbeat
 
     _import_deepspeed(ray.train.torch.get_device())
@@ -65,9 +65,10 @@ def ray_worker(job: Job, actor: Any) -> None:
 
     def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
         spec = stream_spec(experiment, dataset, start, stop)
-        # The first worker owns the feeder; it ends with it, also when the worker is lost.
-        feeder = ray.train.collective.broadcast_from_rank_zero(start_feeder(spec, world) if rank == 0 else None)
-        return worker_batches(feeder, spec, rank, world)
+        # The first worker owns the coordinator, which ends with it, even if the worker is lost.
+        own = start_coordinator(spec, world) if rank == 0 else None
+        coordinator = ray.train.collective.broadcast_from_rank_zero(own)
+        return worker_batches(coordinator, spec, rank, world)
 
     heartbeat = Heartbeat(actor, rank)
     heartbeat.start()

@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.progress import TaskID
 from rich.table import Table
 
+from ...data.encode.progress import EncodingProgress
 from ...data.encode.records import Fault
-from ...data.encode.tally import Encoding
 from ...data.faults import FAULT_KINDS
 from ...data.manifest import Manifest
 from ..terminal import clock, progress_bar
@@ -28,7 +28,7 @@ class EncodingDisplay:
         self.bar = progress_bar(console)
         self.task: TaskID | None = None
         self.printed_at = time.monotonic()
-        self.last: Encoding | None = None
+        self.last: EncodingProgress | None = None
 
     def __enter__(self) -> EncodingDisplay:
         self.bar.start()
@@ -38,7 +38,7 @@ class EncodingDisplay:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def show(self, report: Encoding) -> None:
+    def show(self, report: EncodingProgress) -> None:
         """Show how far the encoding is."""
         assert self.task is not None
         if not report.images_per_second:

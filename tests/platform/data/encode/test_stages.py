@@ -32,7 +32,7 @@ DEFAULTS = parse_policies([])
 
 
 class Counts:
-    """What the stages tell the tally, in place of its actor."""
+    """What the stages tell the counter, in place of its actor."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int, list[str]]] = []
@@ -81,7 +81,7 @@ def crops(count: int) -> Iterator[tuple[str, bytes]]:
 
 def encoder(vae: str, counts: Counts | None = None, *, flip: bool = True, threads: int = 1) -> stages.Encode:
     return stages.Encode(
-        vae=vae, flip=flip, bf16=False, batch_size=BATCH, device="cpu", threads=threads, tally=counts or Counts()
+        vae=vae, flip=flip, bf16=False, batch_size=BATCH, device="cpu", threads=threads, counter=counts or Counts()
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from causalfusion_platform.data.encode.progress import EncodingCounter, EncodingProgress
 from causalfusion_platform.data.encode.records import Fault, count_faults
-from causalfusion_platform.data.encode.tally import Encoding, Tally
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
 from causalfusion_platform.report.data import encoding
 from causalfusion_platform.report.data.encoding import EncodingDisplay, encoding_panel
@@ -44,12 +44,12 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) 
     screen = Screen()
     with log_to(screen.console), EncodingDisplay(screen.console) as display:
         logging.getLogger(PLATFORM).info("7 of 8 shards are finished and whole; 1 to do")
-        display.show(Encoding(0, 2000, 0.0, {}))
+        display.show(EncodingProgress(0, 2000, 0.0, {}))
         for second in range(1, 36):
             clock[0] = 100.0 + second
-            display.show(Encoding(50 * second, 2000, 50.0, {}))
-        display.show(Encoding(2000, 2000, 50.0, {"cmyk": 2}))
-        display.show(Encoding(2000, 2000, 50.0, {"cmyk": 2}))
+            display.show(EncodingProgress(50 * second, 2000, 50.0, {}))
+        display.show(EncodingProgress(2000, 2000, 50.0, {"cmyk": 2}))
+        display.show(EncodingProgress(2000, 2000, 50.0, {"cmyk": 2}))
     assert screen.lines == [
         "7 of 8 shards are finished and whole; 1 to do",
         "encode 500/2000 images  50.0 images/s  ETA 0:30",
@@ -63,7 +63,7 @@ def test_the_first_kinds_of_faults_are_named(clock: list[float]) -> None:
     screen = Screen()
     faults = {"gray8": 9, "cmyk": 5, "tiny": 5, "truncated": 2, "huge": 1}
     with log_to(screen.console), EncodingDisplay(screen.console) as display:
-        display.show(Encoding(10, 10, 1.5, faults))
+        display.show(EncodingProgress(10, 10, 1.5, faults))
     assert screen.lines == ["encode 10/10 images  1.5 images/s  ETA 0:00  9 gray8, 5 cmyk, 5 tiny, 3 others"]
 
 
@@ -71,8 +71,8 @@ def test_terminal_shows_one_line_that_moves() -> None:
     screen = Screen(force_terminal=True, color_system=None)
     with log_to(screen.console), EncodingDisplay(screen.console) as display:
         display.bar.refresh()
-        display.show(Encoding(0, 2000, 0.0, {}))
-        display.show(Encoding(500, 2000, 50.0, {"cmyk": 1}))
+        display.show(EncodingProgress(0, 2000, 0.0, {}))
+        display.show(EncodingProgress(500, 2000, 50.0, {"cmyk": 1}))
         logging.getLogger(PLATFORM).info("[red] is not markup")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", screen.file.getvalue().replace("\r", "\n"))
     lines = [line.rstrip() for line in shown.splitlines()]
@@ -83,15 +83,15 @@ def test_terminal_shows_one_line_that_moves() -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_tally_adds_up() -> None:
-    tally = Tally()
-    tally.encoded(8, 6, ["cmyk", "zero_bytes", "zero_bytes"])
-    tally.encoded(4, 4, ["cmyk", "gray8", "zero_bytes"])
-    items, images, faults = tally.read()
+def test_counter_adds_up() -> None:
+    counter = EncodingCounter()
+    counter.encoded(8, 6, ["cmyk", "zero_bytes", "zero_bytes"])
+    counter.encoded(4, 4, ["cmyk", "gray8", "zero_bytes"])
+    items, images, faults = counter.read()
     assert (items, images) == (12, 10)
     assert list(faults.items()) == [("zero_bytes", 3), ("cmyk", 2), ("gray8", 1)]
-    assert Encoding(400, 1000, 12.0, faults).eta_seconds == 50
-    assert Encoding(400, 1000, 0.0, faults).eta_seconds > 1e9
+    assert EncodingProgress(400, 1000, 12.0, faults).eta_seconds == 50
+    assert EncodingProgress(400, 1000, 0.0, faults).eta_seconds > 1e9
 
 
 # --- the end ----------------------------------------------------------------------------------------------

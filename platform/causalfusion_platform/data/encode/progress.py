@@ -1,4 +1,4 @@
-"""Live counts of a running pipeline, from wherever its stages run."""
+"""Progress of a running encoding, counted across the processes of its stages."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How far an encoding is."""
+class EncodingProgress:
+    """Progress of an encoding."""
 
     items: int
-    """Items that have been through the autoencoder, or been left out before it, by all launches."""
+    """Items that were encoded or left out, by all launches."""
     total: int
     """Items of the source."""
     images_per_second: float
-    """By this launch, since its first batch; 0: too early to say."""
+    """Speed of this launch since its first batch. 0: not known yet."""
     faults: dict[str, int]
-    """Faults found by this launch: kind → how many."""
+    """Faults found by this launch: kind → count."""
 
     @property
     def eta_seconds(self) -> float:
-        """Time left at the present speed."""
+        """Remaining time at the present speed."""
         return (self.total - self.items) / max(self.images_per_second, 1e-9)
 
 
-class Tally:
-    """The actor that the stages report to."""
+class EncodingCounter:
+    """Ray actor that adds up the counts of the stages."""
 
     def __init__(self) -> None:
         self.items = self.images = 0
         self.faults: Counter[str] = Counter()
 
     def encoded(self, items: int, images: int, faults: list[str]) -> None:
-        """Count a batch: its items, those that were encoded, and the kinds of faults found."""
+        """Add a batch: its items, the encoded images among them, and the kinds of faults found."""
         self.items += items
         self.images += images
         self.faults.update(faults)

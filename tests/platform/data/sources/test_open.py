@@ -60,7 +60,7 @@ def test_a_kind_that_is_named_decides(tmp_path: Path) -> None:
         ("no/*.tar", {}, "there is no folder no"),
         ("s/{0..3}.tar", {}, r"4 of 4 files are not there, such as 0\.tar"),
         ("s/{0..3.tar", {}, "brace without its partner"),
-        ("s/{3..0}.tar", {}, r"\{3\.\.0\} is no range"),
+        ("s/{3..0}.tar", {}, r"\{3\.\.0\} is not a range"),
         ("s/{0..9999999}.tar", {}, "is not a range of at most"),
         ("s/{0..9999}{0..9999}.tar", {}, "stands for more than"),
         ("s/[z-a].tar", {}, "is not a pattern"),

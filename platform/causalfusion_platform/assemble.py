@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
-from causalfusion import Objective, build_model, draws
+from causalfusion import draws
 
 from .checkpoint.manifest import config_digest
 from .checkpoint.save import Saver
 from .checkpoint.store import Retention
 from .config.schema import Experiment
 from .data.manifest import Manifest
-from .data.read import Batch, Dataset
+from .data.read import Collate, Dataset
 from .storage.run_layout import RunPaths
-from .tasks.class_to_image import build_measure, final_samples, sample_request
+from .tasks import Task, TaskContext, open_task
 from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
 from .tracking.lineage import package_versions
 from .tracking.outbox import Outbox
@@ -33,15 +34,12 @@ from .train.device import peak
 from .train.ema import Averages
 from .train.ema_profiles import profiles_of
 from .train.engine import build_engine, choose_precision, grad_norm
-from .train.grids import SampleGridHook
 from .train.guard import Guard
 from .train.loop import Hook, TrainLoop, TrainState
 from .train.metrics import MetricsHook, Recording, Spent
 from .train.progress import ProgressSink
 from .train.resume import Resume, find_resume, restore
 from .train.system import System
-
-GRID_SAMPLES_PER_CLASS = 8
 
 
 class Job(BaseModel):
@@ -79,8 +77,8 @@ class WorkerContext:
     """What differs between a Ray worker and a process on its own."""
 
     device: torch.device
-    batches: Callable[[Experiment, Dataset, int, int], Iterator[Batch]]
-    """(experiment, data, start, stop) → this rank's part of the global batches of rows start … stop − 1.
+    batches: Callable[[Experiment, Dataset, Collate, int, int], Iterator[Any]]
+    """(experiment, data, collate, start, stop) → this rank's part of the global batches of rows start … stop − 1.
 
     Reading starts at the call, not with the first batch."""
     progress: ProgressSink
@@ -96,13 +94,13 @@ class TrainingTimes:
     hook_seconds: float
     """Metrics, checkpoints and grids."""
     sample_seconds: float
-    """The final samples."""
+    """The task's end, such as the final samples."""
     images: int
     """Images trained on by this attempt; fewer than the run's if it resumed."""
 
 
 def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
-    """Train one rank's part of a job to its end, then generate the final samples; ranks run it together.
+    """Train one rank's part of a job to its end, then end the task; ranks run it together.
 
     Raises:
         UserError: something given is wrong.
@@ -110,7 +108,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         Diverged: skipping steps did not help.
         NotSaved: checkpoints cannot be written.
     """
-    experiment, control = job.experiment, context.control
+    experiment, control, task = job.experiment, context.control, open_task(job.experiment)
     rank = torch.distributed.get_rank()
     journal = Journal(experiment.run_dir) if rank == 0 else None
     manifest = Manifest.read(experiment.data.path)
@@ -119,11 +117,11 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     first = resume.manifest.images_seen if resume else 0
     total = experiment.train.total_images
     # Reading starts up while the model and the engine are built.
-    data = open_dataset(experiment, manifest.without(job.bad_shards), job.order)
-    batches = context.batches(experiment, data, first, total) if first < total else iter(())
+    data = open_dataset(experiment, manifest.without(job.bad_shards), task.fields, job.order)
+    batches = context.batches(experiment, data, task.collate, first, total) if first < total else iter(())
     control.mark("build the engine", first)
     precision = choose_precision(experiment.train.precision, context.device)
-    loop = build_loop(job, context.device, precision, data.manifest.rows, resume)
+    loop = build_loop(job, task, context.device, precision, data.manifest.rows, resume)
     if resume and resume.universal:
         _tell_resharded(job, resume, journal, control)
 
@@ -135,20 +133,6 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         recording = Recording(journal, context.progress, job.attempt, job.recorded_images, system)
     metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here)
     guard = build_guard(job, loop, resume, journal, control)
-    sampler = build_model(experiment.model).to(context.device).eval()
-    grids = SampleGridHook(
-        experiment.train.sample_every_images,
-        sampler,
-        sample_request(
-            experiment, GRID_SAMPLES_PER_CLASS * len(manifest.class_names), precision.startswith("bf16")
-        ),
-        manifest.class_names,
-        job.paths.samples,
-        tracker,
-        control,
-        spent,
-        build_measure(experiment, data.manifest, tracker, journal, job.attempt) if journal is not None else None,
-    )
     checkpoints = CheckpointHook(
         experiment.train.checkpoint_every_images,
         build_saver(job),
@@ -159,9 +143,20 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         control=control,
         journal=journal,
         attempt=job.attempt,
+        save_weights=task.save_weights,
     )
     stop = StopHook(control, checkpoints.now, checkpoints.storage_fails)
-    hooks: list[Hook] = [guard, metrics, grids, checkpoints, stop]
+    task_context = TaskContext(
+        device=context.device,
+        bf16=precision.startswith("bf16"),
+        manifest=data.manifest,
+        tracker=tracker,
+        journal=journal,
+        attempt=job.attempt,
+        control=control,
+        spent=spent,
+    )
+    hooks: list[Hook] = [guard, metrics, *task.hooks(task_context), checkpoints, stop]
     if journal is not None:
         device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
         journal.add(
@@ -183,14 +178,11 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     loop_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
-    sampler.load_state_dict(loop.averages.full_state())
-    samples = final_samples(
-        experiment, sampler, precision.startswith("bf16"), lambda: control.mark("final samples", total)
-    )
-    if rank == 0:
+    final = task.end(loop, task_context)
+    if rank == 0 and final:
         path = job.paths.final_samples
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(samples, path)
+        save_file(final, path)
     training = spent.steps + spent.data
     return TrainingTimes(
         train_seconds=training,
@@ -201,16 +193,17 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
 
 
 def build_loop(
-    job: Job, device: torch.device, precision: Arithmetic, data_rows: int, resume: Resume | None
+    job: Job, task: Task, device: torch.device, precision: Arithmetic, data_rows: int, resume: Resume | None
 ) -> TrainLoop:
     """Build model, engine and averages, and put them where the checkpoint left them."""
     experiment = job.experiment
     # Every rank starts from the same weights, whatever else it has drawn.
     torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
-    model = build_model(experiment.model)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
+    model = task.build_model()
+    objective = task.objective(model)
     universal = resume is not None and resume.universal is not None
-    engine = build_engine(model, experiment, device, precision, load_universal=universal)
+    groups = task.parameter_groups(model)
+    engine = build_engine(model, experiment, device, precision, groups=groups, load_universal=universal)
     averages = Averages(engine.module, profiles_of(experiment.optim))
     state = TrainState(order=job.order)
     loop = TrainLoop(experiment, engine, objective, averages, state, device, data_rows=data_rows)
@@ -257,12 +250,13 @@ def build_saver(job: Job) -> Saver:
     )
 
 
-def open_dataset(experiment: Experiment, manifest: Manifest, order: int = 0) -> Dataset:
+def open_dataset(experiment: Experiment, manifest: Manifest, fields: tuple[str, ...], order: int = 0) -> Dataset:
     """Return the experiment's data, and how a latent is drawn from each row.
 
     Args:
         experiment: its seed and its data section.
         manifest: the shards to read.
+        fields: those of each row that the task reads.
         order: 0, or how often a roll-back has changed the order of the rows.
     """
     data = experiment.data
@@ -273,6 +267,7 @@ def open_dataset(experiment: Experiment, manifest: Manifest, order: int = 0) -> 
         window_rows=data.window_rows,
         sample_posterior=manifest.posterior and data.posterior == "sample",
         flip=manifest.flip and data.flip is not False,
+        fields=fields,
     )
 
 

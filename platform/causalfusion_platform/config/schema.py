@@ -275,6 +275,8 @@ class Experiment(Section):
     """Seed of every random draw."""
     runs: Path = Path("runs")
     """Folder of the runs' folders. Relative paths count from CAUSALFUSION_HOME."""
+    task: str = Field("class_to_image", pattern=r"^[A-Za-z0-9_.]+(:[A-Za-z_]\w*)?$")
+    """Task that the run learns: `class_to_image`, or `package.module:Class` of your own."""
     model: Annotated[ModelConfig, Field(discriminator="architecture"), BeforeValidator(_expand_preset)]
     """Model. `preset: NAME` starts from a named one."""
     data: DataConfig = DataConfig()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from .order import RowGroup, Window, row_order, windows_between
 
 Columns = dict[str, NDArray[np.generic]]
 
+LATENT = "latent"
+"""Field that is drawn from the columns of a row's posterior."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -34,6 +38,10 @@ class Batch:
     """(B, channels, height, width) float32"""
     labels: Tensor
     """(B,) int64"""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Dataset:
     """Draw mean + std · ε in place of the mean."""
     flip: bool = False
     """Take the latent of the mirrored image half of the time."""
+    fields: tuple[str, ...] = ("label", LATENT)
+    """Fields of each row beside `row_id`: columns of the shards as they are, and `latent`, which is drawn."""
 
     @property
     def columns(self) -> list[str]:
@@ -59,7 +69,8 @@ class Dataset:
             for name in self.manifest.latent_columns
             if (self.sample_posterior or not name.startswith("std")) and (self.flip or not name.endswith("_flip"))
         ]
-        return ["row_id", "label", *latents]
+        unchanged = [name for name in self.fields if name != LATENT]
+        return ["row_id", *unchanged, *(latents if LATENT in self.fields else [])]
 
     def windows(self, start: int, stop: int) -> Iterator[Window]:
         """Yield the windows that cover rows start … stop − 1 of the stream."""
@@ -72,7 +83,7 @@ def read_window(data: Dataset, window: Window) -> Columns:
     Row groups without a row to take are not read. The result and one row group are in memory at a time.
 
     Returns:
-        row_id (B,), label (B,) and latent (B, channels, height, width) fp16.
+        row_id (B,) and the data's fields: label (B,), latent (B, channels, height, width) fp16, others (B, …).
 
     Raises:
         UserError: a shard is damaged. The message names it.
@@ -80,8 +91,7 @@ def read_window(data: Dataset, window: Window) -> Columns:
     order = row_order(window, data.seed).numpy()
     place = np.full(window.rows, -1)  # place in the result of each row of the window's row groups
     place[order] = np.arange(len(order))
-    row_id, label = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
-    latent = np.empty((len(order), *data.manifest.shape), np.float16)
+    rows: Columns = {}
     files: dict[str, pq.ParquetFile] = {}
     first = 0
     for group in window.groups:
@@ -92,9 +102,13 @@ def read_window(data: Dataset, window: Window) -> Columns:
             continue
         columns = _read_group(data, files, group)
         to = places[taken]
-        row_id[to], label[to] = columns["row_id"][taken], columns["label"][taken]
-        latent[to] = _draw_latents(data, columns, taken, window.position + to)
-    return {"row_id": row_id, "label": label, "latent": latent}
+        for name in ("row_id", *data.fields):
+            drawn = name == LATENT
+            values = _draw_latents(data, columns, taken, window.position + to) if drawn else columns[name][taken]
+            if name not in rows:
+                rows[name] = np.empty((len(order), *values.shape[1:]), values.dtype)
+            rows[name][to] = values
+    return rows
 
 
 def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup) -> Columns:
@@ -141,23 +155,32 @@ def _draw_latents(
 def _as_numpy(column: pa.ChunkedArray) -> NDArray[np.generic]:
     array = column.combine_chunks()
     numbers: NDArray[np.generic]
-    numbers = array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
+    if isinstance(array, pa.FixedShapeTensorArray):
+        numbers = array.to_numpy_ndarray()
+    else:
+        # Texts become objects. Numbers must need no copy: a damaged footer may name a latent as a list.
+        inner = array.type.value_type if pa.types.is_list(array.type) else array.type
+        numbers = array.to_numpy(zero_copy_only=not pa.types.is_string(inner))
     return numbers
 
 
 def to_columns(table: pa.Table) -> Columns:
-    """Turn a table of row_id, label and latent into arrays, without copies if possible."""
+    """Turn a table of rows into arrays, without copies if possible."""
     return {name: _as_numpy(table.column(name)) for name in table.column_names}
 
 
 def to_batch(columns: Columns, first_sample: int) -> Batch:
     """Turn arrays into a batch whose first row is at position `first_sample` in the stream."""
     return Batch(
-        samples=range(first_sample, first_sample + len(columns["label"])),
+        samples=range(first_sample, first_sample + len(columns["row_id"])),
         row_ids=torch.from_numpy(columns["row_id"].copy()),
         latents=torch.from_numpy(columns["latent"].astype(np.float32)),
         labels=torch.from_numpy(columns["label"].copy()),
     )
+
+
+Collate = Callable[[Columns, int], Any]
+"""(columns, position of the first row in the stream) → batch."""
 
 
 def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Batch:
@@ -173,16 +196,18 @@ def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Ba
     return to_batch({"row_id": row_id, "label": label, "latent": latent}, 0)
 
 
-def local_batches(data: Dataset, *, batch_size: int, start: int, stop: int) -> Iterator[Batch]:
+def local_batches(
+    data: Dataset, *, batch_size: int, start: int, stop: int, collate: Collate = to_batch
+) -> Iterator[Any]:
     """Yield global batches of rows start … stop − 1 in this process, without Ray. The last may be smaller."""
     rest: Columns = {}
     position = start
     for window in data.windows(start, stop):
         columns = read_window(data, window)
         rest = {name: np.concatenate([rest[name], columns[name]]) for name in columns} if rest else columns
-        while len(rest["label"]) >= batch_size:
-            yield to_batch({name: column[:batch_size] for name, column in rest.items()}, position)
+        while len(rest["row_id"]) >= batch_size:
+            yield collate({name: column[:batch_size] for name, column in rest.items()}, position)
             rest = {name: column[batch_size:] for name, column in rest.items()}
             position += batch_size
-    if rest and len(rest["label"]):
-        yield to_batch(rest, position)
+    if rest and len(rest["row_id"]):
+        yield collate(rest, position)

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from ..ray_private import keep_order, stream_blocks
 from .order import Window
-from .read import Batch, Columns, Dataset, read_window, to_batch, to_columns
+from .read import Collate, Columns, Dataset, read_window, to_batch, to_columns
 
 # One Ray Data execution covers at least this many windows. Its start-up (about a second) is then rare for a small
 # data set, and only the windows of one segment are in memory for a large one.
@@ -42,6 +43,8 @@ class StreamSpec:
     cpus_per_task: float
     concurrency: int
     prefetch_batches: int
+    collate: Collate = to_batch
+    """Makes a batch of one worker's rows."""
 
 
 class _ReadWindows:
@@ -53,8 +56,11 @@ class _ReadWindows:
     def __call__(self, entries: Columns) -> Iterator[pa.Table]:
         for index in entries["window"]:
             columns = read_window(self.data, self.windows[int(index)])
-            latent = pa.FixedShapeTensorArray.from_numpy_ndarray(columns.pop("latent"))
-            yield pa.table({**columns, "latent": latent})
+            yield pa.table({name: _as_arrow(values) for name, values in columns.items()})
+
+
+def _as_arrow(values: NDArray[np.generic]) -> Any:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(values) if values.ndim > 1 else pa.array(values)
 
 
 def _segments(spec: StreamSpec) -> Iterator[tuple[int, int]]:
@@ -167,12 +173,12 @@ def start_coordinator(spec: StreamSpec, num_workers: int) -> Any:
     return coordinator
 
 
-def worker_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Batch]:
+def worker_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Any]:
     """Yield worker `rank`'s part of every global batch. A thread fetches `prefetch_batches` of them ahead."""
-    ready: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=spec.prefetch_batches)
+    ready: queue.Queue[Any] = queue.Queue(maxsize=spec.prefetch_batches)
     ended = threading.Event()
 
-    def put(item: Batch | Exception | None) -> None:
+    def put(item: Any) -> None:
         while not ended.is_set():
             try:
                 ready.put(item, timeout=0.2)
@@ -200,7 +206,7 @@ def worker_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: i
         ended.set()
 
 
-def _fetch_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Batch]:
+def _fetch_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Any]:
     pending = [coordinator.next.remote(rank), coordinator.next.remote(rank)]
     held: tuple[Any, Columns] | None = None  # the current block
     first = spec.start
@@ -215,5 +221,5 @@ def _fetch_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: i
         if len(parts) > 1:
             columns = {name: np.concatenate([part[name] for part in parts]) for name in columns}
         rows = min(spec.batch_size, spec.stop - first)
-        yield to_batch(columns, first + worker_rows(rows, rank, num_workers).start)
+        yield spec.collate(columns, first + worker_rows(rows, rank, num_workers).start)
         first += spec.batch_size

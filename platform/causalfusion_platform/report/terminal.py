@@ -98,7 +98,7 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
-    if summary["class_accuracy"] is not None:
+    if summary.get("class_accuracy") is not None:
         rows.add_row(
             "class accuracy",
             f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples; the classifier itself has "
@@ -111,7 +111,8 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
     stages = " · ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["stage_seconds"].items())
     rows.add_row("time", f"{summary['total_seconds']:.0f} s: {stages}")
     rows.add_row("training", f"{summary['images_seen']} images, {summary['images_per_second']:.0f} images/s")
-    rows.add_row("sample grid", escape(as_path(Path(summary["grid_path"]))))
+    if "grid_path" in summary:
+        rows.add_row("sample grid", escape(as_path(Path(summary["grid_path"]))))
     rows.add_row("run folder", escape(as_path(Path(summary["run_dir"]))))
     rows.add_row("MLflow run", summary["mlflow_run_id"])
     rows.add_row("dashboard", escape(open_dashboard))

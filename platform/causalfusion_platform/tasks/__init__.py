@@ -1,4 +1,41 @@
-"""Tasks: what a run learns.
+"""Tasks: what a run learns. `open_task` returns the one that an experiment names.
 
-`class_to_image` is class-conditional image generation.
+`task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
+image generation, the paper's main system. Open `task` first.
 """
+
+from __future__ import annotations
+
+import importlib
+
+from ..config.errors import UserError
+from ..config.schema import Experiment
+from .class_to_image import ClassToImage
+from .task import Task, TaskContext
+
+__all__ = ["TASKS", "Task", "TaskContext", "open_task"]
+
+TASKS: dict[str, type[Task]] = {"class_to_image": ClassToImage}
+
+
+def open_task(experiment: Experiment) -> Task:
+    """Return the task of an experiment: one of `TASKS`, or `package.module:Class` of your own.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = experiment.task
+    if name in TASKS:
+        return TASKS[name](experiment)
+    module, _, attribute = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute) if attribute else None
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"task={name} cannot be imported: {error}\n  allowed: {_allowed()}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise UserError(f"task={name} is not a task\n  allowed: {_allowed()}")
+    return kind(experiment)
+
+
+def _allowed() -> str:
+    return f"{', '.join(TASKS)}, or package.module:Class, a subclass of causalfusion_platform.tasks.Task"

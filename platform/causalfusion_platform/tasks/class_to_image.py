@@ -1,22 +1,206 @@
-"""How a run is judged: which samples are generated, and what measures them, on the way and at its end."""
+"""Class-conditional image generation: the paper's main system (Sections 3 and 4)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from causalfusion import Model
+from causalfusion import Draws, Model, Objective, build_model, draw, save_weights
 
+from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
-from ..data.read import read_all
-from ..evaluation.evaluate import SampleScorer
+from ..data.read import LATENT, Batch, read_all, to_batch
+from ..data.validate import CheckedShards, check_draws, check_model_fits
+from ..evaluation.evaluate import SampleScorer, Scores
 from ..sampling.generate import Request, generate_together, labels_in_turn
-from ..tracking.journal import Journal, Measured
-from ..tracking.tracker import Tracker
-from ..train.grids import Measure
+from ..sampling.grid import sample_grid
+from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
+from ..tracking.journal import Measured
+from ..tracking.tracker import AS_BARS, Tracker
+from ..train.device import sequence_tokens, step_flops
+from ..train.grids import Measure, SampleGridHook
+from ..train.loop import Hook, TrainLoop
+from ..train.objective import PartLoss, StepCost
+from .task import Task, TaskContext
+
+GRID_SAMPLES_PER_CLASS = 8
+SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
+"""Scores that are also measured with each S of `evaluation.ar_steps`, as `<name>_s<S>`."""
+_SCORES = tuple(field.name for field in dataclasses.fields(Scores))
+
+
+class ClassToImage(Task):
+    """Generate images of a class: latents and labels in, the denoising loss of Equation 4, samples at the end."""
+
+    fields = ("label", LATENT)
+    collate = staticmethod(to_batch)
+
+    def check(self, shards: CheckedShards) -> None:
+        """Check the model and the draws against the shards.
+
+        Raises:
+            UserError: the first fault found.
+        """
+        data = self.experiment.data
+        check_model_fits(shards.manifest, self.experiment.model, data.path)
+        check_draws(shards.manifest, data.flip, data.path)
+        if self.experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":
+            raise UserError(
+                f"evaluation.while_training=true needs latents that are pixels, but those in {data.path} are of "
+                f"{shards.manifest.autoencoder.name}\n"
+                f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
+            )
+
+    def build_model(self) -> Model:
+        """Return a model of the configured kind and size."""
+        return build_model(self.experiment.model)
+
+    def objective(self, model: nn.Module) -> ClassToImageObjective:
+        """Return the paper's loss."""
+        return ClassToImageObjective(cast(Model, model), self.experiment)
+
+    def hooks(self, context: TaskContext) -> Sequence[Hook]:
+        """Return the sample grids, measured where the experiment wants that."""
+        experiment, names = self.experiment, context.manifest.class_names
+        return [
+            SampleGridHook(
+                experiment.train.sample_every_images,
+                self._sampler(context),
+                sample_request(experiment, GRID_SAMPLES_PER_CLASS * len(names), context.bf16),
+                names,
+                RunPaths(experiment.run_dir).samples,
+                context.tracker,
+                context.control,
+                context.spent,
+                build_measure(experiment, context),
+            )
+        ]
+
+    def save_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write weights with the model's configuration and noise process."""
+        save_weights(folder, self.experiment.model, weights, self.experiment.diffusion)
+
+    def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
+        """Generate the final samples from the EMA weights."""
+        sampler, total = self._sampler(context), self.experiment.train.total_images
+        sampler.load_state_dict(loop.averages.full_state())
+        alive = lambda: context.control.mark("final samples", total)  # noqa: E731
+        return final_samples(self.experiment, sampler, context.bf16, alive)
+
+    def evaluate(self, final: dict[str, Tensor], manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+        """Score the final samples and draw their grid.
+
+        Returns:
+            The scores, those of other numbers of AR steps with names that end with them, `num_samples` and
+            `grid_path`. Scores are null where latents are not pixels: their images need the autoencoder's decoder.
+        """
+        experiment = self.experiment
+        latents, labels = final["latents"], final["labels"]
+        scores: dict[str, Any] = dict.fromkeys(_SCORES)
+        if manifest.autoencoder.name == "identity":
+            scorer = build_scorer(experiment, manifest)
+            scores = dataclasses.asdict(scorer.score(latents, labels))
+            for ar_steps in experiment.evaluation.ar_steps:
+                others = scorer.score(final[f"latents_s{ar_steps}"], labels)
+                scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in SCORED_FOR_AR_STEPS}
+        grid = sample_grid(latents, labels, manifest.class_names)
+        path = RunPaths(experiment.run_dir).samples / "final.png"
+        grid.save(path)
+        tracker.image("samples/final", grid, experiment.train.total_images)
+        tracker.artifact(path, SAMPLES_FOLDER)
+        tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
+        return {**scores, "num_samples": len(labels), "grid_path": str(path)}
+
+    def scores(self) -> list[str]:
+        """Return the scores of the final samples, with those of each S of `evaluation.ar_steps`."""
+        several = [f"{name}_s{s}" for s in self.experiment.evaluation.ar_steps for name in SCORED_FOR_AR_STEPS]
+        return [*_SCORES, *several]
+
+    def scores_while_training(self) -> list[str]:
+        """Return the scores of the grids' samples."""
+        return list(_SCORES)
+
+    def _sampler(self, context: TaskContext) -> Model:
+        """Return the model that samples are generated with, which takes the averages' weights."""
+        if not hasattr(self, "_model"):
+            self._model = build_model(self.experiment.model).to(context.device).eval()
+        return self._model
+
+
+class ClassToImageObjective:
+    """The objective of class-conditional images, bound to a model."""
+
+    def __init__(self, model: Model, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.objective = Objective(model, experiment.objective, experiment.diffusion)
+
+    def step(self, batch: Batch, number: int) -> ClassToImageStep:
+        """Draw the AR split, orders, times, noise and class dropout of a step."""
+        experiment = self.experiment
+        drawn = draw(
+            experiment.model,
+            experiment.objective,
+            experiment.diffusion,
+            seed=experiment.seed,
+            step=number,
+            samples=batch.samples,
+        )
+        return ClassToImageStep(self, batch, drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassToImageStep:
+    """One optimizer step on a batch of latents and labels."""
+
+    bound: ClassToImageObjective
+    batch: Batch
+    drawn: Draws
+
+    @property
+    def rows(self) -> int:
+        """Rows of this rank."""
+        return len(self.batch)
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """S of the step."""
+        return {"ar_steps": len(self.drawn.sizes)}
+
+    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+        """Return the weighted loss and the unweighted MSE of some rows."""
+        dtype = engine.module.dtype
+
+        def predict(
+            noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+        ) -> Tensor:
+            # The objective computes in fp32; weights of 16 bits want their inputs in their own type.
+            out: Tensor = engine(noised.to(dtype), clean.to(dtype), positions, t, labels, mask)
+            return out
+
+        latents = self.batch.latents[rows].to(device, non_blocking=True)
+        labels = self.batch.labels[rows].to(device, non_blocking=True)
+        loss = self.bound.objective(predict, latents, labels, self.drawn.part(rows))
+        return PartLoss(loss.weighted, {"mse": loss.mse})
+
+    @property
+    def cost(self) -> Callable[[], StepCost]:
+        """FLOPs and tokens of one image, exact for the AR split of this step."""
+        return partial(cost_of, self.bound.experiment, self.drawn.sizes)
+
+
+def cost_of(experiment: Experiment, sizes: list[int]) -> StepCost:
+    """Return FLOPs and tokens of training on one image with the AR split `sizes`."""
+    model, objective = experiment.model, experiment.objective
+    return StepCost(
+        flops=step_flops(model, sizes, objective), tokens=sequence_tokens(model, sizes, objective.time_copies)
+    )
 
 
 def sample_request(experiment: Experiment, count: int, bf16: bool) -> Request:
@@ -34,7 +218,7 @@ def sample_request(experiment: Experiment, count: int, bf16: bool) -> Request:
 def final_samples(
     experiment: Experiment, sampler: Model, bf16: bool, alive: Callable[[], None]
 ) -> dict[str, Tensor]:
-    """Generate the samples that the run is judged by; ranks do it together.
+    """Generate the final samples, on all ranks together.
 
     Returns:
         `labels` (B,), `latents` (B, channels, h, w), as many `latents_s<S>` for each S of `evaluation.ar_steps`.
@@ -49,28 +233,27 @@ def final_samples(
     return samples
 
 
-def build_measure(
-    experiment: Experiment, manifest: Manifest, tracker: Tracker, journal: Journal, attempt: int
-) -> Measure | None:
-    """Build what measures the samples of grids, if the experiment wants that. Its judge is trained at first use."""
-    if not experiment.evaluation.while_training:
+def build_measure(experiment: Experiment, context: TaskContext) -> Measure | None:
+    """Return a function that measures the samples of grids, if wanted. Its classifier is trained at first use."""
+    journal = context.journal
+    if not experiment.evaluation.while_training or journal is None:
         return None
     scorer: list[SampleScorer] = []
 
     def measure(latents: Tensor, labels: Tensor, images: int) -> None:
         if not scorer:
-            scorer.append(build_scorer(experiment, manifest))
+            scorer.append(build_scorer(experiment, context.manifest))
         values = dataclasses.asdict(scorer[0].score(latents, labels))
-        # A Fréchet distance depends on how many samples it is of: these are no points of the final scores' curves.
+        # A Fréchet distance depends on the number of samples: these are not points of the final scores' curves.
         curves = {f"eval/{key}_n{len(labels)}": value for key, value in values.items() if key != "judge_accuracy"}
-        tracker.metrics(curves, images)
-        journal.add(Measured(attempt=attempt, images=images, values=values))
+        context.tracker.metrics(curves, images)
+        journal.add(Measured(attempt=context.attempt, images=images, values=values))
 
     return measure
 
 
 def build_scorer(experiment: Experiment, manifest: Manifest) -> SampleScorer:
-    """Train the judge of samples on the experiment's real images. Latents must be pixels."""
+    """Train the classifier of samples on the experiment's real images. Latents must be pixels."""
     real = read_all(experiment.data.path, manifest)
     return SampleScorer(
         real.latents,

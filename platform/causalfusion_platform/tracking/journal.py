@@ -75,12 +75,13 @@ class Interval(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants"
     )
 
-    mse: float | None
-    """Unweighted loss; null if every update was skipped."""
+    means: dict[str, float] | None
+    """Further means of the task beside the loss, such as `mse`. Null if every update was skipped."""
+    numbers: dict[str, float]
+    """Numbers of the task's steps, such as `ar_steps`."""
     learning_rate: float
     """Of the newest step, and so is `grad_norm`."""
     grad_norm: float
-    ar_steps: float
     images_per_second: float
     """Over all workers, in the time of the steps; so is `tokens_per_second`."""
     tokens_per_second: float
@@ -138,7 +139,7 @@ class StepReport(Line):
         values = {
             "train/learning_rate": now.learning_rate,
             "train/grad_norm": now.grad_norm,
-            "train/ar_steps": now.ar_steps,
+            **{f"train/{name}": value for name, value in now.numbers.items()},
             "train/skipped_steps": float(self.skipped_steps),
             "throughput/images_per_second": now.images_per_second,
             "throughput/tokens_per_second": now.tokens_per_second,
@@ -147,8 +148,8 @@ class StepReport(Line):
             "throughput/checkpoint_stall": now.checkpoint_stall,
             "memory/cpu_gib": self.cpu_bytes / 2**30,
         }
-        if now.mse is not None:
-            values |= {"train/loss": self.loss, "train/mse": now.mse}
+        if now.means is not None:
+            values |= {"train/loss": self.loss, **{f"train/{name}": value for name, value in now.means.items()}}
         if now.mfu is not None:
             values["throughput/mfu"] = now.mfu
         if self.gpu_bytes:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from causalfusion import CausalFusion, Model
+from causalfusion import CausalFusion
 
 
-def set_up_blocks(model: Model, *, compiled: bool, recomputed: bool) -> None:
+def set_up_blocks(model: nn.Module, *, compiled: bool, recomputed: bool) -> None:
     """Change how each block of the model is run. Its modules and the names of its parameters stay.
 
     Args:
-        model: its `blocks`.
+        model: its `blocks`; a model without them is left as it is.
         compiled: with torch.compile, for any sequence length, which differs from step to step.
         recomputed: keep a block's input alone, and compute the rest again in the backward pass.
     """
     # CausalFusion's last block is told which tokens to read by a slice, the ends of which torch.compile takes as
     # constants: it would be compiled for every length, until torch gives up.
     left_out = model.blocks[-1] if isinstance(model, CausalFusion) else None
-    for block in model.blocks:
+    for block in getattr(model, "blocks", ()):
         forward = block.forward
         if compiled and block is not left_out:
             forward = torch.compile(forward, dynamic=True)

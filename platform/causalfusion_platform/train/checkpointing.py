@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-
-from causalfusion import save_weights
+from torch import Tensor
 
 from ..checkpoint import store
 from ..checkpoint.engine_state import save_engine
@@ -26,6 +26,10 @@ FAILED_SAVES = 3
 """Checkpoints in a row that may fail to be saved; then the run stops, rather than train what would be lost."""
 _ROOM = 1.25
 """Free space wanted in the staging folder, as a multiple of the checkpoint before."""
+
+
+SaveWeights = Callable[[Path, dict[str, Tensor]], None]
+"""Writes whole weights (parameter → fp32 tensor) into a folder, for people: `model.safetensors` and more."""
 
 
 class NotSaved(Exception):
@@ -60,9 +64,10 @@ class CheckpointHook:
         control: Control,
         journal: Journal | None,
         attempt: int,
+        save_weights: SaveWeights,
     ) -> None:
         self.every_images = every_images
-        self.saver, self.fixed = saver, fixed
+        self.saver, self.fixed, self.save_weights = saver, fixed, save_weights
         self.guard, self.metrics, self.spent, self.control = guard, metrics, spent, control
         self.journal, self.attempt = journal, attempt
         self.saved_at: int | None = None
@@ -133,7 +138,7 @@ class CheckpointHook:
             if rank == 0 and not faults:
                 to = folder / (store.WEIGHTS_FOLDER if index == 0 else f"{store.AVERAGES_FOLDER}/{profile.name}")
                 try:
-                    save_weights(to, experiment.model, weights, experiment.diffusion)
+                    self.save_weights(to, weights)
                 except (OSError, SafetensorError) as error:
                     faults.append(error)
         loss = self.metrics.take_loss()

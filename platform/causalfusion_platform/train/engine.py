@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from causalfusion import Draws, Model, Objective
+from torch import Tensor, nn
 
 from ..checkpoint.universal import ENGINE_CONFIG
 from ..config.errors import UserError
 from ..config.schema import Experiment, Precision
-from ..data.read import Batch
 from .blocks import set_up_blocks
 from .deepspeed_config import Arithmetic, deepspeed_config
+from .objective import PartLoss, TrainingStep
 from .optimizer import ParameterGroup, build_optimizer
 from .pass_through import check_deepspeed
 
@@ -34,7 +32,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> Arithmetic:
 
 
 def build_engine(
-    model: Model,
+    model: nn.Module,
     experiment: Experiment,
     device: torch.device,
     precision: Arithmetic,
@@ -46,7 +44,13 @@ def build_engine(
 
     The verdict on each step goes to `engine.basic_optimizer.allow` (GuardedAdamW).
 
-    With `load_universal` the engine takes a state in DeepSpeed's universal format only.
+    Args:
+        model: its `blocks`, if it has any, are compiled or recomputed where the experiment wants that.
+        experiment: its `train` and `optim` sections.
+        device: where this rank computes.
+        precision: arithmetic of matrix products.
+        groups: parameters with settings of their own. Empty: all are one group.
+        load_universal: let the engine take a state in DeepSpeed's universal format only.
 
     Raises:
         UserError: `train.deepspeed` is wrong, or the hardware cannot do the precision.
@@ -80,35 +84,21 @@ def build_engine(
     return engine
 
 
-def optimizer_step(
-    engine: Any, objective: Objective, batch: Batch, drawn: Draws, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def optimizer_step(engine: Any, step: TrainingStep, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
     """Make one optimizer step on this rank's rows, in parts of `train.micro_batch_size`.
 
     Returns:
-        The weighted loss and the unweighted MSE of this rank's rows, detached; they stay on the device.
+        The weighted loss and the further values of this rank's rows, detached. They stay on the device.
     """
-    dtype = engine.module.dtype
-
-    def predict(
-        noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
-    ) -> Tensor:
-        # The objective computes in fp32; weights of 16 bits want their inputs in their own type.
-        out: Tensor = engine(noised.to(dtype), clean.to(dtype), positions, t, labels, mask)
-        return out
-
     rows = engine.train_micro_batch_size_per_gpu()
-    losses, errors = [], []
-    for first in range(0, len(batch.labels), rows):
-        part = slice(first, first + rows)
-        latents = batch.latents[part].to(device, non_blocking=True)
-        labels = batch.labels[part].to(device, non_blocking=True)
-        loss = objective(predict, latents, labels, drawn.part(part))
+    parts: list[PartLoss] = []
+    for first in range(0, step.rows, rows):
+        loss = step.loss(engine, slice(first, first + rows), device)
         engine.backward(loss.weighted)  # divides by the number of parts
         engine.step()  # acts after the last part
-        losses.append(loss.weighted.detach())
-        errors.append(loss.mse)
-    return torch.stack(losses).mean(), torch.stack(errors).mean()
+        parts.append(PartLoss(loss.weighted.detach(), loss.values))
+    values = {name: torch.stack([part.values[name] for part in parts]).mean() for name in parts[0].values}
+    return torch.stack([part.weighted for part in parts]).mean(), values
 
 
 def grad_norm(engine: Any) -> Tensor | float:

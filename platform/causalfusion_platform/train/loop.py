@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from causalfusion import Objective, draw
-
 from ..config.schema import Experiment
-from ..data.read import Batch
 from .ema import Averages
 from .engine import grad_norm, optimizer_step
+from .objective import StepCost, TrainingObjective
 from .optimizer import set_learning_rate
 from .rates import learning_rate_at
 
@@ -38,20 +36,17 @@ class OptimizerStep:
 
     loss: Tensor
     """Weighted loss of this rank's rows."""
-    mse: Tensor
-    """Unweighted MSE of this rank's rows."""
+    values: Mapping[str, Tensor]
+    """Further means over this rank's rows, by name."""
     grad_norm: Tensor | float
     """Gradient norm before clipping, over all ranks."""
     learning_rate: float
-    sizes: tuple[int, ...]
-    """|κ_1| … |κ_S| of this step, shared by all ranks."""
+    numbers: Mapping[str, float]
+    """Numbers of the step, the same on all ranks, such as `ar_steps`."""
+    cost: Callable[[], StepCost]
+    """Returns the cost of one row of this step."""
     skipped: bool = False
     """Whether the update was left out: by the guard, or because fp16 gradients overflowed."""
-
-    @property
-    def num_ar_steps(self) -> int:
-        """S of this step."""
-        return len(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class TrainLoop:
         self,
         experiment: Experiment,
         engine: Any,
-        objective: Objective,
+        objective: TrainingObjective,
         averages: Averages,
         state: TrainState,
         device: torch.device,
@@ -104,33 +99,27 @@ class TrainLoop:
         self.device = device
         self.data_rows = data_rows
 
-    def train_step(self, batch: Batch) -> OptimizerStep:
+    def train_step(self, batch: Any) -> OptimizerStep:
         """Make one optimizer step on this rank's rows."""
         experiment = self.experiment
-        drawn = draw(
-            experiment.model,
-            experiment.objective,
-            experiment.diffusion,
-            seed=experiment.seed,
-            step=self.state.step,
-            samples=batch.samples,
-        )
+        step = self.objective.step(batch, self.state.step)
         after = self.state.images_seen + experiment.train.global_batch_size
         rate = learning_rate_at(experiment, after, rows=self.data_rows)
         set_learning_rate(self.engine, rate)
         optimizer = self.engine.basic_optimizer
         made = optimizer.steps_made
-        loss, mse = optimizer_step(self.engine, self.objective, batch, drawn, self.device)
+        loss, values = optimizer_step(self.engine, step, self.device)
         return OptimizerStep(
             loss=loss,
-            mse=mse,
+            values=values,
             grad_norm=grad_norm(self.engine),
             learning_rate=rate,
-            sizes=tuple(drawn.sizes),
+            numbers=step.numbers,
+            cost=step.cost,
             skipped=optimizer.steps_made == made,
         )
 
-    def run(self, batches: Iterator[Batch], hooks: Sequence[Hook]) -> TrainState:
+    def run(self, batches: Iterator[Any], hooks: Sequence[Hook]) -> TrainState:
         """Train until the experiment's images are seen, running the hooks at their cadences."""
         train = self.experiment.train
         while self.state.step < train.steps:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from causalfusion import ModelConfig, ObjectiveConfig
-
 from ..tracking.journal import Interval, Journal, StepReport
-from .device import Peak, memory_in_use, sequence_tokens, step_flops
+from .device import Peak, memory_in_use
 from .loop import OptimizerStep, StepResult, TrainLoop
 from .progress import Progress, ProgressSink
 from .system import System
@@ -75,11 +73,10 @@ class MetricsHook:
         """Record what the steps since the last report did."""
         results, self.results = self.results, []
         made = [result.step for result in results if not result.step.skipped]
-        loss, mse = self._average(made)
+        loss, means = self._average(made)
         if made:
             self.loss_since_checkpoint.append((loss, len(made)))
-        model, objective = loop.experiment.model, loop.experiment.objective
-        flops, tokens = _work(results, model, objective)
+        flops, tokens = _work(results)
         self.flops, self.tokens = self.flops + flops, self.tokens + tokens
         self.skipped += len(results) - len(made)
         gpu_bytes, cpu_bytes = _largest(*memory_in_use(loop.device), loop.device)
@@ -101,22 +98,22 @@ class MetricsHook:
             gpu_bytes=gpu_bytes,
             cpu_bytes=cpu_bytes,
             repeated=state.images_seen <= recording.recorded_images,
-            interval=self._interval(results, mse if made else None, flops, tokens, recording.system),
+            interval=self._interval(results, means if made else None, flops, tokens, recording.system),
         )
         recording.journal.add(report)  # all that others show is read from this line
         recording.progress(Progress.of(report, loop.experiment.train.total_images))
 
     def _interval(
-        self, results: list[StepResult], mse: float | None, flops: float, tokens: int, system: System
+        self, results: list[StepResult], means: dict[str, float] | None, flops: float, tokens: int, system: System
     ) -> Interval:
         # Steps alone, so that checkpoints and grids do not count as training time.
         seconds = sum(result.seconds for result in results)
         worker_flops = flops / seconds / torch.distributed.get_world_size()
         return Interval(
-            mse=mse,
+            means=means,
+            numbers=_mean_numbers(results),
             learning_rate=results[-1].step.learning_rate,
             grad_norm=float(results[-1].step.grad_norm),
-            ar_steps=sum(result.step.num_ar_steps for result in results) / len(results),
             images_per_second=sum(result.images for result in results) / seconds,
             tokens_per_second=tokens / seconds,
             tflops_per_worker=worker_flops / 1e12,
@@ -132,25 +129,32 @@ class MetricsHook:
         updates = sum(count for _, count in losses)
         return sum(loss * count for loss, count in losses) / updates if updates else None
 
-    def _average(self, made: list[OptimizerStep]) -> tuple[float, float]:
+    def _average(self, made: list[OptimizerStep]) -> tuple[float, dict[str, float]]:
+        """Return the loss and the further values, averaged over ranks and steps."""
         if not made:  # on all ranks alike
-            return math.nan, math.nan
-        sums = torch.stack(
-            [torch.stack([step.loss for step in made]).mean(), torch.stack([step.mse for step in made]).mean()]
-        )
+            return math.nan, {}
+        names = list(made[0].values)
+        series = [[step.loss for step in made], *([step.values[name] for step in made] for name in names)]
+        sums = torch.stack([torch.stack(one).mean() for one in series])
         torch.distributed.all_reduce(sums)
-        loss, mse = (sums / torch.distributed.get_world_size()).tolist()  # waits for the device
-        return loss, mse
+        loss, *means = (sums / torch.distributed.get_world_size()).tolist()  # waits for the device
+        return loss, dict(zip(names, means, strict=True))
 
 
-def _work(results: list[StepResult], model: ModelConfig, objective: ObjectiveConfig) -> tuple[float, int]:
+def _work(results: list[StepResult]) -> tuple[float, int]:
     """Return FLOPs and tokens of steps, over all workers."""
     flops, tokens = 0.0, 0
     for result in results:
-        sizes = list(result.step.sizes)
-        flops += result.images * step_flops(model, sizes, objective)
-        tokens += result.images * sequence_tokens(model, sizes, objective.time_copies)
+        cost = result.step.cost()
+        flops += result.images * cost.flops
+        tokens += result.images * cost.tokens
     return flops, tokens
+
+
+def _mean_numbers(results: list[StepResult]) -> dict[str, float]:
+    """Return the numbers of steps, averaged over steps."""
+    names = results[0].step.numbers
+    return {name: sum(result.step.numbers[name] for result in results) / len(results) for name in names}
 
 
 def _largest(gpu_bytes: int, cpu_bytes: int, device: torch.device) -> tuple[int, int]:

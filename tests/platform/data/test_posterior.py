@@ -16,7 +16,7 @@ from scipy import stats
 
 from causalfusion import draws
 from causalfusion_platform.data.manifest import Manifest
-from causalfusion_platform.data.read import Dataset, local_batches, read_window
+from causalfusion_platform.data.read import Batch, Dataset, local_batches, read_window
 from causalfusion_platform.data.shards import Rows
 
 ROWS = 23
@@ -72,6 +72,7 @@ def test_each_rows_draw_by_hand(write_small: WriteSmall, posterior: bool, flip: 
 
 def latents_by_row(data: Dataset, epoch: int) -> torch.Tensor:
     """Return the latents of one epoch in the order of the rows."""
+    batch: Batch
     (batch,) = local_batches(data, batch_size=ROWS, start=epoch * ROWS, stop=(epoch + 1) * ROWS)
     return batch.latents[batch.row_ids.argsort()]
 

@@ -25,6 +25,7 @@ from causalfusion_platform.tracking.journal import AttemptStarted, Journal, reco
 from causalfusion_platform.train.device import Peak
 from causalfusion_platform.train.loop import OptimizerStep, StepResult
 from causalfusion_platform.train.metrics import MetricsHook, Recording, Spent
+from causalfusion_platform.train.objective import StepCost
 from causalfusion_platform.train.system import System
 
 
@@ -61,7 +62,14 @@ def loss_of(number: int) -> float:
 
 
 def result(number: int) -> StepResult:
-    step = OptimizerStep(torch.tensor(1.0 / number), torch.tensor(0.5), torch.tensor(1.0), 0.1, (16,), False)
+    step = OptimizerStep(
+        loss=torch.tensor(1.0 / number),
+        values={"mse": torch.tensor(0.5)},
+        grad_norm=torch.tensor(1.0),
+        learning_rate=0.1,
+        numbers={"ar_steps": 1},
+        cost=lambda: StepCost(1000.0, 16),
+    )
     return StepResult(step, images=BATCH, seconds=0.5, data_seconds=0.25)
 
 

@@ -15,10 +15,10 @@ from causalfusion_platform.tracking.pending import Item, Pending
 from causalfusion_platform.tracking.records import Create, Ending, Metrics, RunFiles
 
 INTERVAL = Interval(
-    mse=0.25,
+    means={"mse": 0.25},
     learning_rate=1e-3,
     grad_norm=2.0,
-    ar_steps=3.0,
+    numbers={"ar_steps": 3.0},
     images_per_second=10.0,
     tokens_per_second=100.0,
     tflops_per_worker=0.5,
@@ -78,7 +78,7 @@ def test_a_report_of_a_step_is_a_point_of_each_metric(tmp_path: Path) -> None:
 
 
 def test_steps_without_an_update_and_devices_without_a_peak_have_no_such_point(tmp_path: Path) -> None:
-    none = INTERVAL.model_copy(update={"mse": None, "mfu": None})
+    none = INTERVAL.model_copy(update={"means": None, "mfu": None})
     Journal(tmp_path).add(REPORT.model_copy(update={"loss": math.nan, "gpu_bytes": 0, "interval": none}))
     ((record),) = (item.record for item in Pending(tmp_path).items())
     assert isinstance(record, Metrics)

@@ -16,6 +16,7 @@ from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import digits
 from causalfusion_platform.data.read import Batch
+from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.engine import build_engine, choose_precision, grad_norm, optimizer_step
 
 STEPS, BATCH, BAD_STEP = 8, 16, 3
@@ -33,7 +34,7 @@ class Run:
             "smoke", [f"train.num_workers={world}", f"train.global_batch_size={BATCH}", *settings]
         )
         model = new_model(experiment)
-        self.objective = Objective(model, experiment.objective, experiment.diffusion)
+        self.objective = ClassToImageObjective(model, experiment)
         wanted = experiment.train.precision
         precision = "fp32" if wanted == "auto" else choose_precision(wanted, CPU)
         self.engine = build_engine(model, experiment, CPU, precision)
@@ -43,12 +44,8 @@ class Run:
         batch = rows_of(index, self.rank, self.world)
         if damage is not None and self.rank == self.world - 1:
             batch = Batch(batch.samples, batch.row_ids, damage(batch.latents), batch.labels)
-        experiment = self.experiment
-        drawn = draw(
-            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=batch.samples
-        )
-        loss, mse = optimizer_step(self.engine, self.objective, batch, drawn, CPU)
-        means = torch.stack([loss, mse])
+        loss, values = optimizer_step(self.engine, self.objective.step(batch, index), CPU)
+        means = torch.stack([loss, values["mse"]])
         torch.distributed.all_reduce(means)
         return [*(means / self.world).tolist(), float(grad_norm(self.engine))]
 

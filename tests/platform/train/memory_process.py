@@ -9,9 +9,9 @@ import torch
 from tests.platform.train.zero_process import BATCH, batch, new_model
 from torch import Tensor
 
-from causalfusion import Objective, draw
 from causalfusion_platform.checkpoint.engine_state import save_engine
 from causalfusion_platform.config.compose import load_experiment
+from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import profiles_of
 from causalfusion_platform.train.engine import build_engine, optimizer_step
@@ -43,13 +43,12 @@ def nbytes(tensors: list[Tensor]) -> int:
 def count(case: str, rank: int, world: int, folder: Path) -> dict[str, int]:
     experiment = load_experiment("smoke", overrides(case, world))
     model = new_model(experiment)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
+    objective = ClassToImageObjective(model, experiment)
     precision: Any = experiment.train.precision
     engine = build_engine(model, experiment, torch.device("cpu"), precision)
     averages = Averages(engine.module, profiles_of(experiment.optim))
     rows = batch(0, rank, world)
-    drawn = draw(experiment.model, experiment.objective, experiment.diffusion, seed=0, step=0, samples=rows.samples)
-    optimizer_step(engine, objective, rows, drawn, torch.device("cpu"))
+    optimizer_step(engine, objective.step(rows, 0), torch.device("cpu"))
     zero = engine.optimizer
     masters = getattr(zero, "single_partition_of_fp32_groups", getattr(zero, "fp32_partitioned_groups_flat", []))
     weights: list[Any] = list(engine.module.parameters())

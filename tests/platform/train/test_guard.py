@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from causalfusion_platform.config.schema import SupervisionConfig
 from causalfusion_platform.train.guard import SKIPPED, WINDOW, Diverged, Guard
 from causalfusion_platform.train.loop import OptimizerStep, StepResult
+from causalfusion_platform.train.objective import StepCost
 
 NAN, INF = math.nan, math.inf
 
@@ -40,7 +41,7 @@ class Run:
         self.norm = norm
         made = self.guard.allow() if asks else False
         zero = torch.zeros(())
-        step = OptimizerStep(zero, zero, norm, 0.1, (1,), skipped=not made)
+        step = OptimizerStep(zero, {}, norm, 0.1, {}, lambda: StepCost(0.0, 0), skipped=not made)
         self.guard.observe(StepResult(step, images=10, seconds=1.0, data_seconds=0.0))
         self.images += 10
         loop: Any = SimpleNamespace(state=SimpleNamespace(images_seen=self.images))

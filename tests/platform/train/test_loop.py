@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.train.loop import OptimizerStep, StepResult, TrainLoop, TrainState, crossed
+from causalfusion_platform.train.objective import StepCost
 
 NUMBERS = st.integers(0, 300)
 
@@ -28,12 +29,17 @@ class Counter:
         self.steps.append(step)
 
 
+FREE = StepCost(0.0, 0)
+
+
 class Loop(TrainLoop):
     """A loop whose steps train nothing."""
 
     def train_step(self, batch: Batch) -> OptimizerStep:
         loss = torch.tensor(float(batch.samples.start))
-        return OptimizerStep(loss=loss, mse=torch.tensor(0.0), grad_norm=0.25, learning_rate=0.5, sizes=(1, 1, 2))
+        return OptimizerStep(
+            loss=loss, values={}, grad_norm=0.25, learning_rate=0.5, numbers={"ar_steps": 3}, cost=lambda: FREE
+        )
 
 
 class Notes:
@@ -127,7 +133,7 @@ def test_hooks_see_every_step_in_order(make_experiment: Callable[..., Experiment
     assert average.steps == [1, 2, 3, 4]
     for result in hook.seen:
         step = result.step
-        assert (step.learning_rate, step.num_ar_steps, step.grad_norm) == (0.5, 3, 0.25)
+        assert (step.learning_rate, step.numbers["ar_steps"], step.grad_norm) == (0.5, 3, 0.25)
         assert result.images == 30
         assert 0 <= result.data_seconds <= result.seconds
 

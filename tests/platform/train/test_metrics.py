@@ -16,6 +16,7 @@ from tests.platform.tracking.recorded import waiting
 from tests.platform.train.trained import BATCH, CPU, alone, tiny
 
 from causalfusion.flops import forward_flops
+from causalfusion_platform.tasks.class_to_image import cost_of
 from causalfusion_platform.tracking.journal import Journal, StepReport
 from causalfusion_platform.tracking.records import Metrics
 from causalfusion_platform.train.device import Peak
@@ -24,17 +25,20 @@ from causalfusion_platform.train.metrics import MetricsHook, Recording, Spent
 from causalfusion_platform.train.progress import Progress
 from causalfusion_platform.train.system import System
 
+TINY = tiny(Path("nowhere"))
 SIZES = ((16,), (4, 12), (1, 2, 3, 10), (8, 8))
 
 
 def result(number: int, *, skipped: bool = False) -> StepResult:
     """Step `number`: every quantity is another one."""
+    sizes = SIZES[number % len(SIZES)]
     step = OptimizerStep(
         loss=torch.tensor(1.0 + number),
-        mse=torch.tensor(0.25 * number),
+        values={"mse": torch.tensor(0.25 * number)},
         grad_norm=torch.tensor(math.inf if skipped else 2.0 + number),
         learning_rate=0.5 / (1 + number),
-        sizes=SIZES[number % len(SIZES)],
+        numbers={"ar_steps": len(sizes)},
+        cost=lambda: cost_of(TINY, list(sizes)),
         skipped=skipped,
     )
     return StepResult(step, images=BATCH, seconds=0.5 + number, data_seconds=0.25)
@@ -83,7 +87,8 @@ def run(hook: MetricsHook, images: int, experiment: Any) -> None:
 def flops_of(case: Case, results: Sequence[StepResult]) -> float:
     """The library's own count for the whole images of each step, forward and twice as much backward."""
     model = case.experiment.model
-    sums = [forward_flops(model, list(one.step.sizes), attention="visible", skip_unread=True) for one in results]  # type: ignore[arg-type]
+    splits = [SIZES[(int(one.step.loss) - 1) % len(SIZES)] for one in results]
+    sums = [forward_flops(model, list(split), attention="visible", skip_unread=True) for split in splits]  # type: ignore[arg-type]
     return 3.0 * BATCH * sum(sums)
 
 

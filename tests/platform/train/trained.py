@@ -14,6 +14,7 @@ from causalfusion_platform.checkpoint.save import Saver
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.launch.training.worker import _be_the_only_process
+from causalfusion_platform.tasks import open_task
 from causalfusion_platform.tracking.journal import Journal
 from causalfusion_platform.train.checkpointing import CheckpointHook, Fixed
 from causalfusion_platform.train.control import LocalControl
@@ -75,7 +76,8 @@ class Training:
         self.journal = Journal(experiment.run_dir)
         self.control = RecordingControl()
         self.spent = Spent()
-        self.loop: TrainLoop = build_loop(self.job, CPU, "fp32", 1000, resume)
+        self.task = open_task(experiment)
+        self.loop: TrainLoop = build_loop(self.job, self.task, CPU, "fp32", 1000, resume)
         self.guard = build_guard(self.job, self.loop, resume, self.journal, self.control)
         self.metrics = MetricsHook(experiment.train.log_every_images, None, self.spent, Peak(None, "not known"))
         self.checkpoints = self.checkpoint_hook(build_saver(self.job))
@@ -93,6 +95,7 @@ class Training:
             control=self.control,
             journal=self.journal,
             attempt=self.job.attempt,
+            save_weights=self.task.save_weights,
         )
 
     def train(self, *more: Any, until: int | None = None) -> None:

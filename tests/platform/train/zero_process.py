@@ -18,6 +18,7 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import digits
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.data.stream import worker_rows
+from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import Exponential, PowerFunction
 from causalfusion_platform.train.engine import build_engine
@@ -168,7 +169,7 @@ def new_model(experiment: Experiment) -> Model:
 
 def build(experiment: Experiment) -> tuple[TrainLoop, Averages]:
     model = new_model(experiment)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
+    objective = ClassToImageObjective(model, experiment)
     device = torch.device("cpu")
     engine = build_engine(model, experiment, device, "fp32")
     averages = Averages(engine.module, PROFILES)
@@ -241,7 +242,7 @@ def run_dit() -> dict[str, list[list[float]]]:
         done = loop.train_step(batch(index, 0, 1))
         loop.state.step += 1
         loop.state.images_seen += BATCH
-        steps.append([float(done.loss), float(done.mse), float(done.grad_norm), float(done.num_ar_steps)])
+        steps.append([float(done.loss), float(done.values["mse"]), float(done.grad_norm), done.numbers["ar_steps"]])
 
     model = new_model(experiment)
     objective = Objective(model, experiment.objective, experiment.diffusion)

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from causalfusion import PRESETS, Objective, build_model, draw
+from causalfusion import PRESETS, build_model
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.read import Batch
 from ...report.units import size
+from ...tasks.class_to_image import ClassToImageObjective
 from ...train.device import memory_in_use
 from ...train.engine import build_engine, choose_precision, optimizer_step
 from ...train.memory import estimate
@@ -87,16 +88,14 @@ def step(experiment: Experiment) -> dict[str, Any]:
     precision = choose_precision(experiment.train.precision, device)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment.model)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
+    objective = ClassToImageObjective(model, experiment)
     engine = build_engine(model, experiment, device, precision)
     shape = (experiment.model.in_channels, experiment.model.input_size, experiment.model.input_size)
     batch = Batch(
         range(_ROWS), torch.arange(_ROWS), torch.randn(_ROWS, *shape), torch.zeros(_ROWS, dtype=torch.int64)
     )
-    settings = (experiment.model, experiment.objective, experiment.diffusion)
-    drawn = draw(*settings, seed=experiment.seed, step=0, samples=range(_ROWS))
     started = time.perf_counter()
-    loss, _ = optimizer_step(engine, objective, batch, drawn, device)
+    loss, _ = optimizer_step(engine, objective.step(batch, 0), device)
     value = float(loss)
     weights = [getattr(weight, "ds_tensor", weight) for weight in engine.module.parameters()]
     finite = all(bool(weight.detach().isfinite().all()) for weight in weights)

@@ -46,7 +46,7 @@ _FREE = (
     "tracking.tags",
 )
 # Keys that no checkpoint survives a change of.
-_FIXED = ("model", "name", "tracking")
+_FIXED = ("task", "model", "name", "tracking")
 
 
 class RunState(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,7 @@ from ...config.compose import Composed, with_overrides
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.sweep import Distribution, SweepConfig
-from ...evaluation.evaluate import Scores
-from ..training.finish import SCORED_FOR_AR_STEPS
+from ...tasks import open_task
 from .population import coordinate
 from .results import SPEEDS
 from .schedulers import scheduler_of
@@ -64,7 +62,7 @@ def measuring(composed: Composed) -> Composed:
                 f"the sweep compares trials every {value} images, which are no multiple of "
                 f"train.global_batch_size={batch}"
             )
-    known = [score.name for score in dataclasses.fields(Scores)]
+    known = open_task(experiment).scores_while_training()
     if sweep.metric not in known:
         raise UserError(f"sweep.metric={sweep.metric} is not measured on the way; what is: {', '.join(known)}")
     return Composed(with_overrides(experiment, changes, experiment.name), composed.unresolved)
@@ -77,9 +75,7 @@ def check_metrics(experiment: Experiment) -> None:
         UserError: they will not.
     """
     assert experiment.sweep is not None
-    scores = [score.name for score in dataclasses.fields(Scores)]
-    several = [f"{name}_s{steps}" for steps in experiment.evaluation.ar_steps for name in SCORED_FOR_AR_STEPS]
-    known = [*scores, *several, *SPEEDS]
+    known = [*open_task(experiment).scores(), *SPEEDS]
     for target in experiment.sweep.targets:
         if target not in known:
             near = difflib.get_close_matches(target, known, n=1)

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from safetensors.torch import load_file
+
 from ...assemble import Job, TrainingTimes
 from ...checkpoint import store
 from ...config.schema import Experiment
 from ...data.validate import CheckedShards
+from ...tasks import open_task
 from ...tracking.accounting import account
 from ...tracking.delivery import Delivery
 from ...tracking.journal import Ended, Launched, last_attempt, recorded_images
@@ -26,7 +29,6 @@ from ..runs.exit_status import StoppedRun
 from ..runs.folder import RunFolder
 from ..runs.signals import StopRequest
 from .elastic import wait_for_workers
-from .finish import evaluate_final_samples
 from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -101,7 +103,7 @@ class Launch:
             times = self._supervisor(job).run()
             _add_worker_stages(stages, times, time.perf_counter() - began)
             with stages.time("judge"):
-                results = evaluate_final_samples(self.experiment, self.shards.usable, self.outbox)
+                results = self._end_task()
         except BaseException as error:
             stopped = isinstance(error, StoppedRun)
             self.outbox.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -175,6 +177,11 @@ class Launch:
                 f"{left} records for MLflow wait in {self.folder.root} ({self.delivery.state})\n"
                 f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
             )
+
+    def _end_task(self) -> dict[str, Any]:
+        path = self.folder.final_samples
+        final = load_file(path) if path.is_file() else {}
+        return open_task(self.experiment).evaluate(final, self.shards.usable, self.outbox)
 
     def _summary(
         self, results: dict[str, Any], times: TrainingTimes, stages: Stages, started: float

@@ -15,7 +15,8 @@ from ...config.compose import Composed
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.digits import ensure_digits
-from ...data.validate import CheckedShards, check_draws, check_model_fits, open_shards
+from ...data.validate import CheckedShards, open_shards
+from ...tasks import open_task
 from ...tracking.mlflow import check_address
 from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
@@ -117,14 +118,7 @@ def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -
         if data.prepare:
             ensure_digits(data.path)
     shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash", known=checked)
-    check_model_fits(shards.manifest, experiment.model, data.path)
-    check_draws(shards.manifest, data.flip, data.path)
-    if experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":
-        raise UserError(
-            f"evaluation.while_training=true needs latents that are pixels, but those in {data.path} are of "
-            f"{shards.manifest.autoencoder.name}\n"
-            f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
-        )
+    open_task(experiment).check(shards)
     return shards
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ...assemble import Job, WorkerContext, train_and_sample
 from ...config.schema import Experiment
-from ...data.read import Batch, Dataset, local_batches
+from ...data.read import Collate, Dataset, local_batches, to_batch
 from ...train.checkpointing import NotSaved
 from ...train.control import LocalControl, Stopped
 from ...train.guard import Diverged
@@ -27,7 +27,9 @@ Ended = dict[str, Any]
 """How training ended: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`; if done, `times`."""
 
 
-def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> StreamSpec:
+def stream_spec(
+    experiment: Experiment, dataset: Dataset, start: int, stop: int, collate: Collate = to_batch
+) -> StreamSpec:
     """Return what Ray Data is to stream for an experiment."""
     from ...data.stream import StreamSpec
 
@@ -40,6 +42,7 @@ def stream_spec(experiment: Experiment, dataset: Dataset, start: int, stop: int)
         cpus_per_task=data.cpus_per_task,
         concurrency=data.concurrency,
         prefetch_batches=data.prefetch_batches,
+        collate=collate,
     )
 
 
@@ -63,8 +66,8 @@ def ray_worker(job: Job, actor: Any) -> None:
     # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
     torch.set_num_threads(max(1, int(job.experiment.train.cpus_per_worker)))
 
-    def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
-        spec = stream_spec(experiment, dataset, start, stop)
+    def batches(experiment: Experiment, dataset: Dataset, collate: Collate, start: int, stop: int) -> Iterator[Any]:
+        spec = stream_spec(experiment, dataset, start, stop, collate)
         # The first worker owns the coordinator, which ends with it, even if the worker is lost.
         own = start_coordinator(spec, world) if rank == 0 else None
         coordinator = ray.train.collective.broadcast_from_rank_zero(own)
@@ -99,8 +102,9 @@ def _import_deepspeed(device: torch.device) -> None:
 def local_worker(job: Job, stop: StopRequest, progress: ProgressSink) -> Ended:
     """Run the same training in this process, without Ray: for debugging and single-GPU machines."""
 
-    def batches(experiment: Experiment, dataset: Dataset, start: int, stop: int) -> Iterator[Batch]:
-        return local_batches(dataset, batch_size=experiment.train.global_batch_size, start=start, stop=stop)
+    def batches(experiment: Experiment, dataset: Dataset, collate: Collate, start: int, stop: int) -> Iterator[Any]:
+        batch_size = experiment.train.global_batch_size
+        return local_batches(dataset, batch_size=batch_size, start=start, stop=stop, collate=collate)
 
     device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
     _be_the_only_process("nccl" if device.type == "cuda" else "gloo")

@@ -6,19 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+import torch
 from tests.platform.tracking.recorded import waiting
 
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import read_all
-from causalfusion_platform.launch.training.finish import evaluate_final_samples
-from causalfusion_platform.storage.run_layout import RunPaths
-from causalfusion_platform.tasks.class_to_image import build_measure
+from causalfusion_platform.tasks import TaskContext
+from causalfusion_platform.tasks.class_to_image import ClassToImage, build_measure
 from causalfusion_platform.tracking.journal import Journal, Measured
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.records import Metrics, RunFiles
+from causalfusion_platform.train.control import LocalControl
+from causalfusion_platform.train.metrics import Spent
 
 
 @pytest.fixture
@@ -41,8 +42,7 @@ def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Out
     experiment, manifest, outbox = case
     real = read_all(experiment.data.path, manifest)
     samples = {"latents": real.latents[:40], "labels": real.labels[:40], "latents_s2": real.latents[40:80]}
-    save_file(samples, RunPaths(experiment.run_dir).final_samples)
-    results = evaluate_final_samples(experiment, manifest, outbox)
+    results = ClassToImage(experiment).evaluate(samples, manifest, outbox)
     names = ["class_accuracy", "judge_accuracy", "fd_digits_cnn", "fd_digits_cnn_real"]
     names += ["class_accuracy_s2", "fd_digits_cnn_s2"]
     assert metrics_of(outbox) == {f"eval/{name}": (results[name], 0) for name in names}
@@ -54,10 +54,11 @@ def test_final_scores_are_recorded_as_bars(case: tuple[Experiment, Manifest, Out
 
 
 def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifest, Outbox], tmp_path: Path) -> None:
-    """The judge is the same all along: its accuracy is no curve."""
+    """The classifier is the same all along: its accuracy is not a curve."""
     experiment, manifest, outbox = case
     journal = Journal(tmp_path)
-    measure = build_measure(experiment, manifest, outbox, journal, 3)
+    context = TaskContext(torch.device("cpu"), False, manifest, outbox, journal, 3, LocalControl(), Spent())
+    measure = build_measure(experiment, context)
     assert measure is not None
     real = read_all(experiment.data.path, manifest)
     measure(real.latents[:30], real.labels[:30], 512)
@@ -71,7 +72,7 @@ def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifes
     value, step = metrics_of(outbox)["eval/class_accuracy_n30"]
     assert step == 1024
     assert value < event.values["class_accuracy"]
-    assert build_measure(_silent(experiment), manifest, outbox, journal, 3) is None
+    assert build_measure(_silent(experiment), context) is None
 
 
 def _silent(experiment: Experiment) -> Experiment:

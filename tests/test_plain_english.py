@@ -15,6 +15,8 @@ COVERED = (
     "platform/causalfusion_platform/config",
     "platform/causalfusion_platform/data",
     "platform/causalfusion_platform/report",
+    "platform/causalfusion_platform/storage",
+    "platform/causalfusion_platform/train",
 )
 MAX_WORDS = 25
 

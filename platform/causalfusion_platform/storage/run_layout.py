@@ -12,7 +12,7 @@ EVALUATION_FOLDER = "evaluation"
 
 
 class RunPaths:
-    """Where the files of one run lie."""
+    """Paths of the files of one run."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -24,12 +24,12 @@ class RunPaths:
 
     @property
     def state_file(self) -> Path:
-        """What the run remembers between launches; a folder without it holds no run that was begun."""
+        """State of the run between launches. A folder without it holds no begun run."""
         return self.root / STATE_FILE
 
     @property
     def config_file(self) -> Path:
-        """The configuration for people."""
+        """The configuration as readable YAML."""
         return self.root / "config.yaml"
 
     @property

@@ -1,4 +1,4 @@
-"""How the transformer blocks run in training: compiled, or computed anew in the backward pass."""
+"""Settings of the transformer blocks in training: compiled, or recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def set_up_blocks(model: nn.Module, *, compiled: bool, recomputed: bool) -> None
     """Change how each block of the model is run. Its modules and the names of its parameters stay.
 
     Args:
-        model: its `blocks`; a model without them is left as it is.
+        model: its `blocks` are changed. A model without them is left as it is.
         compiled: with torch.compile, for any sequence length, which differs from step to step.
         recomputed: keep a block's input alone, and compute the rest again in the backward pass.
     """
-    # CausalFusion's last block is told which tokens to read by a slice, the ends of which torch.compile takes as
-    # constants: it would be compiled for every length, until torch gives up.
+    # CausalFusion's last block gets a slice of the tokens to read. torch.compile takes the ends of a slice as
+    # constants, so it would compile this block for every length, until torch gives up.
     left_out = model.blocks[-1] if isinstance(model, CausalFusion) else None
     for block in getattr(model, "blocks", ()):
         forward = block.forward

@@ -1,4 +1,4 @@
-"""Checkpoints of the training loop: what is saved, and when."""
+"""Save checkpoints from the training loop: contents and times."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .loop import StepResult, TrainLoop
 from .metrics import MetricsHook, Spent
 
 FAILED_SAVES = 3
-"""Checkpoints in a row that may fail to be saved; then the run stops, rather than train what would be lost."""
+"""Failed saves in a row after which the run stops, since further training could be lost."""
 _ROOM = 1.25
-"""Free space wanted in the staging folder, as a multiple of the checkpoint before."""
+"""Free space wanted in the staging folder, as a multiple of the largest checkpoint so far."""
 
 
 SaveWeights = Callable[[Path, dict[str, Tensor]], None]
-"""Writes whole weights (parameter → fp32 tensor) into a folder, for people: `model.safetensors` and more."""
+"""Writes whole weights (parameter → fp32 tensor) into a folder, as `model.safetensors` and more."""
 
 
 class NotSaved(Exception):
@@ -38,7 +38,7 @@ class NotSaved(Exception):
 
 @dataclass(frozen=True)
 class Fixed:
-    """What the manifests of all checkpoints of an attempt have in common; see `CheckpointManifest`."""
+    """Fields of `CheckpointManifest` that all checkpoints of an attempt share."""
 
     config_digest: str
     data_digest: str
@@ -77,13 +77,13 @@ class CheckpointHook:
         """Bytes of the largest checkpoint saved so far."""
 
     def observe(self, result: StepResult) -> None:
-        """Nothing to keep."""
+        """Keep nothing."""
 
     def run(self, loop: TrainLoop) -> None:
-        """Save the engine, the averages and the weights for people. All ranks call it together.
+        """Save the engine, the averages and the weights. All ranks call it together.
 
         Raises:
-            Diverged: the weights are not finite; nothing is saved.
+            Diverged: the weights are not finite. Nothing is saved.
             NotSaved: this was the end, and it could not be saved.
         """
         started, images = time.perf_counter(), loop.state.images_seen
@@ -97,17 +97,17 @@ class CheckpointHook:
             self.finish()
 
     def now(self, loop: TrainLoop, reason: StopReason) -> None:
-        """Save because training stops here, unless it was just done; return when the checkpoint is complete."""
+        """Save because training stops here, unless it was just done. Return when the checkpoint is complete."""
         self.control.note(f"{reason}: saving a checkpoint at {loop.state.images_seen} images")
         if self.saved_at != loop.state.images_seen:
             self.run(loop)
         self.finish()
 
     def finish(self) -> None:
-        """Wait until nothing is being saved any more, on all ranks.
+        """Wait until all ranks have finished saving.
 
         Raises:
-            NotSaved: the newest checkpoint could not be saved; on all ranks alike.
+            NotSaved: the newest checkpoint could not be saved. Every rank raises it.
         """
         self._tell(self.saver.wait())
         failures = [self.failures]
@@ -116,7 +116,7 @@ class CheckpointHook:
             raise NotSaved(f"the checkpoint at {self.saved_at} images could not be saved")
 
     def storage_fails(self) -> bool:
-        """Tell what became of saves in the background; say whether too many have failed. Does not wait."""
+        """Report finished saves, and return whether too many have failed. Does not wait."""
         self._tell(self.saver.poll())
         return self.failures >= FAILED_SAVES
 
@@ -130,11 +130,11 @@ class CheckpointHook:
         assert folder is not None
         try:
             save_engine(loop.engine, folder / "engine")
-        except OSError as error:  # raised when all ranks are through
+        except OSError as error:  # reported when all ranks are through
             faults.append(error)
         averages, experiment = loop.averages, loop.experiment
         for index, profile in enumerate(averages.profiles):
-            weights = averages.full_state(profile.name)  # together, whatever became of the files
+            weights = averages.full_state(profile.name)  # a collective, also after a failed write
             if rank == 0 and not faults:
                 to = folder / (store.WEIGHTS_FOLDER if index == 0 else f"{store.AVERAGES_FOLDER}/{profile.name}")
                 try:
@@ -175,7 +175,7 @@ class CheckpointHook:
         return folder
 
     def _all_have_room(self, folder: Path | None, loop: TrainLoop) -> bool:
-        """Say whether all ranks can write their parts: one that cannot would leave the others waiting for ever."""
+        """Return whether all ranks can write. One that cannot would leave the others waiting for ever."""
         room = torch.tensor([float(folder is not None)], device=loop.device)
         torch.distributed.all_reduce(room, torch.distributed.ReduceOp.MIN)
         return bool(room)
@@ -183,7 +183,7 @@ class CheckpointHook:
     def _tell(self, outcomes: list[SavedCheckpoint | Failed]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Failed):
-                # The first rank hears of every save, good or bad; the others of their own failures alone.
+                # The first rank gets the outcome of every save. The others get their own failures alone.
                 self.failures += self.saver.rank == 0
                 self.control.note(f"checkpoint not saved: {outcome.reason}; those before it are untouched")
                 if self.journal:
@@ -205,7 +205,7 @@ class CheckpointHook:
 
 
 def _check_finite(loop: TrainLoop) -> None:
-    """See that the average, and with it the weights, holds no NaN and no Inf."""
+    """Check that the average, and with it the weights, is free of NaN and Inf."""
     finite = torch.tensor([float(loop.averages.finite())], device=loop.device)
     torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     if not float(finite):

@@ -1,4 +1,4 @@
-"""Between the training loop and whoever supervises it: requests to stop, and signs of life."""
+"""Requests to stop training, and signs of life for the supervisor."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 StopReason = Literal["stopped", "preempted", "storage"]
 _CODES: tuple[StopReason, ...] = ("stopped", "preempted", "storage")
-"""In order of urgency: where ranks have heard of different reasons, the last one counts."""
+"""Reasons in order of urgency. Where ranks have different ones, the last counts."""
 
 STARTING = ("start", "find the checkpoint", "build the engine")
-"""Marks before the first step: hashing, converting and compiling take as long as they take."""
+"""Marks before the first step, with a time limit of their own: hashing, converting, compiling."""
 
 
 class Stopped(Exception):
-    """Training ended early, on all ranks at the same step, with a checkpoint; the same command continues it.
+    """Training ended early, on all ranks at the same step, with a checkpoint.
 
-    For the reason `storage` there is no checkpoint: it is what could not be written.
+    The same command continues it. With the reason `storage` the checkpoint could not be written.
     """
 
     def __init__(self, reason: StopReason, detail: str = "") -> None:
@@ -33,38 +33,38 @@ class Stopped(Exception):
 
 
 class Control(Protocol):
-    """What a training process hears from outside, and lets others know."""
+    """Requests to a training process, and its reports to others."""
 
     images: int
-    """How far training is, as last marked."""
+    """Images seen at the newest mark."""
 
     def stop_wanted(self) -> StopReason | None:
-        """Return why this process has been asked to stop, if it has; must not wait."""
+        """Return the reason for which this process has been asked to stop, if any. Must not wait."""
 
     def mark(self, doing: str, images: int, /) -> None:
-        """Give a sign of life: what is done now, and how far training is."""
+        """Give a sign of life: the present activity, and the images seen."""
 
     def note(self, text: str) -> None:
-        """Tell the person at the terminal."""
+        """Show a message at the terminal."""
 
 
 @dataclass
 class LocalControl:
-    """Control of a process on its own: whoever holds the object asks it to stop."""
+    """Control of a process on its own, which stops when `stop` is set."""
 
     stop: StopReason | None = None
     images: int = 0
 
     def stop_wanted(self) -> StopReason | None:
-        """Return what was asked for."""
+        """Return `stop`."""
         return self.stop
 
     def mark(self, _: str, images: int) -> None:
-        """Note how far training is; nobody watches a process on its own."""
+        """Keep the images seen. A process on its own has no supervisor."""
         self.images = images
 
     def note(self, text: str) -> None:
-        """Tell the person at the terminal."""
+        """Show a message at the terminal."""
         logger.info(text)
 
 
@@ -72,7 +72,7 @@ class Consensus:
     """Agree over all ranks on stopping, so that all stop after the same step."""
 
     def __init__(self) -> None:
-        # On CPUs, beside NCCL: a small message that does not wait for the GPU's queue.
+        # With NCCL, gloo sends the small message on the CPU, so that it does not wait for the GPU's queue.
         nccl = torch.distributed.get_backend() != "gloo"
         self.group = torch.distributed.new_group(backend="gloo") if nccl else None
         self.alone = torch.distributed.get_world_size() == 1
@@ -88,7 +88,7 @@ class Consensus:
 
 
 class StopHook:
-    """After each step: give a sign of life, and stop if any rank was asked to."""
+    """Give a sign of life after each step, and stop if any rank was asked to."""
 
     every_images = 1
     at_end = False
@@ -103,13 +103,13 @@ class StopHook:
         self.consensus = Consensus()
 
     def observe(self, result: StepResult) -> None:
-        """Nothing to keep."""
+        """Keep nothing."""
 
     def run(self, loop: TrainLoop) -> None:
         """Stop together, with a checkpoint.
 
         Raises:
-            Stopped: some rank was asked to stop; on all ranks, after the same step.
+            Stopped: some rank was asked to stop. All ranks raise it after the same step.
         """
         self.control.mark("train", loop.state.images_seen)
         mine = "storage" if self.storage_fails() else self.control.stop_wanted()

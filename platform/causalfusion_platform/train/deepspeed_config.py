@@ -10,7 +10,7 @@ from ..config.schema import Experiment
 from .pass_through import merged
 
 Arithmetic = Literal["fp32", "bf16", "bf16_weights", "fp16"]
-"""`train.precision`, with auto decided."""
+"""`train.precision`, with `auto` resolved."""
 
 
 def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torch.device) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torc
         "train_batch_size": train.global_batch_size,
         "train_micro_batch_size_per_gpu": train.rows_at_once,
         "gradient_accumulation_steps": train.accumulation_steps,
-        # With ZeRO 0 the optimizer clips: DeepSpeed would, but keeps the norm to itself (GuardedAdamW).
+        # With ZeRO 0 the optimizer clips (GuardedAdamW), since DeepSpeed keeps the norm to itself.
         "gradient_clipping": experiment.optim.clip_grad_norm if train.zero_stage else 0.0,
         "zero_optimization": {"stage": train.zero_stage, **_offload(train.offload, device)},
         # The optimizer is torch's own: DeepSpeed's fused ones compile for minutes on a CPU.
@@ -34,12 +34,12 @@ def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torc
 
 
 def _precision(precision: Arithmetic) -> dict[str, Any]:
-    # The buffers are the position sinusoids: left in fp32, they would turn the tokens that they are added to fp32.
+    # The buffers are the position sinusoids. Left in fp32, they would turn the tokens they are added to fp32.
     if precision == "bf16_weights":
         return {"bf16": {"enabled": True}, "data_types": {"buffer_dtype": "bf16"}}
     if precision == "fp16":
         return {"fp16": {"enabled": True, "loss_scale": 0}, "data_types": {"buffer_dtype": "fp16"}}  # 0: dynamic
-    # Parameters stay fp32; DeepSpeed switches an outer torch.autocast off, so it must do this itself.
+    # Parameters stay fp32. DeepSpeed switches an outer torch.autocast off, so it must do this itself.
     return {"torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"}}
 
 

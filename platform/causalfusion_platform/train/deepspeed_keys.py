@@ -1,4 +1,4 @@
-"""The keys of DeepSpeed's configuration: which follow from our own settings, which are free."""
+"""Keys of DeepSpeed's configuration: those that follow from our settings, and those that are free."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ RESERVED = {
     "autotuning": "it starts runs of its own; sweep over train.* instead",
 }
 
-# What else DeepSpeed reads at the top: single values, sections that it checks itself, and sections of which it
-# ignores unknown keys.
+# Other top-level keys that DeepSpeed reads: single values, sections that it checks itself, and sections of which
+# it ignores unknown keys.
 VALUES = (
     "communication_data_type",
     "dataloader_drop_last",

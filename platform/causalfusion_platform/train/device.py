@@ -1,4 +1,4 @@
-"""What a worker's device can do, and what a training step asks of it: peak arithmetic, FLOPs, tokens, memory."""
+"""Peak arithmetic of a worker's device, FLOPs and tokens of a training step, and memory in use."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 _MEASURE_SIZE = 512
 _MEASURE_SECONDS = 0.2
 
-# Dense matrix products, TFLOP/s, from NVIDIA's data sheets; what they print "with sparsity" is twice as much. The
-# first line counts whose words are all in the device's name.
+# Dense matrix products, TFLOP/s, from NVIDIA's data sheets. Values "with sparsity" there are twice as large.
+# The first line counts whose words are all in the device's name.
 _PEAKS: tuple[tuple[tuple[str, ...], dict[Arithmetic, float]], ...] = (
     (("B200",), {"fp16": 2250, "bf16": 2250, "tf32": 1125, "fp32": 75}),
     (("H200", "NVL"), {"fp16": 835.5, "bf16": 835.5, "tf32": 417.5, "fp32": 60}),
@@ -45,21 +45,21 @@ _PEAKS: tuple[tuple[tuple[str, ...], dict[Arithmetic, float]], ...] = (
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a device computes."""
+    """Highest arithmetic throughput of a device."""
 
     tflops: float | None
-    """Dense matrix products, TFLOP/s; None: not known."""
+    """Dense matrix products, TFLOP/s. None: not known."""
     source: str
-    """Where the number is from, for people."""
+    """Source of the number, as text."""
 
 
 def peak(device: torch.device, precision: str) -> Peak:
     """Return the peak of a device in the arithmetic of matrix products.
 
-    A GPU's is looked up by its name; a CPU's is measured on the threads in use, in less than 0.3 s.
+    A GPU's is looked up by its name. A CPU's is measured on the threads in use, in less than 0.3 s.
 
     Args:
-        device: where a worker computes.
+        device: device of a worker.
         precision: `fp32`, `bf16`, `bf16_weights` or `fp16`. On a GPU fp32 is TF32 if torch has been told to use it.
     """
     arithmetic: Arithmetic = "fp32"
@@ -90,7 +90,7 @@ def peak_of(name: str, arithmetic: Arithmetic) -> Peak:
 
 
 def _measured(arithmetic: Arithmetic) -> Peak:
-    """Time products of two square matrices; the best counts, since other processes only ever slow it down."""
+    """Time products of two square matrices. The best counts, since other processes only slow it down."""
     size = _MEASURE_SIZE
     left = torch.ones(size, size, dtype=_DTYPES[arithmetic])
     out = torch.empty_like(left)
@@ -114,8 +114,8 @@ def memory_in_use(device: torch.device) -> tuple[int, int]:
 def step_flops(model: ModelConfig, sizes: list[int], objective: ObjectiveConfig) -> float:
     """Return the FLOPs of training on one image with the AR split `sizes`, forward and backward.
 
-    What the masked model needs: pairs of tokens that the mask hides are not counted, nor is what nothing reads
-    (`causalfusion.flops`), nor is recomputing activations. MFU from this is lower than from the dense convention.
+    Pairs of tokens that the mask hides are not counted, nor are unused results (`causalfusion.flops`), nor is
+    recomputing activations. MFU from this is lower than from the dense convention.
     """
     if isinstance(model, DiTConfig):
         return 3.0 * dit_flops(model)
@@ -130,7 +130,7 @@ def sequence_tokens(model: ModelConfig, sizes: list[int], copies: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _sequence_tokens(model: ModelConfig, last: int, copies: int) -> int:
-    """The length depends on the last AR step alone: all clean tokens but its own are there."""
+    """Return the length, which depends on the last AR step alone: all clean tokens but its own are there."""
     before = model.num_tokens - last
     time_token = isinstance(model, CausalFusionConfig) and model.time_conditioning == "token"
     sizes = [before, last] if before else [last]

@@ -1,4 +1,4 @@
-"""The moving averages of the weights: of the fp32 masters, in fp32, each rank the part that it steps."""
+"""Moving averages of the fp32 weights, in fp32. Each rank averages the part that it steps."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .ema_profiles import Profile
 
 @dataclass(frozen=True)
 class ParameterShard:
-    """What one rank averages of a parameter: the elements [start, start + length) of it, flattened."""
+    """One rank's part of a parameter: elements [start, start + length) of it, flattened."""
 
     name: str
     parameter: nn.Parameter
     shape: torch.Size
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
     start: int
     length: int
     group: Any
-    """The ranks that hold the other elements; None: all of them are here, in the parameter's own shape."""
+    """Ranks that hold the other elements. None: this rank holds all, in the parameter's own shape."""
 
     def master(self) -> Tensor:
         """Return the fp32 weights of this part as they are now.
 
-        They are looked up each time: DeepSpeed links new ones when it loads or offloads its state. Its own
-        `safe_get_local_fp32_param` is not used, since it waits for a stream of the device.
+        They are looked up each time, since DeepSpeed links new ones when it loads or offloads its state.
+        Its `safe_get_local_fp32_param` is not used, because it waits for a stream of the device.
         """
         parameter: Any = self.parameter
         weights: Tensor = parameter
@@ -51,7 +51,7 @@ class ParameterShard:
 
 
 def part_of(name: str, parameter: Any) -> ParameterShard:
-    """Return which part of a parameter this rank averages.
+    """Return the part of a parameter that this rank averages.
 
     Raises:
         UserError: the parameter is trained in less than fp32, and DeepSpeed keeps no fp32 master of it.
@@ -77,12 +77,12 @@ def part_of(name: str, parameter: Any) -> ParameterShard:
 class Averages:
     """θ̄ ← d·θ̄ + (1 − d)·θ over every parameter, for several decays d at once.
 
-    θ are the weights that the optimizer steps, in fp32: with ZeRO 1–3 each rank averages the part that it
-    steps, where that lies, and holds 1 / (number of ranks) of every average. Built after the engine.
+    θ are the fp32 weights that the optimizer steps. With ZeRO 1–3 each rank averages the part that it steps, on
+    the device that holds it. It holds 1 / (number of ranks) of every average. Build it after the engine.
     """
 
     def __init__(self, model: nn.Module, profiles: Sequence[Profile]) -> None:
-        """Start every average at the present weights; the first of `profiles` is the main one.
+        """Start every average at the present weights. The first of `profiles` is the main one.
 
         Raises:
             UserError: a parameter is trained in less than fp32 without an fp32 master.
@@ -103,7 +103,7 @@ class Averages:
 
     @property
     def sharded(self) -> bool:
-        """Whether each rank holds a part of the averages only; the same on all ranks."""
+        """True if each rank holds only a part of the averages. It is the same on all ranks."""
         return any(
             part.group is not None and torch.distributed.get_world_size(part.group) > 1 for part in self._all
         )
@@ -115,7 +115,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step number `step`, counted from 1."""
+        """Update all averages with the weights after optimizer step `step`, counted from 1."""
         if not self._held:
             return
         masters = [part.master() for part in self._held]
@@ -134,11 +134,11 @@ class Averages:
             if part.group is None:
                 state[part.name] = held[part.name].clone()
                 continue
-            # Where the ranks can talk: with weights offloaded to the CPU that is still the device.
+            # The device of the collective, also where the weights are offloaded to the CPU.
             whole = torch.zeros(part.shape.numel(), device=part.parameter.device)
             if part.length:
                 whole[part.start : part.start + part.length] = held[part.name]
-            # One rank holds each number and the others 0: summed as integers, its very bits come out.
+            # One rank holds each number and the others 0. A sum of integers keeps its bits exactly.
             torch.distributed.all_reduce(whole.view(torch.int32), group=part.group)
             state[part.name] = whole.view(part.shape).to(self._home or whole.device)
         return state
@@ -149,7 +149,7 @@ class Averages:
 
         Args:
             folders: profile name → folder with `model.safetensors`, or that file itself. Those of other names
-                are passed over. Of each file a rank reads only what it holds.
+                are passed over. A rank reads only its own part of each file.
 
         Raises:
             UserError: there is none for a profile, or it does not hold these parameters.
@@ -172,14 +172,14 @@ class Averages:
                 found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
                 report_mismatch(wanted, found, file)
                 for part, tensor in zip(self._held, average, strict=True):
-                    # Mapped from the file: only the elements that are copied are read.
+                    # The file is mapped, so that only the copied elements are read.
                     flat = stored.get_tensor(part.name).view(-1)
                     tensor.copy_(flat[part.start : part.start + part.length].view(tensor.shape))
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"no average of this model in {file}: {error}") from error
 
     def finite(self) -> bool:
-        """Say whether this rank's part of the main average is free of NaN and infinity; waits for the device."""
+        """Return whether this rank's part of the main average is finite. Waits for the device."""
         if not self._held:
             return True
         largest = torch._foreach_norm(self._averages[self.main], float("inf"))

@@ -1,4 +1,4 @@
-"""What a moving average of the weights remembers: an exponentially fading past, or a share of the run."""
+"""Decays of a moving average of the weights: exponential, or a power function of the step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Exponential:
     rate: float
     """d, in [0, 1)."""
     warmup: bool
-    """Whether step n takes the smaller decay (1 + n) / (10 + n) while it is below d."""
+    """If true, step n takes the smaller decay (1 + n) / (10 + n) while it is below d."""
 
     @property
     def name(self) -> str:
-        """Such as `ema-0.9999`; it names the average's folder in a checkpoint."""
+        """Name of the average's folder in a checkpoint, such as `ema-0.9999`."""
         return f"ema-{self.rate!r}"
 
     def decay(self, step: int) -> float:
@@ -32,21 +32,21 @@ class Exponential:
 class PowerFunction:
     """The average of EDM2 (Karras et al. 2024, Section 3.1): weights at step τ count as τ^γ does.
 
-    What it remembers grows with the run, and it forgets the initial weights at the first step. From a few of
-    them, stored along a run, the average of any other width follows (`checkpoint.posthoc`).
+    The averaged stretch of steps grows with the run. The first step removes the initial weights. From a few of
+    these averages, stored along a run, `checkpoint.posthoc` computes the average of any other width.
     """
 
     sigma: float
-    """Relative width σ_rel: the standard deviation of τ under that weighting, as a share of the run; below 0.28."""
+    """Relative width σ_rel below 0.28: the standard deviation of τ under that weighting, as a share of the run."""
 
     @property
     def name(self) -> str:
-        """Such as `power-0.10`; it names the average's folder in a checkpoint."""
+        """Name of the average's folder in a checkpoint, such as `power-0.10`."""
         return power_name(self.sigma)
 
     @cached_property
     def gamma(self) -> float:
-        """γ."""
+        """Exponent γ of the weighting."""
         return exponent(self.sigma)
 
     def decay(self, step: int) -> float:
@@ -55,11 +55,11 @@ class PowerFunction:
 
 
 Profile = Exponential | PowerFunction
-"""What is the same for both: `name`, and `decay(step)`, where θ̄ ← decay · θ̄ + (1 − decay) · θ."""
+"""Both have `name`, and `decay(step)`, where θ̄ ← decay · θ̄ + (1 − decay) · θ."""
 
 
 def profiles_of(optim: OptimConfig) -> tuple[Profile, ...]:
-    """Return the averages that a run keeps; the first is the one that it samples from."""
+    """Return the averages that a run keeps. It samples from the first."""
     rates = (optim.ema_decay, *optim.ema_more_decays)
     return (
         *(Exponential(rate, optim.ema_warmup) for rate in rates),

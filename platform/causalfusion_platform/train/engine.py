@@ -22,7 +22,7 @@ from .pass_through import check_deepspeed
 def choose_precision(wanted: Precision, device: torch.device) -> Arithmetic:
     """Return the arithmetic: `auto` is bf16 where the hardware multiplies in it, else fp32.
 
-    On a CPU that means AMX tiles or AVX512-BF16; without them bf16 is emulated, and slower than fp32.
+    On a CPU that means AMX tiles or AVX512-BF16. Without them bf16 is emulated, and slower than fp32.
     """
     if wanted != "auto":
         return wanted
@@ -40,14 +40,14 @@ def build_engine(
     groups: Sequence[ParameterGroup] = (),
     load_universal: bool = False,
 ) -> Any:
-    """Wrap the model in a DeepSpeed engine; torch.distributed must be initialised.
+    """Wrap the model in a DeepSpeed engine. torch.distributed must be initialised.
 
-    The verdict on each step goes to `engine.basic_optimizer.allow` (GuardedAdamW).
+    Set `engine.basic_optimizer.allow` to decide on each step (GuardedAdamW).
 
     Args:
         model: its `blocks`, if it has any, are compiled or recomputed where the experiment wants that.
         experiment: its `train` and `optim` sections.
-        device: where this rank computes.
+        device: device of this rank.
         precision: arithmetic of matrix products.
         groups: parameters with settings of their own. Empty: all are one group.
         load_universal: let the engine take a state in DeepSpeed's universal format only.
@@ -67,7 +67,7 @@ def build_engine(
             f"  use train.precision=bf16_weights for weights of 16 bits, or train.precision=auto"
         )
     if device.type == "cpu":
-        # Its shared-memory collectives compile for up to a minute at first use; gloo does the same work.
+        # Its shared-memory collectives compile for up to a minute at first use. gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     train = experiment.train
     model.to(device)
@@ -104,9 +104,9 @@ def optimizer_step(engine: Any, step: TrainingStep, device: torch.device) -> tup
 def grad_norm(engine: Any) -> Tensor | float:
     """Return the norm of the step's gradient over all ranks, before clipping: the same number on all ranks.
 
-    Known when `GuardedAdamW.allow` is asked, and after `engine.step()`. A gradient that is not finite gives a norm
-    that is not: infinity for NaN too with ZeRO 1–3, where DeepSpeed does not tell them apart. It then skips the
-    step by itself, and `allow` is not asked. 0 before the first step.
+    It is known when `GuardedAdamW.allow` is called, and after `engine.step()`. It is 0 before the first step. A
+    gradient that is not finite gives a norm that is not. With ZeRO 1–3 that norm is infinity for NaN too. DeepSpeed
+    then skips the step by itself, and `allow` is not called.
     """
     norm: Tensor | float = getattr(engine.optimizer, "_global_grad_norm", 0.0)
     return norm

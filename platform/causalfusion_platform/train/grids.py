@@ -1,4 +1,4 @@
-"""Sample grids while training: the same seeds and labels every time."""
+"""Sample grids during training, with the same seeds and labels every time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .loop import StepResult, TrainLoop
 from .metrics import Spent
 
 Measure = Callable[[Tensor, Tensor, int], None]
-"""Measures samples (B, …) asked to be of classes (B,), after so many images, and records what it finds."""
+"""Measures samples (B, …) of requested classes (B,) after a number of images, and records the scores."""
 
 
 class SampleGridHook:
@@ -45,17 +45,17 @@ class SampleGridHook:
         self.control, self.spent, self.measure = control, spent, measure
 
     def observe(self, result: StepResult) -> None:
-        """Nothing to keep."""
+        """Keep nothing."""
 
     def run(self, loop: TrainLoop) -> None:
-        """Generate on all ranks; the first draws and records the grid."""
+        """Generate on all ranks. The first draws and records the grid."""
         started, images = time.perf_counter(), loop.state.images_seen
         self.control.mark("sample grid", images)
         self.model.load_state_dict(loop.averages.full_state())
         latents = generate_together(self.model, self.request)
         order = f"-order-{loop.state.order}" if loop.state.order else ""
         path = self.folder / f"images-{images:012d}{order}.png"
-        # A grid that is there was recorded before a fault.
+        # An existing grid was recorded before a fault.
         if torch.distributed.get_rank() == 0 and not path.is_file():
             grid = sample_grid(latents, self.request.labels, self.class_names)
             self.tracker.image("samples/grid", grid, images)

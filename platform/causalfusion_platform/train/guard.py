@@ -1,7 +1,7 @@
-"""Skip updates that would harm the weights, and say when skipping does not help.
+"""Skip updates that would harm the weights, and end training when skipping does not help.
 
-The verdict falls on the gradient norm, which is NaN or infinite when any rank's loss or gradient is, and which is
-the same number on every rank: all ranks decide alike, without a message between them.
+The gradient norm decides. It is NaN or infinite when any rank's loss or gradient is. It is the same number on every
+rank, so that all ranks decide alike without communication.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from ..config.schema import SupervisionConfig
 from .loop import StepResult, TrainLoop
 
 WINDOW = 100
-"""Steps that a norm is compared with, and over which skipped ones are counted."""
+"""Number of last steps that a norm is compared with, and in which skipped steps are counted."""
 SKIPPED = -1.0
-"""Stands for a skipped step among the norms."""
+"""Value of a skipped step among the norms."""
 
 
 class Diverged(Exception):
-    """Skipping steps does not help: the run must go back to its last good checkpoint. Raised on all ranks alike."""
+    """Skipping steps does not help. The run must go back to its last good checkpoint. All ranks raise it."""
 
 
 class Guard:
-    """Decide on each update before it is made; a hook that ends training when too many were skipped.
+    """Allow or skip each update. As a hook, end training when too many were skipped.
 
     Args:
-        limits: what counts as a spike, and how many steps may be skipped.
+        limits: size of a spike, and number of steps that may be skipped.
         gradient_norm: returns the global gradient norm of the step under way, before clipping.
         skipped: called on a skipped step with (images seen before it, reason).
         norms: the norms of the last steps, from a checkpoint.
-        overflow_is_usual: fp16 overflows whenever its loss scale grows too far; such steps do not count.
+        overflow_is_usual: leave overflows out of the count. fp16 has one whenever its loss scale grows too far.
     """
 
     every_images = 1
@@ -54,7 +54,7 @@ class Guard:
         self.asked = False
 
     def allow(self) -> bool:
-        """Say whether the step's update may be made; called once a step, when its gradients are complete."""
+        """Return whether the step's update may be made. Called once a step, when its gradients are complete."""
         self.asked = True
         norm = self.gradient_norm()
         reason = self._fault(norm)
@@ -65,13 +65,13 @@ class Guard:
         return True
 
     def observe(self, result: StepResult) -> None:
-        """Count a step that DeepSpeed skipped by itself: it does not ask where the norm is NaN or infinite."""
+        """Count a step that DeepSpeed skipped by itself, because the norm is NaN or infinite."""
         if result.step.skipped and not self.asked and not self.overflow_is_usual:
             self._skip("the gradient is NaN or infinite")
         self.asked = False
 
     def run(self, loop: TrainLoop) -> None:
-        """After each step, see whether training still gets anywhere.
+        """Check after each step that not too many updates were skipped.
 
         Raises:
             Diverged: more of the last steps were skipped than is allowed.
@@ -91,7 +91,7 @@ class Guard:
         if not math.isfinite(norm):
             return f"the gradient norm is {norm}"
         usual = [value for value in self.norms if value != SKIPPED]
-        # A young run has no usual norm yet: until half of the window is filled, nothing is a spike.
+        # Until half of the window is filled, the usual norm is not known, and nothing counts as a spike.
         if not self.limits.spike_factor or len(usual) < WINDOW // 2:
             return None
         median = statistics.median(usual)

@@ -20,19 +20,19 @@ from .rates import learning_rate_at
 
 @dataclass
 class TrainState:
-    """How far the run is; with the seed it determines every draw and row to come."""
+    """Position of the run. With the seed it determines every later draw and row."""
 
     step: int = 0
     """Optimizer steps done."""
     images_seen: int = 0
-    """Images trained on; also the position in the stream of rows."""
+    """Images trained on, and so the position in the stream of rows."""
     order: int = 0
     """Times that the order of the data was changed, by going back to a checkpoint after divergence."""
 
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """What one optimizer step did. Tensors stay on the device: reading them would make it wait."""
+    """Results of one optimizer step. Tensors stay on the device, since reading them would make it wait."""
 
     loss: Tensor
     """Weighted loss of this rank's rows."""
@@ -46,7 +46,7 @@ class OptimizerStep:
     cost: Callable[[], StepCost]
     """Returns the cost of one row of this step."""
     skipped: bool = False
-    """Whether the update was left out: by the guard, or because fp16 gradients overflowed."""
+    """True if the update was left out, by the guard or because fp16 gradients overflowed."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class StepResult:
 
 
 class Hook(Protocol):
-    """Something that is done periodically, in every rank."""
+    """Periodic work on every rank."""
 
     every_images: int
     """Cadence, in images seen."""
     at_end: bool
-    """Whether it also runs when training ends (once, if both fall together)."""
+    """If true, it also runs when training ends (once, if both fall together)."""
 
     def observe(self, result: StepResult) -> None:
-        """See every step; must not wait for the device."""
+        """Receive the result of every step. Must not wait for the device."""
 
     def run(self, loop: TrainLoop) -> None:
         """Do the periodic work."""
@@ -146,5 +146,5 @@ class TrainLoop:
 
 
 def crossed(before: int, after: int, every: int) -> bool:
-    """Say whether a multiple of `every` lies in (before, after]."""
+    """Return whether a multiple of `every` lies in (before, after]."""
     return after // every > before // every

@@ -1,4 +1,4 @@
-"""What a worker needs to hold while it trains: exact where DeepSpeed's partitions decide it, else an estimate."""
+"""Memory of a worker in training: exact where DeepSpeed's partitions decide it, else an estimate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .ema_profiles import profiles_of
 
 Part = Literal["parameters", "masters", "moments", "averages", "gradients", "buckets", "activations"]
 EXACT: tuple[Part, ...] = ("parameters", "masters", "moments", "averages")
-"""Parts that are exact but for the padding of partitions; the others are estimates."""
+"""Parts that are exact but for the padding of partitions. The others are estimates."""
 
 _BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
 
@@ -26,9 +26,9 @@ class Memory:
     """Bytes that one worker holds."""
 
     device: dict[Part, float]
-    """On the GPU; without one, in the process's memory."""
+    """On the GPU, or without one in the process's memory."""
     host: dict[Part, float]
-    """In the CPU's memory beside a GPU: what `train.offload` moves there."""
+    """In the CPU's memory beside a GPU, moved there by `train.offload`."""
 
     @property
     def total(self) -> float:
@@ -46,19 +46,24 @@ def estimate(experiment: Experiment, *, workers: int, zero_stage: int, precision
 
     Exact but for padding (P parameters, w workers, in bytes):
 
-        parameters   4 P, or 2 P with weights of 16 bits; at ZeRO 3 a w-th of it, and the layers in use whole
-        masters      4 P / w at ZeRO 1–3: DeepSpeed keeps an fp32 copy of what each worker steps
-        moments      8 P of AdamW, at ZeRO 1–3 a w-th of it
-        averages     4 P for each average of the weights, at ZeRO 1–3 a w-th of it
+    - parameters: 4 P, or 2 P with weights of 16 bits. ZeRO 3 holds 1/w of it, and the layers in use whole.
+    - masters: 4 P / w at ZeRO 1–3, where DeepSpeed keeps an fp32 copy of each worker's part.
+    - moments: 8 P of AdamW, at ZeRO 1–3 divided by w.
+    - averages: 4 P for each average of the weights, at ZeRO 1–3 divided by w.
 
-    Estimates: gradients (whole at ZeRO 0 and 1, a w-th at 2 and 3, and the fp32 ones of the step), buckets of
-    DeepSpeed's collectives, and activations (`activation_bytes`). Libraries and CUDA's own 1 to 2 GiB come on top.
+    Estimates:
+
+    - gradients: whole at ZeRO 0 and 1, 1/w at 2 and 3, and the fp32 ones of the step.
+    - buckets of DeepSpeed's collectives.
+    - activations: see `activation_bytes`.
+
+    Libraries and CUDA's own 1 to 2 GiB come on top.
 
     Args:
-        experiment: what is trained.
+        experiment: the experiment to train.
         workers: number of workers that share the global batch.
         zero_stage: 0 to 3.
-        precision: what `auto` means on the device: fp32 or bf16; other precisions are the experiment's own.
+        precision: value of `auto` on the device, fp32 or bf16. Other precisions are the experiment's own.
     """
     train = experiment.train
     precision = train.precision if train.precision != "auto" else precision
@@ -92,7 +97,7 @@ def checkpoint_bytes(experiment: Experiment, precision: str = "auto") -> float:
     """Estimate the size of one checkpoint: the engine's weights and optimizer state, and every average.
 
     Args:
-        experiment: what is trained.
+        experiment: the experiment to train.
         precision: as in `estimate`.
     """
     whole = estimate(experiment, workers=1, zero_stage=experiment.train.zero_stage, precision=precision)
@@ -121,13 +126,17 @@ def longest_sequence(experiment: Experiment) -> int:
 
 
 def activation_bytes(experiment: Experiment, rows: int, precision: str) -> float:
-    """Estimate what `rows` images keep for the backward pass, for the longest sequence; D width, M that of the MLP.
+    """Estimate the bytes that `rows` images keep for the backward pass, for the longest sequence.
 
-    In a block each token keeps D numbers twice in the precision of the residual stream (inputs of the layer norms);
-    and in the precision of products D eight times (their inputs; queries and keys before and after their norms;
-    values) and M twice. A DiT keeps three more D for its modulation. Recomputing keeps one D a block, and one block
-    whole. With autocast the weights in 16 bits come on top. The N² scores of attention are not counted: no kernel
-    keeps them at lengths where they matter.
+    D is the width of the model and M that of the MLP. In a block each token keeps
+
+    - 2 D numbers in the precision of the residual stream: the inputs of the layer norms.
+    - 8 D and 2 M numbers in the precision of products. The 8 D are their inputs, queries and keys before and after
+      their norms, and values.
+    - 3 D more in a DiT, for its modulation.
+
+    Recomputing keeps D a block, and one block whole. With autocast the weights in 16 bits come on top. The N²
+    scores of attention are not counted, since kernels do not keep them at lengths where they matter.
     """
     model = experiment.model
     product = 4 if precision == "fp32" else 2
@@ -143,9 +152,9 @@ def activation_bytes(experiment: Experiment, rows: int, precision: str) -> float
 
 
 def _buckets(experiment: Experiment, parameters: int, zero_stage: int, weight: int) -> float:
-    """Buffers that gradients are collected in, and at ZeRO 3 the layers that are whole at the moment.
+    """Return the bytes of gradient buckets, and at ZeRO 3 of the layers that are whole at the moment.
 
-    DeepSpeed takes a bucket of its full size, however small the model; a CPU gives memory only to what is written.
+    DeepSpeed allocates a full bucket, however small the model. A CPU gives memory only to the part that is written.
     """
     if zero_stage == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""A report of the steps since the last one, for the run's journal, MLflow and the terminal."""
+"""Report the steps since the last report to the run's journal, MLflow and the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .system import System
 
 @dataclass
 class Spent:
-    """What the time since training began went to, in seconds."""
+    """Seconds since training began, by activity."""
 
     steps: float = 0.0
     """Optimizer steps, without the wait for their batches."""
@@ -31,13 +31,13 @@ class Spent:
 
 @dataclass(frozen=True)
 class Recording:
-    """Where the first rank records, and what has been recorded before."""
+    """Destinations of the first rank's records, and the images recorded before."""
 
     journal: Journal
     progress: ProgressSink
     attempt: int
     recorded_images: int
-    """Steps up to here are reported already: those trained again after a fault give MLflow no second point."""
+    """Images of the steps reported already. Trained again after a fault, they give MLflow no second point."""
     system: System
     """This machine's readings."""
 
@@ -47,9 +47,9 @@ class MetricsHook:
 
     Args:
         every_images: cadence.
-        recording: on the first rank; None on the others.
+        recording: on the first rank. None on the others.
         spent: the run's clock, which the other hooks write into too.
-        peak: what the device could do.
+        peak: peak arithmetic of the device.
     """
 
     at_end = True
@@ -70,7 +70,7 @@ class MetricsHook:
         self.spent.data += result.data_seconds
 
     def run(self, loop: TrainLoop) -> None:
-        """Record what the steps since the last report did."""
+        """Record the steps since the last report."""
         results, self.results = self.results, []
         made = [result.step for result in results if not result.step.skipped]
         loss, means = self._average(made)
@@ -100,13 +100,13 @@ class MetricsHook:
             repeated=state.images_seen <= recording.recorded_images,
             interval=self._interval(results, means if made else None, flops, tokens, recording.system),
         )
-        recording.journal.add(report)  # all that others show is read from this line
+        recording.journal.add(report)  # others read this line
         recording.progress(Progress.of(report, loop.experiment.train.total_images))
 
     def _interval(
         self, results: list[StepResult], means: dict[str, float] | None, flops: float, tokens: int, system: System
     ) -> Interval:
-        # Steps alone, so that checkpoints and grids do not count as training time.
+        # Steps alone: checkpoints and grids do not count as training time.
         seconds = sum(result.seconds for result in results)
         worker_flops = flops / seconds / torch.distributed.get_world_size()
         return Interval(
@@ -124,7 +124,7 @@ class MetricsHook:
         )
 
     def take_loss(self) -> float | None:
-        """Return the mean loss since the last call: what checkpoints are compared by. None if no step was made."""
+        """Return the mean loss since the last call, by which checkpoints are compared. None without steps."""
         losses, self.loss_since_checkpoint = self.loss_since_checkpoint, []
         updates = sum(count for _, count in losses)
         return sum(loss * count for loss, count in losses) / updates if updates else None
@@ -158,7 +158,7 @@ def _mean_numbers(results: list[StepResult]) -> dict[str, float]:
 
 
 def _largest(gpu_bytes: int, cpu_bytes: int, device: torch.device) -> tuple[int, int]:
-    """Return the largest of all ranks."""
+    """Return both maxima over all ranks."""
     numbers = torch.tensor([gpu_bytes, cpu_bytes], device=device)
     torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
     gpu, cpu = numbers.tolist()

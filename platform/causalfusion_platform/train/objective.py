@@ -1,4 +1,4 @@
-"""What the training loop asks of a task: the loss of one optimizer step, in parts."""
+"""Interface of the training loop to a task: the loss of one optimizer step, in parts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class StepCost(NamedTuple):
 
 
 class TrainingStep(Protocol):
-    """One optimizer step on this rank's rows, with all that was drawn for it."""
+    """One optimizer step on this rank's rows, with its random draws."""
 
     @property
     def rows(self) -> int:
-        """Rows of this rank."""
+        """Number of rows of this rank."""
 
     @property
     def numbers(self) -> Mapping[str, float]:
@@ -43,7 +43,7 @@ class TrainingStep(Protocol):
 
     @property
     def cost(self) -> Callable[[], StepCost]:
-        """A function that returns the cost of one row. It outlives the step, so it must not hold the batch."""
+        """Function that returns the cost of one row. It outlives the step, so it must not hold the batch."""
 
 
 class TrainingObjective(Protocol):

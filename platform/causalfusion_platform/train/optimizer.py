@@ -1,4 +1,4 @@
-"""AdamW that asks for leave before it changes a weight."""
+"""AdamW with a check before each step."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class GuardedAdamW(torch.optim.AdamW):
     """AdamW whose `step` does nothing, to weights, moments and step counters, where `allow()` says False.
 
     With ZeRO 1–3 DeepSpeed clips the gradients of its partitions and knows their norm. With ZeRO 0 the gradients
-    are whole and this optimizer does both, so that the norm is known before the verdict at every stage.
+    are whole and this optimizer does both. So the norm is known before `allow` is called, at every stage.
 
     Args:
-        parameters: what is optimised.
-        clip_norm: largest gradient norm, 0: no clipping; None: gradients come clipped.
+        parameters: those to optimise.
+        clip_norm: largest gradient norm. 0: no clipping. None: gradients come clipped.
         settings: those of `torch.optim.AdamW`.
     """
 
@@ -41,10 +41,11 @@ class GuardedAdamW(torch.optim.AdamW):
     steps_made: int = 0
     """Calls of `step` that were allowed."""
     allow: Callable[[], bool] | None = None
-    """The verdict on a step; must be the same on all ranks. None: every step is made."""
+    """Returns whether a step may be made, alike on all ranks. None: every step is made."""
     clock: Callable[[], int] | None = None
-    """A number that is new at each step of the engine, which may step its partitions one by one: the verdict is
-    asked for once per number. None: once per call."""
+    """A number that is new at each step of the engine, which may step its partitions one by one.
+
+    `allow` is called once per number. None: once per call."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class GuardedAdamW(torch.optim.AdamW):
         self.clip_norm = clip_norm
         self._verdict: tuple[int, bool] | None = None
         if clip_norm is not None:
-            self._global_grad_norm: Tensor | float = 0.0  # the name under which DeepSpeed's optimizers keep it
+            self._global_grad_norm: Tensor | float = 0.0  # the name in DeepSpeed's optimizers
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -106,10 +107,7 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def set_hyperparameters(engine: Any, experiment: Experiment) -> None:
-    """Give an engine that was loaded the experiment's β and ε and each group's weight decay.
-
-    A checkpoint brings its own.
-    """
+    """Give a loaded engine the experiment's β and ε and each group's weight decay, in place of the checkpoint's."""
     optim, groups = experiment.optim, engine.basic_optimizer.groups
     for settings, group in zip(engine.optimizer.param_groups, groups, strict=True):
         settings.update(betas=optim.betas, eps=optim.eps, weight_decay=_decay(group, experiment))

@@ -1,4 +1,4 @@
-"""Keys that go through to DeepSpeed as they are: checked against what it reads, and against our own settings."""
+"""Check the keys that go to DeepSpeed unchanged: against the keys that it reads, and our own settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def check_deepspeed(experiment: Experiment) -> None:
-    """See that every key of `train.deepspeed` is one that DeepSpeed reads and that conflicts with no setting.
+    """Check that DeepSpeed reads every key of `train.deepspeed`, and that none conflicts with a setting.
 
     Nothing is started. DeepSpeed is imported, which takes some seconds, only for sections that it checks itself.
 
@@ -78,7 +78,7 @@ def _check_section(section: str, value: Mapping[str, Any]) -> None:
         first = error.errors()[0]
         key = ".".join([section, *map(str, first["loc"])])
         raise UserError(f"{WHERE}.{key}={first['input']!r} is refused by DeepSpeed: {first['msg']}") from error
-    except AssertionError as error:  # so it says that of two names for a thing both are given
+    except AssertionError as error:  # raised where two names of one setting are given
         raise UserError(f"{WHERE}.{section} is refused by DeepSpeed: {error}") from error
 
 
@@ -94,7 +94,7 @@ def _refuse_unknown(before: str, value: Mapping[str, Any], model: Any) -> None:
 
 
 def _model_in(annotation: Any) -> Any:
-    """Return the pydantic class that an annotation, perhaps optional, names; else None."""
+    """Return the pydantic class in an annotation, perhaps an optional one, or None."""
     choices = getattr(annotation, "__args__", (annotation,))
     return next((choice for choice in choices if hasattr(choice, "model_fields")), None)
 

@@ -10,7 +10,7 @@ def warmup_images(experiment: Experiment, rows: int | None = None) -> float:
 
     Args:
         experiment: its `optim.warmup_epochs` or `optim.warmup_images`.
-        rows: rows of the data set, one epoch; needed with `warmup_epochs` only.
+        rows: rows of the data set, one epoch. Needed with `warmup_epochs` only.
 
     Raises:
         ValueError: the warmup is in epochs, and `rows` is missing.

@@ -1,4 +1,4 @@
-"""Put a run back where its newest good checkpoint left it, with as many workers as there are now."""
+"""Restore a run from its newest good checkpoint, for the present number of workers."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ UNIVERSAL_FOLDER = ".universal"
 
 @dataclass(frozen=True)
 class Resume:
-    """A checkpoint to go on from, the same on all ranks."""
+    """Checkpoint to continue from, the same on all ranks."""
 
     folder: Path
     manifest: CheckpointManifest
     universal: Path | None
-    """Its engine state, converted to other workers or another ZeRO stage; None: it is used as it is."""
+    """Its engine state, converted to other workers or another ZeRO stage. None: used unchanged."""
     convert_seconds: float = 0.0
 
     @property
     def was(self) -> str:
-        """What wrote it, for people."""
+        """Workers and ZeRO stage that wrote it, as text."""
         return f"{self.manifest.world_size} workers, ZeRO {self.manifest.zero_stage}"
 
 
@@ -44,23 +44,23 @@ def find_resume(
 ) -> Resume | None:
     """Return the newest good checkpoint under `root`, ready for these workers. All ranks call it together.
 
-    The first rank looks, and converts if need be; damaged checkpoints are set aside.
+    The first rank searches, and converts if need be. Damaged checkpoints are set aside.
 
     Args:
-        experiment: says how many workers there are now, and their ZeRO stage.
+        experiment: gives the present number of workers, and their ZeRO stage.
         root: folder of checkpoints.
         data_digest: of the shards' manifest.
-        other_data: take a checkpoint that was trained on other data too.
-        on_bad: told of each damaged checkpoint and why it is one.
+        other_data: accept a checkpoint that was trained on other data too.
+        on_bad: called with each damaged checkpoint and the fault.
 
     Raises:
-        UserError: there is one, but it cannot be used; on all ranks alike.
+        UserError: the newest cannot be used. Every rank raises it.
     """
     found: list[Resume | UserError | None] = [None]
     if torch.distributed.get_rank() == 0:
         try:
             found[0] = _look(experiment, root, None if other_data else data_digest, on_bad)
-        except UserError as error:  # the others must not wait for an answer that does not come
+        except UserError as error:  # raised after the broadcast, for which the other ranks wait
             found[0] = error
     torch.distributed.broadcast_object_list(found)
     if isinstance(found[0], UserError):

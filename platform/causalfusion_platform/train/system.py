@@ -1,4 +1,4 @@
-"""How busy this machine is, under the names and in the units of MLflow's own system metrics."""
+"""System metrics of this machine, with the names and units of MLflow's own."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 
 
 class System:
-    """Reads how busy this machine is; a reading takes under a millisecond without a GPU, and waits for nothing.
+    """Read the load of this machine. Without a GPU a reading takes under a millisecond.
 
     Megabytes are 10⁶ bytes, as MLflow's are.
 
     Args:
-        folder: the disk that is meant is the one it lies on.
-        device: this worker's; of other GPUs nothing is read, which would take memory on them.
+        folder: its disk is read.
+        device: this worker's. Other GPUs are not read, since that would take memory on them.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder, self.device = folder, device
-        psutil.cpu_percent()  # a reading is the average since the one before
+        psutil.cpu_percent()  # a reading is the average since the last one
         self._network = psutil.net_io_counters()
 
     def read(self) -> dict[str, float]:
-        """Return the metrics of now; the CPU's is the average since the last reading."""
+        """Return the present metrics. The CPU's is the average since the last reading."""
         memory = psutil.virtual_memory()
         values = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_megabytes": memory.used / 1e6,
             "system_memory_usage_percentage": 100 * memory.used / memory.total,
         }
-        with suppress(OSError):  # a mount that is away
+        with suppress(OSError):  # the mount is away
             disk = psutil.disk_usage(str(self.folder))
             values |= {
                 "disk_usage_percentage": disk.percent,
@@ -56,7 +56,7 @@ def _gpu(device: torch.device) -> dict[str, float]:
         "memory_usage_megabytes": (total - free) / 1e6,
         "memory_usage_percentage": 100 * (total - free) / total,
     }
-    # NVIDIA's library of readings is not installed, or does not know this device: training goes on without.
+    # Without NVIDIA's library, or where it does not know this device, these two are left out.
     with suppress(Exception):
         values["utilization_percentage"] = torch.cuda.utilization(index)
         values["power_usage_watts"] = torch.cuda.power_draw(index) / 1000

@@ -16,6 +16,7 @@ COVERED = (
     "platform/causalfusion_platform/data",
     "platform/causalfusion_platform/report",
     "platform/causalfusion_platform/storage",
+    "platform/causalfusion_platform/tracking",
     "platform/causalfusion_platform/train",
 )
 MAX_WORDS = 25

@@ -1,4 +1,4 @@
-"""Where the time of a run went: goodput, and what was lost to what. A pure function of the run's journal."""
+"""Account for the time of a run: goodput, and losses by cause. A pure function of the run's journal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .rates import Rates, rates, stretches
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a run, over all its launches."""
+    """Status, time and speed of a run, over all its launches."""
 
     status: Status
     """`killed`: the newest launch has no end, and its driver is gone."""
@@ -23,13 +23,13 @@ class Account:
     launches: int
     attempts: int
     incidents: dict[Cause, int]
-    """How often each occurred; a launch that was killed counts as `driver`."""
+    """Number of incidents by cause. A launch that was killed counts as `driver`."""
     seconds: dict[Category, float]
-    """Where the time of the launches went; every category is there."""
+    """Time of the launches by category. Every category is there."""
     by_cause: dict[Cause, float]
-    """Seconds of `redone` and `recovery` together, by what they were due to."""
+    """Seconds of `redone` and `recovery` together, by cause."""
     down_seconds: float
-    """Time between launches, when nobody tried."""
+    """Time between launches."""
     training: TrainingStarted | None
     """The newest start of training: device and peak."""
     attempt: AttemptStarted | None
@@ -48,7 +48,7 @@ class Account:
 
     @property
     def goodput(self) -> float:
-        """Time in useful steps over elapsed time; 0 before anything was done."""
+        """Time in useful steps over elapsed time. 0 before the first step."""
         elapsed = self.elapsed_seconds
         return self.seconds["useful"] / elapsed if elapsed else 0.0
 
@@ -57,8 +57,8 @@ def account(events: Sequence[Event], now: float | None = None) -> Account:
     """Account for a run.
 
     Args:
-        events: its journal. Clocks of several machines may differ: time is taken never to go back.
-        now: the present UNIX time, if the run's driver is alive; None: it is not.
+        events: its journal. Clocks of several machines may differ, so time is never counted backwards.
+        now: the present UNIX time, if the run's driver is alive. None: it is not.
     """
     ledger = Ledger()
     for event in events:

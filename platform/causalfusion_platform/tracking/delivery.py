@@ -1,6 +1,7 @@
-"""Delivery of a run's records to MLflow, by one thread of the driver: in order, and each once.
+"""Deliver a run's records to MLflow in one thread of the driver: in order, and each once.
 
-A crash after a call and before the cursor has moved makes the next delivery repeat it: see `mlflow_calls`.
+After a crash between a call and the move of the cursor, the next delivery repeats the call. `mlflow_calls` makes
+that harmless.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class RetryPolicy:
     """Pauses and attempts of a delivery."""
 
     poll_seconds: float = 1.0
-    """Between two looks at the journal."""
+    """Pause between two readings of the journal."""
     first_pause_seconds: float = 1.0
-    """After the first failure; it doubles with each failure after that."""
+    """Pause after the first failure. It doubles with each further failure."""
     longest_pause_seconds: float = 30.0
     tries: int = 10
-    """Attempts at a record that fails for an unknown reason, until it counts as refused."""
+    """Attempts at a record that fails for an unknown reason, before it counts as refused."""
 
 
 class Delivery:
@@ -43,9 +44,9 @@ class Delivery:
     Args:
         run_dir: the run's folder.
         uri: tracking URI, of a server or SQLite.
-        run_id: the MLflow run; None: the `create` record makes it.
-        on_run_id: called with the new run's id before the cursor passes the `create` record, so that its keeper has
-            it in any case; called again after a crash in between. It runs in the delivery's thread.
+        run_id: the MLflow run. None: the `create` record makes it.
+        on_run_id: called with the new run's id before the cursor passes the `create` record. It is called again
+            after a crash in between. It runs in the delivery's thread.
         retry: pauses and attempts.
     """
 
@@ -68,7 +69,7 @@ class Delivery:
         self._failing: tuple[int | None, int] = (None, 0)
 
     def start(self) -> None:
-        """Start to deliver, and go on until `stop` or the end of the process.
+        """Start to deliver, until `stop` or the end of the process.
 
         Raises:
             UserError: another process delivers the records of this run.
@@ -77,19 +78,19 @@ class Delivery:
             lock = _lock(self.run_dir, self._waiting.folder)
             self._waiting.reload()
             self._stopping = False
-            # A daemon: a server that hangs must not keep the driver from ending; what is left waits on disk.
+            # A daemon, so that a server that hangs does not keep the driver from ending. The rest waits on disk.
             self._thread = threading.Thread(target=self._work, args=(lock,), name="delivery", daemon=True)
             self._thread.start()
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Stop after the call under way, or leave it alone when that takes longer."""
+        """Stop after the call under way. Return before that if it takes longer."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
 
     def drain(self, timeout_seconds: float) -> int:
-        """Wait until everything is delivered, but no longer than this; return how many records are left."""
+        """Wait until everything is delivered, or the time is up. Return the number of records left."""
         end = time.monotonic() + timeout_seconds
         self._draining = True
         self._wake.set()
@@ -103,16 +104,16 @@ class Delivery:
             self._draining = False
 
     def pending(self) -> int:
-        """Return how many records wait."""
+        """Return the number of waiting records."""
         return len(self._waiting.items())
 
     def refused(self) -> int:
-        """Return how many records MLflow has refused; they lie in `refused/`, with the reasons."""
+        """Return the number of records that MLflow refused. They lie in `refused/`, with the reasons."""
         return sum(1 for _ in self._waiting.refused_folder.glob("*.json"))
 
     @property
     def state(self) -> str:
-        """Say how it goes, in one line."""
+        """Return the state of the delivery in one line."""
         trouble, refused = self._trouble, self.refused()
         note = f"; {refused} refused, see {self._waiting.refused_folder}" if refused else ""
         if trouble is None:
@@ -126,7 +127,7 @@ class Delivery:
             asked, pause = False, 0.0
             while not self._stopping:
                 try:
-                    # A server that hangs is asked a harmless question first: it may carry out later what it got.
+                    # A server that hangs may carry out a call later, so it gets a harmless one first.
                     reason = answers(self.uri) if self._trouble or not asked else None
                     asked = True
                     if reason is not None:
@@ -134,7 +135,7 @@ class Delivery:
                     self._deliver_waiting()
                     self._trouble = None
                     self._wake.wait(0.05 if self._draining else self._retry.poll_seconds)
-                except Exception as error:  # whatever it is, the thread must not die
+                except Exception as error:  # of any kind, since the thread must go on
                     what = str(error) if isinstance(error, Unavailable) else f"delivery fails ({one_line(error)})"
                     first = self._retry.first_pause_seconds
                     pause = min(2 * pause, self._retry.longest_pause_seconds) if self._trouble else first
@@ -150,10 +151,10 @@ class Delivery:
             self._deliver(self._batch(items))
 
     def _batch(self, items: list[Item]) -> list[Item]:
-        """Return the next record; of metrics, as many as go into one call."""
+        """Return the next record, or as many records of metrics as go into one call."""
         batch, points = items[:1], 0
         for item in items:
-            # Records of the version before keep their times: they go into calls of their own.
+            # Records of an earlier version keep their times, so they go into separate calls.
             if not isinstance(item.record, Metrics) or (item.old is None) != (items[0].old is None):
                 break
             points += len(item.record.values)
@@ -174,17 +175,17 @@ class Delivery:
             self._waiting.delivered(batch)
 
     def _fail(self, error: Exception, batch: list[Item], checked: bool) -> None:
-        """Set aside what MLflow will never take, and return; or raise `Unavailable`."""
+        """Set aside a record that MLflow will never take, or raise `Unavailable`."""
         verdict, reason = classify(error)
         if verdict == "unavailable":
-            self._points = max(1, self._points // 8)  # a slow server may manage less at a time
+            self._points = max(1, self._points // 8)  # a slow server may take fewer at a time
             raise Unavailable(reason) from error
         if len(batch) > 1:
             for item in batch:
                 self._deliver([item])
             return
         (item,) = batch
-        if isinstance(item.record, Create):  # without a run nothing else can be delivered
+        if isinstance(item.record, Create):  # the other records need the run
             raise Unavailable(f"MLflow does not make the run ({one_line(error)})") from error
         if verdict == "unknown":
             failed = self._failing[1] + 1 if self._failing[0] == item.moment else 1
@@ -200,10 +201,10 @@ class Delivery:
 
 
 def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
-    """Take the delivery for this process; a process that is killed gives it back.
+    """Take the delivery for this process. The end of the process gives it back.
 
     Raises:
-        UserError: another one has it.
+        UserError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / "delivery.pid"
@@ -215,7 +216,7 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
         raise UserError(
             f"process {pid} delivers the records of {run_dir} already\n  wait for it to end, or end it: kill {pid}"
         ) from None
-    except (OSError, NotImplementedError) as error:  # one driver a run is what the run's own lock ensures
+    except (OSError, NotImplementedError) as error:  # the run's own lock ensures one driver
         _log.warning("%s cannot be locked: %s", folder, error)
         return None
     holder.write_text(str(os.getpid()))

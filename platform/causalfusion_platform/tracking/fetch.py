@@ -1,4 +1,4 @@
-"""Bring what a run left in MLflow onto this machine: its reports, tables, grids and configuration."""
+"""Download the artifacts of a run from MLflow: its reports, tables, grids and configuration."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LISTED = 5
 
 
 def fetch_artifacts(uri: str, run: str, to: Path) -> list[Path]:
-    """Download all artifacts of a run; files that are there are replaced.
+    """Download all artifacts of a run. Existing files are replaced.
 
     Args:
         uri: tracking URI.
         run: the run's id, or its name if only one run has it.
-        to: folder that gets them, made if need be.
+        to: folder for the files, created if need be.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         UserError: MLflow does not answer, has no such run or several, or a download fails.

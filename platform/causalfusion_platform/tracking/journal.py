@@ -1,7 +1,7 @@
-"""The journal of a run: what happened to it, in order, over all its launches. One JSON object a line.
+"""Journal of a run: its events in order, over all its launches. One JSON object a line.
 
 The driver and the first worker append to the same file, on storage that they share. Some lines are records for
-MLflow (`records`), which readers of events pass over, as they do broken lines.
+MLflow (`records`). Readers of events pass over these and over broken lines.
 """
 
 from __future__ import annotations
@@ -22,12 +22,22 @@ from .records import Record
 _log = logging.getLogger(__name__)
 
 Cause = Literal["worker", "node", "controller", "hang", "memory", "diverged", "preempted", "error", "driver"]
-"""Why an attempt ended early: a worker, its node or Ray's controller was lost; no step was made for too long;
-memory ran out; NaN or spikes did not go away; the node was taken back; the code raised; the driver was lost."""
+"""Cause of an attempt's early end.
+
+- `worker`, `node`, `controller`: a worker, its node or Ray's controller was lost.
+- `hang`: no step was made for too long.
+- `memory`: memory ran out.
+- `diverged`: NaN or spikes did not go away.
+- `preempted`: the node was taken back.
+- `error`: the code raised.
+- `driver`: the driver was lost.
+"""
 
 End = Literal["finished", "stopped", "preempted", "failed"]
-"""How a launch ended, if it was not killed: `stopped` by a signal, `preempted` with the node, both after a
-checkpoint."""
+"""End of a launch that was not killed.
+
+`stopped`: by a signal, after a checkpoint. `preempted`: with the node, after a checkpoint.
+"""
 
 
 class Launched(Line):
@@ -35,18 +45,18 @@ class Launched(Line):
 
     kind: Literal["launched"] = "launched"
     launch: int
-    """1, 2, …"""
+    """Number of the launch: 1, 2, …"""
     host: str
     pid: int
 
 
 class AttemptStarted(Line):
-    """The driver asked for workers: the first time, or after an incident."""
+    """The driver asked for workers, at the first time or after an incident."""
 
     kind: Literal["attempt"] = "attempt"
     launch: int
     attempt: int
-    """1, 2, … over all launches."""
+    """Number of the attempt over all launches: 1, 2, …"""
     workers: int
     zero_stage: int
     images: int
@@ -54,22 +64,22 @@ class AttemptStarted(Line):
 
 
 class TrainingStarted(Line):
-    """All workers are up; the first batch is asked for."""
+    """All workers have started, and the first batch is requested."""
 
     kind: Literal["training"] = "training"
     attempt: int
     images: int
     """Images seen so far."""
     device: str
-    """Such as `cpu` or `NVIDIA H100 80GB HBM3`."""
+    """Device of the workers, such as `cpu` or `NVIDIA H100 80GB HBM3`."""
     peak_tflops: float | None
-    """Peak of one worker's device in the arithmetic used, TFLOP/s; null if unknown."""
+    """Peak of one worker's device in the arithmetic used, TFLOP/s. Null if unknown."""
     peak_source: str
-    """Where the peak is from."""
+    """Source of the peak, as text."""
 
 
 class Interval(BaseModel):
-    """Averages of the steps since the report before."""
+    """Averages of the steps since the last report."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants"
@@ -80,24 +90,24 @@ class Interval(BaseModel):
     numbers: dict[str, float]
     """Numbers of the task's steps, such as `ar_steps`."""
     learning_rate: float
-    """Of the newest step, and so is `grad_norm`."""
+    """Learning rate of the newest step. `grad_norm` is of that step too."""
     grad_norm: float
     images_per_second: float
-    """Over all workers, in the time of the steps; so is `tokens_per_second`."""
+    """Over all workers, in the time of the steps, as `tokens_per_second` is."""
     tokens_per_second: float
     tflops_per_worker: float
     data_wait: float
     """Share of the steps' time spent waiting for batches."""
     checkpoint_stall: float
-    """Share of the attempt's time so far that the loop stood still for checkpoints."""
+    """Share of the attempt's time so far in which the loop waited for checkpoints."""
     mfu: float | None
-    """Model FLOP/s over the devices' peak; null if the peak is unknown."""
+    """Model FLOP/s over the devices' peak. Null if the peak is unknown."""
     system: dict[str, float]
     """Readings of the first worker's machine, by their names in MLflow."""
 
 
 class StepReport(Line):
-    """Where training is. The journal, MLflow and the terminal all show this report.
+    """Progress of training. The journal, MLflow and the terminal all show this report.
 
     Sums count from the attempt's `training` event.
     """
@@ -107,19 +117,19 @@ class StepReport(Line):
     images: int
     step: int
     step_seconds: float
-    """Optimizer steps, without the wait for their batches."""
+    """Time of optimizer steps, without the wait for their batches."""
     data_seconds: float
-    """Waiting for batches."""
+    """Time spent waiting for batches."""
     checkpoint_seconds: float
-    """The loop's stalls for checkpoints."""
+    """Time that the loop waited for checkpoints."""
     grid_seconds: float
-    """Sample grids."""
+    """Time of sample grids."""
     flops: float
     """FLOPs of the steps over all workers: exact for the AR splits drawn, forward and backward."""
     tokens: int
     """Tokens of the training sequences over all workers."""
     loss: float
-    """Weighted loss, averaged over ranks and steps since the report before; NaN if every update was skipped."""
+    """Weighted loss, averaged over ranks and steps since the last report. NaN if every update was skipped."""
     skipped_steps: int
     """Steps whose update was skipped."""
     gpu_bytes: int
@@ -127,12 +137,12 @@ class StepReport(Line):
     cpu_bytes: int
     """Largest resident memory of a worker so far."""
     repeated: bool = False
-    """The steps were reported before a fault, and were trained again: MLflow has their point."""
+    """The steps were reported before a fault, and were trained again. MLflow has their point."""
     interval: Interval | None = None
     """Null in journals of versions that recorded metrics for MLflow elsewhere."""
 
     def metrics(self) -> dict[str, float] | None:
-        """Return the point that MLflow is to get at step `images`; None if it is to get none."""
+        """Return MLflow's point at step `images`. None if MLflow must not get one."""
         now = self.interval
         if now is None or self.repeated:
             return None
@@ -158,16 +168,16 @@ class StepReport(Line):
 
 
 class Checkpointed(Line):
-    """A checkpoint is complete: its manifest is written."""
+    """A checkpoint is complete, with its manifest."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     attempt: int
     images: int
     bytes: int
     stall_seconds: float
-    """Time that the loop stood still for it."""
+    """Time that the loop waited for it."""
     upload_seconds: float
-    """Time in the background until the manifest."""
+    """Time in the background until the manifest was written."""
 
 
 class Measured(Line):
@@ -181,7 +191,7 @@ class Measured(Line):
 
 
 class Adopted(Line):
-    """The run goes on from another run's checkpoint, with settings of its own."""
+    """The run continues from another run's checkpoint, with its own settings."""
 
     kind: Literal["adopted"] = "adopted"
     run: str
@@ -191,7 +201,7 @@ class Adopted(Line):
 
 
 class SaveFailed(Line):
-    """A checkpoint could not be saved; those before it are untouched."""
+    """A checkpoint could not be saved. Earlier ones are untouched."""
 
     kind: Literal["save failed"] = "save failed"
     attempt: int
@@ -224,7 +234,7 @@ class Resharded(Line):
     attempt: int
     images: int
     old: str
-    """Such as `2 workers, ZeRO 1`."""
+    """Workers and ZeRO stage before, such as `2 workers, ZeRO 1`."""
     new: str
     seconds: float
 
@@ -278,10 +288,12 @@ class Journal:
         self.path, self.lost = RunPaths(run_dir).journal_file, 0
 
     def add(self, line: Event | Record) -> bool:
-        """Append a line. A full disk must not end a run: a line that cannot be written is lost, with one warning.
+        """Append a line.
+
+        A full disk must not end a run. A line that cannot be written is lost, with one warning.
 
         Returns:
-            Whether it was written.
+            True if it was written.
         """
         try:
             append(self.path, line)
@@ -297,11 +309,11 @@ class Journal:
             _log.warning("a line of %s is lost, training goes on: %s (said once)", self.path, error)
 
     def events(self) -> list[Event]:
-        """Return all events, in order; lines that are broken or unknown are passed over."""
+        """Return all events in order. Broken and unknown lines are passed over."""
         return list(self._read())
 
     def recent(self, size: int = 1 << 18) -> list[Event]:
-        """Return the events at its end, of about so many bytes: for those who look again and again."""
+        """Return the events in about the last `size` bytes, for readers that poll."""
         return list(self._read(size))
 
     def _read(self, size: int | None = None) -> Iterator[Event]:
@@ -319,14 +331,14 @@ class Journal:
 
 
 def last_attempt(events: Iterable[Event]) -> int:
-    """Return the number of the newest attempt; 0 before the first."""
+    """Return the number of the newest attempt. 0 before the first."""
     return max((event.attempt for event in events if isinstance(event, AttemptStarted)), default=0)
 
 
 def recorded_images(events: Iterable[Event]) -> int:
-    """Return up to where metrics are recorded: what is trained again after a fault must not be recorded twice.
+    """Return the images up to which metrics are recorded. Steps trained again after a fault are not recorded twice.
 
-    After a roll-back it is: the steps that follow are others.
+    After a roll-back they are recorded again, because the order of the data is another.
     """
     recorded, rolled_back = 0, False
     for event in events:

@@ -1,4 +1,4 @@
-"""Write down where the time of a run went: each stretch between two events of its journal in one category."""
+"""Assign each stretch of time between two events of a run's journal to one category."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from .journal import (
 )
 
 Category = Literal["useful", "redone", "data", "checkpoint", "grid", "other", "start", "recovery", "end"]
-"""Where time goes.
+"""Categories of time.
 
-useful: steps beyond the largest image count reached before. redone: steps made before, and what came after the
-last report of an attempt that was lost. data: waiting for batches. checkpoint: the loop's stalls. grid: sample
-grids. other: the rest of the loop, such as recording metrics. start: from a launch to training. recovery: from an
-incident to training again. end: from the last report to the end of the launch, such as final samples and judging.
+- `useful`: steps beyond the largest image count reached before.
+- `redone`: steps made before, and the time after the last report of an attempt that was lost.
+- `data`: waiting for batches.
+- `checkpoint`: waits of the loop for checkpoints.
+- `grid`: sample grids.
+- `other`: the rest of the loop, such as recording metrics.
+- `start`: from a launch to training.
+- `recovery`: from an incident to training again.
+- `end`: from the last report to the end of the launch, such as final samples and their scores.
 """
 
 Status = Literal["running", "finished", "stopped", "preempted", "failed", "killed"]
 
 
 class Ledger:
-    """Goes through the events in order and writes each stretch of time down, once."""
+    """Go through the events in order, and count each stretch of time once."""
 
     def __init__(self) -> None:
         self.seconds: dict[Category, float] = dict.fromkeys(get_args(Category), 0.0)
@@ -40,31 +45,31 @@ class Ledger:
         self.latest = -math.inf
         """Time of the newest event."""
         self.written = 0.0
-        """Time up to which everything is written down."""
+        """Time up to which everything is counted."""
         self.phase: Literal["start", "recovery", "training"] | None = None
-        """None: no launch is under way."""
+        """Phase of the launch under way. None: there is none."""
         self.blamed: Cause = "driver"
-        """The newest incident: what recovery is from, and why steps are repeated."""
+        """Cause of the newest incident, and so of the recovery and of repeated steps."""
         self.restart: Literal["start", "recovery"] = "start"
-        """How the next launch begins."""
+        """First phase of the next launch."""
         self.best = 0
         self.attempt = 0
         self.last: TrainingStarted | StepReport | None = None
-        """What the sums of the next progress event are compared with."""
+        """Event whose sums the next progress event is compared with."""
         self.stall = 0.0
-        """Stalls for checkpoints since the last report."""
+        """Waits for checkpoints since the last report, in seconds."""
         self.how: Status | None = None
 
     def take(self, event: Event) -> None:
-        """Go on to the next event."""
+        """Count the time up to the next event."""
         time = max(self.latest, event.time)
         if isinstance(event, Launched) or self.latest == -math.inf:
             self._launch(time)
         self.latest = time
-        if self.phase is None:  # what an uploader reports late, say
+        if self.phase is None:  # such as a late report of an uploader
             return
         if isinstance(event, AttemptStarted):
-            if self.phase == "training":  # that the attempt before was lost is all that is known
+            if self.phase == "training":  # the attempt before was lost, for an unknown reason
                 self._lost(time, "error")
         elif isinstance(event, TrainingStarted):
             self._lost(time, "error") if self.phase == "training" else self._write(time, self.phase)
@@ -74,7 +79,7 @@ class Ledger:
             if self.phase == "training" and event.attempt == self.attempt:
                 self._progress(time, event)
         elif isinstance(event, Checkpointed):
-            # The sums of a progress event hold the stalls before it: only later checkpoints are not in them.
+            # The sums of a progress event contain the waits before it. Only later checkpoints are not in them.
             if self.phase == "training" and self.last and event.images >= self.last.images:
                 self.stall += max(event.stall_seconds, 0)
         elif isinstance(event, Incident):
@@ -89,13 +94,13 @@ class Ledger:
                 self.blamed, self.restart = "preempted", "recovery"
 
     def close(self, now: float | None) -> Status:
-        """End the account, and return the run's status."""
+        """Count the rest of the time, and return the run's status."""
         if self.phase is None:
             return self.how or "killed"
         if now is None:
             self._kill()
             return "killed"
-        if self.phase != "training":  # training is written down when it reports
+        if self.phase != "training":  # training is counted when it reports
             self._write(max(now, self.latest), self.phase)
         return "running"
 
@@ -119,7 +124,7 @@ class Ledger:
         self.phase, self.blamed = "recovery", cause
 
     def _tail(self, time: float, category: Category) -> None:
-        """Write down what came after the last report of an attempt."""
+        """Count the time after the last report of an attempt."""
         self._write(min(self.written + self.stall, time), "checkpoint")
         self._write(time, category)
 

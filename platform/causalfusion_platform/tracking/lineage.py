@@ -1,4 +1,4 @@
-"""Where a run comes from: code, data and library versions."""
+"""Lineage of a run: code, data and library versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def git_sha() -> str:
 
 
 def lineage_tags(manifest: Manifest) -> dict[str, str]:
-    """Return tags that say what a run was made from."""
+    """Return tags with a run's lineage."""
     versions = {f"version.{name}": value for name, value in package_versions().items()}
     sha = git_sha()
     return {
@@ -43,7 +43,7 @@ def lineage_tags(manifest: Manifest) -> dict[str, str]:
 
 
 def _in_mlflows_words(sha: str) -> dict[str, str]:
-    """Return what the dashboard shows as a run's source, its commit and who created it."""
+    """Return the tags that MLflow's dashboard shows as a run's source, commit and creator."""
     tags = {"mlflow.source.name": "causalfusion", "mlflow.source.type": "LOCAL"}
     if sha != "unknown":
         tags["mlflow.source.git.commit"] = sha.removesuffix("-dirty")

@@ -1,4 +1,4 @@
-"""One line of a run's journal, and how it is appended: in one write, by one writer at a time."""
+"""Lines of a run's journal, each appended in one write, by one writer at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Line(BaseModel):
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
-        ser_json_inf_nan="constants",  # a loss may be NaN; as null, the line would not be read again
+        ser_json_inf_nan="constants",  # a loss may be NaN, and as null it could not be read
     )
 
     time: float = Field(default_factory=time.time)
@@ -28,10 +28,10 @@ class Line(BaseModel):
 
 
 def append(path: Path, line: Line) -> None:
-    """Append a line to a file by one call of the system.
+    """Append a line to a file in one system call.
 
-    A process that is killed leaves the whole line or nothing. A full disk may leave a part, which the next line
-    is written behind. Hosts may share the file: without the lock, two clients of NFS overwrite each other's lines.
+    A process that is killed leaves the whole line or nothing. A full disk may leave a part, and the next line
+    follows that part. Hosts may share the file. Without the lock, two NFS clients overwrite each other's lines.
 
     Raises:
         OSError: the line cannot be written.

@@ -1,4 +1,4 @@
-"""MLflow: its client, made impatient; the address of its store; its experiments."""
+"""MLflow's client with short timeouts, the address of its store, and its experiments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 from ..config.errors import UserError
 
-# MLflow's own defaults keep one call waiting for 247 s when the server is down.
+# With MLflow's defaults one call waits for 247 s when the server is down.
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, into the progress display
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # printed at the end of each run, into the progress display
 }
 ANSWER_SECONDS = 5.0
-"""How long a server is waited for."""
+"""Longest wait for a server's answer."""
 _PARAMETERS_PER_CALL = 100  # MLflow's limits
 _LONGEST_PARAMETER = 6000  # characters
 _ADVICE = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite:///FILE"
@@ -32,11 +32,11 @@ def client(uri: str) -> Any:
     """Return an MLflow client that gives up in seconds, not minutes."""
     for name, value in _IMPATIENT.items():
         os.environ.setdefault(name, value)
-    # MLflow announces each database migration; the user asked for a training run.
+    # MLflow logs each database migration, which does not concern the user of a training run.
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # What goes wrong is raised as well: tracebacks and each retry would only tear the progress display.
+    # Errors are raised as well, and logged tracebacks and retries would break the progress display.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient
@@ -45,10 +45,10 @@ def client(uri: str) -> Any:
 
 
 def check_address(uri: str) -> None:
-    """Check that the address of the tracking store can be one; make the folder of a file-based one.
+    """Check the form of a tracking store's address. Create the folder of a file-based store.
 
     Raises:
-        UserError: it is no address, its scheme is not one that is supported, or its folder cannot be made.
+        UserError: it is not an address, its scheme is not supported, or its folder cannot be created.
     """
     try:
         parts = urlsplit(uri)
@@ -68,7 +68,7 @@ def check_address(uri: str) -> None:
 
 
 def answers(uri: str) -> str | None:
-    """Return why the tracking server does not answer, or None if it does; a file-based store always does.
+    """Return the reason for which the tracking server does not answer, or None. A file-based store always answers.
 
     Takes `ANSWER_SECONDS` at most, as long as names resolve.
     """
@@ -83,10 +83,10 @@ def answers(uri: str) -> str | None:
 
 
 def check_reachable(uri: str) -> None:
-    """Check that the address can be one and that its server answers now.
+    """Check the form of a tracking store's address, and that its server answers now.
 
     Raises:
-        UserError: it cannot, or no server answers.
+        UserError: the address is wrong, or the server does not answer.
     """
     check_address(uri)
     reason = answers(uri)
@@ -98,13 +98,13 @@ def check_reachable(uri: str) -> None:
 
 
 def open_experiment(api: Any, uri: str, name: str, artifacts: Path) -> str:
-    """Return the id of an MLflow experiment, which is made if need be.
+    """Return the id of an MLflow experiment, which is created if need be.
 
     Args:
         api: client of the store.
         uri: tracking URI.
         name: the experiment's name.
-        artifacts: folder of artifacts for a store that has no server of its own (SQLite).
+        artifacts: folder of artifacts for a store without a server (SQLite).
     """
     from mlflow.exceptions import MlflowException
 
@@ -113,7 +113,7 @@ def open_experiment(api: Any, uri: str, name: str, artifacts: Path) -> str:
         location = artifacts.absolute().as_uri() if uri.startswith("sqlite") else None
         try:
             return str(api.create_experiment(name, artifact_location=location))
-        except MlflowException:  # another run made it at the same moment
+        except MlflowException:  # another run created it at the same moment
             found = api.get_experiment_by_name(name)
             if found is None:
                 raise

@@ -1,9 +1,12 @@
 """Calls of MLflow for each record of a run, and the meaning of failures.
 
-Whatever is sent may have been sent before, by a process that was killed before it could note that: each delivery
-changes nothing the second time. MLflow keeps one of two points with the same key, step, time and value, and one of
-two data sets with the same name and digest; files have names of their own; a run is looked for by its key before it
-is made.
+A record may be sent twice, because a process can be killed before it moves the cursor. A second delivery changes
+nothing:
+
+- MLflow keeps one of two points with the same key, step, time and value.
+- MLflow keeps one of two data sets with the same name and digest.
+- Files have unique names.
+- A run is searched by its key before it is created.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ from .mlflow import client, open_experiment, parentage
 from .pending import Item
 from .records import Create, Ending, Input, Metrics, Parameters, RunFiles, Tags
 
-RUN_KEY = "spool.key"  # tag; its name is in runs of all versions
+RUN_KEY = "spool.key"  # tag, which runs of all versions have
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 _THUMBNAIL = (256, 256)  # pixels, as MLflow's own
 
 # MLflow has read the record, and will never take it.
 _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
-# Nothing is wrong with the record. A run that is not there may be that of another server at the same address.
+# The record is right. A missing run may be on another server that had the same address.
 _UNAVAILABLE = (
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
@@ -43,21 +46,21 @@ _UNAVAILABLE = (
     "CUSTOMER_UNAUTHORIZED",
     "PERMISSION_DENIED",
 )
-_UNAVAILABLE_STATUS = (401, 403, 404, 407, 408, 409, 429)  # of an upload; so is all from 500
-# Of the driver's own disk; it may be better later.
+_UNAVAILABLE_STATUS = (401, 403, 404, 407, 408, 409, 429)  # of an upload, as are all from 500
+# Errors of the driver's own disk, which may pass.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
 
 
 class Unavailable(Exception):
-    """Nothing can be delivered now; the message says why, as it is shown."""
+    """Delivery is not possible now. The message gives the reason that users see."""
 
 
 class MlflowRun:
-    """The run at MLflow that records are sent to.
+    """Run at MLflow that gets the records.
 
     Args:
         uri: tracking URI, of a server or SQLite.
-        run_id: the run; None: a `create` record makes it.
+        run_id: the run. None: a `create` record makes it.
         on_run_id: called with the new run's id, before `send` returns.
     """
 
@@ -66,7 +69,7 @@ class MlflowRun:
         self._client: Any = None
 
     def check(self) -> None:
-        """Check that it is the record that is refused, and not the whole run."""
+        """Check that the run still takes records, so that a refusal concerns the record alone."""
         try:
             stage = self._api().get_run(self.run_id).info.lifecycle_stage
         except Exception as error:
@@ -131,7 +134,7 @@ class MlflowRun:
         self.run_id = found[0]
 
     def _keep_one(self, api: Any) -> None:
-        """Delete empty twins of the run: a server that was slow has made it once for each time it was asked."""
+        """Delete empty duplicates of the run. A slow server creates one for each repeated call."""
         run = api.get_run(self.run_id)
         key = run.data.tags.get(RUN_KEY)
         for twin in _runs_of(api, run.info.experiment_id, key) if key else []:
@@ -159,7 +162,7 @@ def _data_set(record: Input) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-    # Columns: of a tensor schema the dashboard shows nothing.
+    # Columns, since the dashboard does not show a tensor schema.
     schema = [{"name": name, "type": kind} for name, kind in record.columns.items()]
     data = Dataset(
         name=record.name,
@@ -173,16 +176,16 @@ def _data_set(record: Input) -> Any:
 
 
 def _thumbnail(file: Path) -> None:
-    """Write the small twin that MLflow's image grid shows beside the image."""
+    """Write the thumbnail that MLflow's image grid shows beside the image."""
     with Image.open(file) as image:
         image.thumbnail(_THUMBNAIL)
         image.save(file.with_name(f"{file.stem}+compressed.webp"))
 
 
 def classify(error: Exception) -> tuple[Literal["unavailable", "refused", "unknown"], str]:
-    """Return what a failed delivery means, and what to show.
+    """Return the kind of a failed delivery, and the text to show.
 
-    `unavailable`: nothing is wrong with the record; `refused`: MLflow will never take it.
+    `unavailable`: the record is right. `refused`: MLflow will never take it.
     """
     import requests
 
@@ -204,6 +207,6 @@ def classify(error: Exception) -> tuple[Literal["unavailable", "refused", "unkno
 
 
 def one_line(error: Exception) -> str:
-    """Return the first line of an error, not too long; its kind where it says nothing."""
+    """Return the first line of an error, shortened, or its type where the message is empty."""
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""Records that a version before left for MLflow in a run's folder: a file a record, under `spool/`.
+"""Records that an earlier version left for MLflow in a run's folder, one file each, under `spool/`.
 
-A file is `<time in ns>-<random>.<kind>.json`. Files that belong to it lie in a folder of its name.
+A file is `<time in ns>-<random>.<kind>.json`. Files that belong to it lie in a folder of the same name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.[a-z]+\.json")
 
 
 def read(folder: Path) -> Iterator[tuple[Path, Record, int]]:
-    """Yield file, record and time (milliseconds since 1970) of each, oldest first; broken files are passed over."""
+    """Yield file, record and time (milliseconds since 1970) of each, oldest first. Broken files are passed over."""
     if not folder.is_dir():
         return
     paths = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    # The clocks of two machines differ: records of a worker may sort before it.
+    # The clocks of two machines differ, so that records of a worker may sort before it.
     paths.sort(key=lambda path: not path.name.endswith(".create.json"))
     for path in paths:
         try:

@@ -1,7 +1,7 @@
-"""Records for MLflow, written into the run's journal: who records never waits for a server.
+"""Write records for MLflow into the run's journal, without waiting for a server.
 
-Copies of files lie beside the journal, in folders of their own that are written before the record and removed
-before the cursor passes it. A record whose folder is gone was delivered. `delivery` reads what is written here.
+Copies of files lie in folders beside the journal. A folder is written before its record, and removed before the
+cursor passes the record. A record whose folder is gone was delivered. `delivery` reads the records.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .records import Create, Ending, Input, Metrics, Parameters, RunFiles, Statu
 
 
 class Outbox:
-    """Record into a run's folder. Several processes and threads may share it; no call touches the network.
+    """Record into a run's folder. Several processes and threads may share it. Calls do not use the network.
 
-    A record that cannot be written (full disk) is dropped, with one warning: training goes on.
+    A record that cannot be written (full disk) is dropped with one warning, and training goes on.
 
     Args:
         run_dir: the run's folder.
@@ -52,9 +52,9 @@ class Outbox:
         """Record a new run.
 
         Args:
-            experiment: MLflow experiment, made if need be.
+            experiment: MLflow experiment, created if need be.
             name: the run's name.
-            artifacts: folder of artifacts for a store that has no server of its own (SQLite).
+            artifacts: folder of artifacts for a store without a server (SQLite).
             parameters: flattened configuration.
             tags: lineage.
             parent: id of the run that this one is a child of.
@@ -78,7 +78,7 @@ class Outbox:
             self.journal.add(Tags(values=dict(values)))
 
     def data(self, manifest: Manifest, folder: Path) -> None:
-        """Record the shards in `folder` as what the run reads."""
+        """Record the shards in `folder` as the input of the run."""
         location = manifest.source.location
         latent = f"{manifest.dtype} {'×'.join(map(str, manifest.shape))}"
         self.journal.add(
@@ -100,13 +100,13 @@ class Outbox:
         )
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Record several metrics at once; NaN and infinities are values too."""
+        """Record several metrics at once. NaN and infinities are allowed."""
         points = {key: float(value) for key, value in values.items()}
         self.journal.add(Metrics(values=points, step=step))
 
     def image(self, key: str, image: Image.Image, step: int) -> None:
         """Record an image as one step of the image series `key`."""
-        # The name is what MLflow's image grid reads; once chosen it stays, so that a second upload overwrites.
+        # MLflow's image grid reads this name. It is chosen once, so that a second upload overwrites.
         series = re.sub(r"[^A-Za-z0-9_\-. ~]", "_", key.replace("/", "~"))
 
         name = f"{series}+step+{step}+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}.png"
@@ -144,5 +144,5 @@ class Outbox:
 
 
 def _short(location: str) -> str:
-    """Return the last two parts of a path, or a title without its details: columns show the beginning of a name."""
+    """Return the last two parts of a path, or a title without its details, since columns cut names at the end."""
     return "/".join(location.rstrip("/").split("/")[-2:]) if "/" in location else location.partition(" (")[0]

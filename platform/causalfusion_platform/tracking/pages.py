@@ -1,4 +1,4 @@
-"""Addresses of pages of MLflow's dashboard, relative to it: for links in descriptions of runs."""
+"""Relative addresses of pages in MLflow's dashboard, for links in descriptions of runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ NOTE = "mlflow.note.content"
 
 
 def charts_of_children(uri: str, run_id: str, metric: str, mode: str) -> str | None:
-    """Return the page with the charts of a run's children side by side, the best first; None: MLflow is away.
+    """Return the page with the charts of a run's children side by side, the best first. None: MLflow is away.
 
-    Sorted by time, the dashboard folds children away under their parent, and its charts are empty.
+    Sorted by time, the dashboard would hide children under their parent, and its charts would be empty.
 
     Args:
         uri: tracking URI.
         run_id: the parent.
-        metric: what the children are sorted by, such as eval/fd_digits_cnn.
-        mode: `min` or `max`: what is best.
+        metric: metric to sort the children by, such as eval/fd_digits_cnn.
+        mode: `min` or `max`, the best value.
     """
     from mlflow.exceptions import MlflowException
 

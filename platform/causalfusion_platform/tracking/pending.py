@@ -1,7 +1,7 @@
-"""Records of a run that MLflow has not got yet: the lines of its journal after a cursor.
+"""Records of a run that MLflow has not got yet, which are the lines of its journal after a cursor.
 
-The cursor is a small file, replaced as a whole after each delivery. A process that is killed before that delivers
-the same records again, with the same times: see `mlflow_calls`.
+The cursor is a small file, replaced as a whole after each delivery. If a process is killed before that, the next
+one delivers the same records with the same times. `mlflow_calls` makes that harmless.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ class _Cursor(BaseModel):
     offset: int = 0
     """Bytes of the journal up to which everything is delivered."""
     moment: int = 0
-    """Time that MLflow has of the newest record delivered, milliseconds since 1970."""
+    """Time at MLflow of the newest delivered record, milliseconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A record that waits."""
+    """A waiting record."""
 
     record: Record
     moment: int
-    """Time for MLflow, milliseconds since 1970: that of recording, or one more than that of the record before.
+    """Time for MLflow, milliseconds since 1970: that of recording, or one more than the last record's.
 
-    MLflow sorts a metric's points by time, then by value, and takes two of one time, step and value for one.
+    MLflow sorts a metric's points by time, then by value. It takes two of one time, step and value for one.
     Clocks of two machines differ, and a clock may be set back."""
     files: Path | None
-    """Folder of the files that belong to it; it may be gone."""
+    """Folder of the files that belong to it. It may be gone."""
     end: int
-    """Where its line ends in the journal."""
+    """End of its line in the journal, in bytes."""
     old: Path | None = None
-    """Its file, if the version before recorded it."""
+    """Its file, if an earlier version recorded it."""
 
 
 class Pending:
-    """Read the records that wait, oldest first. Threads may share it; one process at a time may advance it.
+    """Read the waiting records, oldest first. Threads may share it. One process at a time may advance it.
 
     Args:
         run_dir: the run's folder.
@@ -67,7 +67,7 @@ class Pending:
         self.reload()
 
     def reload(self) -> None:
-        """Begin at the cursor again, which another process may have advanced."""
+        """Read the cursor again, which another process may have advanced."""
         with self._lock:
             self._cursor = self._read_cursor()
             self._read_to, self._newest = self._cursor.offset, self._cursor.moment
@@ -77,13 +77,13 @@ class Pending:
                 self._newest = max(self._newest, moment)
 
     def items(self) -> list[Item]:
-        """Return the records that wait, with those that were recorded since the last call."""
+        """Return the waiting records, with those that were recorded since the last call."""
         with self._lock:
             self._read_on()
             return list(self._items)
 
     def delivered(self, items: Sequence[Item]) -> None:
-        """Advance past the oldest items, which MLflow has got or will never take."""
+        """Advance past the oldest items, which MLflow has taken or will never take."""
         with self._lock:
             for item in items:
                 assert self._items.popleft() is item
@@ -98,7 +98,7 @@ class Pending:
                     item.old.unlink(missing_ok=True)
 
     def refuse(self, item: Item, reason: str) -> None:
-        """Keep a record that MLflow will never take in `refused/`, with the reason beside it, and advance."""
+        """Keep a record that MLflow will never take in `refused/`, with the reason, and advance."""
         aside = self.refused_folder / f"{item.moment}.{item.record.kind}.json"
         aside.parent.mkdir(parents=True, exist_ok=True)
         if item.files is not None and item.files.is_dir():
@@ -115,7 +115,7 @@ class Pending:
     def _read_cursor(self) -> _Cursor:
         try:
             return _Cursor.model_validate_json(self._cursor_file.read_bytes())
-        except (OSError, ValidationError):  # nothing is lost: what is delivered again changes nothing
+        except (OSError, ValidationError):  # a second delivery changes nothing
             return _Cursor()
 
     def _read_on(self) -> None:
@@ -130,9 +130,7 @@ class Pending:
             record = _parse(line)
             if record is None:
                 continue
-            if isinstance(
-                record, Create
-            ):  # a launch before died before it had a state: nothing of it was delivered
+            if isinstance(record, Create):  # a launch that ended without a state delivered nothing
                 self._items.clear()
             self._newest = max(self._newest + 1, round(record.time * 1000))
             files = getattr(record, "files", None)
@@ -140,7 +138,7 @@ class Pending:
 
 
 def _parse(line: bytes) -> Record | None:
-    """Return what a line of the journal has for MLflow; None for other lines, and for broken ones."""
+    """Return the record in a line of the journal. None for other lines, and for broken ones."""
     try:
         tree = json.loads(line)
         kind = tree["kind"]

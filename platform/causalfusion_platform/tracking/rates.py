@@ -1,4 +1,4 @@
-"""How fast a run trains: images, tokens, FLOPs and MFU, from the sums in its journal."""
+"""Speed of a run: images, tokens, FLOPs and MFU, from the sums in its journal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .journal import AttemptStarted, Event, StepReport, TrainingStarted
 class Rates:
     """Averages over a time of training. Speeds count optimizer steps with the wait for their batches.
 
-    Start-up, checkpoints and sample grids are in no speed: `Account.goodput` says what they take.
+    Speeds leave out start-up, checkpoints and sample grids, which `Account.goodput` counts.
     """
 
     images: int
@@ -26,11 +26,11 @@ class Rates:
     tflops_per_worker: float
     """TFLOP/s of one worker."""
     mfu: float | None
-    """Model FLOPs utilisation: a worker's FLOP/s over its device's peak; None where the peak is not known."""
+    """Model FLOPs utilisation: a worker's FLOP/s over its device's peak. None where the peak is not known."""
     data_share: float
     """Share of the training loop's time spent waiting for batches."""
     checkpoint_share: float
-    """Share of the training loop's time that it stood still for checkpoints."""
+    """Share of the training loop's time spent waiting for checkpoints."""
     gpu_bytes: int
     """Largest GPU memory of a worker."""
     cpu_bytes: int
@@ -39,7 +39,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What one attempt trained, from its `training` event to its newest progress."""
+    """Training of one attempt, from its `training` event to its newest progress."""
 
     workers: int
     peak_tflops: float | None
@@ -49,7 +49,7 @@ class Stretch:
 
 
 def stretches(events: Sequence[Event]) -> list[Stretch]:
-    """Return what each attempt trained, in order; those that reported no progress are left out."""
+    """Return the stretch of each attempt, in order. Attempts without progress are left out."""
     workers: dict[int, int] = {}
     begun: dict[int, TrainingStarted] = {}
     newest: dict[int, StepReport] = {}
@@ -68,7 +68,7 @@ def stretches(events: Sequence[Event]) -> list[Stretch]:
 
 
 def rates(parts: Iterable[Stretch]) -> Rates | None:
-    """Return the averages over some attempts; None if they trained for no time."""
+    """Return the averages over some attempts. None if their training time is 0."""
     parts = list(parts)
     steps = [max(part.newest.step_seconds, 0) + max(part.newest.data_seconds, 0) for part in parts]
     training = sum(steps)

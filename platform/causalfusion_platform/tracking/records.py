@@ -1,4 +1,4 @@
-"""Records of a run that MLflow is to get, apart from the reports of its steps: lines of the run's journal."""
+"""Records of a run for MLflow, apart from the reports of its steps. They are lines of the run's journal."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Create(Line):
 
     kind: Literal["create"] = "create"
     key: str
-    """Names this run before MLflow has given it an id."""
+    """Name of this run before MLflow has given it an id."""
     experiment: str
     name: str
     parent: str | None
     artifacts: Path
-    """Folder of artifacts for a store that has no server of its own (SQLite)."""
+    """Folder of artifacts for a store without a server (SQLite)."""
 
 
 class Parameters(Line):
-    """Add parameters; no more than MLflow takes at a time."""
+    """Add parameters, at most as many as MLflow takes in one call."""
 
     kind: Literal["params"] = "params"
     values: dict[str, str]
@@ -68,7 +68,7 @@ class Input(Line):
     columns: dict[str, str]
     """Column → type."""
     profile: dict[str, int | str]
-    """What else is worth knowing of it, such as `num_rows`."""
+    """Further facts about it, such as `num_rows`."""
 
 
 class Ending(Line):

@@ -1,4 +1,4 @@
-"""The model registry: weights of runs as versions of a registered model, and aliases. Safetensors, never pickle."""
+"""The model registry: weights of runs as versions of a registered model, and aliases. Only safetensors."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class Version:
 
 
 def model_name(experiment: str) -> str:
-    """Return the name of the registered model of an MLflow experiment; MLflow allows no / and no : in it."""
+    """Return the name of the registered model of an MLflow experiment, in which MLflow allows neither / nor `:`."""
     return experiment.replace("/", "-").replace(":", "-")
 
 
 def register_weights(
     uri: str, model: str, run_id: str, weights: Path, *, tags: Mapping[str, str], about: str = ""
 ) -> Version:
-    """Register the weights of a run as a version of a model; the same weights of a run get no second version.
+    """Register the weights of a run as a version of a model. The same weights of a run get one version.
 
     Args:
         uri: tracking URI.
-        model: the registered model, which is made if need be.
-        run_id: the run, whose artifacts take the files.
+        model: the registered model, created if need be.
+        run_id: the run, which gets the files as artifacts.
         weights: folder with model.safetensors and config.json.
-        tags: of the version.
-        about: what the version is, for its description.
+        tags: tags of the version.
+        about: description of the version.
 
     Raises:
-        UserError: MLflow does not take it.
+        UserError: MLflow refuses it.
     """
     digest = sha256_of(weights / WEIGHTS_FILE)
     folder = f"{ARTIFACT_FOLDER}/{digest[:12]}"
@@ -77,7 +77,7 @@ def register_weights(
 
 
 def version_of(uri: str, model: str, alias: str) -> Version | None:
-    """Return the version that an alias of a registered model stands for; None: there is none.
+    """Return the version with an alias of a registered model. None: it does not exist.
 
     Raises:
         UserError: MLflow does not answer.
@@ -97,10 +97,10 @@ def version_of(uri: str, model: str, alias: str) -> Version | None:
 
 
 def set_alias(uri: str, version: Version, alias: str) -> None:
-    """Let an alias of a registered model stand for a version.
+    """Set an alias of a registered model to a version.
 
     Raises:
-        UserError: MLflow does not take it.
+        UserError: MLflow refuses it.
     """
     with _registry(uri, version.model) as api:
         api.set_registered_model_alias(version.model, alias, str(version.number))
@@ -121,7 +121,7 @@ def _registry(uri: str, model: str) -> Iterator[Any]:
     """Yield MLflow's client.
 
     Raises:
-        UserError: in the body MLflow failed, or a file could not be read.
+        UserError: MLflow failed in the body, or a file could not be read.
     """
     import requests
     from mlflow.exceptions import MlflowException

@@ -1,4 +1,4 @@
-"""Where metrics and images go: a protocol with an outbox for MLflow behind it, and nothing behind it."""
+"""Protocol to record metrics and images, and a tracker that drops them. `Outbox` records for MLflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from PIL import Image
 
 AS_BARS = 0
-"""Step of what a run has one value of: MLflow draws it as bars, run beside run; any later step, as a dot."""
+"""Step of metrics with one value a run. MLflow draws them as bars, run beside run, and other steps as dots."""
 
 
 class Tracker(Protocol):
@@ -25,7 +25,7 @@ class Tracker(Protocol):
 
 
 class NoTracker:
-    """Records nothing: for ranks other than the first."""
+    """Record nothing, on ranks other than the first."""
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Drop the metrics."""

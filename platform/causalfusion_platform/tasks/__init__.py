@@ -1,4 +1,4 @@
-"""Tasks: what a run learns. `open_task` returns the one that an experiment names.
+"""Tasks, which runs learn. `open_task` returns the one that an experiment names.
 
 `task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
 image generation, the paper's main system. Open `task` first.

@@ -67,7 +67,7 @@ class ClassToImage(Task):
         return ClassToImageObjective(cast(Model, model), self.experiment)
 
     def hooks(self, context: TaskContext) -> Sequence[Hook]:
-        """Return the sample grids, measured where the experiment wants that."""
+        """Return the sample grids, measured if the experiment says so."""
         experiment, names = self.experiment, context.manifest.class_names
         return [
             SampleGridHook(
@@ -170,7 +170,7 @@ class ClassToImageStep:
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        """S of the step."""
+        """S, the number of AR steps of the step."""
         return {"ar_steps": len(self.drawn.sizes)}
 
     def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
@@ -191,7 +191,7 @@ class ClassToImageStep:
 
     @property
     def cost(self) -> Callable[[], StepCost]:
-        """FLOPs and tokens of one image, exact for the AR split of this step."""
+        """Function that returns FLOPs and tokens of one image, exact for the AR split of this step."""
         return partial(cost_of, self.bound.experiment, self.drawn.sizes)
 
 
@@ -234,7 +234,7 @@ def final_samples(
 
 
 def build_measure(experiment: Experiment, context: TaskContext) -> Measure | None:
-    """Return a function that measures the samples of grids, if wanted. Its classifier is trained at first use."""
+    """Return a function that measures the samples of grids, or None. Its classifier is trained at first use."""
     journal = context.journal
     if not experiment.evaluation.while_training or journal is None:
         return None
@@ -244,7 +244,7 @@ def build_measure(experiment: Experiment, context: TaskContext) -> Measure | Non
         if not scorer:
             scorer.append(build_scorer(experiment, context.manifest))
         values = dataclasses.asdict(scorer[0].score(latents, labels))
-        # A Fréchet distance depends on the number of samples: these are not points of the final scores' curves.
+        # A Fréchet distance depends on the number of samples, so these get curves apart from the final scores.
         curves = {f"eval/{key}_n{len(labels)}": value for key, value in values.items() if key != "judge_accuracy"}
         context.tracker.metrics(curves, images)
         journal.add(Measured(attempt=context.attempt, images=images, values=values))

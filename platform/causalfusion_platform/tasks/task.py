@@ -1,4 +1,4 @@
-"""A task: what a run learns. The loop, checkpoints, supervision, accounting and tracking know none."""
+"""Interface of a task, which a run learns. The loop, checkpoints, supervision and tracking know no single task."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from ..train.optimizer import ParameterGroup
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What one rank's hooks of a task work with."""
+    """Objects that one rank's hooks of a task use."""
 
     device: torch.device
     bf16: bool
-    """Whether matrix products are in bf16."""
+    """True if matrix products are in bf16."""
     manifest: Manifest
     """The shards that the run reads."""
     tracker: Tracker
     journal: Journal | None
-    """On the first rank; None on the others."""
+    """The run's journal on the first rank. None on the others."""
     attempt: int
     control: Control
     spent: Spent
-    """The run's clock, which hooks write their seconds into."""
+    """Seconds by activity, to which hooks add theirs."""
 
 
 class Task(ABC):
-    """One task of one experiment. Made anew in the driver and in every worker.
+    """One task of one experiment. The driver and every worker create their own.
 
-    Only `collate`, `build_model` and `objective` must be given. A second task needs changes nowhere else.
+    Only `fields`, `collate`, `build_model` and `objective` must be given. A new task needs no change elsewhere.
     """
 
     fields: ClassVar[tuple[str, ...]]
-    """Fields that are read of each row: columns of the shards, and `latent`, which is drawn from its posterior."""
+    """Fields to read of each row: columns of the shards, and `latent`, which is drawn from its posterior."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -91,9 +91,9 @@ class Task(ABC):
         return ()
 
     def save_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write whole weights, fp32, for people.
+        """Write whole weights in fp32.
 
-        The file `model.safetensors` is also what a resumed run takes its average from.
+        A resumed run also reads its average from the file `model.safetensors`.
 
         Raises:
             OSError, SafetensorError: they cannot be written.
@@ -105,7 +105,7 @@ class Task(ABC):
         """Make the run's final tensors, such as samples, after the last step. Ranks call it together.
 
         Returns:
-            Tensors that `evaluate` needs. They are saved in the run's folder; empty: none are.
+            Tensors that `evaluate` needs. They are saved in the run's folder, unless there are none.
         """
         return {}
 
@@ -118,7 +118,7 @@ class Task(ABC):
             tracker: takes metrics and files for MLflow.
 
         Returns:
-            What summary.json holds of it.
+            Its part of summary.json.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""Features of many images: statistics streamed, vectors kept where they are needed."""
+"""Collect features of many images: streamed statistics, and vectors where they are needed."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collected:
-    """What is kept of the features of N images, on the CPU; of 50,000 in the space of FID it is 700 MB."""
+    """Features of N images, on the CPU. Those of 50,000 images in the space of FID take 700 MB."""
 
     pool: FeatureMoments
     spatial: FeatureMoments | None
-    """None: the extractor has no spatial features."""
+    """Statistics of the spatial features. None: the extractor has none."""
     features: Tensor | None
-    """The pool features (N, F), float32; None: they were not kept."""
+    """The pool features (N, F), float32. None: they were not kept."""
     probabilities: Tensor | None
-    """(N, C), float32; None: the extractor has none, or they were not kept."""
+    """(N, C), float32. None: the extractor has none, or they were not kept."""
 
     @classmethod
     def joined(cls, parts: Sequence[Collected]) -> Collected:
-        """Return the whole of parts that several workers collected, in the order of the parts.
+        """Join parts that several workers collected, in the order of the parts.
 
         Raises:
-            ValueError: there are no parts, or they are not of one extractor.
+            ValueError: `parts` is empty, or they are not of one extractor.
         """
         if not parts:
             raise ValueError("no features were collected")
@@ -52,10 +52,10 @@ def collect(extractor: Extractor, batches: Iterable[Tensor], *, keep: bool = Tru
     Args:
         extractor: the extractor.
         batches: the images.
-        keep: whether to keep vectors and probabilities; statistics alone are enough for Fréchet distances.
+        keep: if true, keep vectors and probabilities. Statistics alone are enough for Fréchet distances.
 
     Raises:
-        ValueError: there are no images, or features that are not finite.
+        ValueError: `batches` is empty, or features are not finite.
     """
     pool: FeatureMoments | None = None
     spatial: FeatureMoments | None = None

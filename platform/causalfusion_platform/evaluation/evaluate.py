@@ -15,20 +15,20 @@ from .metrics.frechet import frechet_distance
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured; every name says the space it lives in."""
+    """Scores of generated samples. Every name contains its feature space."""
 
     class_accuracy: float
-    """Share of generated samples that the classifier takes for the class they were asked for."""
+    """Share of generated samples that the classifier assigns to their requested class."""
     judge_accuracy: float
-    """The accuracy of the classifier on real images it has not seen: the ceiling of `class_accuracy`."""
+    """Accuracy of the classifier on held-out real images, the ceiling of `class_accuracy`."""
     fd_digits_cnn: float
     """Fréchet distance between generated and all real images, in the 64 features of the classifier."""
     fd_digits_cnn_real: float
-    """The same for as many real images drawn at random: what a perfect generator would score."""
+    """The same for as many real images drawn at random, the score of a perfect generator."""
 
 
 class SampleScorer:
-    """Scores sets of generated images by a classifier trained on the real ones, and by their features."""
+    """Score sets of generated images by a classifier trained on the real ones, and by its features."""
 
     def __init__(self, real: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int) -> None:
         """Train the classifier.
@@ -45,9 +45,9 @@ class SampleScorer:
         self.seed = seed
 
     def score(self, generated: Tensor, asked: Tensor) -> Scores:
-        """Score generated images (B, channels, size, size) asked to be of classes `asked` (B,).
+        """Score generated images (B, channels, size, size) of the requested classes `asked` (B,).
 
-        They are clamped to [−1, 1] first, as they are when drawn.
+        They are clamped to [−1, 1] first, as in drawings.
         """
         generated = generated.clamp(-1, 1)
         subset = torch.randperm(len(self.of_real), generator=draws.stream(self.seed, "real subset"))

@@ -1,4 +1,4 @@
-"""Everything that is measured on samples, under names that say in which space."""
+"""Measure samples. The names of the scores contain the feature space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PUBLISHED = {
     "precision": "precision",
     "recall": "recall",
 }
-"""Names without a space: what papers mean by them is in the space of FID."""
+"""Names without a space, as papers have them for the space of FID."""
 
 
 def measure(
@@ -35,7 +35,7 @@ def measure(
     training: Tensor | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
-    """Measure generated images (N, C, H, W) uint8, or batches of them; `score` says what comes out.
+    """Measure generated images (N, C, H, W) uint8, or batches of them. `score` describes the result.
 
     Raises:
         UserError: too few samples, another number of labels, or a reference of another space.
@@ -59,13 +59,13 @@ def score(
         collected: features of N samples.
         reference: real images in the same space.
         extractor: the extractor.
-        labels: classes (N,) that the samples were asked to be of.
+        labels: requested classes (N,) of the samples.
         training: pool features (M, F) of all images that the generator was trained on.
 
     Returns:
         In the space of FID `fid`, `sfid`, `inception_score`, `precision` and `recall`, by ADM's conventions, as the
         paper's Table 4 has them. In any other space S `fd_S`, `sfd_S`, `classifier_score_S`, `precision_S` and
-        `recall_S`. Of them those that extractor and reference have the numbers for.
+        `recall_S`. Scores without the needed features are left out.
         With `training`, in every space: `memorized_share_S`, `nearest_distance_S` and `nearest_distance_real_S`.
         With `labels`, if the extractor knows the classes of the data set: `class_accuracy`.
 
@@ -86,7 +86,7 @@ def score(
     if collected.probabilities is not None:
         numbers["classifier_score"] = inception_score(collected.probabilities)
     if reference.features is not None:
-        # The rounding of ADM's evaluator is part of its numbers, and of no others.
+        # The rounding of ADM's evaluator is part of its numbers alone.
         shares = precision_recall(reference.features, samples, half=is_fid(extractor), device=extractor.device)
         numbers |= {"precision": shares.precision, "recall": shares.recall}
     named = {metric_name(kind, extractor): value for kind, value in numbers.items()}
@@ -109,7 +109,7 @@ def is_fid(extractor: Extractor) -> bool:
     """Return whether a distance in the extractor's space may be called FID.
 
     Raises:
-        ValueError: it takes the name of that space for other weights.
+        ValueError: the extractor uses the name of that space for other weights.
     """
     if extractor.space == FID_SPACE and extractor.digest != FID_DIGEST:
         raise ValueError(f"space {FID_SPACE} is of the weights {FID_DIGEST}, not {extractor.digest}")
@@ -117,7 +117,7 @@ def is_fid(extractor: Extractor) -> bool:
 
 
 def provenance(extractor: Extractor, reference: Reference) -> dict[str, str]:
-    """Return what the numbers are worth nothing without: the space, the weights' SHA-256, and the reference."""
+    """Return the provenance of the numbers: the space, the weights' SHA-256, and the reference."""
     return {"space": extractor.space, "weights_sha256": extractor.digest, "reference": reference.source}
 
 

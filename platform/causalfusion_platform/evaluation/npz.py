@@ -1,4 +1,4 @@
-"""What ADM's `.npz` files hold, as tensors: batches of images, and statistics. `data.npz` reads the files."""
+"""Contents of ADM's `.npz` files as tensors: batches of images, and statistics. `data.npz` reads the files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .metrics.statistics import Statistics
 
 
 def statistics_in(arrays: Arrays, suffix: str, path: Path) -> Statistics | None:
-    """Return the statistics `mu` and `sigma` with a suffix, such as "_s", in float64; None: there are none.
+    """Return the statistics `mu` and `sigma` with a suffix, such as "_s", in float64. None: the file has none.
 
     Raises:
         UserError: one of the two is missing, or they are not (F,) and (F, F) finite numbers.
@@ -39,10 +39,10 @@ def statistics_in(arrays: Arrays, suffix: str, path: Path) -> Statistics | None:
 
 
 def image_batches(path: Path, batch_size: int) -> Iterator[Tensor]:
-    """Yield the images of a `.npz` as (B, C, H, W) uint8, in their order, without reading all of them at once.
+    """Yield the images of a `.npz` as (B, C, H, W) uint8, in their order, a batch at a time.
 
     Raises:
-        UserError: there is no such file, it is damaged, or its `arr_0` is not (N, H, W, C) uint8, C = 1 or 3.
+        UserError: the file is missing or damaged, or its `arr_0` is not (N, H, W, C) uint8, C = 1 or 3.
     """
     for batch in read_images(path).batches(batch_size):
         yield torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())

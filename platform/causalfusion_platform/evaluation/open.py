@@ -24,12 +24,12 @@ def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
     """Return the extractor that `spec` names.
 
     Args:
-        spec: `inception:PATH`, or `package.module:factory?TEXT`, where `?TEXT` may be left out: `factory(TEXT,
-            device)` is called, so that a DINOv2 or a classifier of the data set can be plugged in.
-        device: where it computes.
+        spec: `inception:PATH`, or `package.module:factory?TEXT`, where `?TEXT` may be left out. The latter calls
+            `factory(TEXT, device)`, for a DINOv2 or a classifier of the data set.
+        device: its device.
 
     Raises:
-        UserError: `spec` is neither, there is no such file, module or function, or it returns no `Extractor`.
+        UserError: `spec` is neither, the file, module or function is missing, or the result is not an `Extractor`.
     """
     kind, colon, rest = spec.partition(":")
     if not colon or not kind or not rest:

@@ -1,4 +1,4 @@
-"""What samples are compared with: statistics of real images and, where they are known, their features."""
+"""Reference that samples are compared with: statistics of real images and, where known, their features."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Reference:
     digest: str
     """SHA-256 of the extractor's weights."""
     source: str
-    """What the statistics are of, in words."""
+    """Description of the images behind the statistics."""
     pool: Statistics
     spatial: Statistics | None = None
-    """None: not known, so there is no sFID."""
+    """Statistics of the spatial features. None: not known, and sFID is left out."""
     features: Tensor | None = None
-    """Pool features (N, F) float32; None: not known, so there are no precision and recall."""
+    """Pool features (N, F) float32. None: not known, and precision and recall are left out."""
 
 
 def reference_from_images(
@@ -49,8 +49,8 @@ def reference_from_images(
     Args:
         batches: the images.
         extractor: the extractor.
-        source: what they are, in words.
-        keep: whether to keep their features, for precision and recall: 8 kB an image in the space of FID.
+        source: description of the images.
+        keep: if true, keep their features, for precision and recall. They take 8 kB an image in the space of FID.
 
     Raises:
         ValueError: fewer than two images.
@@ -59,14 +59,14 @@ def reference_from_images(
 
 
 def read_reference(path: Path, extractor: Extractor, *, batch_size: int = BATCH_SIZE) -> Reference:
-    """Read what `write_reference` wrote, or a reference file of ADM.
+    """Read a file of `write_reference`, or a reference file of ADM.
 
-    ADM's files say nothing of their space: it is that of FID. They hold statistics of a whole data set, and 10,000
-    of its images in `arr_0`, whose features are extracted for precision and recall, as ADM's evaluator does. In any
-    other space the statistics are of those images too, since the file's are of no use there.
+    ADM's files do not name their space, which is that of FID. They hold statistics of a whole data set, and 10,000
+    of its images in `arr_0`. The features of these images are extracted for precision and recall, as ADM's
+    evaluator does. In any other space the statistics are of those images too, since the file's do not apply there.
 
     Raises:
-        UserError: there is no such file, it is damaged, or holds nothing for the extractor's space.
+        UserError: the file is missing or damaged, or holds nothing for the extractor's space.
     """
     arrays = read_arrays(path)
     space = str(arrays.get(_SPACE, FID_SPACE)), str(arrays.get(_DIGEST, FID_DIGEST))
@@ -94,7 +94,7 @@ def read_reference(path: Path, extractor: Extractor, *, batch_size: int = BATCH_
 
 
 def _named(path: Path) -> str:
-    # Another file of the same name is another reference: what was measured with the one says nothing of the other.
+    # The digest keeps two files of the same name apart, whose results are not comparable.
     return f"{path.name} (SHA-256 {sha256_of(path)[:12]}…)"
 
 

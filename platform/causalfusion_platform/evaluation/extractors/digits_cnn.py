@@ -14,7 +14,7 @@ from causalfusion import draws
 
 
 class DigitsCnn(nn.Module):
-    """Two convolutions and a 64-feature layer; `features` is the space of `fd_digits_cnn`."""
+    """Two convolutions and a 64-feature layer. `features` is the space of `fd_digits_cnn`."""
 
     def __init__(self, channels: int, size: int, num_classes: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class DigitsCnn(nn.Module):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # Batches this small leave threads mostly waiting for one another: one is faster, on a busy machine by far.
+    # With batches this small threads mostly wait for one another. One is faster, above all on a busy machine.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -56,7 +56,7 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class DigitsClassifier:
-    """A trained classifier and how good it is itself."""
+    """A trained classifier and its own accuracy."""
 
     network: DigitsCnn
     held_out_accuracy: float
@@ -64,7 +64,7 @@ class DigitsClassifier:
 
     @torch.inference_mode()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Return the share of images (B, …) that it takes for their labels (B,)."""
+        """Return the share of images (B, …) that it assigns to their labels (B,)."""
         return float((self.network(images).argmax(dim=1) == labels).double().mean())
 
     @torch.inference_mode()
@@ -76,7 +76,7 @@ class DigitsClassifier:
 def train_classifier(
     images: Tensor, labels: Tensor, *, num_classes: int, epochs: int, seed: int
 ) -> DigitsClassifier:
-    """Train the classifier on four fifths of the real images, chosen at random; deterministic in `seed`.
+    """Train the classifier on four fifths of the real images, chosen at random. Deterministic in `seed`.
 
     Args:
         images: (N, channels, size, size) in [−1, 1].

@@ -17,7 +17,7 @@ class DigitsExtractor(Extractor):
     judges_classes = True
 
     def __init__(self, classifier: DigitsClassifier) -> None:
-        """Take the trained classifier on the device that it lies on."""
+        """Use a trained classifier on its own device."""
         first = next(classifier.network.parameters())
         self.classifier = classifier
         self.device = first.device

@@ -1,4 +1,4 @@
-"""What turns images into features, and the space that the features live in."""
+"""Protocol of networks that turn images into features, and the names of feature spaces."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of a batch of B images; on the extractor's device, float32."""
+    """Outputs of a network for a batch of B images, on the extractor's device, float32."""
 
     pool: Tensor
-    """(B, F), one vector an image: Fréchet distance, precision, recall and nearest neighbours are of these."""
+    """(B, F), one vector an image, for Fréchet distance, precision, recall and nearest neighbours."""
     spatial: Tensor | None = None
-    """(B, G), a map of features laid out in a row, which still knows where things are."""
+    """(B, G), a flattened feature map with spatial positions."""
     probabilities: Tensor | None = None
-    """(B, C), of the network's own classes; every row sums to 1."""
+    """(B, C), of the network's own classes. Every row sums to 1."""
 
 
 class Extractor(Protocol):
     """A network with weights that never change, and the name of its feature space.
 
-    A module of your own may hold one; `open_extractor` says how it is found.
+    Your own module may define one. `open_extractor` describes its name.
     """
 
     space: str
@@ -33,11 +33,11 @@ class Extractor(Protocol):
     `inception_2015_12_05` is the space of FID, and only of the released weights.
     """
     digest: str
-    """SHA-256 of the weights, in hexadecimal: numbers are compared only where it is the same."""
+    """SHA-256 of the weights, in hexadecimal. Only numbers with the same digest are comparable."""
     device: torch.device
-    """Where the features are computed."""
+    """Device of the computation."""
     judges_classes: bool
-    """Whether `probabilities` are of the data set's own classes, in their order."""
+    """True if `probabilities` are of the data set's own classes, in their order."""
 
     def features(self, images: Tensor) -> Features:
         """Map images (B, C, H, W) uint8, on any device, to features.

@@ -1,7 +1,10 @@
 """The InceptionV3 of FID (2015-12-05) in plain torch, with the names of its released weights.
 
-It is not the InceptionV3 of the paper or of torchvision: its average pools leave the padding out of the mean, its
-last block has a maximum pool where an average is meant, and it has 1008 outputs. All of that is part of FID.
+It is not the InceptionV3 of the paper or of torchvision. All three differences are part of FID:
+
+- The average pools leave the padding out of the mean.
+- The last block has a maximum pool in place of an average.
+- It has 1008 outputs.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ class Unit(NamedTuple):
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     valid: bool = False
-    """Without padding; else as much as keeps the size."""
+    """If true, without padding. Otherwise the padding keeps the size."""
 
 
 class Fork(NamedTuple):
-    """Two units that see the same input; their outputs are joined."""
+    """Two units with the same input, whose outputs are joined."""
 
     units: tuple[Unit, Unit]
 
@@ -50,7 +53,7 @@ Part = Unit | Fork | Average | Maximum
 
 
 class ConvNormRelu(nn.Module):
-    """What a `Unit` says."""
+    """Module of a `Unit`."""
 
     def __init__(self, inputs: int, unit: Unit) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class FixedNorm(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An inception block: branches that see the same input, joined along the channels."""
+    """An inception block: branches with the same input, joined along the channels."""
 
     def __init__(self, inputs: int, *branches: tuple[Part, ...]) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ def _units(part: Part) -> tuple[Unit, ...]:
 
 
 class InceptionV3(nn.Module):
-    """The network up to its last features; `fc` maps them to the classes.
+    """The network up to its last features. `fc` maps them to the classes.
 
     The state dict has the names and shapes of `weights-inception-2015-12-05-6726825d.pth`.
     """
@@ -160,12 +163,13 @@ class InceptionV3(nn.Module):
 def _spatial(mixed_6d: Tensor) -> Tensor:
     """Return ADM's `mixed_6/conv:0`[..., :7], laid out as TensorFlow does: rows, columns, channels.
 
-    TensorFlow counts the blocks from `mixed`, so `mixed_6` is `Mixed_6d`, and its `conv` is `branch1x1`: their
-    weights are the same. Each convolution's scope has the nodes Conv2D, batchnorm, CheckNumerics,
-    control_dependency and, last, one of the scope's own name, which is the ReLU: there is no other, and it is what
-    `mixed_6/join` joins. So `conv:0` is taken after the ReLU, and its channels are the first of the block's output.
-    A port that takes them there has 6.1405 for the sFID of ADM's released 256×256 samples (guided, upsampled);
-    the original has 6.1404. Another order of the 2023 numbers would not fit the statistics in ADM's files.
+    TensorFlow counts the blocks from `mixed`, so `mixed_6` is `Mixed_6d`, and its `conv` is `branch1x1`. Their
+    weights are the same. Each convolution's scope has the nodes Conv2D, batchnorm, CheckNumerics and
+    control_dependency. Its last node, named as the scope, is the only ReLU, and `mixed_6/join` joins the ReLUs.
+    So `conv:0` is taken after the ReLU, and its channels are the first of the block's output.
+
+    For ADM's released 256×256 samples (guided, upsampled) a port that takes them there has an sFID of 6.1405. The
+    original has 6.1404. Another order of the 2023 numbers would not fit the statistics in ADM's files.
     """
     return mixed_6d[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 

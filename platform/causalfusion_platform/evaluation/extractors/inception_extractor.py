@@ -1,4 +1,4 @@
-"""Features of FID, sFID and the Inception Score from a file of weights that lies on this machine."""
+"""Features of FID, sFID and the Inception Score from a local file of weights."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FID_DIGEST = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 class InceptionExtractor(Extractor):
     """The network of FID with the weights of a file.
 
-    The rule of the names: the space is `inception_2015_12_05`, and its distance "FID", only if the SHA-256 of the
-    file is that of the released one. Any other weights, a copy in another format among them, are used all the same,
-    in a space named by the first 8 digits of their own SHA-256, such as `fd_inception_0123abcd`.
+    The space is `inception_2015_12_05`, and its distance "FID", only if the file has the released SHA-256. Other
+    weights are used too, and so is a copy in another format. Their space is named by the first 8 digits of their
+    own SHA-256, as in `fd_inception_0123abcd`.
     """
 
     judges_classes = False
 
     def __init__(self, network: InceptionV3, digest: str, device: torch.device | str = "cpu") -> None:
-        """Take the network and the SHA-256 of the file that its weights are from."""
+        """Use a network, and the SHA-256 of the file of its weights."""
         self.network = network.to(device).eval().requires_grad_(False)
         self.digest = digest
         self.space = FID_SPACE if digest == FID_DIGEST else f"inception_{digest[:8]}"
@@ -42,8 +42,8 @@ class InceptionExtractor(Extractor):
     def features(self, images: Tensor) -> Features:
         """Map images (B, 3, H, W) uint8 to pool (B, 2048), spatial (B, 2023) and probabilities (B, 1008).
 
-        Grey images (B, 1, H, W) are taken as RGB. The probabilities are those of the Inception Score: the softmax
-        over all 1008 outputs, 8 of which are no class, without the bias of the last layer.
+        Grey images (B, 1, H, W) are taken as RGB. The probabilities are those of the Inception Score:
+        the softmax over all 1008 outputs, without the bias of the last layer. 8 of the outputs are not classes.
 
         Raises:
             ValueError: images are of another type or shape.
@@ -53,18 +53,18 @@ class InceptionExtractor(Extractor):
         pixels = (resize_as_tf1(pixels, INPUT_SIZE) - 128) / 128
         with exact_convolutions(self.device):
             pool, spatial = self.network(pixels)
-        # In double: a process that rounds float32 products to TF32 for its training does not round these.
+        # In float64, which a process that rounds float32 products to TF32 for its training does not round.
         logits = pool.double() @ self.network.fc.weight.double().T
         return Features(pool, spatial, logits.softmax(dim=1).float())
 
 
 def open_inception(path: Path, device: torch.device | str = "cpu") -> InceptionExtractor:
-    """Return the extractor with the weights in `path`: what `torch.save` wrote, or safetensors.
+    """Return the extractor with the weights in `path`, a file of `torch.save` or safetensors.
 
-    Nothing in the file is run. Counters of batches that training leaves beside the weights are passed over.
+    Code in the file is not run. Counters of batches, which training leaves beside the weights, are passed over.
 
     Raises:
-        UserError: there is no such file, it is damaged, needs pickled code, or holds another network.
+        UserError: the file is missing or damaged, needs pickled code, or holds another network.
     """
     if not path.is_file():
         raise UserError(f"no Inception weights in {path}: there is no such file\n  {_wanted(path)}")

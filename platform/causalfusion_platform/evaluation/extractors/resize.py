@@ -9,9 +9,9 @@ from torch import Tensor
 def resize_as_tf1(images: Tensor, size: int) -> Tensor:
     """Resize images (B, C, H, W) float32 to (B, C, size, size) as TensorFlow 1's `ResizeBilinear` does by default.
 
-    Output pixel i lies at i · H / size of the input, with no offset of half a pixel, and shrinking averages over
-    two pixels only, whatever the factor: both are known faults, and part of FID. The order of the float32
-    operations is TensorFlow's.
+    Output pixel i lies at i · H / size of the input, without an offset of half a pixel. Shrinking averages over
+    two pixels only, for every factor. Both are known faults, and part of FID. The order of the float32 operations
+    is TensorFlow's.
     """
     top, bottom, down = _neighbours(images.shape[2], size, images.device)
     left, right, across = _neighbours(images.shape[3], size, images.device)
@@ -22,7 +22,7 @@ def resize_as_tf1(images: Tensor, size: int) -> Tensor:
 
 
 def _neighbours(pixels: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each output pixel's two input pixels along one axis, and how far it lies towards the second."""
+    """Return each output pixel's two input pixels along one axis, and the weight of the second."""
     scale = torch.tensor(pixels / size, dtype=torch.float32, device=device)
     place = torch.arange(size, dtype=torch.float32, device=device) * scale
     first = place.long()

@@ -1,4 +1,4 @@
-"""Squared distances between all features of two sets, a block at a time."""
+"""Squared distances between all features of two sets, block by block."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ROWS, _COLUMNS = 2048, 8192
 def squared_distances(a: Tensor, b: Tensor, *, half: bool = False) -> Tensor:
     """Return ‖a_i − b_j‖² (N, M) of features (N, F) and (M, F), as |a|² − 2ab + |b|².
 
-    In float64; with `half`, as ADM's evaluator computes them: features in float16 and every operation rounded to
-    float16, unless that overflows anywhere in the block; the result is float32. Inception features have squared
-    norms of some hundreds, so their distances come in steps of 1/8 to 1/2. (Sums are added in float32 before they
-    are rounded; in which order and precision TensorFlow adds depends on the device.)
+    The computation is in float64. With `half` it is ADM's: features in float16 and every operation rounded to
+    float16, unless that overflows anywhere in the block. With `half` the result is float32. Inception features have
+    squared norms of some hundreds, so their distances come in steps of 1/8 to 1/2. Sums are added in float32
+    before they are rounded. The order and precision of TensorFlow's sums depend on the device.
     """
     if half:
         distances = _in_half(a.half(), b.half())
@@ -41,7 +41,7 @@ def distance_blocks(
 ) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
     """Yield blocks of rows of `squared_distances`, and for each of them its blocks of columns.
 
-    Computed on `device`, wherever the features lie; there, only two blocks of features and one of distances are.
+    They are computed on `device`, which holds only two blocks of features and one of distances.
     """
     for rows in _slices(len(a), _ROWS):
         yield rows, _columns(a[rows].to(device), b, half, device)

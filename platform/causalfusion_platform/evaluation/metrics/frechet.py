@@ -11,8 +11,8 @@ from .statistics import Statistics
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Return ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) for features (N, F) and (M, F).
 
-    Exact for rank-deficient covariances: with Σ_a = AᵀA and Σ_b = BᵀB, tr (Σ_a Σ_b)^½ is the sum of the
-    singular values of A Bᵀ, so no square root of a singular matrix is taken.
+    It is exact for rank-deficient covariances, since it needs no square root of a singular matrix. With Σ_a = AᵀA
+    and Σ_b = BᵀB, tr (Σ_a Σ_b)^½ is the sum of the singular values of A Bᵀ.
 
     Raises:
         ValueError: fewer than two rows, or unequal widths.
@@ -25,14 +25,14 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def frechet_of_statistics(a: Statistics, b: Statistics) -> float:
-    """Return the same distance from means and covariances, which is how FID is defined.
+    """Return the same distance from means and covariances, as FID is defined.
 
     Covariances may be rank-deficient, as those of fewer features than their width are. Where both have full rank
-    it is ADM's number up to rounding: ADM takes `scipy.linalg.sqrtm` of Σ_a Σ_b, and adds 10⁻⁶ to the diagonals
+    it is ADM's number up to rounding. ADM takes `scipy.linalg.sqrtm` of Σ_a Σ_b, and adds 10⁻⁶ to the diagonals
     where that fails.
 
     Raises:
-        ValueError: unequal widths, or a matrix that is no covariance.
+        ValueError: unequal widths, or a matrix that is not a covariance.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"statistics are of {len(a.mean)} and {len(b.mean)} features")
@@ -46,7 +46,7 @@ def _distance(shift: Tensor, root_a: Tensor, root_b: Tensor) -> float:
 
 
 def _root_of_features(features: Tensor) -> Tensor:
-    """Return R with Σ = RᵀR, and at most F rows however many features there are."""
+    """Return R with Σ = RᵀR and at most F rows, for any number of features."""
     deviations: Tensor = (features - features.mean(dim=0)) / (len(features) - 1) ** 0.5
     if len(deviations) > deviations.shape[1]:
         deviations = torch.linalg.qr(deviations, mode="r").R

@@ -1,4 +1,4 @@
-"""The Inception Score: how sure a classifier is of each sample, and how varied its answers are."""
+"""The Inception Score: certainty of a classifier on each sample, and variety of its answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SPLIT_SIZE = 5000
 def inception_score(probabilities: Tensor, *, split_size: int = SPLIT_SIZE) -> float:
     """Return the mean over splits of exp(E_x KL(p(y|x) ‖ p(y))) for probabilities (N, C).
 
-    ADM's convention: splits of 5000 samples in their order, the last one of what is left, all with equal weight.
-    KL is taken as the entropy of the mean less the mean entropy, with 0 · log 0 = 0. Between 1 and C.
+    ADM's convention: splits of 5000 samples in their order, the last one of the rest, all with equal weight.
+    KL is taken as the entropy of the mean less the mean entropy, with 0 · log 0 = 0. The score lies in [1, C].
 
     Raises:
-        ValueError: there are no samples, or rows that are no probabilities.
+        ValueError: `probabilities` is empty, or has rows that are not probabilities.
     """
     if probabilities.ndim != 2 or not len(probabilities):
         raise ValueError(f"probabilities (N, C) are wanted, got {tuple(probabilities.shape)}")

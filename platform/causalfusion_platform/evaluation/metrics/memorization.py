@@ -1,4 +1,4 @@
-"""Whether samples are copies: how near they are to training images, and how near those are to each other."""
+"""Memorization: distances of samples to training images, compared with distances of real images."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class Nearest:
     """The nearest of a set of features to each of some others."""
 
     distances: Tensor
-    """(N,) float64, Euclidean; 0 exactly for equal features."""
+    """(N,) float64, Euclidean. Exactly 0 for equal features."""
     rows: Tensor
-    """(N,) int64, which of the set it is."""
+    """(N,) int64, index in the set."""
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """How near samples are to training images, beside images that cannot be copies of them."""
+    """Distances of samples to training images, beside those of images that cannot be copies."""
 
     share: float
     """Share of samples as near to a training image as the nearest `QUANTILE` of real images are.
 
-    Samples of the true distribution have `QUANTILE`; a generator that repeats its training images has 1.
+    Samples of the true distribution have `QUANTILE`. A generator that repeats its training images has 1.
     """
     median: float
     """Median distance of a sample to its nearest training image."""
     median_real: float
-    """The same of a real image: held out, or a training image and its nearest other one."""
+    """Median distance of a real image: of a held-out one, or of a training image to its nearest other one."""
 
 
 def memorization(
@@ -55,12 +55,12 @@ def memorization(
     Args:
         samples: features of generated images, on the CPU as all others.
         training: features of all training images.
-        held_out: features of real images that were not trained on; None: training images are left out one at a
+        held_out: features of real images that were not trained on. None: training images are left out one at a
             time instead.
-        quantile: of the real images' distances, up to which a sample counts as memorized.
+        quantile: quantile of the real images' distances, up to which a sample counts as memorized.
         max_probes: training images that are left out, drawn at random if there are more.
-        seed: decides which.
-        device: where distances are computed.
+        seed: seed of that draw.
+        device: device of the computation.
 
     Raises:
         ValueError: unequal widths, no samples, or fewer than two training images.
@@ -84,10 +84,10 @@ def nearest(
 ) -> Nearest:
     """Return the nearest of the features `among` (M, F) to each of `features` (N, F), both on the CPU.
 
-    `leave_out` (N,) names one row of `among` for each of the features that does not count: the feature itself.
+    `leave_out` (N,) gives a row of `among` to ignore for each of the features, such as the feature itself.
 
     Raises:
-        ValueError: unequal widths, or none to choose from.
+        ValueError: unequal widths, or `among` has too few rows.
     """
     if features.ndim != 2 or among.ndim != 2 or features.shape[1] != among.shape[1]:
         raise ValueError(f"features of one width are needed, got {tuple(features.shape)} and {tuple(among.shape)}")
@@ -104,7 +104,7 @@ def nearest(
             nearer = least < best
             best, best_row = torch.where(nearer, least, best), torch.where(nearer, column + columns.start, best_row)
         rows[block] = best_row.cpu()
-    # From the difference itself: |a|² − 2ab + |b|² of equal features is not quite 0.
+    # Computed from the difference, since |a|² − 2ab + |b|² of equal features is not quite 0.
     differences = torch.cat(
         [
             torch.linalg.vector_norm(some.double() - among[where].double(), dim=1)

@@ -1,4 +1,4 @@
-"""Improved precision and recall (arXiv:1904.06991): how much of one set lies in the manifold of the other."""
+"""Improved precision and recall (arXiv:1904.06991): shares of one set in the manifold of the other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PrecisionRecall:
     """Shares between 0 and 1."""
 
     precision: float
-    """Share of samples that lie in the manifold of the reference: how many look real."""
+    """Share of samples that lie in the manifold of the reference, and so look real."""
     recall: float
-    """Share of the reference that lies in the manifold of the samples: how much of it is covered."""
+    """Share of the reference that lies in the manifold of the samples, and so is covered."""
 
 
 def precision_recall(
@@ -32,17 +32,17 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Return both for features (N, F) and (M, F).
 
-    A manifold is the union of closed balls about a set's features, each with the distance to the feature's k-th
-    nearest neighbour in its set for a radius (k = 3 in ADM's evaluator). Memory does not grow with N · M.
+    A manifold is the union of closed balls about a set's features. The radius is the distance to the feature's
+    k-th nearest neighbour in its set (k = 3 in ADM's evaluator). Memory does not grow with N · M.
 
     Args:
         reference: features of real images.
         samples: features of generated ones.
         neighbours: k.
-        half: whether distances are rounded as ADM's evaluator rounds them. Published numbers have that rounding,
-            and are a little higher for it: of ADM's 256×256 samples (guided, upsampled) the evaluator says 0.8265
-            and 0.5309, a port that does not round 0.8255 and 0.5285.
-        device: where distances are computed.
+        half: if true, round distances as ADM's evaluator does. Published numbers have that rounding, and are a
+            little higher for it. For ADM's 256×256 samples (guided, upsampled) the evaluator has 0.8265 and 0.5309,
+            a port that does not round 0.8255 and 0.5285.
+        device: device of the computation.
 
     Raises:
         ValueError: unequal widths, or a set of k features or fewer.
@@ -81,7 +81,7 @@ def manifold_radii(
         nearest: Tensor | None = None
         for _, distances in blocks:
             candidates = distances if nearest is None else torch.cat([nearest, distances], dim=1)
-            # One more than k: the smallest is the distance to the feature itself.
+            # One more than k, since the smallest is the distance to the feature itself.
             nearest = candidates.topk(min(neighbours + 1, candidates.shape[1]), largest=False).values
         assert nearest is not None
         radii.append(nearest.amax(dim=1))

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, streamed: parts that several workers count merge into the whole."""
+"""Mean and covariance of features, streamed. Parts of several workers merge into the whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance of a set of features; float64."""
+    """Mean and covariance of a set of features, float64."""
 
     mean: Tensor
     """(F,)"""
@@ -27,14 +27,14 @@ class Statistics:
 
 
 class FeatureMoments:
-    """Count, mean and summed outer products of deviations of the features seen so far; float64.
+    """Count, mean and summed outer products of deviations of the features seen so far, float64.
 
-    Chan, Golub & LeVeque's update: what comes out does not depend on batches, on their order, or on how they were
-    divided among workers, but for rounding.
+    The update is Chan, Golub & LeVeque's. But for rounding, the result does not depend on the batches, their order,
+    or their division among workers.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
-        """Count no features of `width` numbers so far."""
+        """Start without features, which have `width` numbers each."""
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -58,7 +58,7 @@ class FeatureMoments:
         self.scatter.addmm_(deviations.T, deviations)
 
     def merge(self, other: FeatureMoments) -> None:
-        """Count what another has counted.
+        """Add the features that another object has counted.
 
         Raises:
             ValueError: it is of another width.
@@ -70,7 +70,7 @@ class FeatureMoments:
             self.scatter += other.scatter.to(self.scatter)
 
     def _shift(self, count: int, mean: Tensor) -> None:
-        """Take in the mean of `count` more features, all but their scatter about it."""
+        """Add the mean of `count` more features, without their scatter about it."""
         total = self.count + count
         step = mean - self.mean
         self.scatter.addr_(step, step, alpha=self.count * count / total)

@@ -1,4 +1,4 @@
-"""Writing sample sets in ADM's layout: an .npz with `arr_0`, uint8 (N, H, W, 3), and `arr_1`, the labels.
+"""Write sample sets in ADM's layout: an .npz with `arr_0`, uint8 (N, H, W, 3), and `arr_1`, the labels.
 
 Written in parts: 50,000 images of 256×256 pixels are 9.8 GB. `data.npz` reads them.
 """
@@ -19,12 +19,12 @@ from .pixels import Pixels
 
 
 def write_adm(path: Path, images: Iterable[Pixels], labels: NDArray[np.int64], size: tuple[int, int]) -> None:
-    """Write a sample set, atomically: the very bytes that `numpy.savez(path, images, labels)` writes.
+    """Write a sample set atomically, with the same bytes as `numpy.savez(path, images, labels)`.
 
     Args:
         path: the .npz.
         images: all images in parts, (n, H, W, 3) each.
-        labels: (N,)
+        labels: classes (N,).
         size: H and W.
 
     Raises:

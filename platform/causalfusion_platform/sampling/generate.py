@@ -13,7 +13,7 @@ from causalfusion import DiffusionConfig, Model, SamplingConfig, sample
 
 @dataclass(frozen=True)
 class Request:
-    """Samples to generate; sample i of a request is the same whoever generates it."""
+    """Samples to generate. Sample i of a request is the same in every process."""
 
     labels: Tensor
     """(B,) int64"""
@@ -21,7 +21,7 @@ class Request:
     diffusion: DiffusionConfig
     seed: int
     bf16: bool
-    """Whether matrix products are in bf16."""
+    """True if matrix products are in bf16."""
     batch_size: int = 64
     """Samples that go through the model at once."""
 
@@ -56,7 +56,7 @@ def generate(
 
 
 def generate_together(model: Model, request: Request, alive: Callable[[], None] = lambda: None) -> Tensor:
-    """Generate all samples of `request` with every rank doing its share; all ranks get them all.
+    """Generate all samples of `request` on all ranks together. Every rank gets all of them.
 
     `alive` is called after each batch.
     """

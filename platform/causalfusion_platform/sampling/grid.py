@@ -23,11 +23,11 @@ def sample_grid(
     """Draw samples as a grid: a row per class that occurs, up to `columns` samples each, no column empty.
 
     Args:
-        images: (B, channels, height, width) in [−1, 1]; 1 or 3 channels (more: the first three).
+        images: (B, channels, height, width) in [−1, 1], with 1 or 3 channels (of more, the first three).
         labels: (B,) classes.
         class_names: name of each class.
         columns: samples per row.
-        cell: side of one drawn sample, in pixels; small images are enlarged without smoothing.
+        cell: side of one drawn sample, in pixels. Small images are enlarged without smoothing.
     """
     pixels = to_pixels(images)
     pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] < 3 else pixels[:, :3]

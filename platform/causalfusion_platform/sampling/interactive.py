@@ -32,7 +32,7 @@ _BATCH = 64
 
 
 class InteractiveSampler:
-    """A model with all that it needs to make pictures."""
+    """A model with everything it needs to generate images."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class InteractiveSampler:
 
         Args:
             weights: the folder.
-            defaults: how to sample where `settings` say nothing.
+            defaults: settings of sampling that `settings` leave out.
             settings: `key=value` of `SamplingConfig`.
             vae: the autoencoder, as `open_autoencoder` takes it.
-            diffusion: the noise process of training; default: what lies beside the weights.
+            diffusion: the noise process of training. Default: that beside the weights.
 
         Raises:
             UserError: a setting is wrong, does not fit the model, or an autoencoder is missing.
@@ -84,7 +84,7 @@ class InteractiveSampler:
         return parse_classes(text, self.model.config.num_classes)
 
     def describe(self) -> str:
-        """Return the settings of sampling, in words."""
+        """Return the settings of sampling as text."""
         return describe_sampling(self.model.config, self.sampling)
 
     def sample(self, classes: Sequence[int], per_label: int, seed: int) -> Tensor:
@@ -104,7 +104,7 @@ class InteractiveSampler:
         return latents.expand(count, -1, -1, -1)
 
     def edit(self, latents: Tensor, keep: str, classes: Sequence[int], seed: int) -> Tensor:
-        """Regenerate what is not kept under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
+        """Regenerate the parts not kept, under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
 
         Raises:
             UserError: `keep` is neither a region nor an image.
@@ -126,7 +126,7 @@ class InteractiveSampler:
             some = range(start, min(start + _BATCH, len(many)))
             part = many[some.start : some.stop].to(self.model.device)
             try:
-                # Another seed than the originals': their noise would bring the same picture back.
+                # The seed differs from the originals', because the same noise would bring the same image back.
                 edited = edit(
                     self.model,
                     part,
@@ -192,7 +192,7 @@ def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> Samplin
             changes[key.removeprefix("sampling.")] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"setting {setting!r} cannot be read: {' '.join(str(error).split())}") from error
-    # Sizes of one's own set S too: the default's S does not hold beside them.
+    # Given sizes also set S, so the default's S does not apply.
     if isinstance(changes.get("step_sizes"), list):
         changes.setdefault("num_ar_steps", 1)
     elif "num_ar_steps" in changes and not isinstance(defaults.step_sizes, str):
@@ -208,10 +208,10 @@ def parse_settings(settings: Sequence[str], defaults: SamplingConfig) -> Samplin
 
 
 def check_picture(path: Path) -> None:
-    """See that a picture can be written to a path, before time goes into making it.
+    """Check that an image can be written to a path, before it is generated.
 
     Raises:
-        UserError: its suffix is none of a kind of pictures.
+        UserError: its suffix is not one of an image format.
     """
     known = Image.registered_extensions()
     if known.get(path.suffix.lower()) not in Image.SAVE:

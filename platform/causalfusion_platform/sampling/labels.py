@@ -1,4 +1,4 @@
-"""Which class each sample is asked to be of."""
+"""Requested classes of samples."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
 
 
 def asked_labels(rule: LabelsRule, count: int, classes: Sequence[int], seed: int) -> Tensor:
-    """Return the class of each sample, (count,) int64; the first ones do not depend on `count`.
+    """Return the class of each sample, (count,) int64. The first ones do not depend on `count`.
 
     Args:
-        rule: `balanced`: the classes in turn. `random`: each drawn by itself, all classes alike.
+        rule: `balanced`: the classes in turn. `random`: independent uniform draws.
         count: number of samples.
-        classes: those to choose from.
-        seed: decides random ones.
+        classes: the classes to choose from.
+        seed: seed of random ones.
     """
     if rule == "balanced":
         places = labels_in_turn(count, len(classes))

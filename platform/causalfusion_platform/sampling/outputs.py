@@ -1,4 +1,4 @@
-"""What a finished set is handed out as: `samples.npz` in ADM's layout, and folders of PNGs."""
+"""Outputs of a finished set: `samples.npz` in ADM's layout, and folders of PNGs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _READ_AT_ONCE = 256
 
 
 def outputs_there(folder: Path, finished: Finished | None) -> list[Output]:
-    """Return what a finished set holds and is still there."""
+    """Return the outputs of a finished set that still exist."""
     if finished is None:
         return []
     npz, there = folder / NPZ_FILE, list[Output]()
@@ -64,17 +64,17 @@ def write_output(
     """Write `samples.npz` or `png/`, atomically.
 
     Args:
-        folder: the set's.
-        output: which of them.
-        plan: what the images are.
+        folder: folder of the set.
+        output: the output to write.
+        plan: plan of the images.
         images: all of them in parts, in order.
-        before: what the set holds already, if these images come from it.
+        before: the set's outputs so far, if these images come from it.
 
     Returns:
-        What it holds now.
+        The set's outputs now.
 
     Raises:
-        UserError: the images are not those that `before` says.
+        UserError: the images differ from the digest in `before`.
     """
     digest = hashlib.sha256()
 
@@ -99,7 +99,7 @@ def write_output(
 
 
 def clear_half_written(folder: Path) -> None:
-    """Remove what a killed process left half written."""
+    """Remove half-written files of a killed process."""
     for path in (*folder.glob(f".{NPZ_FILE}.*"), *folder.glob(f".{PLAN_FILE}.*")):
         path.unlink()
     for path in folder.glob(f".{PNG_FOLDER}.*"):
@@ -107,12 +107,12 @@ def clear_half_written(folder: Path) -> None:
 
 
 def png_name(index: int) -> str:
-    """Return the name of a sample's PNG: a folder has a thousand."""
+    """Return the name of a sample's PNG, a thousand to a folder."""
     return f"{index // _PNGS_PER_FOLDER:03d}/{index:06d}.png"
 
 
 def _write_pngs(folder: Path, images: Iterable[Pixels], labels: list[int]) -> None:
-    """Write a folder of PNGs, and labels.csv; it is there whole or not at all."""
+    """Write a folder of PNGs and labels.csv, atomically."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     for start in range(0, len(labels), _PNGS_PER_FOLDER):
@@ -142,5 +142,5 @@ def _read_png(path: Path) -> Pixels:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"), np.uint8)
-    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken chunk
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken chunk
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""One process's share of a sample set: a model and its autoencoder, and the parts that they make."""
+"""Generate parts of a sample set in one process, by a model and its autoencoder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class PartMaker:
     """A model and its autoencoder on one device."""
 
     def __init__(self, plan: SamplePlan, device: str) -> None:
-        """Load what a plan names.
+        """Load the model and the autoencoder of a plan.
 
         Args:
             plan: the plan.
-            device: where to compute: `cpu` or `cuda`.
+            device: `cpu` or `cuda`.
 
         Raises:
-            UserError: weights or autoencoder are not here, or others than those of the plan.
+            UserError: weights or autoencoder are missing, or differ from those of the plan.
         """
         file = Path(plan.weights) / WEIGHTS_FILE
         if not file.is_file() or sha256_of(file) != plan.weights_sha256:
@@ -52,7 +52,7 @@ class PartMaker:
         self.plan = plan
 
     def serves(self, plan: SamplePlan) -> bool:
-        """Say whether the model and the autoencoder are those of a plan."""
+        """Return whether the model and the autoencoder are those of a plan."""
         mine = self.plan
         return (mine.weights_sha256, mine.model, mine.autoencoder) == (
             plan.weights_sha256,
@@ -91,9 +91,9 @@ class PartMaker:
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """Let a CPU compute on one thread: with another number of them sums would round differently.
+    """Let a CPU compute on one thread, since sums on another number of threads round differently.
 
-    The samples would depend on how many workers share a machine.
+    Otherwise the samples would depend on the number of workers on a machine.
     """
     threads = torch.get_num_threads()
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""The parts of a sample set under way: a finished one is a file that has its SHA-256 in its name."""
+"""Parts of a sample set under way. A finished part is a file with its SHA-256 in its name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SamplePart:
         """Return its images (n, H, W, 3).
 
         Raises:
-            UserError: it is not what was written.
+            UserError: the file has changed since it was written.
         """
         try:
             content = self.path.read_bytes()
@@ -60,7 +60,7 @@ def write_part(folder: Path, index: int, images: Pixels) -> SamplePart:
 
 
 def finished_parts(folder: Path) -> dict[int, SamplePart]:
-    """Return the parts that are finished and still as they were written; every byte is read. Remove all others."""
+    """Return the finished parts that are unchanged, reading every byte. Remove all others."""
 
     def look(path: Path) -> SamplePart | None:
         match = _PART_NAME.fullmatch(path.name)
@@ -78,7 +78,7 @@ def part_images(parts: Mapping[int, SamplePart]) -> Iterator[Pixels]:
     """Yield the images of all parts, in order.
 
     Raises:
-        UserError: a part is not what was written.
+        UserError: a part has changed since it was written.
     """
     for index in sorted(parts):
         yield parts[index].read()

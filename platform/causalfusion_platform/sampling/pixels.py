@@ -1,4 +1,4 @@
-"""From images in [−1, 1] to the bytes that are kept and judged."""
+"""Map images in [−1, 1] to the bytes that are stored and measured."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Pixels = NDArray[np.uint8]
 
 
 def to_uint8(images: Tensor, rule: Uint8Rule) -> Pixels:
-    """Map images (B, 1 or 3, H, W) in about [−1, 1] to RGB pixels (B, H, W, 3); gray is repeated.
+    """Map images (B, 1 or 3, H, W) in about [−1, 1] to RGB pixels (B, H, W, 3), with gray repeated.
 
     Args:
-        images: what the autoencoder gives.
+        images: output of the autoencoder.
         rule: `round`: 127.5 (x + 1) to the nearest, halves to the even neighbour, as MAR does. `truncate`:
             127.5 x + 128 without its fraction, as DiT and the paper's release do: halves go upwards, the rest is
             the same. `adm`: 127.5 (x + 1) without its fraction, as ADM's sampling script does: half a level darker

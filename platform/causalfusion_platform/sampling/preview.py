@@ -1,4 +1,4 @@
-"""Images of a folder of latent shards, decoded."""
+"""Decode and draw images of a folder of latent shards."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _LONGEST_NAME = 24
 
 
 def open_decoder(manifest: Manifest, vae: str | None, device: str) -> Encoder | None:
-    """Return the autoencoder that made a data set's latents; None: it is needed and was not named.
+    """Return the autoencoder that made a data set's latents. None: it is needed and was not named.
 
     Args:
-        manifest: of the data set.
-        vae: as `open_encoder` takes it; not needed where latents are pixels.
-        device: where it computes.
+        manifest: manifest of the data set.
+        vae: as `open_encoder` takes it. Not needed where latents are pixels.
+        device: its device.
 
     Raises:
-        UserError: it is another one than the manifest says, or there is none.
+        UserError: it differs from the manifest's, or is missing.
     """
     made = manifest.autoencoder
     if vae is None:
         return Identity(manifest.shape[0]) if made.name == "identity" else None
     given = open_encoder(vae, device)
-    # Without a hash in the manifest (pixels have none) the rest must do.
+    # Without a hash in the manifest (pixels have none) the other fields must suffice.
     same_weights = made.weights_sha256 in (None, given.weights_sha256)
     if not same_weights or (made.name, made.scale) != (given.name, given.scale):
         theirs, its = (
@@ -68,7 +68,7 @@ def write_preview(
         decoder: the autoencoder that made the latents.
         out: PNG to write.
         num: images to show, shared among up to ten classes.
-        seed: decides which.
+        seed: seed of their choice.
 
     Raises:
         UserError: a shard is damaged, or the file cannot be written.

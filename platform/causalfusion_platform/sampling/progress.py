@@ -1,4 +1,4 @@
-"""How far the generating of a sample set is."""
+"""Progress of the generation of a sample set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Generating:
     """Samples in finished parts, by all launches."""
     total: int
     samples_per_second: float
-    """By this launch; 0: too early to say."""
+    """Speed of this launch. 0: not known yet."""
 
     @property
     def eta_seconds(self) -> float:

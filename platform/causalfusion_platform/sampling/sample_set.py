@@ -1,7 +1,7 @@
 """A set of samples to generate: the plan that decides every byte of it, and the folder that holds it.
 
-The plan, `samples.json`, is written first. Samples are generated in parts (`parts`); from all of them come
-`samples.npz` in ADM's layout and `png/` (`outputs`), and then the parts are removed.
+The plan, `samples.json`, is written first. Samples are generated in parts (`parts`). All parts together give
+`samples.npz` in ADM's layout and `png/` (`outputs`). Then the parts are removed.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class _PlanPart(BaseModel):
 
 
 class SamplePlan(_PlanPart):
-    """Everything that decides the samples, and where their makers lie."""
+    """Everything that determines the samples, and the places of weights and autoencoder."""
 
     version: Literal[1] = 1
     num: int = Field(ge=1)
     """Number of samples."""
     seed: int = Field(ge=0)
-    """With a sample's number, decides its order and noise."""
+    """Seed that, with a sample's number, determines its order and noise."""
     labels: LabelsRule
-    """`balanced`: the classes in turn; `random`: drawn by the seed."""
+    """`balanced`: the classes in turn. `random`: drawn by the seed."""
     classes: tuple[int, ...] | None
-    """Classes that labels are of; null: all of the model's."""
+    """Classes of the labels. Null: all of the model's."""
     uint8: Uint8Rule
-    """How images become bytes: `round` as MAR, `truncate` as DiT and the paper's release, `adm` as ADM."""
+    """Conversion to bytes: `round` as MAR, `truncate` as DiT and the paper's release, `adm` as ADM."""
     precision: Literal["fp32", "bf16"]
-    """Arithmetic of the model's matrix products; the autoencoder's are in fp32."""
+    """Arithmetic of the model's matrix products. The autoencoder's are in fp32."""
     batch_size: int = Field(ge=1)
     """Samples that go through the model together. Sums round differently in another batch."""
     sampling: SamplingConfig
@@ -59,23 +59,23 @@ class SamplePlan(_PlanPart):
     weights_sha256: str
     """SHA-256 of the safetensors file."""
     weights: Path
-    """Folder of the weights when the set was begun; they may lie elsewhere by now."""
+    """Folder of the weights when the set was begun. They may lie elsewhere by now."""
     autoencoder: AutoencoderId
     vae: str | None
-    """The autoencoder as it was named; null: latents are pixels."""
+    """The autoencoder as it was named. Null: latents are pixels."""
     image_size: int = Field(ge=1)
     """Side of the images, in pixels."""
     versions: dict[str, str]
-    """Packages that the set was begun with."""
+    """Versions of packages when the set was begun."""
 
     @property
     def class_list(self) -> tuple[int, ...]:
-        """The classes that labels are of."""
+        """Classes of the labels."""
         return tuple(range(self.model.num_classes)) if self.classes is None else self.classes
 
     @property
     def part_size(self) -> int:
-        """Samples of each part but the last: whole batches, so that parts do not change what is computed."""
+        """Samples of each part but the last: whole batches, so that parts do not change the results."""
         batches = min(_PART_SAMPLES // self.batch_size, self.num // (_PARTS * self.batch_size))
         return max(batches, 1) * self.batch_size
 
@@ -91,7 +91,7 @@ class SamplePlan(_PlanPart):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the samples, by dotted key: all but places and versions."""
+        """Fields that determine the samples, by dotted key: all but places and versions."""
         tree = self.model_dump(mode="json", exclude={"weights", "vae", "versions"})
         return dict(flatten(tree))
 
@@ -116,18 +116,18 @@ class SamplePlan(_PlanPart):
 
 
 class Finished(_PlanPart):
-    """What a finished set holds."""
+    """Outputs of a finished set."""
 
     digest: str
-    """SHA-256 over the bytes of all images (N, H, W, 3) in order, whatever files hold them."""
+    """SHA-256 over the bytes of all images (N, H, W, 3) in order, the same for all kinds of files."""
     npz_bytes: int | None = None
-    """Size of `samples.npz`; null: it was not asked for."""
+    """Size of `samples.npz`. Null: it was not requested."""
     png: bool = False
-    """Whether there is `png/`."""
+    """True if `png/` exists."""
 
 
 class SetRecord(_PlanPart):
-    """What `samples.json` says."""
+    """Content of `samples.json`."""
 
     plan: SamplePlan
     finished: Finished | None = None
@@ -138,7 +138,7 @@ class SetRecord(_PlanPart):
 
 
 def read_record(folder: Path) -> SetRecord | None:
-    """Return what a folder of samples says of itself; None: there is no `samples.json`.
+    """Return the content of `samples.json` in a folder of samples. None: the file is missing.
 
     Raises:
         UserError: it is damaged, or of another version.
@@ -156,10 +156,10 @@ def read_record(folder: Path) -> SetRecord | None:
 
 
 def begin(folder: Path, plan: SamplePlan) -> SetRecord:
-    """Write down what is generated into `folder`, or check that it is what was begun there; return what it says.
+    """Write the plan into `folder`, or check that it is the plan there. Return the record in `folder`.
 
     Raises:
-        UserError: another set was begun there; what differs is listed.
+        UserError: another set was begun there. The differences are listed.
     """
     record = read_record(folder)
     if record is None:

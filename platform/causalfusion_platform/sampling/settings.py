@@ -1,4 +1,4 @@
-"""Settings of sampling, in words."""
+"""Settings of sampling as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def inference_steps(sampling: SamplingConfig) -> str:
 
 
 def describe_sampling(model: ModelConfig, sampling: SamplingConfig) -> str:
-    """Return where on the factorization plane a model is sampled."""
+    """Return a model's place on the factorization plane in sampling."""
     return (
         f"S = {num_ar_steps(sampling)} AR step(s) of {model.num_tokens} tokens, "
         f"{inference_steps(sampling)} {sampling.sampler} steps each, guidance {sampling.guidance_scale:g}"

@@ -10,12 +10,17 @@ ROOT = Path(__file__).parents[1]
 COVERED = (
     "models/causalfusion",
     "platform/causalfusion_platform/__init__.py",
+    "platform/causalfusion_platform/assemble.py",
     "platform/causalfusion_platform/checkpoint",
     "platform/causalfusion_platform/cli",
     "platform/causalfusion_platform/config",
     "platform/causalfusion_platform/data",
+    "platform/causalfusion_platform/evaluation",
+    "platform/causalfusion_platform/ray_private.py",
     "platform/causalfusion_platform/report",
+    "platform/causalfusion_platform/sampling",
     "platform/causalfusion_platform/storage",
+    "platform/causalfusion_platform/tasks",
     "platform/causalfusion_platform/tracking",
     "platform/causalfusion_platform/train",
 )

@@ -1,4 +1,4 @@
-"""The composition root: from a configuration to a wired training job. The one place that knows every stage."""
+"""Build a training job from a configuration. Only this module knows every stage."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ from .train.system import System
 
 
 class Job(BaseModel):
-    """What every worker of a run is given."""
+    """Input of every worker of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     experiment: Experiment
     mlflow_run_id: str | None = None
-    """None while MLflow has not answered yet."""
+    """Id of the run at MLflow. None until MLflow has answered."""
     bad_shards: tuple[str, ...] = ()
-    """Shards that the run goes without."""
+    """Shards that the run leaves out."""
     attempt: int = 1
     """Number of the attempt, over all launches."""
     order: int = 0
     """Times that the order of the data was changed, by going back to a checkpoint after divergence."""
     recorded_images: int = 0
-    """Metrics up to here are recorded already."""
+    """Images up to which metrics are recorded already."""
     other_data: bool = False
-    """Go on even if the checkpoint was trained on other data."""
+    """Continue even if the checkpoint was trained on other data."""
 
     @property
     def paths(self) -> RunPaths:
-        """Where the run's files lie."""
+        """Paths of the run's files."""
         return RunPaths(self.experiment.run_dir)
 
     @property
@@ -74,20 +74,20 @@ class Job(BaseModel):
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What differs between a Ray worker and a process on its own."""
+    """Differences between a Ray worker and a process on its own."""
 
     device: torch.device
     batches: Callable[[Experiment, Dataset, Collate, int, int], Iterator[Any]]
     """(experiment, data, collate, start, stop) → this rank's part of the global batches of rows start … stop − 1.
 
-    Reading starts at the call, not with the first batch."""
+    Reading starts at the call, before the first batch is requested."""
     progress: ProgressSink
     control: Control
 
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """What the workers measured."""
+    """Times and images that the workers measured."""
 
     train_seconds: float
     """Optimizer steps alone, waiting for data included."""
@@ -96,15 +96,15 @@ class TrainingTimes:
     sample_seconds: float
     """The task's end, such as the final samples."""
     images: int
-    """Images trained on by this attempt; fewer than the run's if it resumed."""
+    """Images trained on by this attempt. They are fewer than the run's if it resumed."""
 
 
 def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
-    """Train one rank's part of a job to its end, then end the task; ranks run it together.
+    """Train one rank's part of a job to its end, then end the task. All ranks call it together.
 
     Raises:
-        UserError: something given is wrong.
-        Stopped: it was asked to stop; there is a checkpoint.
+        UserError: an input is wrong.
+        Stopped: it was asked to stop, and saved a checkpoint.
         Diverged: skipping steps did not help.
         NotSaved: checkpoints cannot be written.
     """
@@ -116,7 +116,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     resume = find_resume(experiment, job.checkpoints, manifest.digest, job.other_data, _tell_bad(journal, control))
     first = resume.manifest.images_seen if resume else 0
     total = experiment.train.total_images
-    # Reading starts up while the model and the engine are built.
+    # Reading starts while the model and the engine are built.
     data = open_dataset(experiment, manifest.without(job.bad_shards), task.fields, job.order)
     batches = context.batches(experiment, data, task.collate, first, total) if first < total else iter(())
     control.mark("build the engine", first)
@@ -195,9 +195,9 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
 def build_loop(
     job: Job, task: Task, device: torch.device, precision: Arithmetic, data_rows: int, resume: Resume | None
 ) -> TrainLoop:
-    """Build model, engine and averages, and put them where the checkpoint left them."""
+    """Build model, engine and averages, and restore them from the checkpoint."""
     experiment = job.experiment
-    # Every rank starts from the same weights, whatever else it has drawn.
+    # Every rank starts from the same weights, independent of its earlier draws.
     torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
     model = task.build_model()
     objective = task.objective(model)
@@ -215,14 +215,14 @@ def build_loop(
 def build_guard(
     job: Job, loop: TrainLoop, resume: Resume | None, journal: Journal | None, control: Control
 ) -> Guard:
-    """Build the guard, and give it the say over the optimizer's steps."""
+    """Build the guard, and let it decide on the optimizer's steps."""
 
     def skipped(images: int, reason: str) -> None:
         control.note(f"update skipped at {images} images: {reason}")
         if journal is not None:
             journal.add(StepSkipped(attempt=job.attempt, images=images, reason=reason))
 
-    # After a roll-back the norms before it are those that led there.
+    # The norms before a roll-back led to the divergence, so they are not used after it.
     norms = resume.manifest.grad_norms if resume and resume.manifest.order == job.order else ()
     guard = Guard(
         job.experiment.supervision,
@@ -237,7 +237,7 @@ def build_guard(
 
 
 def build_saver(job: Job) -> Saver:
-    """Build what writes this rank's part of the checkpoints."""
+    """Build the saver of this rank's part of the checkpoints."""
     train = job.experiment.train
     staging = train.staging or Path(tempfile.gettempdir()) / "causalfusion-staging"
     return Saver(
@@ -251,12 +251,12 @@ def build_saver(job: Job) -> Saver:
 
 
 def open_dataset(experiment: Experiment, manifest: Manifest, fields: tuple[str, ...], order: int = 0) -> Dataset:
-    """Return the experiment's data, and how a latent is drawn from each row.
+    """Return the experiment's data, with the rule that draws a latent from each row.
 
     Args:
         experiment: its seed and its data section.
         manifest: the shards to read.
-        fields: those of each row that the task reads.
+        fields: fields of each row that the task reads.
         order: 0, or how often a roll-back has changed the order of the rows.
     """
     data = experiment.data

@@ -1,7 +1,7 @@
-"""Everything of Ray that its makers may change without notice: private names and those marked DeveloperAPI.
+"""Uses of Ray's private and DeveloperAPI names, which may change without notice.
 
-No other module uses any. Each function says why it is needed, and what public call comes closest. Before Ray is
-upgraded, read this file against the new version, run its tests, and set `CHECKED_ON`.
+Other modules do not use such names. Each function says why it is needed, and which public call comes closest.
+Before Ray is upgraded, read this file against the new version, run its tests, and set `CHECKED_ON`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _IDLE_MS = 60_000
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A node that Ray holds for alive."""
+    """A node that Ray counts as alive."""
 
     id: str
     address: str
     """IP address of its raylet."""
     port: int
     resources: dict[str, float]
-    """Resources in all, used or not: {"CPU": …, "GPU": …, …}."""
+    """All resources, used or not: {"CPU": …, "GPU": …, …}."""
 
 
 def alive_nodes() -> list[ClusterNode]:
-    """Return the nodes that Ray holds for alive.
+    """Return the nodes that Ray counts as alive.
 
     DeveloperAPI: `ray.nodes`. The public `ray.util.state.list_nodes` asks the dashboard, which may be absent, and
     names no port.
@@ -106,12 +106,12 @@ def single_attempt() -> Any:
 
 
 def keep_order(*, whole_blocks: bool = False) -> None:
-    """Have Ray Data in this process keep the order of rows, and show no progress bars.
+    """Keep the order of rows in this process's Ray Data, without progress bars.
 
     DeveloperAPI: `DataContext`. No public call sets these options.
 
     Args:
-        whole_blocks: cut no block, however large: a block then stays one batch.
+        whole_blocks: do not split blocks of any size, so that a block stays one batch.
     """
     import ray.data
 
@@ -123,7 +123,7 @@ def keep_order(*, whole_blocks: bool = False) -> None:
 
 
 def stream_blocks(dataset: Any) -> Iterator[tuple[Any, int]]:
-    """Execute a Ray Data set; yield (reference, rows) of each block as soon as it is made.
+    """Execute a Ray Data set. Yield (reference, rows) of each block as soon as it is ready.
 
     DeveloperAPI: `Dataset.iter_internal_ref_bundles`. Of the public calls `to_arrow_refs` returns once all blocks
     are made, `iter_batches` moves the rows through this process, and `streaming_split` gives no fixed order.
@@ -147,7 +147,7 @@ def exploring_pb2() -> type:
     class ExploringPB2(PB2):  # type: ignore[misc]
         def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of few points the process says at length that it is unsure
+                warnings.simplefilter("ignore")  # the Gaussian process warns about few points
                 config, operations = super()._get_new_config(trial, trial_to_clone)
             if all(config[key] == trial_to_clone.config[key] for key in self._hyperparam_bounds):
                 config |= {key: random.uniform(*bounds) for key, bounds in self._hyperparam_bounds.items()}
@@ -157,7 +157,7 @@ def exploring_pb2() -> type:
 
 
 def never_pausing(scheduler: type) -> type:
-    """Return a scheduler of populations that pauses no member for another's sake.
+    """Return a scheduler of populations that does not pause members for one another.
 
     While an exploited member starts anew, Tune's schedulers pause every other one that reports. That is right where
     members take turns. Where all run at once, it restarts the best ones for nothing.

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,10 +207,10 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
     Raises:
         UserError: another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     holder = folder / "delivery.pid"
     lock = FileLock(folder / "delivery.lock", timeout=0, thread_local=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         pid = holder.read_text() if holder.is_file() else "unknown"
@@ -219,5 +220,6 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
     except (OSError, NotImplementedError) as error:  # the run's own lock ensures one driver
         _log.warning("%s cannot be locked: %s", folder, error)
         return None
-    holder.write_text(str(os.getpid()))
+    with suppress(OSError):  # a full disk; only the message needs it
+        holder.write_text(str(os.getpid()))
     return lock

@@ -297,12 +297,12 @@ class Journal:
         """
         try:
             append(self.path, line)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a text that is not UTF-8 must not end a run either
             self.lose(error)
             return False
         return True
 
-    def lose(self, error: OSError) -> None:
+    def lose(self, error: Exception) -> None:
         """Count a line that could not be written."""
         self.lost += 1
         if self.lost == 1:

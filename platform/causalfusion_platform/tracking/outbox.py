@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from ..config.errors import UserError
 from ..data.manifest import Manifest
 from ..storage.run_layout import RunPaths
 from .journal import Journal
@@ -58,16 +59,21 @@ class Outbox:
             parameters: flattened configuration.
             tags: lineage.
             parent: id of the run that this one is a child of.
+
+        Raises:
+            UserError: the record cannot be written. The run must not begin without it.
         """
-        self.journal.add(
-            Create(
-                key=uuid.uuid4().hex,
-                experiment=experiment,
-                name=name,
-                parent=parent,
-                artifacts=artifacts.absolute(),
-            )
+        create = Create(
+            key=uuid.uuid4().hex,
+            experiment=experiment,
+            name=name,
+            parent=parent,
+            artifacts=artifacts.absolute(),
         )
+        if not self.journal.add(create):  # MLflow would take no other record of the run
+            raise UserError(
+                f"{self.journal.path} cannot be written\n  free space there, then give the same command"
+            )
         for some in batches(parameters):
             self.journal.add(Parameters(values=some))
         self.tags(tags)

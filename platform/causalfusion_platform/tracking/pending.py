@@ -22,6 +22,9 @@ from . import old_spool
 from .journal import StepReport
 from .records import RECORD, Create, Metrics, Record
 
+_CHUNK_BYTES = 1 << 20
+_ENOUGH = 50_000
+"""Waiting records in memory above which the journal is not read on."""
 _REPORT = "progress"
 _KINDS = ("create", "params", "tags", "metrics", "image", "artifact", "input", "status")
 
@@ -113,28 +116,46 @@ class Pending:
         return self.folder / "refused"
 
     def _read_cursor(self) -> _Cursor:
+        """Return the cursor, or the start of the journal if it is not at the end of a line of it.
+
+        A power cut may shorten a journal below its cursor. A second delivery changes nothing.
+        """
         try:
-            return _Cursor.model_validate_json(self._cursor_file.read_bytes())
-        except (OSError, ValidationError):  # a second delivery changes nothing
+            cursor = _Cursor.model_validate_json(self._cursor_file.read_bytes())
+            if cursor.offset:
+                with self.journal.open("rb") as file:
+                    file.seek(cursor.offset - 1)
+                    if file.read(1) != b"\n":
+                        return _Cursor()
+        except (OSError, ValidationError):
             return _Cursor()
+        return cursor
 
     def _read_on(self) -> None:
+        """Read the lines that follow, unless enough records wait: a long journal must not fill the memory."""
+        while len(self._items) < _ENOUGH and (lines := self._next_lines()):
+            for line in lines:
+                self._read_to += len(line)
+                record = _parse(line)
+                if record is None:
+                    continue
+                if isinstance(record, Create):  # a launch that ended without a state delivered nothing
+                    self._items.clear()
+                self._newest = max(self._newest + 1, round(record.time * 1000))
+                files = getattr(record, "files", None)
+                self._items.append(Item(record, self._newest, files and self.folder / files, self._read_to))
+
+    def _next_lines(self) -> list[bytes]:
+        """Return whole lines that follow, of about a chunk."""
         try:
             with self.journal.open("rb") as file:
                 file.seek(self._read_to)
-                content = file.read()
+                content = file.read(_CHUNK_BYTES)
+                while b"\n" not in content and (more := file.read(_CHUNK_BYTES)):  # a longer line
+                    content += more
         except FileNotFoundError:
-            return
-        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
-            self._read_to += len(line)
-            record = _parse(line)
-            if record is None:
-                continue
-            if isinstance(record, Create):  # a launch that ended without a state delivered nothing
-                self._items.clear()
-            self._newest = max(self._newest + 1, round(record.time * 1000))
-            files = getattr(record, "files", None)
-            self._items.append(Item(record, self._newest, files and self.folder / files, self._read_to))
+            return []
+        return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def _parse(line: bytes) -> Record | None:

@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 from tests.platform.tracking.recorded import waiting
 
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.shards import Rows
 from causalfusion_platform.storage.run_layout import JOURNAL_FILE
 from causalfusion_platform.tracking.outbox import Outbox
-from causalfusion_platform.tracking.records import Metrics
+from causalfusion_platform.tracking.records import Metrics, Tags
 
 
 def contents(folder: Path) -> list[dict[str, object]]:
@@ -185,3 +186,19 @@ def test_a_folder_that_cannot_be_made(own_folder: Path) -> None:
 def test_a_status_that_mlflow_does_not_have(own_folder: Path) -> None:
     with pytest.raises(ValueError, match="'DONE' is not one of"):
         Outbox(own_folder).finish("DONE")
+
+
+def test_a_run_does_not_begin_without_the_record_that_makes_it(own_folder: Path) -> None:
+    (own_folder / "journal.jsonl").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"journal\.jsonl cannot be written\n  free space"):
+        Outbox(own_folder).create("experiment", "run", artifacts=own_folder, parameters={}, tags={})
+
+
+def test_a_text_that_is_not_utf8_ends_nothing(own_folder: Path) -> None:
+    own_folder.mkdir(parents=True, exist_ok=True)
+    outbox = Outbox(own_folder)
+    outbox.tags({"path": "\udcff"})
+    outbox.tags({"later": "yes"})
+    (record,) = waiting(own_folder)
+    assert isinstance(record, Tags)
+    assert record.values == {"later": "yes"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from causalfusion_platform.tracking import pending as pending_module
 from causalfusion_platform.tracking.journal import Interval, Journal, Launched, StepReport
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.pending import Item, Pending
@@ -230,3 +231,38 @@ def test_an_ending_keeps_its_status(tmp_path: Path) -> None:
     (item,) = Pending(tmp_path).items()
     assert isinstance(item.record, Ending)
     assert item.record.status == "KILLED"
+
+
+def test_a_journal_that_is_shorter_than_its_cursor_is_read_anew(tmp_path: Path) -> None:
+    """As after a power cut. A second delivery changes nothing at MLflow, but a record passed over is lost."""
+    journal = Journal(tmp_path)
+    for images in (64, 128, 192):
+        journal.add(REPORT.model_copy(update={"images": images}))
+    pending = Pending(tmp_path)
+    moments = [item.moment for item in pending.items()]
+    pending.delivered(pending.items())
+    content = journal.path.read_bytes()
+    journal.path.write_bytes(content[: content.index(b"\n") + 1])
+    assert steps(Pending(tmp_path).items()) == [64]
+    journal.path.write_bytes(content[: len(content) - 20] + b"\n" + content)  # the cursor is within a line
+    again = Pending(tmp_path).items()
+    assert steps(again)[:2] == [64, 128]
+    assert [item.moment for item in again][:2] == moments[:2]
+    assert len(again) == 5
+
+
+def test_a_long_journal_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_module, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(pending_module, "_ENOUGH", 3)
+    journal = Journal(tmp_path)
+    wanted = []
+    for images in range(64, 64 * 20, 64):
+        journal.add(Launched(launch=1, host="here", pid=1))
+        journal.add(REPORT.model_copy(update={"images": images}))
+        wanted.append(images)
+    pending, found = Pending(tmp_path), list[int]()
+    while items := pending.items():
+        assert len(items) <= 3
+        found += steps(items[:2])
+        pending.delivered(items[:2])
+    assert found == wanted

@@ -21,8 +21,13 @@ def sync_run(run: RunFolder, *, seconds: float = 600) -> int:
     _ = run.started
     run.refuse_if_under_way()
     with run.lock():
-        state, ids = run.started, list[str]()
-        delivery = Delivery(run.root, state.tracking_uri, run_id=state.mlflow_run_id, on_run_id=ids.append)
+        state = run.started
+        delivery = Delivery(
+            run.root,
+            state.tracking_uri,
+            run_id=state.mlflow_run_id,
+            on_run_id=lambda run_id: run.keep(mlflow_run_id=run_id),
+        )
         waiting = delivery.pending()
         reason = answers(state.tracking_uri)
         if waiting and reason is not None:
@@ -31,10 +36,10 @@ def sync_run(run: RunFolder, *, seconds: float = 600) -> int:
                 f"  {waiting} records wait in {run.root}; give the same command when it is back"
             )
         delivery.start()
-        left = delivery.drain(seconds)
-        delivery.stop()
-        if ids:
-            run.keep(mlflow_run_id=ids[-1])
+        try:
+            left = delivery.drain(seconds)
+        finally:
+            delivery.stop()
         if left:
             raise UserError(f"{left} of {waiting} records could not be delivered: {delivery.state}")
         if delivery.refused():

@@ -89,6 +89,10 @@ def run_training(
         folder.lock(),
         stop_on_signals() as stop,
     ):
+        # Another launch may have come between the first look and the lock.
+        folder.check_config(experiment, allow_changes)
+        if folder.finished:
+            return Outcome(folder.read_summary(), already_finished=True)
         with stages.time("prepare"):
             store.clear_partial(folder.checkpoints)
             shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state: never read again

@@ -16,6 +16,7 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.runs.sync import sync_run
+from causalfusion_platform.tracking.delivery import Delivery
 from causalfusion_platform.tracking.outbox import Outbox
 
 MakeExperiment = Callable[..., Experiment]
@@ -106,3 +107,25 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)is no folder of a run.*causalfusion runs list"):
         sync_run(RunFolder(tmp_path / "none"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_delivery_remembers_the_run(
+    make_experiment: MakeExperiment, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its id no later delivery could go on: the record that makes the run is behind the cursor."""
+    run_dir = left_behind(make_experiment(), uri)
+    drain = Delivery.drain
+
+    def interrupted(delivery: Delivery, timeout_seconds: float) -> int:
+        assert drain(delivery, timeout_seconds) == 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Delivery, "drain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sync_run(RunFolder(run_dir), seconds=60)
+    monkeypatch.undo()
+    state = RunFolder(run_dir).state
+    assert state is not None
+    assert client(uri).get_run(state.mlflow_run_id).info.run_name == "mine"
+    Outbox(run_dir).tags({"later": "yes"})
+    assert sync_run(RunFolder(run_dir), seconds=60) == 1

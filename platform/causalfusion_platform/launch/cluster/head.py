@@ -28,9 +28,9 @@ class Head:
     address: str
     """URL of its dashboard."""
     token: str | None = field(repr=False)
-    """Bearer token it accepts; None if it asks for none."""
+    """Bearer token that it accepts, or None if it asks for none."""
     on_this_host: bool
-    """Whether the head runs on the submitting machine (and not behind a forwarded port)."""
+    """True if the head runs on the submitting machine, and not behind a forwarded port."""
 
 
 def resolve_address(option: str | None, environ: Mapping[str, str]) -> str:
@@ -52,7 +52,7 @@ def resolve_address(option: str | None, environ: Mapping[str, str]) -> str:
     try:
         url = urlsplit(address)
         valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # a port that is no number, or out of range
+    except ValueError:  # the port is not a number, or is out of range
         valid = False
     if not valid:
         raise UserError(
@@ -63,10 +63,12 @@ def resolve_address(option: str | None, environ: Mapping[str, str]) -> str:
 
 
 def find_head(address: str, environ: Mapping[str, str]) -> Head:
-    """Ask the dashboard at `address` who it is and whether it takes our token; answers or fails in seconds.
+    """Ask the dashboard at `address` for its version and whether it takes our token.
+
+    It answers or fails in seconds.
 
     Raises:
-        UserError: nothing answers, something else than Ray answers, or it refuses the token.
+        UserError: nothing answers, a server other than Ray answers, or Ray refuses the token.
     """
     status, body = _get(address, "/api/authentication_mode", None)
     needs_token = status == 200 and _json(body).get("authentication_mode", "disabled") != "disabled"
@@ -137,7 +139,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _names_this_host(address: str, token: str | None) -> bool:
-    """Whether the cluster counts this machine among its nodes; True if it does not say."""
+    """Return True if the cluster counts this machine among its nodes, or does not say."""
     _, body = _get(address, "/nodes?view=hostNameList", token)
     data = _json(body).get("data")
     names = data.get("hostNameList") if isinstance(data, dict) else None

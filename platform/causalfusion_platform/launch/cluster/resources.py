@@ -99,10 +99,10 @@ def training_resources(experiment: Experiment) -> tuple[Resources, Resources]:
 def check_training(experiment: Experiment, have: Resources) -> None:
     """Check that a cluster holds all workers of a training and, beside them, a task that reads data.
 
-    Ray would wait for more resources for ever, and say nothing.
+    Ray would wait for more resources for ever, without a message.
 
     Raises:
-        UserError: it does not; the message says how many workers fit.
+        UserError: it does not. The message says how many workers fit.
     """
     train, (worker, reader) = experiment.train, training_resources(experiment)
     need = worker * train.num_workers + reader
@@ -142,18 +142,18 @@ def trials_that_fit(experiments: Iterable[Experiment], have: Resources) -> int:
         fits.append(have.fits(worker * experiment.train.num_workers + reader + Resources.of(TRIAL_CPUS)))
     return max(
         1, min(fits)
-    )  # the trial's own process may be the one thing too many: Ray then runs one all the same
+    )  # the trial's own process may not fit beside the rest: Ray then runs one trial all the same
 
 
 def sampling_actors(wanted: int | None, have: Resources) -> tuple[int, int]:
     """Return the number of sampling actors, and the GPUs of each: 1 where there are GPUs.
 
     Args:
-        wanted: so many; None: as many as there are GPUs, or CPUs where there are none.
+        wanted: number of actors. None: one for each GPU, or for each CPU on a cluster without GPUs.
         have: resources of the cluster.
 
     Raises:
-        UserError: so many do not fit.
+        UserError: this number of actors does not fit.
     """
     cpus, gpus = have.cpus, int(have.gpus)
     fit = have.fits(Resources.of(SAMPLING_CPUS, 1 if gpus else 0))
@@ -169,10 +169,10 @@ def encoding_resources(encoders: int | None) -> PipelineResources:
     """Divide a cluster's CPUs and GPUs between reading and encoding, so that neither waits for ever for a CPU.
 
     Args:
-        encoders: so many; None: one per GPU, or one per node where there are no GPUs.
+        encoders: number of encoders. None: one per GPU, or one per node on a cluster without GPUs.
 
     Raises:
-        UserError: so many encoders do not fit.
+        UserError: this number of encoders does not fit.
     """
     nodes = [node for node in alive_nodes() if node.resources.get("CPU")]
     have = _sum(nodes)

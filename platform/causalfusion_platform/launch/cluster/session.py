@@ -28,7 +28,7 @@ def port_is_free(port: int) -> bool:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):  # in use, or no port number
+        except (OSError, OverflowError):  # in use, or not a port number
             return False
         return True
 
@@ -37,10 +37,10 @@ def port_is_free(port: int) -> bool:
 def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS (Ray sets it in a submitted job), or start a local Ray.
 
-    A local Ray is ended on the way out; a cluster, or a Ray that was already initialised here, is left as it is.
+    A local Ray is ended on the way out. A cluster, or a Ray that was already initialised here, is left as it is.
 
     Args:
-        object_store_bytes: size of a local Ray's object store; default: Ray's own choice.
+        object_store_bytes: size of a local Ray's object store. Default: Ray's own choice.
     """
     import ray
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CLUSTER_HOME = "/mnt/causalfusion"
-"""Where a cluster's nodes are expected to mount the folder that outlives jobs."""
+"""Path at which a cluster's nodes are expected to mount the folder that outlives jobs."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C here (128 + SIGINT); the job itself goes on."""
+"""Exit status after Ctrl-C here (128 + SIGINT). The job itself goes on."""
 STOPPED = 143
 """Exit status when someone stopped the job (128 + SIGTERM, the signal that `ray job stop` sends)."""
 
@@ -66,20 +66,20 @@ def submit_job(
 ) -> int:
     """Run `causalfusion ARGUMENTS` as a job of a Ray cluster and return the exit status to end with.
 
-    The job's log goes to stdout, everything else to stderr; without `wait`, stdout gets the job's id alone.
+    The job's log goes to stdout, everything else to stderr. Without `wait`, stdout gets the job's id alone.
 
     Args:
         arguments: command line of `causalfusion` without its first word, such as ["train", "quickstart"].
-        address: URL of the head's dashboard; None reads the environment, see `resolve_address`.
+        address: URL of the head's dashboard. None reads the environment, see `resolve_address`.
         working_dir: folder sent along, the job's current directory. A source checkout runs as it is sent.
-        home: the job's CAUSALFUSION_HOME; None: this directory for a head on this host, else CLUSTER_HOME.
-        job_id: the job's submission id, unique in the cluster; None lets Ray choose.
+        home: the job's CAUSALFUSION_HOME. None: this directory for a head on this host, else CLUSTER_HOME.
+        job_id: the job's submission id, unique in the cluster. None lets Ray choose.
         wait: follow the job to its end.
         environ: environment to read addresses and the token from.
 
     Returns:
         0 if the job succeeded, its driver's exit code if it failed (1 if Ray knows none), STOPPED if it was
-        stopped, INTERRUPTED if following was interrupted here; 0 once submitted without `wait`.
+        stopped, INTERRUPTED if following was interrupted here. Without `wait`: 0 once submitted.
 
     Raises:
         UserError: nothing to run, no Ray head at the address, no accepted token, or a refused job.
@@ -111,7 +111,7 @@ def entrypoint(arguments: Sequence[str]) -> str:
     """Return the shell command of the job.
 
     Raises:
-        UserError: there are no arguments, or they begin with an option (a misspelt one of `submit`).
+        UserError: no arguments are given, or they begin with an option (a misspelt one of `submit`).
     """
     if not arguments:
         raise UserError(
@@ -130,7 +130,7 @@ def check_working_dir(working_dir: Path) -> Path:
     """Return the absolute path of the folder to send.
 
     Raises:
-        UserError: it is no folder, or it is a home directory or the file system's root.
+        UserError: it is not a folder, or it is a home directory or the file system's root.
     """
     folder = working_dir.expanduser().absolute()
     if not folder.is_dir():
@@ -178,7 +178,7 @@ def runtime_env(working_dir: Path, head: Head, home: str) -> dict[str, Any]:
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether `folder` is a source checkout of this project."""
+    """Return True if `folder` is a source checkout of this project."""
     return all((folder / part).is_dir() for part in ("platform/causalfusion_platform", "models/causalfusion"))
 
 
@@ -213,7 +213,7 @@ def _connect(head: Head) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     for name in JOB_CLIENT_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)  # their steps are no news to the user
+        logging.getLogger(name).setLevel(logging.WARNING)  # the user does not need to know their steps
     headers = {"Authorization": f"Bearer {head.token}"} if head.token else None
     try:
         with _address_in_environment(head.address):
@@ -242,7 +242,7 @@ def _address_in_environment(address: str) -> Iterator[None]:
 
 
 def _follow(client: JobSubmissionClient, job: str, hints: str) -> int:
-    """Print the job's log until it has ended; a broken connection is taken up where it broke."""
+    """Print the job's log until it has ended. A broken connection is taken up where it broke."""
     printed, lost_since = 0, None
     while True:
         try:
@@ -264,7 +264,7 @@ def _follow(client: JobSubmissionClient, job: str, hints: str) -> int:
         time.sleep(_POLL_S)
     code = exit_status(str(details.status.value), details.driver_exit_code)
     if code and details.driver_exit_code is None and details.message:
-        _say(details.message)  # it never started: the reason is in no log
+        _say(details.message)  # it never started, so that no log holds the reason
     _say(f"job {job} {details.status.value.lower()}" + (f" with exit status {code}" if code else ""))
     return code
 

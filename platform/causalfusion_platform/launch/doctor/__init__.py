@@ -1,4 +1,7 @@
-"""`causalfusion doctor`: is all in order for an experiment to run here? Every check does the thing itself."""
+"""`causalfusion doctor`: checks that an experiment can run here. Every check tries the operation itself.
+
+`machine`, `storage`, `services` and `step` hold the checks, `check` the result of one. Open `diagnose` below first.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from .storage import check_disk, check_mlflow, check_shards, check_storage
 
 
 def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]:
-    """Make every check, one after the other; one that breaks off is a failure, and the others go on.
+    """Make every check, one after the other. One that breaks off is a failure, and the others go on.
 
     Args:
         experiment: what is to run.
-        ray_address: RAY_ADDRESS: the cluster that it is to run on; None: this machine.
+        ray_address: RAY_ADDRESS, the cluster that it is to run on. None: this machine.
     """
     elsewhere = ray_address not in (None, "local")
     checks: list[tuple[str, Callable[[], Check]]] = [

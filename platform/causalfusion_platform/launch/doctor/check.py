@@ -1,4 +1,4 @@
-"""What a check of the doctor found."""
+"""Result of one check of the doctor."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class Check:
     verdict: Verdict
     line: str
     advice: str = ""
-    """What to type or to change, if all is not well."""
+    """Command to type, or setting to change, after a warning or a failure."""

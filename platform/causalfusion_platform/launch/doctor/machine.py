@@ -1,4 +1,4 @@
-"""Is this machine fit: Python, packages, compiler, GPU, memory?"""
+"""Checks of this machine: Python, packages, compiler, GPU, memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..training.dry_run import planned_precision
 from .check import Check, Verdict
 
 PACKAGE = "causalfusion-platform"
-_LIBRARIES = 2**30  # what torch, Ray and DeepSpeed themselves take in a process
+_LIBRARIES = 2**30  # bytes that torch, Ray and DeepSpeed themselves take in a process
 
 
 def check_python(package: str = PACKAGE) -> Check:
@@ -58,7 +58,7 @@ def check_versions(package: str = PACKAGE) -> Check:
 
 
 def check_compiler(experiment: Experiment, names: tuple[str, ...] = ("c++", "g++", "clang++")) -> Check:
-    """Compile and run a program; torch.compile and DeepSpeed's own operators need it."""
+    """Compile and run a program: torch.compile and DeepSpeed's own operators need a compiler."""
     needed = experiment.train.compile
     verdict: Verdict = "FAIL" if needed else "warn"
     why = "train.compile needs one" if needed else "only train.compile and DeepSpeed's own operators need one"
@@ -80,7 +80,7 @@ def check_gpu(experiment: Experiment, *, elsewhere: bool) -> Check:
     """Multiply on a GPU.
 
     Args:
-        experiment: whether it wants GPUs.
+        experiment: says if GPUs are wanted.
         elsewhere: the workers run on a cluster, not here.
     """
     wanted = experiment.train.gpus_per_worker
@@ -102,12 +102,12 @@ def check_gpu(experiment: Experiment, *, elsewhere: bool) -> Check:
 
 
 def check_memory(experiment: Experiment, *, elsewhere: bool, available: float | None = None) -> Check:
-    """Compare the estimate for each ZeRO stage with the memory there is.
+    """Compare the estimate for each ZeRO stage with the free memory.
 
     Args:
         experiment: model, batch, workers.
         elsewhere: the workers run on a cluster, whose memory is not known here.
-        available: bytes for all workers of this machine, or of one GPU; None: what is free now.
+        available: bytes for all workers of this machine, or of one GPU. None: what is free now.
     """
     train, precision = experiment.train, planned_precision(experiment)
     gpu = train.gpus_per_worker > 0
@@ -133,7 +133,7 @@ def check_memory(experiment: Experiment, *, elsewhere: bool, available: float | 
 
 
 def available_memory() -> float:
-    """Return the bytes that processes may still take: what is free, within the limit of this container."""
+    """Return the bytes that processes may still take: the free memory, within the limit of this container."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     group = Path("/sys/fs/cgroup")

@@ -1,4 +1,4 @@
-"""Is Ray safe and reachable: its token, the ports, the cluster?"""
+"""Checks that Ray is safe and reachable: its token, the ports, the cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .check import Check
 
 TOKEN = Path.home() / ".ray" / "auth_token"
 PORTS: tuple[tuple[int, str], ...] = ((5000, "causalfusion ui --port 5001"),)
-"""(port, what to do if it is taken): a local Ray takes any free ones."""
+"""Pairs of a port and the remedy if it is taken. A local Ray takes any free ports."""
 
 _JOIN = """
 import json, sys, ray
@@ -29,7 +29,7 @@ print(json.dumps([have.cpus, have.gpus]))
 
 
 def check_token(token: Path = TOKEN) -> Check:
-    """See that nobody else can read the token, which opens the whole cluster."""
+    """Check that nobody else can read the token, which opens the whole cluster."""
     try:
         mode = stat.S_IMODE(token.stat().st_mode)
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def check_token(token: Path = TOKEN) -> Check:
 
 
 def check_ports(ports: Sequence[tuple[int, str]] = PORTS) -> Check:
-    """See that the ports that commands listen on are free."""
+    """Check that the ports that commands listen on are free."""
     taken = [(port, advice) for port, advice in ports if not port_is_free(port)]
     if taken:
         listed = ", ".join(str(port) for port, _ in taken)
@@ -53,7 +53,7 @@ def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0
 
     Args:
         experiment: its workers.
-        address: RAY_ADDRESS; None or `local`: a Ray of its own is started for each run.
+        address: RAY_ADDRESS. None or `local`: a Ray of its own is started for each run.
         seconds: longest wait for an answer.
     """
     if address is None or address == "local":

@@ -1,4 +1,4 @@
-"""One training step of an experiment in a process of its own, so that a crash is a finding and not the end."""
+"""One training step of an experiment in a process of its own, so that a crash is a failed check."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[st
     """Build the real engine, and make one step on two rows of noise.
 
     Args:
-        experiment: its model, objective, optimizer and engine; the tiny model where its own does not fit here.
+        experiment: its model, objective, optimizer and engine. The tiny model replaces one that does not fit here.
         seconds: time limit.
-        command: what is run with the experiment on its input; None: `step` of this module.
+        command: command that gets the experiment on its input. None: `step` of this module.
     """
     small, note = _small(experiment)
     command = command or (sys.executable, "-m", __spec__.name)
@@ -78,7 +78,7 @@ def step(experiment: Experiment) -> dict[str, Any]:
     """Make the step in this process.
 
     Returns:
-        loss, seconds of the step, precision, bytes at their most, and whether weights and loss are finite.
+        loss, seconds of the step, precision, peak memory in bytes, and whether weights and loss are finite.
     """
     gpu = experiment.train.gpus_per_worker > 0
     device = torch.device("cuda" if gpu else "cpu")
@@ -110,7 +110,7 @@ def step(experiment: Experiment) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read an experiment, make its step, print what came of it: one line of JSON."""
+    """Read an experiment, make its step, and print the result as one line of JSON."""
     experiment = Experiment.model_validate_json(sys.stdin.read())
     try:
         found = step(experiment)

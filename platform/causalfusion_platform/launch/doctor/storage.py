@@ -1,4 +1,4 @@
-"""Is there room for what a run writes, and is what it reads whole: folder of runs, shards, MLflow's store?"""
+"""Checks of storage: the folder of runs, free space, the shards, MLflow's store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def nearest(folder: Path) -> Path:
 
 
 def check_storage(experiment: Experiment) -> Check:
-    """Write where the run will write: a file to the disk itself, read back, renamed over another, removed."""
+    """Write a file where the run will write. It is synced to disk, read back, renamed over another, and removed."""
     place = nearest(experiment.runs)
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as name:
@@ -62,7 +62,7 @@ def check_disk(experiment: Experiment) -> Check:
 
 
 def check_shards(experiment: Experiment) -> Check:
-    """Compare every shard's size, header and rows with the manifest; hashes are compared when a run starts."""
+    """Compare every shard's size, header and rows with the manifest. Hashes are compared when a run starts."""
     data = experiment.data
     if data.prepare and not (data.path / MANIFEST_FILE).is_file():
         return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")

@@ -39,7 +39,7 @@ def read_numbers(text: str) -> list[int]:
 def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: list[int], num: int) -> Path:
     """Write plane.png, ar_step_sizes.png, loss_by_step.png and analysis.json into `out`, and return it.
 
-    The loss is that of the images that the run was trained on: the bundled digits have no others.
+    The loss is measured on the training images, since the bundled digits have no others.
 
     Raises:
         UserError: no run, no weights, latents that are not pixels, or steps that do not fit the model.
@@ -122,7 +122,7 @@ def _plane(
 def _losses(
     experiment: Experiment, model: Model, data: Batch, out: Path, ar_steps: list[int]
 ) -> dict[str, list[float]]:
-    """Draw the loss of each AR step; return it by S."""
+    """Draw the loss of each AR step, and return it by S."""
     losses = losses_by_step(model, data, experiment.diffusion, ar_steps, experiment.seed + 1)
     loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
     return {str(steps): loss for steps, loss in losses.items()}

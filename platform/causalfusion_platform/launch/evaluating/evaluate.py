@@ -33,12 +33,12 @@ _PICTURED = 10
 
 @dataclass(frozen=True)
 class PlanePoint:
-    """A place of the plane; what is None is as the run samples."""
+    """Place of the plane. A field that is None is as the run samples."""
 
     ar_steps: int | None = None
     """S_eval"""
     diffusion_steps: int | None = None
-    """T, of each AR step"""
+    """T of each AR step"""
     guidance_scale: float | None = None
     """Classifier-free guidance"""
 
@@ -54,23 +54,23 @@ class PlanePoint:
 
 
 def plane_points(ar_steps: Sequence[int], steps: Sequence[int], cfg: Sequence[float]) -> list[PlanePoint]:
-    """Return every combination; an empty list stands for the run's own value."""
+    """Return every combination. An empty list stands for the run's own value."""
     axes: list[list[Any]] = [list(axis) or [None] for axis in (ar_steps, steps, cfg)]
     return [PlanePoint(*values) for values in itertools.product(*axes)]
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was measured at one place."""
+    """Measurement at one place."""
 
     plan: SamplePlan
     metrics: dict[str, float]
     path: Path
-    """The file that says so."""
+    """File of the measurement."""
     measured_now: bool
     """False: an earlier call had measured it."""
     first: Pixels | None
-    """Its first samples (n, H, W, 3), for pictures; None: they are not at hand."""
+    """Its first samples (n, H, W, 3), for pictures, or None if they are not at hand."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -92,23 +92,23 @@ def evaluate(
     keep_samples: bool = True,
     show: GeneratingSink = lambda _: None,
 ) -> list[Evaluated]:
-    """Generate and measure samples at each place; what is measured already is not done again.
+    """Generate and measure samples at each place that has not been measured before.
 
     Args:
         request: the checkpoint, and what all places share.
         cells: the places.
-        measuring: what measures.
-        generators: who generates.
-        keep_samples: leave the samples where they are; else they are removed once they are measured.
+        measuring: extractor and reference.
+        generators: these make the samples.
+        keep_samples: keep the samples. Else they are removed once they are measured.
         show: called with progress of generating.
 
     Raises:
-        UserError: something given is wrong.
-        StoppedRun: a signal came; the same call goes on.
+        UserError: an argument is wrong.
+        StoppedRun: a signal came. The same call goes on.
     """
     requests = [dataclasses.replace(request, settings=[*request.settings, *cell.settings]) for cell in cells]
     for one in requests:
-        plan_set(one)  # faults are found before hours go into the first places
+        plan_set(one)  # finds faults before hours go into the first places
     return [_evaluate_one(one, measuring, generators, keep_samples, show) for one in requests]
 
 
@@ -127,7 +127,7 @@ def _evaluate_one(
     known = _read(path, origin)
     if known is not None:
         return Evaluated(plan, known, path, measured_now=False, first=_read_first(pictured))
-    there = (folder / NPZ_FILE).is_file()  # somebody has generated this very set, and may want it still
+    there = (folder / NPZ_FILE).is_file()  # an earlier call generated this set, and its user may still want it
     made = run_generate(request, generators, show=show)
     labels = asked_labels(plan.labels, plan.num, plan.class_list, plan.seed)
     metrics = measuring.measure(made.npz, labels)

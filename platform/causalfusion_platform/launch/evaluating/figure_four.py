@@ -1,4 +1,4 @@
-"""What Figure 4b and c show: how large the AR steps of training are, and what a model loses at each of them."""
+"""Figures 4b and 4c: sizes of the AR steps of training, and the loss of a model at each of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...data.read import Batch
 from ...report.figures import step_size_figure
 
 _SPLITS_DRAWN = 2000
-# Orders, times and noises that each image is seen with: one leaves the loss of few tokens noisy.
+# Orders, times and noises drawn for each image: one draw leaves the loss of few tokens noisy.
 _LOSS_DRAWS = 8
 
 
 def draw_step_sizes(tokens: int, gammas: Iterable[float], seed: int, path: Path) -> dict[str, list[float]]:
-    """Draw the laws of |κ| for several γ and what training draws (Figure 4b); return the laws, (L,) each, by γ."""
+    """Draw the laws of |κ| for several γ and the draws of training (Figure 4b). Return the laws (L,) by γ."""
     ordered = sorted(set(gammas), reverse=True)
     laws = {gamma: step_size_law(tokens, gamma).tolist() for gamma in ordered}
     counts = {gamma: sampled_step_sizes(tokens, gamma, _SPLITS_DRAWN, seed).tolist() for gamma in ordered}

@@ -1,4 +1,4 @@
-"""What samples are measured with: an extractor, the real images in its space, and the training set's features."""
+"""Measuring samples: an extractor, the real images in its space, and the training set's features."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ...sampling.grid import to_pixels
 
 DIGITS = "digits_cnn"
 _JUDGE_SEED, _JUDGE_EPOCHS = 0, 30
-"""The same judge for every run on a data set: its features are the space that runs are compared in."""
+"""The same extractor for every run on a data set: runs are compared in the space of its features."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Measuring:
     extractor: Extractor
     reference: Reference
     training: Tensor | None
-    """Pool features of all training images, for memorization; None: not known."""
+    """Pool features of all training images, for memorization, or None if they are not known."""
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Space, SHA-256 of the weights, and what the reference is of."""
+        """Space, SHA-256 of the weights, and origin of the reference."""
         return provenance(self.extractor, self.reference)
 
     def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
@@ -56,18 +56,18 @@ class Measuring:
 def open_measuring(
     extractor: str, reference: Path | None, data: Path | None, *, checked: CheckedShards | None = None
 ) -> Measuring:
-    """Open what a command or a table names.
+    """Open the extractor and the reference that a command or a table names.
 
     Args:
-        extractor: `digits_cnn`, a classifier trained on the data set itself, whose latents must be pixels; or as
-            `open_extractor` takes it.
-        reference: statistics or images of the real data set, a .npz of ADM or of `write_reference`; None: the
+        extractor: `digits_cnn`, a classifier trained on the data set itself, whose latents must be pixels.
+            Others are as `open_extractor` takes them.
+        reference: statistics or images of the real data set, a .npz of ADM or of `write_reference`. None: the
             images of `data`.
-        data: shards that the model was trained on; None: not known.
-        checked: what an earlier check of these shards found.
+        data: shards that the model was trained on. None: not known.
+        checked: an earlier check of these shards.
 
     Raises:
-        UserError: something is missing or does not fit.
+        UserError: a file is missing or does not fit.
     """
     pixels = None if data is None else _pixels(data, checked)
     if extractor == DIGITS:

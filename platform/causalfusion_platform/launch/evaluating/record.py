@@ -1,4 +1,4 @@
-"""What is kept of an evaluation: its table, pictures of its samples, and both on the run's page in MLflow."""
+"""Results of an evaluation: its table, pictures of its samples, and both on the run's page in MLflow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _shown(place: dict[str, Any]) -> list[Any]:
 
 
 def sample_planes(results: Sequence[Evaluated]) -> dict[str, Image.Image]:
-    """Draw the first samples of every place, S down and T across: a picture a guidance scale, by its name."""
+    """Draw the first samples of every place, S down and T across. Return a picture per guidance scale, by name."""
     places: dict[str, dict[tuple[str, str], Pixels]] = {}
     for result in results:
         steps, times, guidance = map(str, _shown(result.place))
@@ -49,7 +49,7 @@ def sample_planes(results: Sequence[Evaluated]) -> dict[str, Image.Image]:
 
 
 def charts(result: Evaluated) -> dict[str, float]:
-    """Return the metrics of a place as MLflow shows them: a group of charts a metric, in it a chart a place."""
+    """Return the metrics of a place as MLflow shows them: a group of charts per metric, with a chart per place."""
     values = zip(("S", "T", "cfg"), _shown(result.place), strict=True)
     where = "-".join(f"{key}{value}" for key, value in values).replace("+", "_")  # MLflow allows no +
     return {f"eval/{name}/{where}": value for name, value in result.metrics.items()}
@@ -59,10 +59,10 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
     """Write the table and the samples of an evaluation beside its files, and into the run's page in MLflow.
 
     Returns:
-        The table's path; None if the weights are of no run.
+        The table's path, or None if the weights do not belong to a run.
 
     Raises:
-        UserError: MLflow does not take it; the table is written all the same.
+        UserError: MLflow does not take it. The table is written all the same.
     """
     found = find_weights(checkpoint)
     if found.run is None or (run := RunFolder(found.run)).state is None:
@@ -78,7 +78,7 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
     for name, picture in pictures.items():
         picture.save(path.with_name(f"{name}.png"))
     if run.is_under_way():
-        return path  # its own process delivers; the table waits in the folder
+        return path  # its own process delivers, and the table waits in the folder
     outbox = run.outbox
     outbox.reopen()
     new = [result for result in results if result.measured_now]
@@ -94,6 +94,6 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
 
 
 def _images(weights: Path) -> int:
-    """Return the images that the weights had seen, by the name of their checkpoint; 0 for others."""
+    """Return the images that the weights had seen, by the name of their checkpoint, or 0 for others."""
     _, _, number = weights.parent.name.partition("images-")
     return int(number) if number.isdecimal() else 0

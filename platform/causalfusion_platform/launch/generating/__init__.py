@@ -1,5 +1,5 @@
 """Generating a sample set on Ray workers, restartable.
 
-`request` checks what is asked for, `actors` hold models on the workers, `generate` runs the set. Open `generate`
+`request` checks and plans the set, `actors` holds models on the workers, `generate` makes the set. Open `generate`
 first.
 """

@@ -30,9 +30,9 @@ Take = Callable[[SamplePart], None]
 """Called with a part that has been written."""
 
 _LOSSES = 3
-"""Workers lost with one part, or at the start of one actor, that end it."""
+"""Number of workers lost with one part, or at the start of one actor, that ends the generation."""
 _START_SECONDS = 1800.0
-"""Longest wait for a first worker: weights may have to come over a slow network."""
+"""Longest wait for a first worker, in seconds: weights may have to come over a slow network."""
 _POLL_SECONDS = 0.5
 
 
@@ -40,27 +40,27 @@ class Generators(Protocol):
     """Makes the parts of any number of sample sets, one set after the other."""
 
     began: float
-    """When the first part of the newest set was begun, by `time.perf_counter`: models were loaded by then."""
+    """Start of the first part of the newest set, by `time.perf_counter`: models were loaded by then."""
 
     def start(self) -> None:
-        """Start what makes the parts; nothing if that has been done.
+        """Start the processes that make the parts, unless they are started.
 
         Raises:
             UserError: it does not fit on the cluster.
         """
 
     def make(self, plan: SamplePlan, folder: Path, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
-        """Make parts, in any order; on request stop after those that are under way.
+        """Make parts, in any order. On request, stop after those that are under way.
 
         Args:
             plan: the plan of the set.
-            folder: the set's folder, into which the parts are written.
+            folder: the set's folder, to which the parts are written.
             parts: numbers of those to make.
             take: called with each part as soon as it is written.
             stop: requests to stop.
 
         Raises:
-            UserError: something given is wrong, or workers are lost again and again.
+            UserError: an argument is wrong, or workers are lost again and again.
         """
 
 
@@ -83,15 +83,15 @@ class LocalGenerator:
 
 
 class RayGenerators:
-    """Actors of Ray, each with a model; Ray is started, and ended, if there is none yet.
+    """Ray actors, each with a model. A local Ray is started and ended unless one is there.
 
     Each actor writes its parts itself, so the set's folder must lie on storage that all nodes share. Ray starts a
-    lost actor again. Its part goes to the actor that is free first: Ray's own retry would wait for the same actor,
-    also where the node is gone for good.
+    lost actor again, and its part goes to the actor that is free first. Ray's own retry would wait for the same
+    actor, even if its node is gone for good.
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        """Take the number of actors; default: one a GPU, or one a CPU where there are no GPUs."""
+        """Take the number of actors. Default: one per GPU, or one per CPU on a cluster without GPUs."""
         self.wanted = workers
         self.count = self.gpus = 0
         self.began = 0.0
@@ -169,7 +169,7 @@ class RayGenerators:
             num_cpus=SAMPLING_CPUS,
             num_gpus=self.gpus,
             max_restarts=-1,
-            # Of the actor, not of `open` alone: calls to an actor that is being restarted would fail at once.
+            # For all calls, not for `open` alone: calls to an actor that is being restarted would fail at once.
             max_task_retries=_LOSSES - 1,
         )
         return actor.remote("cuda" if self.gpus else "cpu")
@@ -183,7 +183,7 @@ class SamplingActor:
         self.maker: PartMaker | None = None
 
     def open(self, plan: SamplePlan, folder: Path) -> None:
-        """Load the model of a plan, unless it is there.
+        """Load the model of a plan, unless it is loaded.
 
         Raises:
             UserError: model or folder are not here as they are in the driver.
@@ -212,7 +212,7 @@ def _died_again(error: RayError, task: str) -> UserError:
 
 
 def _fault_in(error: RayTaskError, plan: SamplePlan) -> Exception:
-    """Return what is to be raised for what a worker raised."""
+    """Return the error to raise in the driver for an error of a worker."""
     fault = user_error_in(error)
     if fault is not None:
         return fault
@@ -231,5 +231,5 @@ def _task(part: int, plan: SamplePlan) -> str:
 
 
 def _end(actor: Any) -> None:
-    with contextlib.suppress(RayError, ValueError):  # it may be gone, and so may Ray
+    with contextlib.suppress(RayError, ValueError):  # the actor may be gone, and so may Ray
         ray.kill(actor)

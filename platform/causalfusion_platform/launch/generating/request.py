@@ -1,4 +1,4 @@
-"""From what is asked for to the plan of a sample set, with everything checked that could be wrong with it."""
+"""Request for a sample set, its checks, and its plan."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _PACKAGES = ("torch", "diffusers", "causalfusion-platform")
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """What is to be generated; what is None is as the checkpoint's run does it."""
+    """Request for a sample set. A field that is None is as the checkpoint's run does it."""
 
     checkpoint: Path
     """Folder of weights, of a checkpoint, or of a run (its newest checkpoint)."""
     num: int
     """Number of samples."""
     sampling: SamplingConfig | None = None
-    """Where on the plane; default: the run's, or that of the paper where there is no run."""
+    """Place on the plane. Default: the run's, or the paper's for weights without a run."""
     settings: Sequence[str] = ()
     """`key=value` changes of it."""
     seed: int | None = None
     """Default: the run's, or 0."""
     labels: LabelsRule = "balanced"
     classes: str | None = None
-    """Such as 0,2,7 or 0-9; default: all."""
+    """Such as 0,2,7 or 0-9. Default: all."""
     uint8: Uint8Rule = "round"
     precision: Precision = "fp32"
     batch_size: int | None = None
-    """Samples that go through the model together; default: the run's `evaluation.batch_size`, or 64."""
+    """Samples that go through the model together. Default: the run's `evaluation.batch_size`, or 64."""
     vae: str | None = None
     """As `open_autoencoder` takes it."""
     out: Path | None = None
@@ -81,10 +81,10 @@ class GenerateRequest:
 
 
 def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
-    """Return the plan of what is asked for, and its folder; nothing is written.
+    """Return the plan of the set and its folder, without writing anything.
 
     Raises:
-        UserError: something is wrong, or does not fit the model.
+        UserError: the request is wrong, or does not fit the model.
     """
     found = find_weights(request.checkpoint)
     if request.out is None and found.run is None:
@@ -128,7 +128,7 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
 
 
 def _read_classes(text: str | None, model: ModelConfig) -> tuple[int, ...] | None:
-    """Return the classes named, None for all in turn, which is the same plan as none being named."""
+    """Return the classes named, or None for all in turn, which is also the plan without names."""
     if text is None:
         return None
     classes = tuple(parse_classes(text, model.num_classes))
@@ -153,7 +153,7 @@ def _read_diffusion(folder: Path) -> DiffusionConfig:
 
 
 def _check_fits(model: ModelConfig, sampling: SamplingConfig, diffusion: DiffusionConfig, seed: int) -> None:
-    """See that a model can be sampled in this way.
+    """Check that a model can be sampled in this way.
 
     Raises:
         UserError: it cannot.

@@ -27,15 +27,15 @@ from .rows import Reproduction, trial_name
 _GAMMAS = (1.0, 0.95, 0.9, 0.8)
 _AR_STEPS = (2, 4, 8, 16, 64, 256)
 _IMAGES = 2048
-"""Training images whose loss is drawn: of a large data set some are enough."""
+"""Training images whose loss is drawn: a part of a large data set is enough."""
 _LAST = 0.25
-"""Share of a training whose mean loss is named."""
+"""Last share of a training over which the mean loss is taken."""
 
 
 def draw_more(
     reproduction: Reproduction, first: Mapping[tuple[str, str, int], Pixels], folder: Path
 ) -> list[Picture]:
-    """Draw figures into a folder, each a file by its title; return them for the page.
+    """Draw figures into a folder, each a file by its title, and return them for the page.
 
     Args:
         reproduction: the table.
@@ -89,7 +89,7 @@ def _losses(reproduction: Reproduction, folder: Path) -> list[Picture]:
 
 
 def loss_curve(run: RunFolder) -> Curve:
-    """Return images seen and losses, from a run's journal; of steps that were made twice, the later ones."""
+    """Return images seen and losses, from a run's journal. Of steps made twice, the later ones count."""
     found = {event.images: event.loss for event in run.journal.events() if isinstance(event, StepReport)}
     return list(found), list(found.values())
 

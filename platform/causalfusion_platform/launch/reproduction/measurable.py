@@ -1,4 +1,4 @@
-"""Before a table is trained: whether its rows can be measured at all. Weeks of GPUs come between."""
+"""Checks, before a table is trained, that its rows can be measured. Weeks of GPU time come between."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .rows import Reproduction, trial_name
 
 
 def check_measurable(reproduction: Reproduction) -> None:
-    """Open what the rows that are asked for are measured with: autoencoders, extractor and references.
+    """Open the autoencoders, extractor and references that measure the rows asked for.
 
     Raises:
-        UserError: something is not there, does not fit, or rows of two image sizes would share a reference.
+        UserError: one of them is missing, does not fit, or rows of two image sizes would share a reference.
     """
     sizes: dict[str | None, dict[int, Row]] = {}
     for row in reproduction.rows:

@@ -1,4 +1,4 @@
-"""Reproduce a table of the paper: train its rows with each seed, measure every column, judge its claims."""
+"""Reproduce a table of the paper: train its rows with each seed, measure every column, test its claims."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ REPORT_FOLDER = "report"
 
 
 def reproduce(reproduction: Reproduction, display: SweepDisplay) -> PaperReport:
-    """Train what has not finished, measure what has not been measured, and write the report.
+    """Train and measure the rows that earlier launches left, and write the report.
 
     Raises:
-        UserError: something given is wrong; nothing was started.
-        StoppedRun: a signal came; the same call goes on.
+        UserError: an argument is wrong. Nothing was started.
+        StoppedRun: a signal came. The same call goes on.
     """
     table, job = reproduction.table, reproduction.job
     check_measurable(reproduction)
@@ -79,7 +79,7 @@ class _AllMeasured:
     first: dict[tuple[str, str, int], Pixels] = field(default_factory=dict)
     """The first samples there."""
     spaces: dict[str, str] = field(default_factory=dict)
-    """Metric → what it was measured with."""
+    """Metric → its extractor and reference."""
 
 
 def _measure(reproduction: Reproduction) -> _AllMeasured:
@@ -104,7 +104,7 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
                 )
             measuring = opened[reference, experiment.data.path]
             places = _places(experiment, table.columns)
-            # By this row's own settings: the run may be another row's that is sampled differently.
+            # By this row's own settings: the run may stand for another row that is sampled differently.
             request = GenerateRequest(
                 checkpoint=run.root,
                 num=plan.samples,
@@ -138,7 +138,7 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
 
 
 def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, PlanePoint]:
-    """Return where each column is measured: column → place. A DiT has no AR steps, so of S there is only 1."""
+    """Return the place of each column: column → place. A DiT does not have AR steps, so that S is 1."""
     dit = experiment.model.architecture == "dit"
     return {
         column.name: PlanePoint(ar_steps=None if dit else column.ar_steps, guidance_scale=column.guidance_scale)
@@ -170,7 +170,7 @@ def _seconds(run: RunFolder) -> float | None:
     total, began, last = 0.0, None, 0.0
     for event in run.journal.events():
         if isinstance(event, Launched):
-            total += last - began if began is not None else 0.0  # it was killed: its last word counts
+            total += last - began if began is not None else 0.0  # it was killed: its last event counts
             began = event.time
         elif isinstance(event, Ended) and began is not None:
             total, began = total + event.time - began, None

@@ -1,4 +1,4 @@
-"""A table of the paper as runs: which experiments, with which seeds, and where each of them lies."""
+"""A table of the paper as runs: the experiments, their seeds, and their folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..runs.folder import RunFolder
 from ..sweeping.job import SweepJob
 from ..sweeping.trials import Trial, compose_trial
 
-# What does not decide what is trained: rows of two tables that differ in these only are one run.
+# Keys that do not change the training: rows of two tables that differ in these only are one run.
 _NOT_TRAINED = ("name", "description", "runs", "tracking", "sweep", "supervision", "evaluation", "sampling")
 
 
@@ -34,7 +34,7 @@ class Reproduction:
     rows: tuple[Row, ...]
     """Those that are asked for."""
     experiments: Mapping[str, Experiment]
-    """Trial → its experiment; also of those that other runs stand for."""
+    """Trial → its experiment, also for trials that other runs stand for."""
     elsewhere: Mapping[str, Path]
     """Trial → folder of the run that stands for it: it is trained with the very same settings."""
     extractor: str
@@ -52,7 +52,7 @@ class Reproduction:
 
     @property
     def plan(self) -> ScalePlan:
-        """What the table plans at this scale."""
+        """Plan of the table at this scale."""
         return self.table.plan(self.scale)
 
     def runs(self) -> Iterator[tuple[Row, int, RunFolder]]:
@@ -62,7 +62,7 @@ class Reproduction:
                 yield row, seed, RunFolder(self.run_dir(row, seed))
 
     def label(self, row: Row) -> str:
-        """Return what the paper calls a row, or what it is at digits scale."""
+        """Return the paper's name of a row, or its description at digits scale."""
         return (row.digits_label if self.scale == "digits" else None) or row.label
 
     def run_dir(self, row: Row, seed: int) -> Path:
@@ -72,10 +72,10 @@ class Reproduction:
 
 
 class ByRow:
-    """What is given once for all rows, or for one: `VALUE`, `ROW=VALUE`."""
+    """Option given once for all rows, or for one: `VALUE`, `ROW=VALUE`."""
 
     def __init__(self, option: str, given: Sequence[str], rows: Sequence[str]) -> None:
-        """Read what was given.
+        """Read the values of an option.
 
         Args:
             option: its name, for messages.
@@ -94,7 +94,7 @@ class ByRow:
             self.values[key] = value
 
     def of(self, row: Row) -> str | None:
-        """Return what holds for a row, if anything."""
+        """Return the value for a row, or None."""
         return self.values.get(row.file, self.values.get(None))
 
 
@@ -115,21 +115,21 @@ def reproduction_of(
     vaes: Sequence[str] = (),
     command: str = "",
 ) -> Reproduction:
-    """Return a table as runs; nothing is started.
+    """Return a table as runs, without starting anything.
 
     Args:
         name: of the table, such as `table3a`.
         scale: `digits` or `paper`.
-        rows: files of rows; none: all.
-        seeds: seeds; none: those that the table plans.
+        rows: files of rows. Empty: all.
+        seeds: seeds. Empty: those that the table plans.
         overrides: `key=value` changes of every row.
-        extractor: what measures; default: `digits_cnn` at digits scale. At paper scale it must be given.
+        extractor: name or path. Default: `digits_cnn` at digits scale. At paper scale it must be given.
         references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
-        vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row; none: latents are pixels.
+        vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row. Empty: latents are pixels.
         command: the command, as it was given.
 
     Raises:
-        UserError: no such table, scale or row, a row is not a valid experiment, or no extractor at paper scale.
+        UserError: an unknown table, scale or row, an invalid experiment, or no extractor at paper scale.
     """
     table = load_table(name)
     plan = table.plan(scale)
@@ -162,7 +162,7 @@ def reproduction_of(
     ]
     elsewhere = twins(trials, sweep.experiment)
     assert sweep.experiment.sweep is not None
-    # A trial that another one of this launch stands for is not run; where a finished run does, its result is taken.
+    # A trial that another one of this launch stands for is not run. The result of a finished run is taken over.
     folders = {sweep.experiment.run_dir / trial.name for trial in trials}
     own = [trial for trial in trials if elsewhere.get(trial.name) not in folders]
     job = SweepJob(sweep, sweep.experiment.sweep, own, dict(elsewhere), anew="runs=FOLDER")
@@ -221,10 +221,10 @@ def _trial(
 
 
 def twins(trials: Sequence[Trial], sweep: Experiment) -> dict[str, Path]:
-    """Return which trials another run stands for: trial → its folder.
+    """Return the trials that another run stands for: trial → its folder.
 
-    It is trained with the very same settings, and perhaps sampled differently: a finished run of this table or of
-    another one beside it, whether it is asked for now or not, or else another trial of these.
+    That run is trained with the same settings, and perhaps sampled differently. It is a finished run of this table
+    or of another one beside it, asked for now or not. Failing that, it is another of these trials.
     """
     groups: dict[str, list[str]] = {}
     for trial in trials:
@@ -248,7 +248,7 @@ def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list
         run = RunFolder(state_file.parent)
         try:
             experiment = run.experiment
-        except UserError:  # of another version, or damaged: not ours to judge
+        except UserError:  # another version wrote it, or it is damaged: it cannot be compared
             continue
         if experiment is None or not run.finished:
             continue

@@ -1,11 +1,14 @@
-"""How a run ends without having finished, for the one who typed the command and for what schedules it."""
+"""Exit statuses and errors of a run that ends without having finished, for users and for schedulers."""
 
 from __future__ import annotations
 
 GAVE_UP = 3
-"""Exit status: faults did not stop, or training diverged; the message is the diagnosis."""
+"""Exit status: faults did not stop, or training diverged. The message is the diagnosis."""
 STOPPED = 75
-"""Exit status: stopped by a signal or a preemption, with a checkpoint; the same command continues (EX_TEMPFAIL)."""
+"""Exit status (EX_TEMPFAIL): stopped by a signal or a preemption, with a checkpoint.
+
+The same command continues the run.
+"""
 
 
 class NotFinished(Exception):

@@ -1,4 +1,4 @@
-"""Find runs on disk, and read all that their folders say of them."""
+"""Find runs on disk, and read their folders."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def find_run(name: str, runs: Path | None = None) -> RunFolder:
     """Return a run from its name, or from a path.
 
     Args:
-        name: a name below the folder of runs, such as `quickstart` or a sweep's `gamma/trial-3`; or a path.
-        runs: the folder of runs; None: `runs` below CAUSALFUSION_HOME.
+        name: a path, or a name below the folder of runs, such as `quickstart` or a sweep's `gamma/trial-3`.
+        runs: the folder of runs. None: `runs` below CAUSALFUSION_HOME.
 
     Raises:
-        UserError: there is no such run; the message names the nearest ones.
+        UserError: the run does not exist. The message names the nearest ones.
     """
     folder = home() / (runs or "runs")
     for candidate in (folder / name, home() / name):
@@ -63,7 +63,7 @@ def find_run(name: str, runs: Path | None = None) -> RunFolder:
 
 
 def look_at(run: RunFolder) -> RunView:
-    """Read what a run's folder says: state, journal, checkpoints, summary.
+    """Read the state, journal, checkpoints and summary in a run's folder.
 
     Raises:
         UserError: its state file is damaged.
@@ -71,7 +71,7 @@ def look_at(run: RunFolder) -> RunView:
     state, events, under_way = run.state, run.journal.events(), run.is_under_way()
     found = account(events, time.time() if under_way else None)
     status: str = found.status
-    if not events:  # made before there were journals, or not begun
+    if not events:  # an earlier version wrote it without a journal, or it has not begun
         status = "finished" if state and state.finished else "running" if under_way else "unknown"
     experiment = _experiment(run)
     return RunView(
@@ -100,7 +100,7 @@ def _dashboard(state: RunState | None) -> str:
 def _experiment(run: RunFolder) -> Experiment | None:
     try:
         return run.experiment
-    except UserError:  # of another version, with keys that are no more
+    except UserError:  # another version wrote it, with keys that do not exist now
         return None
 
 
@@ -121,7 +121,7 @@ def _summary(run: RunFolder) -> dict[str, Any] | None:
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
-    """Compare runs by their configurations and by what they came to.
+    """Compare runs by their configurations and their results.
 
     Raises:
         UserError: one of them is damaged, or has no configuration yet.
@@ -146,16 +146,16 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    """Return a run's configuration, but for what names it: dotted key → value."""
+    """Return a run's configuration without its name: dotted key → value."""
     state = run.state
     if state is None:
         raise UserError(
             f"run {run.name!r} has not been begun: it has no configuration to compare\n  begin it, or leave it out"
         )
-    try:  # what an earlier version had no key for was its default
+    try:  # an earlier version without a key did what the key does by default
         experiment = run.experiment
         tree = state.config if experiment is None else experiment.model_dump(mode="json")
-    except UserError:  # of another version, with keys that are no more
+    except UserError:  # another version wrote it, with keys that do not exist now
         tree = state.config
     return {key: value for key, value in flatten(tree) if key.partition(".")[0] not in _NAMING}
 
@@ -171,10 +171,10 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def tag_run(run: RunFolder, tags: Sequence[str]) -> str | None:
-    """Set tags `key=value` of a run in MLflow; return why they wait, if they do.
+    """Set tags `key=value` of a run in MLflow. Return the reason if they wait for MLflow, else None.
 
     Raises:
-        UserError: a tag is not of this form, there is no such run, or MLflow refuses a tag.
+        UserError: a tag is not of this form, the run does not exist, or MLflow refuses a tag.
     """
     values = dict(_tag(text) for text in tags)
     _ = run.started

@@ -41,7 +41,7 @@ class RunFolder(RunPaths):
 
     @property
     def state(self) -> RunState | None:
-        """What the run remembers; None: it was never started.
+        """State of the run in its run.json, or None if it was never started.
 
         Raises:
             UserError: the state file is damaged.
@@ -50,10 +50,10 @@ class RunFolder(RunPaths):
 
     @property
     def started(self) -> RunState:
-        """What a run remembers that was started.
+        """State of a run that was started.
 
         Raises:
-            UserError: it was not, or the state file is damaged.
+            UserError: it was not started, or the state file is damaged.
         """
         if self.state is None:
             raise UserError(f"{self.root} is no folder of a run\n  list them: causalfusion runs list")
@@ -61,12 +61,12 @@ class RunFolder(RunPaths):
 
     @property
     def finished(self) -> bool:
-        """Whether the run has trained to its end."""
+        """True if the run has trained to its end."""
         return self.state is not None and self.state.finished
 
     @property
     def experiment(self) -> Experiment | None:
-        """The experiment that the run was started with; None: it was never started.
+        """The experiment that the run was started with, or None if it was never started.
 
         Raises:
             UserError: another version wrote it, with other keys.
@@ -86,7 +86,7 @@ class RunFolder(RunPaths):
         return Outbox(self.root)
 
     def refresh(self) -> RunState | None:
-        """Read the state again; return it."""
+        """Read the state again and return it."""
         self._state, self._experiment = RunState.read(self.root), None
         self._was_read = True
         return self._state
@@ -106,7 +106,7 @@ class RunFolder(RunPaths):
         return is_under_way(self.root)
 
     def refuse_if_under_way(self) -> None:
-        """See that no launch of the run is under way.
+        """Check that no launch of the run is under way.
 
         Raises:
             UnderWay: one is.
@@ -115,7 +115,7 @@ class RunFolder(RunPaths):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run's lock. The state is that of the moment at which the lock was taken.
+        """Hold the run's lock. The state is read again once the lock is taken.
 
         Raises:
             UnderWay: another process holds it.
@@ -125,14 +125,14 @@ class RunFolder(RunPaths):
             yield
 
     def check_config(self, experiment: Experiment, allow: Sequence[str] = (), anew: str | None = None) -> None:
-        """See that a run that was started is continued with the same configuration: see `check_same_config`."""
+        """Check that a run that was started is continued with the same configuration: see `check_same_config`."""
         if self.state is not None:
             check_same_config(self.state, experiment, allow, anew)
 
     def open(self, composed: Composed, shards: CheckedShards, parent: str | None = None) -> RunState:
-        """Begin a launch: make the folder, and record the run for MLflow, or open them again; return the state.
+        """Begin a launch and return the state, which is written last.
 
-        The state is written last.
+        The first launch makes the folder and records the run for MLflow. Later ones open both again.
 
         Args:
             composed: the experiment.
@@ -177,6 +177,6 @@ class RunFolder(RunPaths):
         return summary
 
     def write_summary(self, summary: dict[str, Any]) -> Path:
-        """Write the results of a run, atomically; return their file."""
+        """Write the results of a run atomically, and return their file."""
         write_atomically(self.summary_file, (json.dumps(summary, indent=2) + "\n").encode())
         return self.summary_file

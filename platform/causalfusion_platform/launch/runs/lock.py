@@ -17,7 +17,7 @@ from ...config.errors import UserError
 
 LOCK_FILE = ".lock"
 _ASKED_SECONDS = 0.5
-"""Longer than anybody needs to ask whether a run is under way, which keeps others from the lock meanwhile."""
+"""Seconds to wait for the lock. A process that asks if a run is under way holds it for less."""
 
 
 class UnderWay(UserError):
@@ -26,10 +26,10 @@ class UnderWay(UserError):
 
 @contextlib.contextmanager
 def only_launch(run_dir: Path) -> Iterator[None]:
-    """Hold the run's lock, which the system lets go of when this process ends, however it ends.
+    """Hold the run's lock, which the system releases when this process ends, however it ends.
 
     Raises:
-        UnderWay: another process holds it; the message says which.
+        UnderWay: another process holds it. The message says which.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -61,7 +61,7 @@ def is_under_way(run_dir: Path) -> bool:
 
 
 def refuse_if_under_way(run_dir: Path) -> None:
-    """See, before anything is started, that no other launch of the run is under way.
+    """Check, before anything is started, that no other launch of the run is under way.
 
     Raises:
         UnderWay: one is.
@@ -71,7 +71,7 @@ def refuse_if_under_way(run_dir: Path) -> None:
 
 
 def in_turn(run_dir: Path, launch: Callable[[], None], poll_seconds: float = 1.0) -> None:
-    """Launch a run, after whoever else holds its lock."""
+    """Launch a run, after any other process that holds its lock."""
     while True:
         while is_under_way(run_dir):
             time.sleep(poll_seconds)

@@ -1,4 +1,4 @@
-"""The configuration of a run as people see it."""
+"""The configuration of a run as users see it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...storage.atomic import write_atomically
 
 
 def write_config(composed: Composed, path: Path) -> Path:
-    """Write the configuration for people, interpolations as written so that no secret is copied."""
+    """Write the configuration for users, with interpolations as written so that secrets are not copied."""
     header = f"# causalfusion train, run {composed.experiment.name}\n"
     tree = yaml.safe_dump(public_config(composed), sort_keys=False, allow_unicode=True)
     write_atomically(path, (header + tree).encode())

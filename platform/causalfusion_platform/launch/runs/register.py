@@ -16,12 +16,12 @@ from .folder import RunFolder
 
 @dataclass(frozen=True)
 class Entry:
-    """What of a run is registered, and where."""
+    """Registered weights of a run, and their place in the registry."""
 
     uri: str
     run_id: str
     weights: Path
-    """Folder of the newest checkpoint's."""
+    """Folder of the newest checkpoint's weights."""
 
     @property
     def bytes(self) -> int:
@@ -33,11 +33,11 @@ def register_run(run: RunFolder, *, model: str | None = None, alias: str = BEST)
 
     Args:
         run: the run.
-        model: name of the registered model; None: that of the run's MLflow experiment.
+        model: name of the registered model. None: that of the run's MLflow experiment.
         alias: the alias, moved here from another version if need be.
 
     Raises:
-        UserError: there is no such run, MLflow has not got it yet, it has no checkpoint, or MLflow refuses.
+        UserError: the run does not exist, is not in MLflow yet, has no checkpoint, or MLflow refuses.
     """
     if not re.fullmatch(r"[\w-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
         raise UserError(
@@ -67,7 +67,7 @@ def entry_of(run: RunFolder) -> Entry:
 
 
 def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:
-    """Return what the version of a run's weights says: the run, its images, and what its final samples scored."""
+    """Return the tags of the version of a run's weights: the run, its images, and its final scores."""
     images = int(entry.weights.parent.name.removeprefix("images-"))
     summary = run.read_summary() if run.summary_file.is_file() else {}
     scores = {field.name: summary.get(field.name) for field in fields(Scores)}

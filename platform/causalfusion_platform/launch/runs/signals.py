@@ -14,21 +14,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether somebody wants the run to stop, with a checkpoint."""
+    """Request to stop the run with a checkpoint."""
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
         self.on_request: Callable[[StopReason], None] = lambda _: None
 
     def ask(self, reason: StopReason) -> None:
-        """Ask for it; what runs in this process hears of it at once."""
+        """Request the stop, and call `on_request`."""
         self.reason = reason
         self.on_request(reason)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGTERM or SIGINT into a request to stop; the second one ends the process.
+    """Turn the first SIGTERM or SIGINT into a request to stop. The second one ends the process.
 
     Outside the main thread, as in a trial of a sweep, signals are left alone.
     """
@@ -43,7 +43,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         nonlocal signalled
         if signalled:
             raise KeyboardInterrupt
-        signalled = True  # not `request.reason`: a node that is taken back comes first, and then its SIGTERM
+        signalled = True  # not `request.reason`: the notice of a preemption comes first, and then its SIGTERM
         request.ask("stopped")
 
     before: list[Any] = [signal.signal(number, handle) for number in SIGNALS]

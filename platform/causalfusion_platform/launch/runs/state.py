@@ -1,4 +1,4 @@
-"""What a run remembers between launches, and with which configuration it may be continued."""
+"""State of a run between launches, and the check of the configuration that it is continued with."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _FIXED = ("task", "model", "name", "tracking")
 
 
 class RunState(BaseModel):
-    """What a run remembers between launches."""
+    """State of a run between launches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -95,13 +95,13 @@ def check_same_config(
     """Check that a run is continued with the configuration that it was started with.
 
     Args:
-        state: what the run remembers.
-        experiment: what it is to be continued with.
+        state: that of the run.
+        experiment: the one that it is to be continued with.
         allow: keys, or sections of keys, that may differ all the same.
-        anew: what on the command line starts another one; given for sweeps, whose commands allow no changes.
+        anew: arguments that start another one. Given for sweeps, whose commands do not allow changes.
 
     Raises:
-        UserError: other keys differ, each is listed with both values; or `allow` names what cannot change.
+        UserError: other keys differ, listed with both values, or `allow` names a key that cannot change.
     """
     fixed = [key for key in allow if key.startswith(_FIXED)]
     if fixed:
@@ -112,7 +112,7 @@ def check_same_config(
     # A run of an earlier version lacks keys that came later: their defaults do what was done before.
     try:
         started = validate(state.config, experiment.name).model_dump(mode="json")
-    except UserError:  # a key is gone, or its values are others now: compare what is written
+    except UserError:  # a key or one of its values does not exist now: compare as written
         started = state.config
     old, new = (dict(flatten(tree)) for tree in (started, experiment.model_dump(mode="json")))
     changed = [

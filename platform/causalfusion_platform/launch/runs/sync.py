@@ -1,4 +1,4 @@
-"""Deliver to MLflow what runs recorded while it was away."""
+"""Deliver the records of runs that MLflow has not received."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def sync_run(run: RunFolder, *, seconds: float = 600) -> int:
-    """Deliver the records that a run which is not under way has left, in order; return how many there were.
+    """Deliver the records that a run which is not under way has left, in order. Return their number.
 
     Raises:
-        UserError: there is no such run, it is under way (and delivers them itself), or MLflow does not take them.
+        UserError: the run does not exist, is under way (and delivers itself), or MLflow does not take them.
     """
     _ = run.started
     run.refuse_if_under_way()

@@ -1,4 +1,4 @@
-"""What a sweep will take, before it starts."""
+"""Cost of a sweep, before it starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 6
 
 
 def sweep_cost(job: SweepJob) -> list[str]:
-    """Return lines that say which trials there are, how long each is, and what all of them take."""
+    """Return lines with the trials, the length of each, and the cost of all."""
     experiments = [trial.experiment for trial in job.trials]
     total = len(experiments) or job.sweep.num_trials or 0
     finished = [run for trial in job.trials if (run := job.run(trial.name)).finished]
@@ -56,7 +56,7 @@ def _flops(experiment: Experiment) -> float:
 
 
 def _seconds(run: RunFolder) -> float | None:
-    """Return how long a run took from its first attempt to its end, if it was not interrupted."""
+    """Return the time of a run from its first attempt to its end, if it was not interrupted."""
     events = run.journal.events()
     starts = [event.time for event in events if isinstance(event, AttemptStarted)]
     ends = [event.time for event in events if isinstance(event, Ended)]

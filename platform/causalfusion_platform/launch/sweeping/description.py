@@ -1,4 +1,4 @@
-"""What is pinned on a sweep's page in MLflow: its description."""
+"""Description on a sweep's page in MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep is asked to do, and what of it has been done before."""
+"""Job of a sweep, and the trials that finished in earlier launches."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .trials import Trial, sweep_of, trials_of
 
 @dataclass
 class SweepJob:
-    """What is swept."""
+    """Trials of a sweep, and the settings that they share."""
 
     composed: Composed
-    """The sweep: its name, its folder, its tracking, and what trials share."""
+    """The sweep: its name, its folder, its tracking, and the settings that trials share."""
     sweep: SweepConfig
     trials: list[Trial] = field(default_factory=list)
     """All trials, where they are known beforehand."""
     elsewhere: dict[str, Path] = field(default_factory=dict)
     """Trial → folder of a finished run of another sweep with the same settings, which is taken as its own."""
     anew: str = "name=…"
-    """What on the command line makes it another sweep."""
+    """Argument of the command line that makes it another sweep."""
     checked: dict[Path, CheckedShards] = field(default_factory=dict)
-    """Folder of shards → what the sweep found when it checked them. Trials do not read them again."""
+    """Folder of shards → the check of them by the sweep. Trials do not read them again."""
 
     @property
     def experiment(self) -> Experiment:
@@ -55,10 +55,10 @@ class SweepJob:
 
 
 def job_of(composed: Composed) -> SweepJob:
-    """Return what the sweep section of an experiment asks for.
+    """Return the job that the sweep section of an experiment asks for.
 
     Raises:
-        UserError: there is none, or it is wrong.
+        UserError: the section is missing or wrong.
     """
     composed = measuring(composed)
     sweep = sweep_of(composed.experiment)
@@ -79,7 +79,7 @@ def finished_trials(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
         if not run.finished:
             continue
         if not job.chosen_on_the_way and job.sweep.population is None and trial.name not in job.elsewhere:
-            # How samples are made may have changed: a reproduction measures anew, by the settings of now.
+            # The settings of sampling may have changed: a reproduction measures anew, with the present ones.
             run.check_config(trial.experiment, ("sampling", "evaluation"), anew=job.anew)
         yield trial, run.read_summary()
 

@@ -1,7 +1,7 @@
-"""Members of a population: each a line of runs, and every one but the first began with another member's weights.
+"""Members of a population: each a series of runs, of which all but the first began with another member's weights.
 
-Ray Tune decides who goes on from whom. Weights never go through Tune: a checkpoint as Tune knows it is a pointer to
-a run's checkpoint. A new generation is a run of its own, in a folder of its own, that starts from a verified copy.
+Ray Tune decides which member goes on from which. Weights never go through Tune: its checkpoint is a pointer to a
+run's checkpoint. A new generation is a run of its own, in a folder of its own, that starts from a verified copy.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _POINTER_FILE = "checkpoint-of.json"
 
 
 class PopulationMember(BaseModel):
-    """Where one member stands; a small file below the sweep's folder."""
+    """State of one member, a small file below the sweep's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     tune_id: str
-    """Tune's name of it. Its configuration cannot tell: on an exploit Tune copies all of the other member's."""
+    """Tune's name of it. The configuration does not identify it: an exploit copies all of the other member's."""
     generation: int = 1
     values: dict[str, Any]
     """Dotted key → value of the newest generation."""
@@ -117,7 +117,7 @@ def adopt(checkpoint: Path, run_dir: Path, run: str) -> None:
         BadCheckpoint: it is damaged.
     """
     manifest = check(checkpoint)
-    shutil.rmtree(run_dir, ignore_errors=True)  # of a generation that was cut short before anyone knew of it
+    shutil.rmtree(run_dir, ignore_errors=True)  # left by a generation that was cut short before it was recorded
     root = RunPaths(run_dir).checkpoints
     root.mkdir(parents=True)
     shutil.copytree(checkpoint, root / checkpoint.name, copy_function=_link)
@@ -166,7 +166,7 @@ def searched_bounds(sweep: SweepConfig) -> dict[str, list[float]]:
 
 
 def values_of(sweep: SweepConfig, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is trained of a configuration of Tune's: readable numbers, inside their bounds."""
+    """Return the trained values of a configuration of Tune's: readable numbers, inside their bounds."""
     held = {key: math.exp(config[key]) if _in_logarithms(sweep, key) else config[key] for key in sweep.space}
     return {key: _inside(sweep.space[key], value) for key, value in held.items()}
 
@@ -185,7 +185,7 @@ def _inside(distribution: Distribution, value: Any) -> Any:
 
 
 def _link(source: str, target: str) -> None:
-    # Files of checkpoints never change: a second name costs nothing, where the storage knows such names.
+    # Files of checkpoints never change: a hard link costs nothing, on storage that supports links.
     try:
         os.link(source, target)
     except OSError:

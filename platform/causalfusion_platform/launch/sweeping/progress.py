@@ -1,4 +1,4 @@
-"""How the trials of a sweep stand, from Ray Tune's word on them and from their journals."""
+"""Progress of the trials of a sweep, from Ray Tune's callbacks and from the trials' journals."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         """Start with trials that wait, but for those that have finished in earlier launches.
 
         Args:
-            names: of the trials that are known; others appear when they start.
+            names: of the trials that are known. Others appear when they start.
             run_of: returns a trial's newest run.
             total: images of a whole trial.
-            metric: what trials are ranked by.
+            metric: trials are ranked by it.
             finished: names of those that have finished before.
         """
         self.run_of, self.total, self.metric = run_of, total, metric
         self.states: dict[str, State] = dict.fromkeys(names, "waiting")
         self.states.update(dict.fromkeys(finished, "finished"))
         self.names: dict[str, str] = {}
-        """Tune's name → ours; a trial of Optuna has ours only once it reports."""
+        """Tune's name → ours. A trial of Optuna has ours only once it reports."""
         self.notes: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks, to restore them elsewhere; there is nothing to show there.
+        # Tune pickles its callbacks to restore them elsewhere. The copies show nothing.
         return {"states": {}, "names": {}, "notes": {}, "run_of": RunFolder, "total": 0, "metric": self.metric}
 
     def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
@@ -66,7 +66,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         self._set(trial, "failed", str(error).strip().splitlines()[-1] if error else "")
 
     def views(self) -> list[TrialView]:
-        """Return how all trials stand."""
+        """Return the progress of all trials."""
         return [self._view(name, state) for name, state in list(self.states.items())]
 
     def _set(self, trial: Any, state: State, note: str = "") -> None:
@@ -88,14 +88,14 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
                     metric = event.values.get(self.metric)
                 elif isinstance(event, Adopted):
                     note = f"from {event.run} at {event.images:,}"
-            # Measurements on the way are of other samples than the end's, by which trials are ranked.
+            # Measurements during training use other samples than the final ones, by which trials are ranked.
             if state == "finished" and run.summary_file.is_file():
                 metric = run.read_summary().get(self.metric)
         return TrialView(name, state, images, self.total, loss, metric, note)
 
 
 class ProgressThread:
-    """Show how trials stand, once a second, in a thread of its own."""
+    """Show the progress of trials once a second, in a thread of its own."""
 
     def __init__(self, progress: TrialProgress, display: SweepDisplay) -> None:
         self.progress, self.display = progress, display

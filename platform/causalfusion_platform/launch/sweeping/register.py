@@ -21,14 +21,14 @@ from .trials import sweep_of
 logger = logging.getLogger(__name__)
 
 LARGEST_BYTES = 2 * 10**9
-"""Weights above this are uploaded only where a person says so."""
+"""Weights above this size are uploaded only by an explicit command."""
 
 
 def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd]) -> None:
     """Register the best finished trial of a sweep, by its first target, under the MLflow experiment's name.
 
-    The alias `best` goes to it, unless it stands for a version that did at least as well by the same metric on the
-    same data. What goes wrong is said and not raised: the sweep is done.
+    The alias `best` goes to it, unless a version that did at least as well has it. Versions are compared by the
+    same metric on the same data. Errors are logged and not raised, since the sweep is done.
 
     Args:
         experiment: the sweep's.
@@ -97,7 +97,7 @@ def _is_ahead(held: Version, ours: dict[str, str], mode: str, value: float) -> b
 
 
 def _value(end: TrialEnd, metric: str) -> float | None:
-    """Return what a trial that finished measured; None: it did not, or measured no number."""
+    """Return the measured value of a finished trial. None: it has not finished, or the value is not a number."""
     if end.summary is None or end.error is not None or end.ended_early_at is not None:
         return None
     value = end.summary.get(metric)

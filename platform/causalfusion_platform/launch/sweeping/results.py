@@ -1,4 +1,4 @@
-"""What a sweep came to: how each trial ended, the table of all, and what is written of it."""
+"""Results of a sweep: the end of each trial, the table of all, and the files written from it."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _COLUMNS = ("class_accuracy", "fd_digits_cnn", *SPEEDS)
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial ended."""
+    """End of a trial."""
 
     name: str
     values: dict[str, Any]
     """Dotted key → value."""
     summary: dict[str, Any] | None = None
-    """Its summary.json, if it finished; of a trial that a scheduler ended early, what it had measured last."""
+    """Its summary.json, if it finished. Of a trial that a scheduler ended early, its last measurement."""
     error: str | None = None
-    """Why it has no result: it failed, or was stopped. The same command runs it again."""
+    """Reason for a missing result: it failed, or was stopped. The same command runs it again."""
     ended_early_at: int | None = None
-    """Images after which the scheduler ended it: others were ahead."""
+    """Images after which the scheduler ended it, because others were better."""
 
     @classmethod
     def finished(cls, name: str, values: dict[str, Any], summary: dict[str, Any]) -> Self:
@@ -56,7 +56,7 @@ class TrialEnd:
 
     @classmethod
     def unfinished(cls, name: str, values: dict[str, Any], run_dir: Path, *, stopped: bool) -> Self:
-        """Return the end of a trial that Tune ended: at a signal, or because a scheduler said so."""
+        """Return the end of a trial that Tune ended, at a signal or on a decision of the scheduler."""
         measured = [event for event in Journal(run_dir).events() if isinstance(event, Measured)]
         if stopped or not measured:
             return cls(name, values, error=STOPPED)
@@ -67,11 +67,11 @@ class TrialEnd:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to."""
+    """Results of a sweep."""
 
     columns: list[str]
     rows: list[list[Any]]
-    """One row a trial, the best first: its values, then what was measured (or its error)."""
+    """One row per trial, the best first: its values, then its measurements (or its error)."""
     failed: int
     """Trials without a result: failed, or stopped. The same call runs them again."""
     stopped: bool
@@ -82,7 +82,7 @@ class SweepResult:
 
 
 def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> SweepResult:
-    """Rank the trials by the first target; those without a result come last."""
+    """Rank the trials by the first target. Those without a result come last."""
     targets = sweep.targets
     first, mode = next(iter(targets.items()))
     keys = list(dict.fromkeys(key for end in ended for key in end.values))
@@ -126,7 +126,7 @@ def figures_of(sweep: SweepConfig, result: SweepResult) -> dict[str, float]:
 def write_results(
     experiment: Experiment, sweep: SweepConfig, ended: Sequence[TrialEnd], result: SweepResult
 ) -> list[Path]:
-    """Write results.json, results.md, report.html and its figures into the sweep's folder; return their paths."""
+    """Write results.json, results.md, report.html and its figures into the sweep's folder. Return their paths."""
     table, everything = experiment.run_dir / TABLE_FILE, experiment.run_dir / RESULTS_FILE
     write_atomically(table, markdown_table(result.columns, result.rows).encode())
     tree = {"sweep": sweep.model_dump(mode="json"), "trials": [asdict(end) for end in ended]}
@@ -141,7 +141,7 @@ def write_results(
 def sweep_report(
     experiment: Experiment, sweep: SweepConfig, ended: Sequence[TrialEnd], result: SweepResult
 ) -> SweepReport:
-    """Return what the sweep's page shows; trials in the order in which they ended."""
+    """Return the content of the sweep's page, with trials in the order in which they ended."""
     (metric, mode), *more = sweep.targets.items()
     records = sorted((_record(end, experiment) for end in ended), key=lambda pair: pair[0])
     versions = package_versions()
@@ -164,7 +164,7 @@ def sweep_report(
 
 
 def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
-    """Return when a trial ended, and what the page shows of it."""
+    """Return the time at which a trial ended, and its part of the page."""
     summary = end.summary or {}
     run = RunFolder(Path(summary.get("run_dir") or experiment.run_dir / end.name))
     times = [event.time for event in run.journal.events()]
@@ -190,7 +190,7 @@ def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
 def settle(folder: Path) -> None:
     """Bring MLflow up to date with the runs below a sweep's folder that were ended from outside.
 
-    Their processes are gone: what they had recorded waits in their folders, and nobody has said that they ended.
+    Their processes have ended. Their records wait in their folders, and MLflow has not received their end.
     """
     for state_file in sorted(folder.glob(f"*/{STATE_FILE}")):
         run = RunFolder(state_file.parent)
@@ -199,7 +199,7 @@ def settle(folder: Path) -> None:
         if state is None or state.finished or not last or isinstance(last[0], Ended):
             continue
         deadline = time.monotonic() + _GONE_SECONDS
-        while run.is_under_way() and time.monotonic() < deadline:  # its process is on its way out
+        while run.is_under_way() and time.monotonic() < deadline:  # its process is about to end
             time.sleep(0.2)
         run.journal.add(Ended(launch=state.launches, how="stopped", detail="its sweep ended it"))
         run.outbox.finish("KILLED")

@@ -1,4 +1,4 @@
-"""One trial of a sweep, inside the process that Ray Tune gives it: train, and report what Tune decides by."""
+"""One trial of a sweep, inside the process that Ray Tune gives it: train, and report measurements to Tune."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _POLL_SECONDS = 0.5
 def run_trial(trial: Trial, sweep: SweepConfig, parent: str, checked: Mapping[Path, CheckedShards]) -> None:
     """Train a trial to its end, or go on with it, and report to Tune.
 
-    With ASHA or a population, each measurement on the way is reported too, those of earlier launches first: Tune's
-    own state is new at every launch. A report may not return: then Tune has ended this process.
+    With ASHA or a population, each measurement in training is reported too. Those of earlier launches come first,
+    because Tune's own state is new at every launch. A report does not return if Tune ends this process.
 
-    A member of a population tells of its end once, when its summary is there: in one more comparison it could lose
-    what it has trained to a copy of another member, with nothing left to train.
+    A member of a population reports its end once, with its summary. In one more comparison, a copy of another
+    member could replace its weights, with nothing left to train.
 
     Raises:
         NotFinished, UserError: see `run_training`.
@@ -37,13 +37,13 @@ def run_trial(trial: Trial, sweep: SweepConfig, parent: str, checked: Mapping[Pa
         return run_training(trial.composed, parent=parent, checked=known)
 
     outcome = _run_and_report(trial, sweep, train) if sweep.measures_on_the_way else train()
-    # Schedulers compare what was measured on the way: the end is no measurement of another kind.
+    # Schedulers compare measurements during training: the last report repeats the newest of them.
     last = _last(trial, sweep, outcome.summary)
     tune.report({**outcome.summary, **last, "summary": outcome.summary, "trial": trial.name})
 
 
 def _run_and_report(trial: Trial, sweep: SweepConfig, train: Callable[[], Outcome]) -> Outcome:
-    """Train in a thread of its own, and report each measurement from this one, which Tune may halt for good."""
+    """Train in a thread of its own, and report each measurement from this one, which Tune may stop for good."""
     ended: list[Outcome | BaseException] = []
 
     def train_to_end() -> None:
@@ -66,8 +66,8 @@ def _run_and_report(trial: Trial, sweep: SweepConfig, train: Callable[[], Outcom
 def measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) -> Iterator[Measured]:
     """Yield each measurement once, as soon as it is in the journal, until the end.
 
-    Those of a member of a population are yielded once their checkpoints are complete, and of earlier launches only
-    the newest: a member that reported all of them again would look like the worst at first.
+    Those of a member of a population are yielded once their checkpoints are complete. Of earlier launches only the
+    newest is yielded: a member that reported all of them again would look like the worst at first.
     """
     journal, reported = Journal(run_dir), 0
     complete: set[int] = set()
@@ -77,14 +77,14 @@ def measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) ->
         before = [event.images for event in events if isinstance(event, Measured) and event.images in saved]
         reported = max(before, default=0) - 1
     while True:
-        alive = thread.is_alive()  # asked first: what it wrote before its end is read below
+        alive = thread.is_alive()  # asked first, so that events written before its end are read below
         events += journal.recent()
         complete |= {event.images for event in events if isinstance(event, Checkpointed)}
         for event in events:
             if isinstance(event, Measured) and event.images > reported:
                 if of_member and event.images not in complete:
                     if max(complete, default=0) > event.images:
-                        continue  # its checkpoint failed: nobody can go on from there
+                        continue  # its checkpoint failed: no member can go on from there
                     break
                 reported = event.images
                 yield event
@@ -103,7 +103,7 @@ def _report(trial: Trial, sweep: SweepConfig, measured: Measured) -> None:
 
 
 def _last(trial: Trial, sweep: SweepConfig, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what a scheduler is told at the end: the newest measurement once more."""
+    """Return the last report to a scheduler: the newest measurement once more."""
     if not sweep.measures_on_the_way:
         return {}
     found = [event for event in Journal(trial.experiment.run_dir).events() if isinstance(event, Measured)]

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers, as a sweep section asks for them: they decide about trials while these run."""
+"""Ray Tune's schedulers of a sweep section. They stop or change trials while these run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .population import searched_bounds
 
 
 def scheduler_of(sweep: SweepConfig, total_images: int, *, all_at_once: bool) -> Any:
-    """Return Tune's scheduler for a sweep; None if its trials are not compared on the way.
+    """Return Tune's scheduler for a sweep, or None if its trials are not compared during training.
 
     Args:
         sweep: the sweep section.

@@ -1,4 +1,4 @@
-"""From a sweep section to what Ray Tune is told: trials or a search, and who decides about trials on the way."""
+"""Ray Tune's settings for a sweep section: trials or a search algorithm, and the scheduler."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _STUDY = "sweep"
 
 @dataclass
 class Search:
-    """What Tune is told."""
+    """Settings of Tune for a sweep."""
 
     total: int
     """Trials of the whole sweep."""
     waiting: int
-    """Trials that Tune is asked for now; the others have finished before."""
+    """Trials that Tune is asked for now. The others have finished before."""
     space: dict[str, Any]
     """`param_space` of Tune."""
     algorithm: Any = None
@@ -42,7 +42,7 @@ class Search:
 def measuring(composed: Composed) -> Composed:
     """Return the sweep's experiment such that its trials measure themselves when they are to be compared.
 
-    A population is compared at checkpoints; these stay, for others to go on from.
+    A population is compared at checkpoints, which are kept for other members to go on from.
     """
     experiment = composed.experiment
     sweep = experiment.sweep
@@ -69,7 +69,7 @@ def measuring(composed: Composed) -> Composed:
 
 
 def check_metrics(experiment: Experiment) -> None:
-    """Check that the trials of a sweep will have what they are ranked by in their summaries.
+    """Check that the summaries of the trials will have the metrics that rank them.
 
     Raises:
         UserError: they will not.
@@ -93,11 +93,11 @@ def search_of(
 
     Args:
         sweep: the sweep section.
-        trials: of a grid, a random search or the reproduction of a table, or the members of a population with the
-            values of their newest generations: those that Tune is asked for.
+        trials: those that Tune is asked for. Of a grid, a random search or the reproduction of a table, or the
+            members of a population with the values of their newest generations.
         total_images: length of each trial.
         concurrent: trials that run at once.
-        total: trials of the whole sweep; default: these.
+        total: trials of the whole sweep. Default: these.
     """
     names = [trial.name for trial in trials]
     space: dict[str, Any] = {"trial": tune.grid_search(names)}
@@ -114,7 +114,7 @@ def search_of(
 
 
 def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
-    """Return a search by Optuna, which remembers in `folder` what was tried.
+    """Return a search by Optuna, which stores the points tried in `folder`.
 
     Points that a killed driver left unfinished are asked for again, before new ones.
     """
@@ -140,7 +140,7 @@ def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
         mode=modes if several else modes[0],
         storage=storage,
         study_name=_STUDY,
-        # The sampler's draws must be others after what it has seen: the same seed would ask for the same points.
+        # The seed depends on the points seen: with the same seed, the sampler would ask for the same points.
         sampler=optuna.samplers.TPESampler(seed=seed + finished, n_startup_trials=min(10, sweep.num_trials // 2)),
     )
     waiting = max(sweep.num_trials - finished, 0)
@@ -149,10 +149,10 @@ def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
 
 
 def _open_study(sweep: SweepConfig, storage: Any) -> Any:
-    """Return the sweep's study, which knows what it is a search for.
+    """Return the sweep's study, which stores the definition of its search.
 
     Raises:
-        UserError: it is a search for something else: its points are no answers to what is asked now.
+        UserError: the study belongs to another search, so that its points do not answer this one.
     """
     import optuna
 
@@ -176,7 +176,7 @@ def _open_study(sweep: SweepConfig, storage: Any) -> Any:
 
 
 def studied_points(sweep: SweepConfig, folder: Path) -> list[dict[str, Any]]:
-    """Return the points that the study in `folder` has ever asked for, unrounded; none if there is no study."""
+    """Return all points that the study in `folder` has asked for, unrounded. Empty without a study."""
     import optuna
 
     if not (folder / STUDY_FILE).is_file():
@@ -188,7 +188,7 @@ def studied_points(sweep: SweepConfig, folder: Path) -> list[dict[str, Any]]:
 
 
 def optuna_trial(composed: Composed, sweep: SweepConfig, config: dict[str, Any]) -> Trial:
-    """Return the trial of a point that Optuna has chosen; the same point is the same run."""
+    """Return the trial of a point that Optuna has chosen. The same point is the same run."""
     values = {key: _digits(distribution, config[key]) for key, distribution in sweep.space.items()}
     return compose_trial(composed, point_name(values), values)
 

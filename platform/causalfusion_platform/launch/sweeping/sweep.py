@@ -33,10 +33,10 @@ _MLFLOW_SECONDS = 60.0
 
 
 def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
-    """Run all trials that have not finished yet, as many at once as fit; the same call continues a sweep.
+    """Run all trials that have not finished yet, as many at once as fit. The same call continues a sweep.
 
     Raises:
-        UserError: something given is wrong, or the sweep is under way; nothing was started.
+        UserError: an argument is wrong, or the sweep is under way. Nothing was started.
     """
     experiment = job.experiment
     folder = RunFolder(experiment.run_dir)
@@ -83,7 +83,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
 
 
 def _check_others(job: SweepJob, finished: Collection[str]) -> dict[Path, CheckedShards]:
-    """Check other folders of shards that trials read; a trial says itself what is wrong with its own."""
+    """Check other folders of shards that trials read. Each trial reports the faults of its own."""
     left = [trial.experiment for trial in job.trials if trial.name not in finished]
     found: dict[Path, CheckedShards] = {}
     for experiment in left:
@@ -95,7 +95,7 @@ def _check_others(job: SweepJob, finished: Collection[str]) -> dict[Path, Checke
 
 @contextmanager
 def _mlflow_run(folder: RunFolder) -> Iterator[str]:
-    """Wait until MLflow has the sweep's run; yield its id; at the end deliver what came since.
+    """Wait until MLflow has the sweep's run, and yield its id. At the end deliver the later records.
 
     Raises:
         UserError: MLflow does not take the run.
@@ -126,14 +126,14 @@ def _mlflow_run(folder: RunFolder) -> Iterator[str]:
 def _run(
     job: SweepJob, done: list[TrialEnd], parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay
 ) -> list[TrialEnd]:
-    """Run what has not finished before (`done`); return how every trial of the sweep ended."""
+    """Run the trials that have not finished before (`done`). Return the end of every trial of the sweep."""
     experiment, sweep = job.experiment, job.sweep
     names = {end.name for end in done}
     waiting = [newest_of(experiment, trial) for trial in job.trials if trial.name not in names]
     if job.chosen_on_the_way:
         search = optuna_search(sweep, experiment.run_dir, experiment.seed)
     else:
-        # ASHA compares trials with those that have finished: these report again what they had measured.
+        # ASHA compares trials with those that have finished, so that these report their measurements again.
         trials = job.trials if sweep.asha is not None else waiting
         search = search_of(sweep, trials, experiment.train.total_images, concurrent, total=len(job.trials))
     logger.info(
@@ -141,10 +141,10 @@ def _run(
     )
     if search.waiting and (waiting or job.chosen_on_the_way):
         new = fit(job, search, parent, concurrent, stop, display, [end.name for end in done])
-        # What has finished stays so, whatever ASHA says of it in another order of reports; a point that Optuna has
-        # chosen twice is one trial.
+        # A finished trial stays finished, even if ASHA stops it in another order of reports. A point that Optuna
+        # has chosen twice is one trial.
         ended = {end.name: end for end in [*sorted(new, key=lambda end: end.summary is not None), *done]}
-        # Tune makes trials when their turn comes: after a stop there are some that it never had.
+        # Tune makes trials one after the other: after a stop it has not made all of them.
         left = [trial for trial in waiting if trial.name not in ended]
         return [*ended.values(), *(TrialEnd(trial.name, trial.values, error=STOPPED) for trial in left)]
     return done

@@ -24,7 +24,7 @@ class Trial:
     """One point of the search space."""
 
     name: str
-    """What differs, such as ar_decay-0.9; the name of its run and folder."""
+    """Name of its run and folder, made of the keys that differ, such as ar_decay-0.9."""
     values: dict[str, Any]
     """Dotted key → value, for tables."""
     composed: Composed
@@ -55,7 +55,7 @@ def trials_of(composed: Composed) -> list[Trial]:
     """Return all trials that are known beforehand: of a grid, of a random search, or the members of a population.
 
     Raises:
-        UserError: there is no sweep section, Optuna chooses the trials, or one is not a valid experiment.
+        UserError: the sweep section is missing, Optuna chooses the trials, or one is not a valid experiment.
     """
     sweep = sweep_of(composed.experiment)
     if sweep.search == "optuna":
@@ -81,7 +81,7 @@ def trials_of(composed: Composed) -> list[Trial]:
 
 
 def random_points(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
-    """Draw the points of a random search. Point i of a seed is the same however many there are."""
+    """Draw the points of a random search. Point i of a seed does not depend on the number of points."""
     assert sweep.num_trials is not None
     points = []
     for number in range(sweep.num_trials):
@@ -91,7 +91,7 @@ def random_points(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
 
 
 def draw(distribution: Distribution, generator: np.random.Generator) -> Any:
-    """Draw one value, with four significant digits: what a name shows is what is trained."""
+    """Draw one value with four significant digits, so that the name shows the trained value."""
     if distribution.choice is not None:
         return distribution.choice[int(generator.integers(len(distribution.choice)))]
     if distribution.integers is not None:
@@ -110,7 +110,7 @@ def rounded(value: float, bounds: tuple[float, float]) -> float:
 
 
 def point_name(values: Mapping[str, Any]) -> str:
-    """Return what names a point: the last part of each key with its value, such as `ar_decay-0.9.seed-1`."""
+    """Return the name of a point: the last part of each key with its value, such as `ar_decay-0.9.seed-1`."""
     parts = [f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in values.items()]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", ".".join(parts)).strip("_.-")
 
@@ -122,7 +122,7 @@ def compose_trial(base: Composed, name: str, values: Mapping[str, Any], sweep: E
         base: the experiment.
         name: of the trial.
         values: dotted key → value.
-        sweep: the sweep that it is of; default: the experiment itself is one.
+        sweep: the sweep that it belongs to. Default: the experiment itself is one.
 
     Raises:
         UserError: a value is not allowed.

@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials of a sweep: each in a process of its own, which trains with workers of its own."""
+"""Run the trials of a sweep with Ray Tune, each in a process of its own with its own workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .search import Search, optuna_trial
 
 
 def concurrent_trials(job: SweepJob) -> int:
-    """Return how many trials run at once: as many as fit on the cluster and the sweep allows.
+    """Return the number of trials at once: as many as fit on the cluster and the sweep allows.
 
     Raises:
         UserError: not even one fits.
@@ -42,15 +42,15 @@ def fit(
     display: SweepDisplay,
     finished: Sequence[str],
 ) -> list[TrialEnd]:
-    """Run the trials of a search with Ray Tune; return how each ended.
+    """Run the trials of a search with Ray Tune, and return the end of each.
 
     Args:
         job: the sweep.
-        search: what Tune is asked for.
+        search: settings of Tune.
         parent: the sweep's run in MLflow.
         concurrent: trials that run at once.
-        stop: whether somebody wants it to stop.
-        display: shows how trials stand.
+        stop: requests to stop.
+        display: shows the progress of trials.
         finished: trials that have finished in earlier launches.
     """
     experiment, sweep, composed, checked = job.experiment, job.sweep, job.composed, job.checked
@@ -60,7 +60,7 @@ def fit(
     def trial_process(config: dict[str, Any]) -> None:
         if optuna:
             trial = optuna_trial(composed, sweep, config)
-            # Where points are few, the same one may be chosen twice at once: the second is then there already.
+            # In a small space the same point may be chosen twice at once: the run of the second exists already.
             in_turn(trial.experiment.run_dir, lambda: run_trial(trial, sweep, parent, checked))
             return
         trial = member_trial(composed, sweep, config) if sweep.population is not None else by_name[config["trial"]]
@@ -81,7 +81,7 @@ def fit(
             **search.options,
         ),
         run_config=tune.RunConfig(
-            # Tune's own state is new at every launch; a trial that has finished says so from its run folder.
+            # Tune's own state is new at every launch. The run folder tells if a trial has finished.
             name=f"launch-{time.time_ns()}",
             storage_path=str(RunPaths(experiment.run_dir).tune),
             callbacks=[progress],
@@ -90,7 +90,7 @@ def fit(
         ),
     )
     with ProgressThread(progress, display), warnings.catch_warnings():
-        # It cannot be done: each member's process holds a training run of its own.
+        # Tune cannot reuse actors here: each member's process holds a training run of its own.
         warnings.filterwarnings("ignore", message="Consider boosting PBT performance by enabling `reuse_actors`")
         grid = tuner.fit()
     if len(grid) != search.waiting and not stop.reason:
@@ -99,9 +99,9 @@ def fit(
 
 
 class _Ends(tune.Stopper):  # type: ignore[misc]
-    """When Tune ends trials: all of them once somebody asks for it; members of a population at their last image.
+    """Stopper that ends all trials on request, and members of a population at their last image.
 
-    The end of a member is no comparison, but Tune asks the scheduler about any result that ends nothing.
+    The end of a member is not a comparison. Tune asks the scheduler about every result that does not end a trial.
     """
 
     def __init__(self, stop: StopRequest, images: int | None) -> None:
@@ -120,7 +120,7 @@ def _end_of(job: SweepJob, result: Any, *, stopped: bool) -> TrialEnd:
         trial = optuna_trial(job.composed, job.sweep, config)
         name, values = trial.name, trial.values
     elif job.sweep.population is not None:
-        # The configuration is of the last generation, and its `trial` that of whom it was copied from.
+        # The configuration is of the last generation, and its `trial` is the member it was copied from.
         run = metrics.get("trial") or config["trial"]
         name = run.partition(".g")[0]
         member = member_of(job.experiment, name)

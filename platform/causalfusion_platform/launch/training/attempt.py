@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 0.5
 SILENT_SECONDS = 5.0
-"""A worker whose heartbeat has not called for so long is stopped or gone: it calls every second."""
+"""Seconds without a heartbeat after which a worker is stopped or lost. Heartbeats come every second."""
 DUMP_SECONDS = 3.0
-"""Time for the workers to write their stacks before they are ended."""
+"""Seconds for the workers to write their stacks before they are ended."""
 _DRAIN_POLL_SECONDS = 2.0
 
 
@@ -46,12 +46,12 @@ class Attempt:
         self.drains_read = 0.0
 
     def run(self) -> dict[str, Any]:
-        """Train until the workers report how it ended; return that report.
+        """Train until the workers report the end, and return that report.
 
         Raises:
             Lost: they have ended without one.
         """
-        # In a thread of its own, so that this one sees signals and progress.
+        # A thread of its own, so that this one sees signals and progress.
         thread = threading.Thread(target=self._fit, name="ray train", daemon=True)
         thread.start()
         try:
@@ -109,7 +109,7 @@ class Attempt:
         return any(worker.place.node_id in draining for worker in status.workers)
 
     def _end_hang(self, status: GroupStatus) -> None:
-        """Have all workers write their stacks, then end them: those that do not answer, from outside."""
+        """Make all workers write their stacks, then end them. Those that do not answer are killed."""
         stacks = self.job.paths.hangs / f"attempt-{self.job.attempt:04d}"
         silent = [worker for worker in status.workers if status.now - worker.heard > SILENT_SECONDS]
         self.actor.command.remote(Commands(dump_to=str(stacks)))
@@ -135,7 +135,7 @@ def _describe(worker: WorkerStatus, now: float) -> str:
 
 
 def _end_process(pid: int, stacks: str, rank: int) -> None:
-    """Note in which state a worker's process is, and kill it."""
+    """Note the state of a worker's process, and kill it."""
     status = Path(f"/proc/{pid}/status")
     if status.is_file():
         Path(stacks).mkdir(parents=True, exist_ok=True)
@@ -161,8 +161,8 @@ def _trainer(job: Job, actor: Any) -> Any:
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            # Ray's own state is new at every attempt: what a run resumes from are its verified checkpoints, and who
-            # tries again is `supervise`.
+            # Ray's own state is new at every attempt. Runs resume from their own verified checkpoints, and
+            # `supervise` retries.
             name=f"attempt-{job.attempt:04d}-{time.time_ns()}",
             storage_path=str(job.paths.ray),
             failure_config=single_attempt(),

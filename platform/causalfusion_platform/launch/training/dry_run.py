@@ -1,4 +1,4 @@
-"""What training an experiment would take, worked out without starting or writing anything."""
+"""Cost of training an experiment, worked out without starting or writing anything."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_plan(composed: Composed) -> Plan:
 
 
 def planned_precision(experiment: Experiment) -> str:
-    """Return the arithmetic on the workers' device: `auto` for a GPU that is not here means bf16."""
+    """Return the arithmetic on the workers' device: `auto` means bf16 for a GPU of another machine."""
     train = experiment.train
     if train.gpus_per_worker and not torch.cuda.is_available():
         return "bf16" if train.precision == "auto" else train.precision
@@ -63,7 +63,7 @@ def planned_precision(experiment: Experiment) -> str:
 
 
 def changed_keys(composed: Composed) -> dict[str, Any]:
-    """Return the keys that differ from the schema's defaults, as they were written; the model's as they are."""
+    """Return the keys that differ from the schema's defaults, as written."""
     tree = public_config(composed)
     defaults: dict[str, Any] = {}
     for name, field in Experiment.model_fields.items():
@@ -76,7 +76,7 @@ def changed_keys(composed: Composed) -> dict[str, Any]:
     known = dict(flatten(defaults))
     kind = type(composed.experiment.model)
     known |= {f"model.{field.name}": field.default for field in dataclasses.fields(kind)}
-    for key in ("runs", "data.path"):  # made absolute since they were written
+    for key in ("runs", "data.path"):  # both were made absolute after they were written
         known[key] = str(home() / known[key])
     return {key: value for key, value in flatten(tree) if key not in known or _plain(known[key]) != _plain(value)}
 

@@ -24,7 +24,7 @@ def wait_for_workers(
     resources: Callable[[], Resources],
     stop: StopRequest,
 ) -> Job:
-    """Wait until the cluster holds all workers; failing that, go on with fewer if the experiment allows it.
+    """Wait until the cluster holds all workers, or go on with fewer if the experiment allows it.
 
     Args:
         job: the job of the attempt before.
@@ -62,6 +62,6 @@ def wait_for_workers(
 
 
 def with_workers(experiment: Experiment, workers: int) -> Experiment:
-    """Return the experiment with another number of workers; the global batch stays."""
+    """Return the experiment with another number of workers and the same global batch."""
     train = experiment.train.model_copy(update={"num_workers": workers})
     return experiment.model_copy(update={"train": train})

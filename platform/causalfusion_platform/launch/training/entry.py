@@ -1,4 +1,4 @@
-"""Where Ray Train enters a worker process. Light to import: Ray's controller imports it too."""
+"""Entry point of Ray Train in a worker process. Light to import: Ray's controller imports it too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def enter_worker(arguments: dict[str, Any]) -> None:
     """Entry point of a Ray Train worker. Its heavy imports happen in the workers, not in Ray's controller.
 
     Args:
-        arguments: `job`, a Job as JSON; `actor`, the ProgressActor actor.
+        arguments: `job`, a Job as JSON, and `actor`, the ProgressActor actor.
     """
     from ...assemble import Job
     from .worker import ray_worker

@@ -1,4 +1,4 @@
-"""A worker's heartbeat: a thread that tells the actor that it lives, and does what the actor asks."""
+"""A worker's heartbeat: a thread that calls the actor every second, and does what it asks."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ class Heartbeat:
         self.over = threading.Event()
 
     def start(self) -> None:
-        """Begin to give signs of life."""
+        """Start the heartbeat."""
         threading.Thread(target=self._send, name="heartbeat", daemon=True).start()
 
     def end(self) -> None:
-        """Give no more signs of life."""
+        """Stop the heartbeat."""
         self.over.set()
 
     def stop_wanted(self) -> StopReason | None:
-        """Return why the driver wants this worker to stop, if it does."""
+        """Return the reason for which the driver wants this worker to stop, or None."""
         return cast(StopReason | None, self.commands.stop)
 
     def mark(self, doing: str, images: int) -> None:
-        """Note what the loop does now."""
+        """Note the current activity of the loop."""
         self.doing, self.images, self.marks = doing, images, self.marks + 1
 
     def note(self, text: str) -> None:
-        """Send a line to the terminal; only the first worker's, since all say the same."""
+        """Send a line to the terminal from the first worker only, since all would send the same."""
         if self.place.rank == 0:
             self.actor.note.remote(text)
 

@@ -34,10 +34,10 @@ from .supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 _RUN_SECONDS = 15.0
-"""Wait for MLflow to make the run, if it answers; workers start all the same."""
+"""Seconds to wait for MLflow to make the run, if it answers. Workers start all the same."""
 _DRAIN_SECONDS = 60.0
 _DRAIN_SECONDS_AWAY = 5.0
-"""Wait for MLflow to take the last records, if it answers and if it does not; what is left stays on disk."""
+"""Seconds to wait for MLflow to take the last records, if it answers and if not. The rest stays on disk."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Launch:
         )
 
     def run(self, stages: Stages, started: float) -> dict[str, Any]:
-        """Train, judge, write the summary and return it; MLflow and the journal learn of any end.
+        """Train, evaluate, write the summary and return it. MLflow and the journal record any end.
 
         Raises:
             UserError, NotFinished: see `run_training`.
@@ -157,7 +157,7 @@ class Launch:
         )
 
     def _begin_delivery(self) -> None:
-        """Start the delivery, and give MLflow a while to make the run, so that checkpoints can name it."""
+        """Start the delivery, and wait for MLflow to make the run, so that checkpoints can name it."""
         reason = answers(self.experiment.tracking_uri)
         if reason is not None:
             logger.warning(
@@ -169,7 +169,7 @@ class Launch:
             self.delivery.drain(_RUN_SECONDS)
 
     def _deliver(self) -> None:
-        """Give MLflow a while to take what is recorded; the rest waits for the next launch, or for `runs sync`."""
+        """Wait for MLflow to take the records. The rest waits for the next launch, or for `runs sync`."""
         away = answers(self.experiment.tracking_uri) is not None
         left = self.delivery.drain(_DRAIN_SECONDS_AWAY if away else _DRAIN_SECONDS)
         if left:

@@ -1,4 +1,4 @@
-"""Between the workers and the driver. Light to import: Ray starts several processes that need nothing more."""
+"""The actor between the workers and the driver. Light to import: several Ray processes need only this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...train.progress import Progress
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """Where a worker runs."""
+    """Node and process of a worker."""
 
     rank: int
     node_id: str
@@ -21,7 +21,7 @@ class WorkerPlace:
 
 @dataclass(frozen=True)
 class Commands:
-    """What a worker is asked to do; the answer to its sign of life."""
+    """Request to a worker, given in answer to its heartbeat."""
 
     stop: str | None = None
     """Reason to stop with a checkpoint."""
@@ -33,26 +33,26 @@ class Commands:
 
 @dataclass
 class WorkerStatus:
-    """What the actor knows of one worker."""
+    """State of one worker, as its heartbeats report it."""
 
     place: WorkerPlace
     heard: float
-    """When its watch last called, by the actor's clock."""
+    """Time of its last heartbeat, by the actor's clock."""
     moved: float
-    """When its training loop last got on."""
+    """Time at which its training loop last made progress."""
     mark: tuple[str, int, int]
-    """What the loop does, images seen, and a count of its marks."""
+    """Activity of the loop, images seen, and a count of its marks."""
 
 
 @dataclass
 class GroupStatus:
-    """What the driver reads."""
+    """State of the whole worker group, for the driver."""
 
     progress: Progress | None = None
     notes: list[str] = field(default_factory=list)
     """Lines for the terminal since the last reading."""
     ended: dict[str, Any] | None = None
-    """What the first worker said at its end."""
+    """Report of the first worker at its end."""
     workers: list[WorkerStatus] = field(default_factory=list)
     now: float = 0.0
     """The actor's clock."""
@@ -75,22 +75,22 @@ class ProgressActor:
         self.status.notes.append(text)
 
     def heartbeat(self, place: WorkerPlace, mark: tuple[str, int, int]) -> Commands:
-        """Take in a worker's sign of life; return what it is asked to do."""
+        """Take in a worker's heartbeat, and return the request to it."""
         now, known = time.monotonic(), self.workers.get(place.rank)
         moved = known.moved if known and known.mark == mark else now
         self.workers[place.rank] = WorkerStatus(place, heard=now, moved=moved, mark=mark)
         return self.commands
 
     def finish(self, ended: dict[str, Any]) -> None:
-        """Take in how the workers' training ended."""
+        """Take in the end of the workers' training."""
         self.status.ended = ended
 
     def command(self, commands: Commands) -> None:
-        """Set what the workers are asked to do."""
+        """Set the request to the workers."""
         self.commands = commands
 
     def read(self) -> GroupStatus:
-        """Return all that is known; notes are handed out once."""
+        """Return the state of the group. Notes are handed out once."""
         now = time.monotonic()
         workers = [self.workers[rank] for rank in sorted(self.workers)]
         status = GroupStatus(self.status.progress, self.status.notes, self.status.ended, workers, now)

@@ -1,4 +1,4 @@
-"""Retry a training after failures, from the last good checkpoint and within a budget; give up with a diagnosis."""
+"""Retry a training from the last good checkpoint, within a budget of failures, or give up with a diagnosis."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Supervisor:
     """Supervise one launch of a run.
 
     Args:
-        job: what to train; each attempt gets a copy with its number.
-        journal: where attempts and incidents are written.
-        attempt: trains once; returns how it ended, or raises.
-        fit_workers: called before each attempt; returns the job for the workers that fit.
+        job: the training. Each attempt gets a copy with its number.
+        journal: attempts and incidents are written to it.
+        attempt: trains once, and returns its end or raises.
+        fit_workers: called before each attempt, returns the job for the workers that fit.
         rolled_back: called when the run goes back to a checkpoint with another order of the data: (new order).
         stop: requests to stop.
     """
@@ -48,9 +48,9 @@ class Supervisor:
         """Train to the end.
 
         Raises:
-            UserError: something given is wrong.
+            UserError: an argument is wrong.
             StoppedRun: it was stopped, with a checkpoint.
-            GaveUp: the budget is used up, there is no progress, or training diverged for good.
+            GaveUp: the budget is used up, training does not get on, or it diverged for good.
         """
         job, number = self.job, self.first_attempt
         while True:
@@ -140,7 +140,7 @@ class Supervisor:
         return job.model_copy(update={"order": order})
 
     def _goes_on(self, job: Job, ended: dict[str, Any]) -> bool:
-        """After a preemption: say whether the launch itself stays, so that it can go on elsewhere."""
+        """Say whether the launch itself survives a preemption, so that it can go on elsewhere."""
         if self.stop.reason != "preempted":
             return False
         self.stop.reason = None
@@ -163,6 +163,6 @@ class Supervisor:
 
 
 def _newest_images(root: Path) -> int:
-    """Return the images seen by the newest checkpoint, by its name; 0 if there is none."""
+    """Return the images seen by the newest checkpoint, by its name, or 0 without one."""
     newest = store.newest(root)
     return int(newest.name.removeprefix("images-")) if newest else 0

@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `run_training` came to."""
+    """Result of a call of `run_training`."""
 
     summary: dict[str, Any]
-    """What summary.json holds."""
+    """Content of summary.json."""
     already_finished: bool = False
-    """The run had finished before; nothing was trained."""
+    """The run had finished before, so that nothing was trained."""
 
 
 def run_training(
@@ -48,19 +48,19 @@ def run_training(
     checked: CheckedShards | None = None,
     allow_changes: Sequence[str] = (),
 ) -> Outcome:
-    """Train an experiment, or continue it, to its end; then judge its samples.
+    """Train an experiment, or continue it, to its end. Then evaluate its samples.
 
     Args:
         composed: the experiment.
         local: run the worker in this process, without Ray.
         show: called with the newest progress, about twice a second.
         parent: MLflow run that this one is a child of.
-        checked: what the parent found when it checked the data and the tracking store; None: nobody has looked.
+        checked: the parent's check of the data and the tracking store. None: they are checked here.
         allow_changes: keys of the configuration that may differ from those that the run was started with.
 
     Raises:
-        UserError: something given is wrong; nothing was started.
-        NotFinished: the run was stopped, or gave up; the message says what to do.
+        UserError: an argument is wrong. Nothing was started.
+        NotFinished: the run was stopped, or gave up. The message says what to do.
     """
     started, stages = time.perf_counter(), Stages()
     experiment = composed.experiment
@@ -95,7 +95,7 @@ def run_training(
             return Outcome(folder.read_summary(), already_finished=True)
         with stages.time("prepare"):
             store.clear_partial(folder.checkpoints)
-            shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state: never read again
+            shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state is never read again
             folder.open(composed, shards, parent)
         other_data = "data.digest" in allow_changes
         launch = Launch(experiment, folder, shards, stop, show, local, other_data)
@@ -109,7 +109,7 @@ def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -
     """Check the shards, the model against them, and the tracking store's address, before anything is started.
 
     Args:
-        experiment: what is to be trained.
+        experiment: the one to train.
         checked: an earlier check with the same tracking store. Its verdict on the same shards is taken.
 
     Raises:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from ...data.stream import StreamSpec
 
 Ended = dict[str, Any]
-"""How training ended: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`; if done, `times`."""
+"""End of training: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`, `times` if done."""
 
 
 def stream_spec(
     experiment: Experiment, dataset: Dataset, start: int, stop: int, collate: Collate = to_batch
 ) -> StreamSpec:
-    """Return what Ray Data is to stream for an experiment."""
+    """Return the data that Ray Data is to stream for an experiment."""
     from ...data.stream import StreamSpec
 
     data = experiment.data
@@ -50,7 +50,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     """Train inside a Ray Train worker.
 
     Args:
-        job: what to train.
+        job: the training.
         actor: the ProgressActor actor that takes in progress and times.
     """
     import ray.train
@@ -114,7 +114,7 @@ def local_worker(job: Job, stop: StopRequest, progress: ProgressSink) -> Ended:
 
 
 def _train(job: Job, context: WorkerContext) -> Ended:
-    """Train; turn the ends that all ranks have agreed on into words."""
+    """Train, and return the end that all ranks have agreed on as a report."""
     try:
         times = train_and_sample(job, context)
     except Stopped as stopped:

@@ -16,6 +16,7 @@ COVERED = (
     "platform/causalfusion_platform/config",
     "platform/causalfusion_platform/data",
     "platform/causalfusion_platform/evaluation",
+    "platform/causalfusion_platform/launch",
     "platform/causalfusion_platform/ray_private.py",
     "platform/causalfusion_platform/report",
     "platform/causalfusion_platform/sampling",

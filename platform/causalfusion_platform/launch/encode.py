@@ -45,12 +45,12 @@ _OURS = re.compile(
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoding came to."""
+    """Result of an encoding."""
 
     manifest: Manifest
     faults: list[Fault]
     made: int
-    """Shards made by this launch; the others were there."""
+    """Shards made by this launch. The others were there."""
     seconds: float
 
 
@@ -63,18 +63,18 @@ def encode_source(
     encoders: int | None = None,
     show: Callable[[EncodingProgress], None] = lambda _: None,
 ) -> Encoded:
-    """Encode every image of a source, or what an earlier call left to do; the manifest comes last.
+    """Encode every image of a source, or those that an earlier call left. The manifest comes last.
 
     Args:
         source: the images.
         vae: autoencoder, as `open_encoder` takes it.
         settings: size, faults, and the layout of shards.
         out: folder of shards, on storage that all nodes share.
-        encoders: actors with an autoencoder each; default: one per GPU, or one for all CPUs.
+        encoders: actors with an autoencoder each. Default: one per GPU, or one for all CPUs.
         show: called with progress, about twice a second.
 
     Raises:
-        UserError: something given is wrong, or an image has a fault that stops; finished shards stay.
+        UserError: an argument is wrong, or an image has a fault that stops. Finished shards stay.
     """
     started = time.perf_counter()
     encoder = open_encoder(vae)
@@ -92,7 +92,7 @@ def encode_source(
         missing = [shard for shard in range(plan.num_shards) if shard not in finished]
         if missing:
             _check_space(plan, missing, out)
-            (out / MANIFEST_FILE).unlink(missing_ok=True)  # until all shards are there, none is to be trusted
+            (out / MANIFEST_FILE).unlink(missing_ok=True)  # shards count only once all of them are there
             if finished:
                 logger.info(
                     f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do"
@@ -112,7 +112,10 @@ def encode_source(
 def _make_shards(
     make: Callable[[list[int]], None], plan: EncodingPlan, missing: list[int], out: Path
 ) -> dict[int, ShardRecord]:
-    """Make the missing shards; go on where a process of Ray's was lost, but not for ever. Return all records."""
+    """Make the missing shards and return all records.
+
+    The loss of a Ray process is survived, until `_LOSSES` of them came in a row.
+    """
     losses = 0
     while True:
         lost: Exception | None = None
@@ -187,11 +190,11 @@ def _check_space(plan: EncodingPlan, missing: list[int], out: Path) -> None:
 
 @contextmanager
 def _only_one(out: Path, records: Path) -> Iterator[None]:
-    """Hold the folder for this process; clear what a killed one left half written."""
+    """Hold the folder for this process, and clear the files that a killed one left half written."""
     records.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            # A file that says that somebody is there would outlive a killed process: no such thing in its place.
+            # A file that marks the folder as taken would outlive a killed process. This lock ends with its process.
             stack.enter_context(FileLock(records / "lock", timeout=0, fallback_to_soft=False))
         except Timeout as error:
             raise UserError(

@@ -54,6 +54,17 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def torchs_own_linear() -> Iterator[None]:
+    """Undo DeepSpeed's replacement of `torch.nn.functional.linear`, which ZeRO 3 makes for the whole process.
+
+    The replacement keeps other tensors for the backward pass: tests of memory behind it would measure those.
+    """
+    linear = torch.nn.functional.linear
+    yield
+    torch.nn.functional.linear = linear
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The repository's root."""

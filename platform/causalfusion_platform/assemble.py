@@ -178,6 +178,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     loop_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
+    control.mark("end", total)
     final = task.end(loop, task_context)
     if rank == 0 and final:
         path = job.paths.final_samples

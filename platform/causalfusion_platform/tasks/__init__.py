@@ -7,6 +7,7 @@ image generation, the paper's main system. Open `task` first.
 from __future__ import annotations
 
 import importlib
+import inspect
 
 from ..config.errors import UserError
 from ..config.schema import Experiment
@@ -30,9 +31,9 @@ def open_task(experiment: Experiment) -> Task:
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute) if attribute else None
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"task={name} cannot be imported: {error}\n  allowed: {_allowed()}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Task)):
+    if not (isinstance(kind, type) and issubclass(kind, Task)) or inspect.isabstract(kind):
         raise UserError(f"task={name} is not a task\n  allowed: {_allowed()}")
     return kind(experiment)
 

@@ -96,7 +96,9 @@ def optimizer_step(engine: Any, step: TrainingStep, device: torch.device) -> tup
         loss = step.loss(engine, slice(first, first + rows), device)
         engine.backward(loss.weighted)  # divides by the number of parts
         engine.step()  # acts after the last part
-        parts.append(PartLoss(loss.weighted.detach(), loss.values))
+        parts.append(
+            PartLoss(loss.weighted.detach(), {name: value.detach() for name, value in loss.values.items()})
+        )
     values = {name: torch.stack([part.values[name] for part in parts]).mean() for name in parts[0].values}
     return torch.stack([part.weighted for part in parts]).mean(), values
 

@@ -112,6 +112,8 @@ def test_its_metrics_are_named_by_the_task(home: Path) -> None:
         ("no.such:Task", "cannot be imported"),
         ("tests.platform.tasks.toy:Absent", "cannot be imported"),
         ("tests.platform.tasks.toy:Network", "is not a task"),
+        ("causalfusion_platform.tasks:Task", "is not a task"),
+        (".toy:LatentMean", "cannot be imported"),
     ],
 )
 def test_a_task_that_is_not_there(name: str, fault: str) -> None:

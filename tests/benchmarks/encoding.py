@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from causalfusion.weights.vae import kl16_autoencoder
+from causalfusion.weights.vae import new_autoencoder
 from causalfusion_platform.data.encode.plan import EncodeSettings
 from causalfusion_platform.data.encode.progress import EncodingProgress
 from causalfusion_platform.data.encode.stages import Encode
@@ -75,7 +75,7 @@ def run() -> None:
         source, vae = Path(scratch) / "images", Path(scratch) / "vae"
         write_photographs(source)
         torch.manual_seed(0)
-        kl16_autoencoder().save_pretrained(vae)
+        new_autoencoder("kl16").save_pretrained(vae)
         paths = sorted(source.rglob("*.jpg"))
         decoded = [decode_image(path.read_bytes(), path.name, SIZE, parse_policies([]), 10**8)[0] for path in paths]
         pixels = np.stack([image for image in decoded if image is not None])

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.platform.config.trees import load_experiment
 
-from causalfusion_platform.config.compose import HOME_VARIABLE, load_experiment
+from causalfusion_platform.config.compose import HOME_VARIABLE
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.launch.cluster.submit import CLUSTER_HOME
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import ray
+from tests.platform.config.trees import load_experiment
 
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.launch.doctor import services
 
 

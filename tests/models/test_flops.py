@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from causalfusion import CausalFusion, CausalFusionConfig, DiT, DiTConfig, ObjectiveConfig, preset
-from causalfusion.attention.mask import attention_mask, generalized_causal_mask
+from causalfusion.attention.mask import attention_mask
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import dit_flops, forward_flops, training_flops
 
@@ -114,7 +114,7 @@ def test_visible_pairs_of_figure_6() -> None:
     sizes = [2, 2, 3, 2]
     clean = 2 * (1 + 2) + 2 * (1 + 4) + 3 * (1 + 7)
     noised = 2 * (1 + 2) + 2 * (1 + 2 + 2) + 3 * (1 + 4 + 3) + 2 * (1 + 7 + 2)
-    assert int(generalized_causal_mask(sizes, 1).sum()) == 1 + clean + noised
+    assert int(attention_mask(lay_out(sizes, class_tokens=1)).sum()) == 1 + clean + noised
     length = 1 + 7 + 9
     saved = forward_flops(config, sizes) - forward_flops(config, sizes, attention="visible")
     assert saved == 4 * 8 * 3 * (length**2 - (1 + clean + noised))

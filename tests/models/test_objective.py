@@ -23,7 +23,8 @@ from causalfusion import (
     ObjectiveConfig,
     draw,
 )
-from causalfusion.attention.mask import generalized_causal_mask
+from causalfusion.attention.mask import attention_mask
+from causalfusion.factorization.sequence import lay_out
 from causalfusion.noise.diffusion import Prediction
 from causalfusion.objective import WeightAxis, draw_split
 
@@ -132,7 +133,7 @@ def test_what_the_model_is_given(make_model: ModelMaker, make_example: ExampleMa
     assert torch.equal(seen["t"], drawn.times[:, 0, 0])
     assert labels.tolist() == [2, 0, 1]
     assert seen["labels"].tolist() == [2, 3, 1]
-    assert torch.equal(seen["mask"], generalized_causal_mask(SIZES, 2))
+    assert torch.equal(seen["mask"], attention_mask(lay_out(SIZES, class_tokens=2)))
 
 
 def test_one_step_gives_no_clean_tokens(make_model: ModelMaker, make_example: ExampleMaker) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from causalfusion import CausalFusion, CausalFusionConfig
 from causalfusion.attention.dense import SplitMask
-from causalfusion.attention.mask import attention_mask, generalized_causal_mask
+from causalfusion.attention.mask import attention_mask
 from causalfusion.embed import sinusoids_2d
 from causalfusion.factorization.sequence import lay_out
 
@@ -248,7 +248,7 @@ def test_a_mask_that_is_too_short_is_refused(make_model: ModelMaker) -> None:
     model = make_model(time_conditioning="token")
     batch = random_batch(model.config, [9, 7])
     with pytest.raises(ValueError, match="a sequence of 28 tokens cannot have a mask of 27"):
-        model(*batch._replace(mask=generalized_causal_mask([9, 7], 2)))
+        model(*batch._replace(mask=attention_mask(lay_out([9, 7], class_tokens=2))))
 
 
 @torch.no_grad()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..factorization.sequence import Layout, Segment, lay_out
-
-MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from ..factorization.sequence import Layout, Segment
 
 
 def visible(query_segment: Tensor, query_step: Tensor, key_segment: Tensor, key_step: Tensor) -> Tensor:
@@ -30,26 +26,10 @@ def visible(query_segment: Tensor, query_step: Tensor, key_segment: Tensor, key_
 
 
 def attention_mask(layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-    """Return the mask of a layout: (N, N), bool, True = visible."""
-    segments, steps = layout.segments.to(device), layout.steps.to(device)
-    return visible(segments[:, None], steps[:, None], segments[None, :], steps[None, :])
-
-
-def mask_mod(layout: Layout, device: torch.device | str = "cpu") -> MaskMod:
-    """Return the same mask as a FlexAttention `mask_mod`: (batch, head, query index, key index) → visible."""
-    segments, steps = layout.segments.to(device), layout.steps.to(device)
-
-    def mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        del batch, head
-        return visible(segments[query], steps[query], segments[key], steps[key])
-
-    return mod
-
-
-def generalized_causal_mask(sizes: list[int], num_class_tokens: int) -> Tensor:
-    """Return the mask of [class | clean tokens of steps 1…S−1 | noised tokens of steps 1…S]: (N, N), bool.
+    """Return the mask of a layout: (N, N), bool, True = visible.
 
     Algorithm 1 as printed leaves fully masked rows when ctx_len = x_len. With ctx_len at the start of the last
     step it gives this mask.
     """
-    return attention_mask(lay_out(sizes, class_tokens=num_class_tokens))
+    segments, steps = layout.segments.to(device), layout.steps.to(device)
+    return visible(segments[:, None], steps[:, None], segments[None, :], steps[None, :])

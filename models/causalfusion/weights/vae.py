@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ SD_SCALE = 0.18215
 """Scaling factor of the SD VAE's latents (4 channels, 1/8 of the image's side)."""
 
 
+Kind = Literal["kl16", "sd"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
     """Variant of LDM's autoencoder: two residual blocks per level down, three up, attention in the middle."""
@@ -36,16 +39,18 @@ class _Layout:
     """Pattern of the names of training tensors that a file holds beside the weights."""
 
 
-_KL16 = _Layout(
-    widths=(128, 128, 256, 256, 512), latent_channels=16, low_attention=True, scale=MAR_SCALE, beside=r"(?!)"
-)
-_SD = _Layout(
-    widths=(128, 256, 512, 512),
-    latent_channels=4,
-    low_attention=False,
-    scale=SD_SCALE,
-    beside=r"loss\..*|model_ema\.(decay|num_updates)",
-)
+_LAYOUTS: dict[Kind, _Layout] = {
+    "kl16": _Layout(
+        widths=(128, 128, 256, 256, 512), latent_channels=16, low_attention=True, scale=MAR_SCALE, beside=r"(?!)"
+    ),
+    "sd": _Layout(
+        widths=(128, 256, 512, 512),
+        latent_channels=4,
+        low_attention=False,
+        scale=SD_SCALE,
+        beside=r"loss\..*|model_ema\.(decay|num_updates)",
+    ),
+}
 _NORM_GROUPS = 32
 
 # Name parts of diffusers and of LDM. The middle block comes first, because its parts have names of their own.
@@ -70,77 +75,90 @@ _NAME_PARTS = (
 _FORMER_NAME_PARTS = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
 
 
-def kl16_autoencoder(
+def new_autoencoder(
+    kind: Kind,
     *,
-    widths: tuple[int, ...] = _KL16.widths,
-    latent_channels: int = _KL16.latent_channels,
+    widths: tuple[int, ...] | None = None,
+    latent_channels: int | None = None,
     device: torch.device | str = "cpu",
 ) -> AutoencoderKL:
-    """Return an autoencoder with MAR's layout and new random weights. The default sizes are those of its KL-16.
+    """Return an autoencoder with random weights and the layout of MAR's KL-16 or of SD's f8c4.
 
-    `widths` are the channels of the levels, from the image's resolution down. Each level after the first halves
-    the sides. The encoder has attention at its last level and in the middle, the decoder in the middle only.
+    Encoder and decoder have attention in the middle. The encoder of MAR's has it at its last level too.
+
+    Args:
+        kind: the layout.
+        widths: channels of the levels, from the image's resolution down. Each level after the first halves the
+            sides. Default: those of the release.
+        latent_channels: channels of the latent. Default: those of the release.
+        device: device of the weights.
 
     Raises:
         ValueError: levels or channels are missing, or a width is not a multiple of the 32 groups of the norms.
     """
-    return _autoencoder(_KL16, widths, latent_channels, device)
+    layout = _LAYOUTS[kind]
+    widths = layout.widths if widths is None else widths
+    latent_channels = layout.latent_channels if latent_channels is None else latent_channels
+    if not widths or any(width < 1 or width % _NORM_GROUPS for width in widths):
+        raise ValueError(f"widths must be one or more positive multiples of {_NORM_GROUPS}, got {widths}")
+    if latent_channels < 1:
+        raise ValueError(f"latent_channels must be at least 1, got {latent_channels}")
 
+    # diffusers takes seconds to import, and reading encoded latents does not need it.
+    from diffusers import AutoencoderKL
 
-def sd_autoencoder(
-    *,
-    widths: tuple[int, ...] = _SD.widths,
-    latent_channels: int = _SD.latent_channels,
-    device: torch.device | str = "cpu",
-) -> AutoencoderKL:
-    """Return an autoencoder with SD's layout and new random weights. The default sizes are those of its f8c4.
-
-    Encoder and decoder have attention in the middle only. All else is as in `kl16_autoencoder`.
-
-    Raises:
-        ValueError: levels or channels are missing, or a width is not a multiple of the 32 groups of the norms.
-    """
-    return _autoencoder(_SD, widths, latent_channels, device)
-
-
-def import_kl16(path: Path) -> AutoencoderKL:
-    """Return the autoencoder in MAR's `kl16.ckpt`, in float32 on the CPU and in evaluation mode.
-
-    `path` holds {"model": state dict} or the state dict itself, with LDM's names. Its shapes give the widths and
-    the latent channels. Multiply encoded latents by `config.scaling_factor`, and divide by it before decoding.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file needs pickled code, or its tensors are not those of MAR's layout. They are named.
-    """
-    return _import(_KL16, read_state(path, prefer=("model",)), path)
-
-
-def import_sd_vae(path: Path) -> AutoencoderKL:
-    """Return the autoencoder in a file of SD's, in float32 on the CPU and in evaluation mode.
-
-    `path` holds {"state_dict": state dict} or the state dict itself. Names are LDM's, as in
-    `vae-ft-mse-840000-ema-pruned.safetensors`, or diffusers', as in `diffusion_pytorch_model.safetensors`. Shapes
-    give the widths and the latent channels. Training tensors (`loss.…`, counters of the EMA) are left out. Files do
-    not store the scale, so `config.scaling_factor` is SD's.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file needs pickled code, or its tensors are not those of SD's layout. They are named.
-    """
-    return _import(_SD, read_state(path, prefer=("state_dict",)), path)
+    last = "AttnDownEncoderBlock2D" if layout.low_attention else "DownEncoderBlock2D"
+    with torch.device(device):
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * (len(widths) - 1) + (last,),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            block_out_channels=widths,
+            layers_per_block=2,
+            latent_channels=latent_channels,
+            norm_num_groups=_NORM_GROUPS,
+            sample_size=256,
+            scaling_factor=layout.scale,
+        )
 
 
 def import_vae(path: Path) -> AutoencoderKL:
-    """Return the autoencoder in a file of either kind. Only MAR's layout has a level with attention.
+    """Return the autoencoder in a file of MAR's or SD's, in float32 on the CPU and in evaluation mode.
+
+    `path` holds a state dict, or one under "model" or "state_dict". Names are LDM's, as in `kl16.ckpt` and
+    `vae-ft-mse-840000-ema-pruned.safetensors`, or diffusers', as in `diffusion_pytorch_model.safetensors`. Only
+    MAR's layout has a level with attention. Shapes give the widths and the latent channels. Training tensors beside
+    SD's weights (`loss.…`, counters of the EMA) are left out. Files do not store the scale, so
+    `config.scaling_factor` is the release's. Multiply encoded latents by it, and divide by it before decoding.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: as `import_kl16` and `import_sd_vae`.
+        ValueError: the file needs pickled code, or its tensors are not those of the layout. They are named.
     """
-    state = read_state(path, prefer=("model", "state_dict"))
-    low_attention = any(re.match(r"encoder\.down(_blocks)?\.\d+\.att", name) for name in state)
-    return _import(_KL16 if low_attention else _SD, state, path)
+    state: Mapping[str, Tensor] = read_state(path, prefer=("model", "state_dict"))
+    kind: Kind = "kl16" if any(re.match(r"encoder\.down(_blocks)?\.\d+\.att", name) for name in state) else "sd"
+    beside = _LAYOUTS[kind].beside
+    state = {name: tensor for name, tensor in state.items() if not re.fullmatch(beside, name)}
+    # The meta device saves the time of random weights and leaves the caller's random state as it is.
+    model = new_autoencoder(
+        kind, widths=_widths(state) or None, latent_channels=_latent_channels(state), device="meta"
+    )
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    levels = len(model.config.block_out_channels)
+    of_ldm = not any(".mid_block." in name for name in state)
+    former = any(".mid_block.attentions.0.query." in name for name in state)
+    names = {
+        name: ldm_name(name, levels=levels) if of_ldm else _replace(name, _FORMER_NAME_PARTS if former else ())
+        for name in shapes
+    }
+    report_mismatch(
+        # The matrices are the attention's projections, which LDM writes as convolutions of 1×1.
+        {names[name]: (*shape, 1, 1) if of_ldm and len(shape) == 2 else shape for name, shape in shapes.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        source=path,
+    )
+    tensors = {name: state[names[name]].reshape(shape) for name, shape in shapes.items()}
+    model.load_state_dict({name: x.to(torch.float32, copy=True) for name, x in tensors.items()}, assign=True)
+    return model.eval()
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
@@ -159,56 +177,6 @@ def ldm_name(name: str, *, levels: int) -> str:
     """
     name = re.sub(r"\bup_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
     return _replace(name, _NAME_PARTS)
-
-
-def _autoencoder(
-    layout: _Layout, widths: tuple[int, ...], latent_channels: int, device: torch.device | str
-) -> AutoencoderKL:
-    if not widths or any(width < 1 or width % _NORM_GROUPS for width in widths):
-        raise ValueError(f"widths must be one or more positive multiples of {_NORM_GROUPS}, got {widths}")
-    if latent_channels < 1:
-        raise ValueError(f"latent_channels must be at least 1, got {latent_channels}")
-
-    # diffusers takes seconds to import, and reading encoded latents does not need it.
-    from diffusers import AutoencoderKL
-
-    levels = len(widths)
-    last = "AttnDownEncoderBlock2D" if layout.low_attention else "DownEncoderBlock2D"
-    with torch.device(device):
-        return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * (levels - 1) + (last,),
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=widths,
-            layers_per_block=2,
-            latent_channels=latent_channels,
-            norm_num_groups=_NORM_GROUPS,
-            sample_size=256,
-            scaling_factor=layout.scale,
-        )
-
-
-def _import(layout: _Layout, state: Mapping[str, Tensor], path: Path) -> AutoencoderKL:
-    state = {name: tensor for name, tensor in state.items() if not re.fullmatch(layout.beside, name)}
-    widths = _widths(state) or layout.widths
-    # The meta device saves the time of random weights and leaves the caller's random state as it is.
-    model = _autoencoder(layout, widths, _latent_channels(state) or layout.latent_channels, "meta")
-
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    of_ldm = not any(".mid_block." in name for name in state)
-    former = any(".mid_block.attentions.0.query." in name for name in state)
-    names = {
-        name: ldm_name(name, levels=len(widths)) if of_ldm else _replace(name, _FORMER_NAME_PARTS if former else ())
-        for name in shapes
-    }
-    report_mismatch(
-        # The matrices are the attention's projections, which LDM writes as convolutions of 1×1.
-        {names[name]: (*shape, 1, 1) if of_ldm and len(shape) == 2 else shape for name, shape in shapes.items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        source=path,
-    )
-    tensors = {name: state[names[name]].reshape(shape) for name, shape in shapes.items()}
-    model.load_state_dict({name: x.to(torch.float32, copy=True) for name, x in tensors.items()}, assign=True)
-    return model.eval()
 
 
 def _replace(name: str, parts: tuple[tuple[str, str], ...]) -> str:

@@ -104,17 +104,6 @@ def config_digest(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_files(folder: Path) -> dict[str, FileRecord]:
-    """Return size and hash of every file under `folder` except the manifest, by path inside it."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST_FILE]
-    with ThreadPoolExecutor(_hashing_threads()) as pool:
-        digests = pool.map(sha256_of, paths)
-        return {
-            path.relative_to(folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=digest)
-            for path, digest in zip(paths, digests, strict=True)
-        }
-
-
 def write_manifest(folder: Path, facts: Facts, files: Mapping[str, FileRecord]) -> CheckpointManifest:
     """Write the manifest, which completes the checkpoint. All files must be in `folder` already.
 
@@ -175,7 +164,7 @@ def check(folder: Path, *, hashes: bool = True) -> CheckpointManifest:
             raise BadCheckpoint(f"{name} has {size:,} of {record.size:,} bytes")
     if hashes:
         # Hashing takes most of the time of resuming a large checkpoint, and it releases Python's lock.
-        with ThreadPoolExecutor(_hashing_threads()) as pool:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             faults = pool.map(lambda name: _hash_fault(folder / name, manifest.files[name].sha256), manifest.files)
             for name, fault in zip(manifest.files, faults, strict=True):
                 if fault:
@@ -196,7 +185,3 @@ def _first_fault(error: OSError | ValidationError) -> str:
         return str(error.strerror)
     fault = error.errors()[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"
-
-
-def _hashing_threads() -> int:
-    return min(8, os.cpu_count() or 1)

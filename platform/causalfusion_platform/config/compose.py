@@ -68,11 +68,6 @@ def experiment_names() -> list[str]:
     return sorted(set(found))
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
-    """Return the validated experiment of `compose_experiment`."""
-    return compose_experiment(name, overrides).experiment
-
-
 def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
     """Compose experiment `name` with `overrides` and validate it.
 

@@ -101,18 +101,6 @@ class Averages:
         """Name of the average that the run samples from."""
         return self.profiles[0].name
 
-    @property
-    def sharded(self) -> bool:
-        """True if each rank holds only a part of the averages. It is the same on all ranks."""
-        return any(
-            part.group is not None and torch.distributed.get_world_size(part.group) > 1 for part in self._all
-        )
-
-    @property
-    def bytes_held(self) -> int:
-        """Memory of all averages on this rank."""
-        return sum(tensor.nbytes for average in self._averages.values() for tensor in average)
-
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update all averages with the weights after optimizer step `step`, counted from 1."""

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig
-from causalfusion.attention.mask import generalized_causal_mask
+from causalfusion.attention.mask import attention_mask
+from causalfusion.factorization.sequence import lay_out
 from causalfusion.weights import export_release, import_release
 
 State = dict[str, Tensor]
@@ -252,7 +253,8 @@ def forward(model: CausalFusion) -> Tensor:
     order = torch.stack([torch.randperm(16, generator=generator) for _ in range(4)])
     t = torch.tensor([0, 999, 500, 20])
     with torch.no_grad():
-        out: Tensor = model.double()(noised, clean, order, t, torch.arange(4), generalized_causal_mask(sizes, 6))
+        mask = attention_mask(lay_out(sizes, class_tokens=6))
+        out: Tensor = model.double()(noised, clean, order, t, torch.arange(4), mask)
     return out
 
 

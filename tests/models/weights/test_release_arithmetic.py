@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from causalfusion import CausalFusion, DiffusionConfig, Draws, Objective, ObjectiveConfig
-from causalfusion.attention.mask import generalized_causal_mask
+from causalfusion.attention.mask import attention_mask
+from causalfusion.factorization.sequence import lay_out
 from causalfusion.weights import import_release
 
 Array = npt.NDArray[np.float64]
@@ -142,7 +143,7 @@ def test_the_training_pass(both: tuple[Release, CausalFusion]) -> None:
     batch = Batch()
     noised = torch.from_numpy(np.stack([batch.noised(i) for i in range(3)]))
     clean = torch.from_numpy(np.stack([batch.visited(batch.x0, i)[: -SIZES[-1]] for i in range(3)]))
-    mask = generalized_causal_mask(SIZES, CLASS_TOKENS)
+    mask = attention_mask(lay_out(SIZES, class_tokens=CLASS_TOKENS))
     with torch.no_grad():
         predicted = model(noised, clean, batch.order, batch.t, batch.labels, mask)
     expected = np.stack(batch.predictions(release))

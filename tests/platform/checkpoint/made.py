@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from causalfusion import PRESETS, build_model, save_weights
-from causalfusion_platform.checkpoint.manifest import Facts, hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import MANIFEST_FILE, Facts, FileRecord, write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
+from causalfusion_platform.data.manifest import sha256_of
 
 
 def facts(images: int, **changes: Any) -> Facts:
@@ -25,6 +26,15 @@ def facts(images: int, **changes: Any) -> Facts:
         "data_digest": "d" * 64,
     }
     return Facts.model_validate(plain | changes)
+
+
+def hash_files(folder: Path) -> dict[str, FileRecord]:
+    """Return size and hash of every file under a folder except the manifest, by path inside it."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST_FILE
+    }
 
 
 def put_checkpoint(root: Path, images: int, content: str | None = None, **changes: Any) -> Path:

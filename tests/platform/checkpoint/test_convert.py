@@ -15,7 +15,7 @@ from torch import Tensor
 
 from causalfusion import CausalFusionConfig, DiT, Model, build_model, load_weights, preset
 from causalfusion.weights import save_weights
-from causalfusion.weights.vae import kl16_autoencoder, ldm_name
+from causalfusion.weights.vae import ldm_name, new_autoencoder
 from causalfusion_platform.checkpoint.convert import export_checkpoint, import_checkpoint
 from causalfusion_platform.config.errors import UserError
 
@@ -72,7 +72,7 @@ def release_file(folder: Path, name: str = "tiny", **changes: object) -> tuple[P
 
 def kl16_file(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """Write a small autoencoder with LDM's names; return diffusers' state too."""
-    vae = kl16_autoencoder(widths=(32, 64), latent_channels=4)
+    vae = new_autoencoder("kl16", widths=(32, 64), latent_channels=4)
     theirs: dict[str, Tensor] = {}
     for name, tensor in vae.state_dict().items():
         is_projection = tensor.ndim == 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.platform.checkpoint.made import facts
+from tests.platform.checkpoint.made import facts, hash_files
 
 from causalfusion import PRESETS, build_model, save_weights
 from causalfusion_platform.checkpoint.find import Weights, find_weights
-from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.errors import UserError
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.checkpoint.made import facts
+from tests.platform.checkpoint.made import facts, hash_files
 
 from causalfusion_platform.checkpoint.manifest import (
     BadCheckpoint,
     FileRecord,
     check,
     config_digest,
-    hash_files,
     write_manifest,
 )
 from causalfusion_platform.config.errors import UserError

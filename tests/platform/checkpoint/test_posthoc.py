@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scipy.integrate import quad
+from tests.platform.checkpoint.made import hash_files
 from torch import Tensor
 
 from causalfusion import PRESETS, DiffusionConfig, build_model, load_diffusion, load_weights, save_weights
-from causalfusion_platform.checkpoint.manifest import Facts, hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import Facts, write_manifest
 from causalfusion_platform.checkpoint.posthoc import WIDEST, combination, exponent, power_name, reconstruct
 from causalfusion_platform.cli.main import main
 from causalfusion_platform.config.errors import UserError

@@ -12,8 +12,9 @@ import jsonschema
 import pytest
 import yaml
 from tests.platform.cli.conftest import Result, Run, check_refusal
+from tests.platform.config.trees import load_experiment
 
-from causalfusion_platform.config.compose import experiment_names, load_experiment
+from causalfusion_platform.config.compose import experiment_names
 
 # Wrong experiments and keys
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.platform.cli.conftest import Run, check_refusal
+from tests.platform.config.trees import load_experiment
 
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.tracking.journal import (
     AttemptStarted,

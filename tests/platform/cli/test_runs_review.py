@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.platform.checkpoint.made import facts
+from tests.platform.checkpoint.made import facts, hash_files
 from tests.platform.cli.conftest import Run, check_refusal
+from tests.platform.config.trees import load_experiment
 from tests.platform.tracking.recorded import waiting
 
 from causalfusion import PRESETS, build_model, save_weights
-from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
 from causalfusion_platform.launch.runs.state import RunState

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from tests.platform.checkpoint.made import facts
+from tests.platform.checkpoint.made import facts, hash_files
 from tests.platform.cli.conftest import Run, check_refusal
 
 from causalfusion import CausalFusion, save_weights
-from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.launch.runs.state import RunState
 

@@ -12,7 +12,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.platform.config.trees import MODEL_GROUPS, SHIPPED, change, message_of, shipped, write_yaml
+from tests.platform.config.trees import (
+    MODEL_GROUPS,
+    SHIPPED,
+    change,
+    load_experiment,
+    message_of,
+    shipped,
+    write_yaml,
+)
 
 from causalfusion import PRESETS, preset
 from causalfusion_platform.config.compose import (
@@ -21,7 +29,6 @@ from causalfusion_platform.config.compose import (
     experiment_names,
     flatten,
     home,
-    load_experiment,
     with_overrides,
 )
 from causalfusion_platform.config.errors import UserError

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.platform.config.trees import change, fault_of, message_of, write_yaml
+from tests.platform.config.trees import change, fault_of, load_experiment, message_of, write_yaml
 
 from causalfusion import PRESETS, CausalFusionConfig, DiTConfig, SamplingConfig, preset
-from causalfusion_platform.config.compose import load_experiment, validate, with_overrides
+from causalfusion_platform.config.compose import validate, with_overrides
 from causalfusion_platform.config.schema import Experiment
 
 DIT = ("model={preset: digits-dit}", "objective.num_ar_steps=1")

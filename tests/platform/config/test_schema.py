@@ -9,10 +9,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.platform.config.trees import shipped
+from tests.platform.config.trees import load_experiment, shipped
 
 from causalfusion import CausalFusionConfig, DiffusionConfig, DiTConfig, ObjectiveConfig, SamplingConfig
-from causalfusion_platform.config.compose import experiment_names, load_experiment
+from causalfusion_platform.config.compose import experiment_names
 from causalfusion_platform.config.schema import Experiment
 
 RECORDS = (CausalFusionConfig, DiTConfig, DiffusionConfig, ObjectiveConfig, SamplingConfig)

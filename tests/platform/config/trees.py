@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from causalfusion_platform.config.compose import load_experiment, validate
+from causalfusion_platform.config.compose import compose_experiment, validate
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 
 SHIPPED = Path(__file__).parents[3] / "experiments"
 MODEL_GROUPS = sorted(path.stem for path in (SHIPPED / "model").glob("*.yaml"))
+
+
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Return a composed experiment without its tree."""
+    return compose_experiment(name, overrides).experiment
 
 
 @cache

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.platform.data.tiny_vaes import moments_of, new_kl, random_images
 from torch import Tensor
 
-from causalfusion.weights.vae import kl16_autoencoder, ldm_name, sd_autoencoder
+from causalfusion.weights.vae import Kind, ldm_name, new_autoencoder
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.autoencoder import open_autoencoder, open_encoder
 
@@ -44,15 +44,13 @@ def in_ldms_names(vae: Any) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    ("make", "scale", "downsampling"), [(kl16_autoencoder, 0.2325, 2), (sd_autoencoder, 0.18215, 2)]
-)
+@pytest.mark.parametrize(("kind", "scale", "downsampling"), [("kl16", 0.2325, 2), ("sd", 0.18215, 2)])
 def test_every_form_of_an_autoencoder_is_the_same(
-    tmp_path: Path, images: NDArray[np.uint8], make: Callable[..., Any], scale: float, downsampling: int
+    tmp_path: Path, images: NDArray[np.uint8], kind: Kind, scale: float, downsampling: int
 ) -> None:
     """A folder, and single files in diffusers' and in LDM's names: one hash, and the same latents to the bit."""
     torch.manual_seed(0)
-    vae = make(widths=(32, 32), latent_channels=2).eval()
+    vae = new_autoencoder(kind, widths=(32, 32), latent_channels=2).eval()
     vae.save_pretrained(tmp_path / "folder")
     save_file(vae.state_dict(), tmp_path / "single.safetensors")
     save_file(in_ldms_names(vae), tmp_path / "ldm.safetensors")
@@ -83,7 +81,7 @@ def test_every_form_of_an_autoencoder_is_the_same(
 
 def test_the_configuration_beside_a_file_says_its_scale(tmp_path: Path) -> None:
     """As SDXL's, which has SD's layout and another scale."""
-    vae = sd_autoencoder(widths=(32,))
+    vae = new_autoencoder("sd", widths=(32,))
     vae.register_to_config(scaling_factor=0.13025)
     vae.save_pretrained(tmp_path)
     assert open_encoder(str(tmp_path / WEIGHTS)).scale == 0.13025

@@ -13,7 +13,7 @@ from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, 
 from tests.platform.report.pages import colours
 
 from causalfusion_platform.config.paper_table import Row
-from causalfusion_platform.report.canvas import as_png, canvas, fit_axis, is_wide, save
+from causalfusion_platform.report.canvas import canvas, fit_axis, is_wide, save
 from causalfusion_platform.report.figures import heat_map, loss_figure, plane_figure, step_size_figure
 from causalfusion_platform.report.paper.figures import is_plane, planes_figure, row_numbers, values_figure
 from causalfusion_platform.report.paper.report import build_report
@@ -55,11 +55,10 @@ def test_axes_are_logarithmic_where_numbers_span_much() -> None:
         assert (axes.get_xscale(), axes.get_yscale()) == ("linear", scale)
 
 
-def test_figures_become_files_and_bytes(tmp_path: Path) -> None:
+def test_figures_become_files(tmp_path: Path) -> None:
     figure, axes = canvas()
     axes.plot([1, 2], [3, 4])
     path = save(figure, tmp_path / "new/folder/f.png")
-    assert path.read_bytes() == as_png(figure)
     assert colours(path) > 10
 
 

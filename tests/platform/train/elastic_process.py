@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.platform.config.trees import load_experiment
 from torch import Tensor
 
 from causalfusion import Model, Objective, build_model, draw, draws
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import digits
 from causalfusion_platform.data.read import Batch

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.platform.train.zero_process import BATCH, batch, new_model
+from tests.platform.config.trees import load_experiment
+from tests.platform.train.zero_process import BATCH, batch, bytes_held, new_model
 from torch import Tensor
 
 from causalfusion_platform.checkpoint.engine_state import save_engine
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import profiles_of
@@ -65,7 +65,7 @@ def count(case: str, rank: int, world: int, folder: Path) -> dict[str, int]:
                 if name in state
             ]
         ),
-        "averages": averages.bytes_held,
+        "averages": bytes_held(averages),
         "saved": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     }
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.platform.config.trees import load_experiment
 from tests.platform.ranks import run_groups
 from tests.platform.train.memory_process import CASES, overrides, run
 
 from causalfusion import Objective, build_model, draw
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.train.memory import EXACT, activation_bytes, checkpoint_bytes, estimate, longest_sequence
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.platform.checkpoint.made import hash_files
 from tests.platform.train.trained import BATCH, DATA, Training, alone, tiny
 
 from causalfusion_platform.checkpoint.engine_state import TAG
-from causalfusion_platform.checkpoint.manifest import Facts, check, hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import Facts, check, write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment

@@ -71,7 +71,6 @@ def test_each_rank_holds_its_share(results: dict[int, dict[str, Any]], case: str
     assert sum(measured["bytes"]) == 3 * 4 * (trained + frozen)
     for held in measured["bytes"]:
         assert held == pytest.approx(3 * 4 * (trained + frozen) / world, rel=0.01)
-    assert measured["sharded"] == (world == 2 and stage > 0)
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.optimize import brentq
+from tests.platform.config.trees import load_experiment
 from tests.platform.ranks import wait_for
 from torch import Tensor, nn
 
 from causalfusion import Model, Objective, build_model, draw, draws
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import digits
 from causalfusion_platform.data.read import Batch
@@ -85,6 +85,11 @@ def odd_engine(case: str, world: int) -> Any:
     return engine
 
 
+def bytes_held(averages: Averages) -> int:
+    """Return the memory of all averages on this rank."""
+    return sum(tensor.nbytes for average in averages._averages.values() for tensor in average)
+
+
 def masters(module: nn.Module, *, trained: bool = True) -> dict[str, Tensor]:
     """The fp32 weights in full, as DeepSpeed itself gathers them, in float64."""
     from deepspeed.utils import safe_get_full_fp32_param
@@ -131,7 +136,7 @@ def average_case(case: str, rank: int, world: int, folder: Path) -> dict[str, An
             (folder / case / name).mkdir(parents=True)
             save_file(tensors, folder / case / name / "model.safetensors")
     held: list[int] = [0] * world
-    torch.distributed.all_gather_object(held, averages.bytes_held)
+    torch.distributed.all_gather_object(held, bytes_held(averages))
     frozen = torch.linspace(-1, 1, 75).to(dtype).float()
     return {
         "errors": {
@@ -145,7 +150,6 @@ def average_case(case: str, rank: int, world: int, folder: Path) -> dict[str, An
         "main": all(torch.equal(averages.full_state()[key], state["ema-0.9"][key]) for key in now),
         "undisturbed": all(torch.equal(before[key], after[key]) for key in now),
         "bytes": held,
-        "sharded": averages.sharded,
         "finite": averages.finite(),
     }
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.platform.config.trees import load_experiment
 from tests.platform.train.trained import alone
 
-from causalfusion_platform.config.compose import load_experiment
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.launch.doctor import machine, services, step, storage

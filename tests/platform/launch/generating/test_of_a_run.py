@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tests.platform.checkpoint.made import facts
+from tests.platform.checkpoint.made import facts, hash_files
 from tests.platform.launch.generating.asked import FEW
 from torch import Tensor
 
 from causalfusion import DiffusionConfig, SamplingConfig
-from causalfusion_platform.checkpoint.manifest import hash_files, write_manifest
+from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.npz import read_images
 from causalfusion_platform.launch.evaluating.evaluate import PlanePoint, evaluate

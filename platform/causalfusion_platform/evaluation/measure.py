@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from ..config.errors import UserError
-from .collect import BATCH_SIZE, Collected, batches_of, collect
+from .collect import batches_of, collect
 from .extractors.extractor import Extractor
 from .extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from .metrics.frechet import frechet_of_statistics
@@ -33,30 +33,11 @@ def measure(
     *,
     labels: Tensor | None = None,
     training: Tensor | None = None,
-    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
-    """Measure generated images (N, C, H, W) uint8, or batches of them. `score` describes the result.
-
-    Raises:
-        UserError: too few samples, another number of labels, or a reference of another space.
-    """
-    check_reference(reference, extractor)
-    batches = batches_of(samples, batch_size) if isinstance(samples, Tensor) else samples
-    return score(collect(extractor, batches), reference, extractor, labels=labels, training=training)
-
-
-def score(
-    collected: Collected,
-    reference: Reference,
-    extractor: Extractor,
-    *,
-    labels: Tensor | None = None,
-    training: Tensor | None = None,
-) -> dict[str, float]:
-    """Measure samples by their features, which several workers may have collected.
+    """Measure generated images.
 
     Args:
-        collected: features of N samples.
+        samples: images (N, C, H, W) uint8, or batches of them.
         reference: real images in the same space.
         extractor: the extractor.
         labels: requested classes (N,) of the samples.
@@ -73,13 +54,13 @@ def score(
         UserError: too few samples, another number of labels, or a reference of another space.
     """
     check_reference(reference, extractor)
-    samples, space = collected.features, extractor.space
-    if samples is None:
-        raise ValueError("the samples' features were not kept")
-    if len(samples) <= NEIGHBOURS:
-        raise UserError(f"{len(samples)} samples cannot be measured; at least {NEIGHBOURS + 1} are needed")
-    if labels is not None and len(labels) != len(samples):
-        raise UserError(f"{len(labels)} labels for {len(samples)} samples; one for each is needed")
+    collected = collect(extractor, batches_of(samples) if isinstance(samples, Tensor) else samples)
+    features, space = collected.features, extractor.space
+    assert features is not None
+    if len(features) <= NEIGHBOURS:
+        raise UserError(f"{len(features)} samples cannot be measured; at least {NEIGHBOURS + 1} are needed")
+    if labels is not None and len(labels) != len(features):
+        raise UserError(f"{len(labels)} labels for {len(features)} samples; one for each is needed")
     numbers = {"fd": frechet_of_statistics(collected.pool.statistics(), reference.pool)}
     if collected.spatial is not None and reference.spatial is not None:
         numbers["sfd"] = frechet_of_statistics(collected.spatial.statistics(), reference.spatial)
@@ -87,11 +68,11 @@ def score(
         numbers["classifier_score"] = inception_score(collected.probabilities)
     if reference.features is not None:
         # The rounding of ADM's evaluator is part of its numbers alone.
-        shares = precision_recall(reference.features, samples, half=is_fid(extractor), device=extractor.device)
+        shares = precision_recall(reference.features, features, half=is_fid(extractor), device=extractor.device)
         numbers |= {"precision": shares.precision, "recall": shares.recall}
     named = {metric_name(kind, extractor): value for kind, value in numbers.items()}
     if training is not None:
-        copies = memorization(samples, training, device=extractor.device)
+        copies = memorization(features, training, device=extractor.device)
         named[f"memorized_share_{space}"] = copies.share
         named[f"nearest_distance_{space}"] = copies.median
         named[f"nearest_distance_real_{space}"] = copies.median_real

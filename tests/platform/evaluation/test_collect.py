@@ -1,4 +1,4 @@
-"""Collected features: the same whatever the batches are, and whoever collected the parts."""
+"""Collected features: the same whatever the batches are."""
 
 from __future__ import annotations
 
@@ -42,13 +42,6 @@ def test_what_is_kept(batch_size: int) -> None:
     assert_same(found, collect(extractor, [images]))
 
 
-def test_parts_of_several_workers_are_the_whole() -> None:
-    extractor, images = TinyExtractor(), random_images(30)
-    parts = [collect(extractor, batches_of(part, 4)) for part in (images[:11], images[11:12], images[12:])]
-    assert_same(Collected.joined(parts), collect(extractor, [images]))
-    assert parts[0].pool.count == 11
-
-
 def test_batches_are_taken_one_at_a_time() -> None:
     """From an iterator; nothing is read ahead."""
     extractor = TinyExtractor()
@@ -69,24 +62,12 @@ def test_statistics_alone() -> None:
     assert found.features is None
     assert found.probabilities is None
     assert found.pool.count == 6
-    joined = Collected.joined([found, found])
-    assert joined.features is None
-    assert joined.pool.count == 12
 
 
 def test_an_extractor_without_maps_and_classes() -> None:
     found = collect(TinyExtractor(spatial=0, classes=0), [random_images(6)])
     assert found.spatial is None
     assert found.probabilities is None
-
-
-def test_parts_that_do_not_join() -> None:
-    images = random_images(6)
-    kept, bare = collect(TinyExtractor(), [images]), collect(TinyExtractor(), [images], keep=False)
-    with pytest.raises(ValueError, match="do not join"):
-        Collected.joined([kept, bare])
-    with pytest.raises(ValueError, match="no features"):
-        Collected.joined([])
 
 
 class Broken(TinyExtractor):

@@ -11,11 +11,11 @@ from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_image
 from torch import Tensor
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.evaluation.collect import Collected, collect
+from causalfusion_platform.evaluation.collect import batches_of
 from causalfusion_platform.evaluation.extractors.digits_cnn import DigitsClassifier, train_classifier
 from causalfusion_platform.evaluation.extractors.digits_extractor import DigitsExtractor
 from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
-from causalfusion_platform.evaluation.measure import is_fid, measure, provenance, score
+from causalfusion_platform.evaluation.measure import is_fid, measure, provenance
 from causalfusion_platform.evaluation.metrics.frechet import frechet_distance
 from causalfusion_platform.evaluation.metrics.inception_score import inception_score
 from causalfusion_platform.evaluation.metrics.precision_recall import precision_recall
@@ -36,7 +36,7 @@ def test_each_number_is_its_own_formula() -> None:
     extractor = TinyExtractor(judges_classes=True)
     labels = torch.arange(90) % 4
     training = extractor.features(SAMPLES[:30]).pool  # a third of the samples are copies
-    found = measure(SAMPLES, reference_of(extractor), extractor, labels=labels, training=training, batch_size=7)
+    found = measure(batches_of(SAMPLES, 7), reference_of(extractor), extractor, labels=labels, training=training)
     real, ours = extractor.features(REAL), extractor.features(SAMPLES)
     assert real.spatial is not None
     assert ours.spatial is not None
@@ -97,13 +97,11 @@ def test_only_what_there_are_numbers_for() -> None:
     assert "class_accuracy" not in measure(SAMPLES, reference, extractor, labels=labels)  # classes of another set
 
 
-def test_parts_of_workers_and_batches_score_the_same() -> None:
+def test_batches_score_the_same() -> None:
     extractor = TinyExtractor()
     reference = reference_of(extractor)
     whole = measure(SAMPLES, reference, extractor)
     assert measure(iter([SAMPLES[:40], SAMPLES[40:]]), reference, extractor) == pytest.approx(whole, rel=1e-9)
-    parts = [collect(extractor, [part]) for part in (SAMPLES[:10], SAMPLES[10:])]
-    assert score(Collected.joined(parts), reference, extractor) == pytest.approx(whole, rel=1e-9)
 
 
 def test_real_images_measure_as_real() -> None:
@@ -126,12 +124,9 @@ def test_the_record() -> None:
 def test_a_reference_of_another_space(changed: dict[str, str]) -> None:
     extractor = TinyExtractor()
     reference = dataclasses.replace(reference_of(extractor), **changed)  # type: ignore[arg-type]
-    refusal = r"the reference \(real images\) is in the space"
-    with pytest.raises(UserError, match=refusal):
+    with pytest.raises(UserError, match=r"the reference \(real images\) is in the space"):
         measure(SAMPLES, reference, extractor)
     assert extractor.seen == len(REAL)  # refused before the samples' features are extracted
-    with pytest.raises(UserError, match=refusal):
-        score(collect(extractor, [SAMPLES]), reference, extractor)
 
 
 def test_samples_that_cannot_be_measured() -> None:
@@ -142,8 +137,6 @@ def test_samples_that_cannot_be_measured() -> None:
     with pytest.raises(UserError, match="5 labels for 90 samples"):
         measure(SAMPLES, reference, extractor, labels=torch.zeros(5))
     assert math.isfinite(measure(SAMPLES[:4], reference, extractor)["fd_tiny"])
-    with pytest.raises(ValueError, match="not kept"):
-        score(collect(extractor, [SAMPLES], keep=False), reference, extractor)
 
 
 @pytest.fixture(scope="module")

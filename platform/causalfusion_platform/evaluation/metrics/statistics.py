@@ -1,4 +1,4 @@
-"""Mean and covariance of features, streamed. Parts of several workers merge into the whole."""
+"""Mean and covariance of features, streamed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class Statistics:
 class FeatureMoments:
     """Count, mean and summed outer products of deviations of the features seen so far, float64.
 
-    The update is Chan, Golub & LeVeque's. But for rounding, the result does not depend on the batches, their order,
-    or their division among workers.
+    The update is Chan, Golub & LeVeque's. But for rounding, the result does not depend on the batches.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
@@ -54,27 +53,11 @@ class FeatureMoments:
         features = features.to(self.mean)
         mean = features.mean(dim=0)
         deviations = features - mean
-        self._shift(len(features), mean)
-        self.scatter.addmm_(deviations.T, deviations)
-
-    def merge(self, other: FeatureMoments) -> None:
-        """Add the features that another object has counted.
-
-        Raises:
-            ValueError: it is of another width.
-        """
-        if len(other.mean) != len(self.mean):
-            raise ValueError(f"features are {len(self.mean)} and {len(other.mean)} wide")
-        if other.count:
-            self._shift(other.count, other.mean.to(self.mean))
-            self.scatter += other.scatter.to(self.scatter)
-
-    def _shift(self, count: int, mean: Tensor) -> None:
-        """Add the mean of `count` more features, without their scatter about it."""
-        total = self.count + count
+        total = self.count + len(features)
         step = mean - self.mean
-        self.scatter.addr_(step, step, alpha=self.count * count / total)
-        self.mean += step * (count / total)
+        self.scatter.addr_(step, step, alpha=self.count * len(features) / total)
+        self.scatter.addmm_(deviations.T, deviations)
+        self.mean += step * (len(features) / total)
         self.count = total
 
     def statistics(self) -> Statistics:

@@ -37,21 +37,13 @@ def assert_numpys(found: Statistics, expected: Array, tolerance: float = 1e-12) 
     assert found.mean.dtype == found.covariance.dtype == torch.float64
 
 
-@given(
-    cuts=st.lists(st.integers(0, 60), max_size=8),
-    workers=st.lists(st.integers(0, 2), min_size=9, max_size=9),
-    order=st.permutations(range(3)),
-)
-def test_batches_workers_and_order_do_not_matter(cuts: list[int], workers: list[int], order: list[int]) -> None:
-    """Batches of any size, empty ones too, dealt to three workers and merged in any order."""
+@given(cuts=st.lists(st.integers(0, 60), max_size=8), seed=st.integers(0, 9))
+def test_batches_and_order_do_not_matter(cuts: list[int], seed: int) -> None:
+    """Batches of any size, empty ones too, in any order."""
     everything = features(60, 4, offset=3.0)
     batches = np.split(everything, sorted(cuts))
-    parts = [FeatureMoments(4) for _ in range(3)]
-    for batch, worker in zip(batches, workers, strict=False):
-        parts[worker].add(torch.from_numpy(batch))
-    whole = FeatureMoments(4)
-    for worker in order:
-        whole.merge(parts[worker])
+    shuffled = [batches[place] for place in np.random.default_rng(seed).permutation(len(batches))]
+    whole = counted(shuffled, 4)
     assert whole.count == 60
     assert_numpys(whole.statistics(), everything)
 
@@ -81,13 +73,6 @@ def test_what_is_returned_does_not_change_later() -> None:
     assert_numpys(before, everything[:10])
 
 
-def test_merging_leaves_the_other_as_it_was() -> None:
-    one, other = counted([features(5, 2, seed=1)], 2), counted([features(7, 2, seed=2)], 2)
-    one.merge(other)
-    assert (one.count, other.count) == (12, 7)
-    assert_numpys(other.statistics(), features(7, 2, seed=2))
-
-
 def test_what_cannot_be_counted() -> None:
     moments = counted([features(1, 3)], 3)
     with pytest.raises(ValueError, match="at least 2 features, 1 counted"):
@@ -96,8 +81,6 @@ def test_what_cannot_be_counted() -> None:
         moments.add(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="not finite"):
         moments.add(torch.tensor([[0.0, torch.nan, 0.0]]))
-    with pytest.raises(ValueError, match="3 and 4 wide"):
-        moments.merge(FeatureMoments(4))
     assert moments.count == 1
 
 

@@ -16,78 +16,33 @@ class RunPaths:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-
-    @property
-    def name(self) -> str:
+        self.name = root.name
         """Name of the run."""
-        return self.root.name
-
-    @property
-    def state_file(self) -> Path:
+        self.state_file = root / STATE_FILE
         """State of the run between launches. A folder without it holds no begun run."""
-        return self.root / STATE_FILE
-
-    @property
-    def config_file(self) -> Path:
+        self.config_file = root / "config.yaml"
         """The configuration as readable YAML."""
-        return self.root / "config.yaml"
-
-    @property
-    def summary_file(self) -> Path:
+        self.summary_file = root / "summary.json"
         """The results of a finished run."""
-        return self.root / "summary.json"
-
-    @property
-    def journal_file(self) -> Path:
+        self.journal_file = root / JOURNAL_FILE
         """The events of all launches."""
-        return self.root / JOURNAL_FILE
-
-    @property
-    def outbox_folder(self) -> Path:
+        self.outbox_folder = root / "outbox"
         """Folder of files that MLflow has not taken yet, of the delivery's cursor, and of refused records."""
-        return self.root / "outbox"
-
-    @property
-    def old_records(self) -> Path:
+        self.old_records = root / "spool"
         """Folder in which an earlier version left records that MLflow had not taken."""
-        return self.root / "spool"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = root / CHECKPOINTS_FOLDER
         """Folder of the checkpoints."""
-        return self.root / CHECKPOINTS_FOLDER
-
-    @property
-    def samples(self) -> Path:
+        self.samples = root / SAMPLES_FOLDER
         """Folder of sample grids, of the final samples, and of sets that were generated later."""
-        return self.root / SAMPLES_FOLDER
-
-    @property
-    def final_samples(self) -> Path:
+        self.final_samples = self.samples / "final.safetensors"
         """Latents and labels of the final samples."""
-        return self.samples / "final.safetensors"
-
-    @property
-    def evaluation(self) -> Path:
+        self.evaluation = root / EVALUATION_FOLDER
         """Folder of later measurements."""
-        return self.root / EVALUATION_FOLDER
-
-    @property
-    def hangs(self) -> Path:
+        self.hangs = root / "hangs"
         """Folder of the stacks of workers that hung, by attempt."""
-        return self.root / "hangs"
-
-    @property
-    def ray(self) -> Path:
+        self.ray = root / "ray"
         """Folder of Ray Train's own state, which is never read again."""
-        return self.root / "ray"
-
-    @property
-    def tune(self) -> Path:
+        self.tune = root / "tune"
         """Folder of Ray Tune's own state, of a sweep."""
-        return self.root / "tune"
-
-    @property
-    def members(self) -> Path:
+        self.members = root / "members"
         """Folder of the members of a population, of a sweep."""
-        return self.root / "members"

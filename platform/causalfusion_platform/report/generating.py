@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import TaskID
-from rich.table import Table
 
 from ..sampling.progress import Generating
 from ..sampling.sample_set import SamplePlan
 from ..sampling.settings import describe_sampling
-from .terminal import as_path, clock, progress_bar
-from .units import size
+from .bar import BarDisplay
+from .numbers import size
+from .tables import facts_grid
+from .terminal import as_path, clock
 
-_PLAIN_EVERY_SECONDS = 10.0
 
+class GeneratingDisplay(BarDisplay):
+    """Progress of the generation of samples."""
 
-class GeneratingDisplay:
-    """A progress bar on a terminal, and a line every ten seconds elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = progress_bar(console)
-        self.task: TaskID | None = None
-        self.printed_at = time.monotonic()
-
-    def __enter__(self) -> GeneratingDisplay:
-        self.bar.start()
-        self.task = self.bar.add_task("start", total=None, numbers="weights, autoencoder, workers")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    doing, unit, starting = "generate", "samples", "weights, autoencoder, workers"
 
     def show(self, report: Generating) -> None:
         """Show how far it is."""
-        assert self.task is not None
         numbers = f"{_speed(report.samples_per_second)}  ETA {clock(report.eta_seconds)}"
-        self.bar.update(
-            self.task, description="generate", total=report.total, completed=report.done, numbers=numbers
-        )
-        due = time.monotonic() - self.printed_at >= _PLAIN_EVERY_SECONDS or report.done == report.total
-        if not self.console.is_terminal and due:
-            self.printed_at = time.monotonic()
-            self.console.print(f"generate {report.done}/{report.total} samples  {numbers}", soft_wrap=True)
+        self.draw(report.done, report.total, numbers)
 
 
 def generated_panel(plan: SamplePlan, digest: str, files: list[Path], made: int, seconds: float) -> Panel:
@@ -60,9 +37,7 @@ def generated_panel(plan: SamplePlan, digest: str, files: list[Path], made: int,
         made: samples that were generated, not found.
         seconds: that it took.
     """
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
-    rows.add_column(overflow="fold")
+    rows = facts_grid()
     were_there = f" ({plan.num - made} were there)" if made < plan.num else ""
     rows.add_row("samples", f"{plan.num}{were_there}, {plan.image_size}×{plan.image_size} pixels")
     rows.add_row("sampling", describe_sampling(plan.model, plan.sampling))

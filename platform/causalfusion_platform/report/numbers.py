@@ -1,4 +1,4 @@
-"""Numbers and durations for readers."""
+"""Numbers, durations and sizes for readers."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ def duration(seconds: float) -> str:
 def is_number(value: object) -> bool:
     """Return whether a value is a finite number. True and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them: 512 B, 3.4 MiB, 1.2 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.0f} TiB" if count >= 100 else f"{count:.3g} TiB"

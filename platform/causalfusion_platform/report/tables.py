@@ -49,3 +49,11 @@ def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[A
     for row in rows:
         table.add_row(*(Text(cell(value)) for value in row))
     return table
+
+
+def facts_grid() -> Table:
+    """Return an empty table for the terminal: names in bold, and texts that are folded where they are long."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
 from ..train.progress import Progress as Report
-
-_PLAIN_EVERY_SECONDS = 10.0
+from .bar import BarDisplay
+from .tables import facts_grid
 
 
 def preflight_line() -> str:
@@ -39,37 +35,17 @@ def as_path(path: Path) -> str:
         return str(path)
 
 
-def progress_bar(console: Console) -> Progress:
-    """Return a bar of 80 columns, with free text at its right (the field `numbers`). Hidden off a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[numbers]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
+class TrainingDisplay(BarDisplay):
+    """Progress of training. The first report is printed at once."""
 
+    doing, unit, starting = "train", "images", "workers, engine, data"
+    last: Report | None = None
 
-class TrainingDisplay:
-    """A progress bar on a terminal, and a line every ten seconds elsewhere (a log file, a submitted job)."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = progress_bar(console)
-        self.task: TaskID | None = None
-        self.last: Report | None = None
-        self.printed_at = 0.0
-
-    def __enter__(self) -> TrainingDisplay:
-        self.bar.start()
-        self.task = self.bar.add_task("start", total=None, numbers="workers, engine, data")
+    def __enter__(self) -> Self:
         if not self.console.is_terminal:
             self.console.print("starting workers, engine and data")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self.printed_at = 0.0
+        return super().__enter__()
 
     def show(self, report: Report) -> None:
         """Show how far training is. Showing the same report again does nothing."""
@@ -81,23 +57,12 @@ class TrainingDisplay:
         )
         if report.mfu is not None:
             numbers += f"  MFU {report.mfu:.{0 if report.mfu >= 0.1 else 1}%}"
-        assert self.task is not None
-        self.bar.update(
-            self.task, description="train", total=report.total, completed=report.images, numbers=numbers
-        )
-        due = time.monotonic() - self.printed_at >= _PLAIN_EVERY_SECONDS or report.images == report.total
-        if not self.console.is_terminal and due:
-            self.printed_at = time.monotonic()
-            self.console.print(
-                f"train {report.images}/{report.total} images  {numbers}", highlight=False, soft_wrap=True
-            )
+        self.draw(report.images, report.total, numbers)
 
 
 def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
     """Return the panel that ends a run."""
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
-    rows.add_column(overflow="fold")
+    rows = facts_grid()
     if summary.get("class_accuracy") is not None:
         rows.add_row(
             "class accuracy",

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ...config.schema import Experiment
-from ...report.units import size
+from ...report.numbers import size
 from ...train.memory import Memory, estimate
 from ..training.dry_run import planned_precision
 from .check import Check, Verdict

@@ -16,7 +16,7 @@ from causalfusion import PRESETS, build_model
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.read import Batch
-from ...report.units import size
+from ...report.numbers import size
 from ...tasks.class_to_image import ClassToImageObjective
 from ...train.device import memory_in_use
 from ...train.engine import build_engine, choose_precision, optimizer_step

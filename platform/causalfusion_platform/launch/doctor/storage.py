@@ -11,8 +11,8 @@ from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import MANIFEST_FILE
 from ...data.validate import check_draws, check_model_fits, open_shards
+from ...report.numbers import size
 from ...report.runs.dry_run import disk_needed
-from ...report.units import size
 from ...tracking.mlflow import check_reachable, client
 from ...train.memory import checkpoint_bytes
 from ..training.dry_run import planned_precision

@@ -10,8 +10,8 @@ from pathlib import Path
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import Manifest
+from ...report.numbers import size
 from ...report.terminal import as_path
-from ...report.units import size
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias, version_of
 from ..runs.folder import RunFolder
 from ..runs.register import entry_of, version_tags

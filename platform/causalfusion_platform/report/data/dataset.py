@@ -16,6 +16,7 @@ from ...data.scan import Scan
 from ...data.shards import QUARANTINE
 from ...data.stats import LatentStats, Spread
 from ...data.validate import CheckedShards
+from ..numbers import size
 
 _WIDTH = 80
 _MARGIN = 14
@@ -33,7 +34,7 @@ _MIXING_WARNING = (
 def summary_lines(folder: Path, manifest: Manifest) -> list[str]:
     """Return what the manifest says."""
     channels, height, width = manifest.shape
-    size = sum(shard.bytes for shard in manifest.shards)
+    total = sum(shard.bytes for shard in manifest.shards)
     groups = sum(len(shard.row_groups) for shard in manifest.shards)
     coder, source = manifest.autoencoder, manifest.source
     weights = f", weights {coder.weights_sha256[:16]}" if coder.weights_sha256 else ""
@@ -41,7 +42,7 @@ def summary_lines(folder: Path, manifest: Manifest) -> list[str]:
     aside = manifest.quarantined
     facts = {
         "rows": f"{manifest.rows:,} in {_count(len(manifest.shards), 'shard')}, {_count(groups, 'row group')}",
-        "size": f"{_bytes(size)}, {size / manifest.rows:,.0f} bytes per row",
+        "size": f"{size(total)}, {total / manifest.rows:,.0f} bytes per row",
         "latents": f"{channels}×{height}×{width} {manifest.dtype}: {', '.join(manifest.latent_columns)}",
         "autoencoder": f"{coder.name}, scale {coder.scale:g}{weights}",
         "images": f"ADM's centre crop to {crop.size}×{crop.size}" if crop else "as they were in the source",
@@ -201,11 +202,3 @@ def _name(name: str) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} TiB"

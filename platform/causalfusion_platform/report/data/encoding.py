@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import time
-
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import TaskID
 from rich.table import Table
 
 from ...data.encode.progress import EncodingProgress
 from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
 from ...data.manifest import Manifest
-from ..terminal import clock, progress_bar
+from ..bar import BarDisplay
+from ..tables import facts_grid
+from ..terminal import clock
 
-_PLAIN_EVERY_SECONDS = 10.0
 _NAMED = 3
 
 
-class EncodingDisplay:
-    """A progress bar on a terminal, and a line every ten seconds elsewhere."""
+class EncodingDisplay(BarDisplay):
+    """Progress of an encoding."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = progress_bar(console)
-        self.task: TaskID | None = None
-        self.printed_at = time.monotonic()
-        self.last: EncodingProgress | None = None
-
-    def __enter__(self) -> EncodingDisplay:
-        self.bar.start()
-        self.task = self.bar.add_task("start", total=None, numbers="source, autoencoder, Ray")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    doing, unit, starting = "encode", "images", "source, autoencoder, Ray"
 
     def show(self, report: EncodingProgress) -> None:
         """Show how far the encoding is."""
-        assert self.task is not None
         if not report.images_per_second:
             return
         numbers = f"{report.images_per_second:.1f} images/s  ETA {clock(report.eta_seconds)}"
@@ -48,22 +32,12 @@ class EncodingDisplay:
             most = list(report.faults.items())
             numbers += "  " + ", ".join(f"{count} {kind}" for kind, count in most[:_NAMED])
             numbers += f", {sum(count for _, count in most[_NAMED:])} others" if len(most) > _NAMED else ""
-        self.bar.update(
-            self.task, description="encode", total=report.total, completed=report.items, numbers=numbers
-        )
-        due = time.monotonic() - self.printed_at >= _PLAIN_EVERY_SECONDS
-        done = report.items == report.total and (self.last is None or self.last.items != report.items)
-        self.last = report
-        if not self.console.is_terminal and (due or done):
-            self.printed_at = time.monotonic()
-            self.console.print(f"encode {report.items}/{report.total} images  {numbers}", soft_wrap=True)
+        self.draw(report.items, report.total, numbers)
 
 
 def encoding_panel(manifest: Manifest, faults: list[Fault], seconds: float, made: int, folder: str) -> Panel:
     """Return the panel that ends an encoding: its shards, and every kind of fault with some of its images."""
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
-    rows.add_column(overflow="fold")
+    rows = facts_grid()
     shape = "×".join(map(str, manifest.shape))
     rows.add_row("latents", f"{manifest.rows} of {manifest.source.items} items, {shape} {manifest.dtype}")
     size = sum(shard.bytes for shard in manifest.shards)

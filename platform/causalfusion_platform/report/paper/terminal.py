@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..tables import facts_grid
 from .content import Grid, stacked
 from .report import PaperReport
 from .statistics import Verdict
@@ -81,9 +82,7 @@ def _limits(texts: list[str]) -> dict[str, str]:
 
 
 def _facts(facts: dict[str, str]) -> Table:
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
-    rows.add_column(overflow="fold")
+    rows = facts_grid()
     for name, text in facts.items():
         rows.add_row(Text(name), Text(text))
     return rows

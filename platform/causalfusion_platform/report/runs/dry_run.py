@@ -16,8 +16,8 @@ from rich.text import Text
 from ...config.schema import Experiment
 from ...train.device import Arithmetic, Peak, peak_of
 from ...train.memory import Memory
+from ..numbers import size
 from ..terminal import as_path
-from ..units import size
 
 _ASSUMED_MFU = 0.4
 _GPUS = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")

@@ -12,8 +12,9 @@ from rich.table import Table
 from ...tracking.accounting import Account
 from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
 from ...tracking.rates import Rates
+from ..numbers import size
+from ..tables import facts_grid
 from ..terminal import as_path, clock
-from ..units import size
 from .goodput import goodput_table
 from .show import RunView
 
@@ -22,9 +23,7 @@ _INCIDENTS_SHOWN = 8
 
 def run_panel(view: RunView) -> Panel:
     """Return what `causalfusion runs show` prints."""
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
-    rows.add_column(overflow="fold")
+    rows = facts_grid()
     rows.add_row("status", _status(view))
     rows.add_row("progress", _progress(view))
     if view.account.newest:

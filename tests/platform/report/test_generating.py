@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tests.platform.sampling.plans import make_plan
 
-from causalfusion_platform.report import generating
+from causalfusion_platform.report import bar
 from causalfusion_platform.report.generating import GeneratingDisplay, generated_panel
 from causalfusion_platform.report.log import PLATFORM, log_to
 from causalfusion_platform.sampling.progress import Generating
@@ -29,7 +29,7 @@ def screen(**options: Any) -> tuple[Console, io.StringIO]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The time that the display sees."""
     now = [100.0]
-    monkeypatch.setattr(generating, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
     yield now
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from causalfusion_platform.report import terminal
+from causalfusion_platform.report import bar
 from causalfusion_platform.report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
 from causalfusion_platform.train.progress import Progress
 
@@ -134,7 +134,7 @@ def test_the_preflight_line() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Return a clock for the display, to be set by hand."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

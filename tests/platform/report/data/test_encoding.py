@@ -15,7 +15,7 @@ from rich.console import Console
 from causalfusion_platform.data.encode.progress import EncodingCounter, EncodingProgress
 from causalfusion_platform.data.encode.records import Fault, count_faults
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
-from causalfusion_platform.report.data import encoding
+from causalfusion_platform.report import bar
 from causalfusion_platform.report.data.encoding import EncodingDisplay, encoding_panel
 from causalfusion_platform.report.log import PLATFORM, log_to
 
@@ -36,7 +36,7 @@ class Screen:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The time that the display sees."""
     now = [100.0]
-    monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
     yield now
 
 

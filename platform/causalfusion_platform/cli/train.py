@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .config import Overrides
+
+if TYPE_CHECKING:
+    from ..config.compose import Composed
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line, last.")]
 AllowOption = Annotated[
@@ -47,28 +50,24 @@ def train(
     run_and_show(composed, local=local, as_json=as_json, allow_changes=keys)
 
 
-def show_plan(composed: object, command: str) -> None:
+def show_plan(composed: Composed, command: str) -> None:
     """Print stages, resources and cost of training."""
     from rich.console import Console
 
-    from ..config.compose import Composed
     from ..launch.training.dry_run import make_plan
     from ..report.runs.dry_run import plan_panel
 
-    assert isinstance(composed, Composed)
     Console(highlight=False).print(plan_panel(make_plan(composed), command))
 
 
-def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes: Sequence[str] = ()) -> None:
+def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_changes: Sequence[str] = ()) -> None:
     """Run a composed experiment and print its progress and summary."""
     from rich.console import Console
 
-    from ..config.compose import Composed
     from ..launch.training.train import run_training
     from ..report.log import log_to
     from ..report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
 
-    assert isinstance(composed, Composed)
     console = Console(highlight=False)
     experiment = composed.experiment
     console.print(preflight_line(), soft_wrap=True)
@@ -85,12 +84,11 @@ def run_and_show(composed: object, *, local: bool, as_json: bool, allow_changes:
         print(json.dumps(outcome.summary))
 
 
-def dashboard_command(composed: object) -> str:
+def dashboard_command(composed: Composed) -> str:
     """Return the command that opens the dashboard of an experiment's runs."""
-    from ..config.compose import Composed, home
+    from ..config.compose import home
     from ..report.terminal import as_path
 
-    assert isinstance(composed, Composed)
     experiment = composed.experiment
     if not experiment.tracking_uri.startswith("sqlite"):
         return f"open {experiment.tracking_uri}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..config.errors import UserError
 
@@ -14,22 +14,16 @@ Policies = Mapping[str, Action]
 _HELP = "\n  causalfusion data encode --help"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FaultKind:
+class FaultKind(NamedTuple):
     """One kind of fault of an image."""
 
     name: str
     """Name in settings (`cmyk=skip`) and reports."""
-    meaning: str
-    """Description of the fault, and of "convert" and "keep", in one line."""
     allowed: tuple[Action, ...]
-    """Allowed actions."""
     default: Action
     """Action without a setting of the user."""
-
-    def __post_init__(self) -> None:
-        if self.default not in self.allowed:
-            raise ValueError(f"{self.name}: the default {self.default!r} is not one of {self.allowed}")
+    meaning: str
+    """Description of the fault, and of "convert" and "keep", in one line."""
 
 
 @dataclass(frozen=True)
@@ -65,44 +59,45 @@ _LOST: tuple[Action, ...] = ("skip", "stop")
 _CONVERTED: tuple[Action, ...] = ("convert", "skip", "stop")
 _KEPT: tuple[Action, ...] = ("convert", "keep", "skip", "stop")
 
-_TABLE: tuple[tuple[str, tuple[Action, ...], Action, str], ...] = (
+_KINDS = (
     # Undecodable.
-    ("unreadable", _LOST, "stop", "the storage failed to give the file"),
-    ("missing", _LOST, "stop", "there is a label for an image that is not there"),
-    ("unlabelled", _LOST, "stop", "there is no label for the image"),
-    ("zero_bytes", _LOST, "skip", "the file is empty"),
-    ("not_image", _LOST, "skip", "no image of a format that is decoded here"),
-    ("truncated", _LOST, "skip", "the file ends before its image does"),
-    ("corrupt", _LOST, "skip", "an image by its header, but it cannot be decoded"),
-    ("huge", _LOST, "skip", "more pixels than --max-pixels, as stored or once enlarged to the crop"),
-    ("deep", _LOST, "skip", "32-bit pixels, whose range is not known"),
+    FaultKind("unreadable", _LOST, "stop", "the storage failed to give the file"),
+    FaultKind("missing", _LOST, "stop", "there is a label for an image that is not there"),
+    FaultKind("unlabelled", _LOST, "stop", "there is no label for the image"),
+    FaultKind("zero_bytes", _LOST, "skip", "the file is empty"),
+    FaultKind("not_image", _LOST, "skip", "no image of a format that is decoded here"),
+    FaultKind("truncated", _LOST, "skip", "the file ends before its image does"),
+    FaultKind("corrupt", _LOST, "skip", "an image by its header, but it cannot be decoded"),
+    FaultKind("huge", _LOST, "skip", "more pixels than --max-pixels, as stored or once enlarged to the crop"),
+    FaultKind("deep", _LOST, "skip", "32-bit pixels, whose range is not known"),
     # Decodable.
-    ("wrong_extension", _CONVERTED, "convert", "the extension names another format (convert: decode by content)"),
-    ("animated", _CONVERTED, "convert", "more than one frame or page (convert: the first)"),
-    ("cmyk", _CONVERTED, "convert", "printing colours (convert: to RGB without a colour profile)"),
-    ("gray8", _CONVERTED, "convert", "gray or bilevel (convert: three equal channels)"),
-    ("gray16", _CONVERTED, "convert", "gray of more than 8 bits (convert: scaled to 8 bits)"),
-    ("rgb16", _CONVERTED, "convert", "more than 8 bits a channel (convert: scaled to 8 bits)"),
-    ("palette", _CONVERTED, "convert", "colours from a palette (convert: looked up)"),
-    (
+    FaultKind(
+        "wrong_extension", _CONVERTED, "convert", "the extension names another format (convert: decode by content)"
+    ),
+    FaultKind("animated", _CONVERTED, "convert", "more than one frame or page (convert: the first)"),
+    FaultKind("cmyk", _CONVERTED, "convert", "printing colours (convert: to RGB without a colour profile)"),
+    FaultKind("gray8", _CONVERTED, "convert", "gray or bilevel (convert: three equal channels)"),
+    FaultKind("gray16", _CONVERTED, "convert", "gray of more than 8 bits (convert: scaled to 8 bits)"),
+    FaultKind("rgb16", _CONVERTED, "convert", "more than 8 bits a channel (convert: scaled to 8 bits)"),
+    FaultKind("palette", _CONVERTED, "convert", "colours from a palette (convert: looked up)"),
+    FaultKind(
         "transparency",
         _KEPT,
         "convert",
         "not opaque throughout (convert: laid on white, keep: colours only, as ADM)",
     ),
-    (
+    FaultKind(
         "exif_rotation",
         _KEPT,
         "convert",
         "to be shown turned or mirrored (convert: upright, keep: as stored, as ADM)",
     ),
-    ("tiny", _CONVERTED, "convert", "a side is shorter than the crop (convert: enlarged bicubically, as ADM)"),
+    FaultKind(
+        "tiny", _CONVERTED, "convert", "a side is shorter than the crop (convert: enlarged bicubically, as ADM)"
+    ),
 )
 
-FAULT_KINDS: dict[str, FaultKind] = {
-    name: FaultKind(name=name, meaning=meaning, allowed=allowed, default=default)
-    for name, allowed, default, meaning in _TABLE
-}
+FAULT_KINDS = {kind.name: kind for kind in _KINDS}
 """Every kind of fault by its name."""
 
 

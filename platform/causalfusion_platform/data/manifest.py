@@ -101,8 +101,7 @@ class Description(_Part):
     @property
     def latent_columns(self) -> tuple[str, ...]:
         """Names of the tensor columns of every shard."""
-        names = ("mean", "std") if self.posterior else ("mean",)
-        return (*names, *(f"{name}_flip" for name in names)) if self.flip else names
+        return latent_columns(posterior=self.posterior, flip=self.flip)
 
 
 class Manifest(Description):
@@ -172,6 +171,12 @@ class Manifest(Description):
         ):
             raise UserError(f"{path}: the rows of its shards do not add up to {manifest.rows}\n  {make}")
         return manifest
+
+
+def latent_columns(*, posterior: bool, flip: bool) -> tuple[str, ...]:
+    """Return the names of the tensor columns of shards, in their order."""
+    names = ("mean", "std") if posterior else ("mean",)
+    return (*names, *(f"{name}_flip" for name in names)) if flip else names
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from causalfusion import draws
 
 from ..config.errors import UserError
-from .manifest import Manifest
+from .manifest import Manifest, latent_columns
 from .order import RowGroup, Window, row_order, windows_between
 
 Columns = dict[str, NDArray[np.generic]]
@@ -64,11 +64,8 @@ class Dataset:
     @property
     def columns(self) -> list[str]:
         """Names of the Parquet columns to read."""
-        latents = [
-            name
-            for name in self.manifest.latent_columns
-            if (self.sample_posterior or not name.startswith("std")) and (self.flip or not name.endswith("_flip"))
-        ]
+        posterior, flip = self.manifest.posterior and self.sample_posterior, self.manifest.flip and self.flip
+        latents = latent_columns(posterior=posterior, flip=flip)
         unchanged = [name for name in self.fields if name != LATENT]
         return ["row_id", *unchanged, *(latents if LATENT in self.fields else [])]
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from ..config.errors import UserError
 from ..storage.atomic import replacing
-from .manifest import MANIFEST_FILE, Description, Manifest, Shard, sha256_of
+from .manifest import MANIFEST_FILE, Description, Manifest, Shard, latent_columns, sha256_of
 
 # Name of a shard, or of an unfinished shard or manifest.
 _SHARD_FILES = re.compile(r"shard-\d+-of-\d+\.parquet|\.(shard-\d+-of-\d+\.parquet|manifest\.json)\.\d+")
 
 QUARANTINE = "quarantine"
 """Folder for shards that were set aside, inside the folder of shards."""
-LATENT_COLUMNS = ("mean", "std", "mean_flip", "std_flip")
+LATENT_COLUMNS = latent_columns(posterior=True, flip=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,12 @@ class Rows:
 
 def shard_schema(shape: tuple[int, ...], *, posterior: bool, flip: bool, captions: bool) -> pa.Schema:
     """Return the schema of shards of latents (channels, height, width), the only one that readers accept."""
-    present = {"mean": True, "std": posterior, "mean_flip": flip, "std_flip": posterior and flip}
     tensor = pa.fixed_shape_tensor(pa.float16(), shape)
     fields = [
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("label", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        *(pa.field(name, tensor, nullable=False) for name in LATENT_COLUMNS if present[name]),
+        *(pa.field(name, tensor, nullable=False) for name in latent_columns(posterior=posterior, flip=flip)),
     ]
     if captions:
         fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..storage.atomic import write_atomically
 from .canvas import save
-from .html import Change, Picture
+from .html import Picture
 from .paper.figures import is_plane, planes_figure, values_figure
 from .paper.json import report_json
 from .paper.latex import render_latex
@@ -27,16 +27,13 @@ _PAPER_FIGURES = {
 }
 
 
-def write_paper_report(
-    report: PaperReport, folder: Path, *, pictures: Sequence[Picture] = (), changed: Sequence[Change] = ()
-) -> list[Path]:
+def write_paper_report(report: PaperReport, folder: Path, *, pictures: Sequence[Picture] = ()) -> list[Path]:
     """Write report.md, report.tex, report.json, its figures and report.html, and return the paths.
 
     Args:
         report: what was measured.
         folder: made if need be. Files of an earlier report are replaced.
         pictures: more figures for the page, such as Figure 4's curves.
-        changed: keys of the rows' experiments that are not at their defaults.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = [save(values_figure(report), folder / "values.png")]
@@ -47,7 +44,7 @@ def write_paper_report(
         "report.md": render_markdown(report),
         "report.tex": render_latex(report),
         "report.json": json.dumps(report_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.html": paper_page(report, [*shown, *pictures], changed),
+        "report.html": paper_page(report, [*shown, *pictures]),
     }
     return [*_write(texts, folder), *figures]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,17 +32,14 @@ REGIONS = get_args(Region)
 _BATCH = 64
 
 
+@dataclass(frozen=True)
 class InteractiveSampler:
     """A model with everything it needs to generate images."""
 
-    def __init__(
-        self,
-        model: Model,
-        sampling: SamplingConfig,
-        diffusion: DiffusionConfig,
-        autoencoder: Encoder,
-    ) -> None:
-        self.model, self.sampling, self.diffusion, self.autoencoder = model, sampling, diffusion, autoencoder
+    model: Model
+    sampling: SamplingConfig
+    diffusion: DiffusionConfig
+    autoencoder: Encoder
 
     @classmethod
     def open(

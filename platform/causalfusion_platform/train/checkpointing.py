@@ -19,7 +19,7 @@ from ..checkpoint.save import Failed, SavedCheckpoint, Saver
 from ..tracking.journal import Checkpointed, Journal, SaveFailed
 from .control import Control, StopReason
 from .guard import Diverged, Guard
-from .loop import StepResult, TrainLoop
+from .loop import Hook, TrainLoop
 from .metrics import MetricsHook, Spent
 
 FAILED_SAVES = 3
@@ -47,7 +47,7 @@ class Fixed:
     precision: str
 
 
-class CheckpointHook:
+class CheckpointHook(Hook):
     """Save periodically, at the end, and when training is stopped."""
 
     at_end = True
@@ -75,9 +75,6 @@ class CheckpointHook:
         self.failures = 0
         self.largest = 0
         """Bytes of the largest checkpoint saved so far."""
-
-    def observe(self, result: StepResult) -> None:
-        """Keep nothing."""
 
     def run(self, loop: TrainLoop) -> None:
         """Save the engine, the averages and the weights. All ranks call it together.
@@ -153,11 +150,7 @@ class CheckpointHook:
                 seed=experiment.seed,
                 world_size=torch.distributed.get_world_size(),
                 zero_stage=experiment.train.zero_stage,
-                precision=self.fixed.precision,
-                config_digest=self.fixed.config_digest,
-                data_digest=self.fixed.data_digest,
-                versions=self.fixed.versions,
-                mlflow_run_id=self.fixed.mlflow_run_id,
+                **vars(self.fixed),
                 metrics={} if loss is None else {"loss": loss},
                 grad_norms=list(self.guard.norms),
                 averages=[profile.name for profile in averages.profiles],

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from .loop import StepResult, TrainLoop
+from .loop import Hook, TrainLoop
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Consensus:
         return _CODES[code - 1] if code else None
 
 
-class StopHook:
+class StopHook(Hook):
     """Give a sign of life after each step, and stop if any rank was asked to."""
 
     every_images = 1
@@ -101,9 +101,6 @@ class StopHook:
     ) -> None:
         self.control, self.save_now, self.storage_fails = control, save_now, storage_fails
         self.consensus = Consensus()
-
-    def observe(self, result: StepResult) -> None:
-        """Keep nothing."""
 
     def run(self, loop: TrainLoop) -> None:
         """Stop together, with a checkpoint.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,37 +16,27 @@ from ..sampling.generate import Request, generate_together
 from ..sampling.grid import sample_grid
 from ..tracking.tracker import Tracker
 from .control import Control
-from .loop import StepResult, TrainLoop
+from .loop import Hook, TrainLoop
 from .metrics import Spent
 
 Measure = Callable[[Tensor, Tensor, int], None]
 """Measures samples (B, …) of requested classes (B,) after a number of images, and records the scores."""
 
 
-class SampleGridHook:
+@dataclass
+class SampleGridHook(Hook):
     """Draw a grid of samples from the EMA weights, and have them measured."""
 
+    every_images: int
+    model: Model
+    request: Request
+    class_names: list[str]
+    folder: Path
+    tracker: Tracker
+    control: Control
+    spent: Spent
+    measure: Measure | None = None
     at_end = False
-
-    def __init__(
-        self,
-        every_images: int,
-        model: Model,
-        request: Request,
-        class_names: list[str],
-        folder: Path,
-        tracker: Tracker,
-        control: Control,
-        spent: Spent,
-        measure: Measure | None = None,
-    ) -> None:
-        self.every_images = every_images
-        self.model, self.request, self.class_names = model, request, class_names
-        self.folder, self.tracker = folder, tracker
-        self.control, self.spent, self.measure = control, spent, measure
-
-    def observe(self, result: StepResult) -> None:
-        """Keep nothing."""
 
     def run(self, loop: TrainLoop) -> None:
         """Generate on all ranks. The first draws and records the grid."""

@@ -70,34 +70,26 @@ class Hook(Protocol):
     at_end: bool
     """If true, it also runs when training ends (once, if both fall together)."""
 
-    def observe(self, result: StepResult) -> None:
-        """Receive the result of every step. Must not wait for the device."""
+    def observe(self, _: StepResult, /) -> None:
+        """Receive the result of every step. Must not wait for the device. The default does nothing."""
+        return
 
     def run(self, loop: TrainLoop) -> None:
         """Do the periodic work."""
 
 
+@dataclass
 class TrainLoop:
     """Train from `state` to the experiment's end."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        engine: Any,
-        objective: TrainingObjective,
-        averages: Averages,
-        state: TrainState,
-        device: torch.device,
-        *,
-        data_rows: int | None = None,
-    ) -> None:
-        self.experiment = experiment
-        self.engine = engine
-        self.objective = objective
-        self.averages = averages
-        self.state = state
-        self.device = device
-        self.data_rows = data_rows
+    experiment: Experiment
+    engine: Any
+    objective: TrainingObjective
+    averages: Averages
+    state: TrainState
+    device: torch.device
+    data_rows: int | None = None
+    """Rows of the data set, for a warmup in epochs."""
 
     def train_step(self, batch: Any) -> OptimizerStep:
         """Make one optimizer step on this rank's rows."""

@@ -64,7 +64,7 @@ def test_all_that_is_given_is_escaped() -> None:
     table = gammas(rows=rows, claims=(), title=ATTACK, measured=ATTACK, varied=ATTACK, note=ATTACK)
     picture = Picture(ATTACK, b"x", ATTACK)
     sweeps = check_alone(sweep_page(report, [picture]))
-    papers = check_alone(paper_page(report_of(table, around=around), [picture], [(ATTACK, 1, 2)]))
+    papers = check_alone(paper_page(report_of(table, around=around), [picture]))
     for page in (sweeps, papers):
         assert len(page.texts["script"]) == 1
         for tag in ("title", "h1", "p", "dt", "dd", "figcaption", "td", "th"):
@@ -128,7 +128,7 @@ def test_a_sweep_without_trials_has_a_page() -> None:
 
 def test_a_papers_page_has_table_verdicts_and_runs() -> None:
     report = report_of(gammas(note="A note."), without=[("g09", 1)])
-    page = check_alone(paper_page(report, [PICTURE], [("train.images", 102400, 25600)]))
+    page = check_alone(paper_page(report, [PICTURE]))
     head, names, *rows = page.tables[0]
     assert head == ["", "S = 1 ↓", "S = 2 ↓"]
     assert names == ["γ", "paper", "ours", "paper", "ours"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,24 @@ from ...config.errors import UserError
 from ..autoencoder import encode_both, open_encoder
 from ..faults import FAULT_KINDS, FaultStop
 from ..images import decode_image
+from ..manifest import latent_columns
 from ..shards import LATENT_COLUMNS, Rows, write_shard
 from ..sources import Reader
 from .plan import Chunk, EncodingPlan, take_items
 from .records import Fault, ShardRecord, record_path
 
 
+@dataclass(frozen=True)
 class Decode:
     """Stage that reads and decodes chunks: one row per item, with zero pixels for images that are left out."""
 
-    def __init__(self, plan: EncodingPlan, listing: Any, reader: Reader, chunks: list[Chunk]) -> None:
-        """Create the stage.
-
-        Args:
-            plan: the plan.
-            listing: reference to the listing's table in Ray's object store.
-            reader: opens the source in the process that reads.
-            chunks: the chunks that the pipeline's input rows number.
-        """
-        self.plan, self.listing, self.reader, self.chunks = plan, listing, reader, chunks
+    plan: EncodingPlan
+    listing: Any
+    """Reference to the listing's table in Ray's object store."""
+    reader: Reader
+    """Opens the source in the process that reads."""
+    chunks: list[Chunk]
+    """Chunks that the pipeline's input rows number."""
 
     def __call__(self, entries: dict[str, NDArray[np.generic]]) -> Iterator[pa.Table]:
         import ray
@@ -136,9 +136,8 @@ class Encode:
         """Return the latents of one batch, with zeros for images that were left out."""
         size = pixels.shape[1]
         columns: dict[str, NDArray[np.float16]] = {}
-        names = [name for name in LATENT_COLUMNS if self._has(name)]
         encoded = self.moments(pixels) if len(pixels) else {}
-        for name in names:
+        for name in latent_columns(posterior=self.encoder.has_posterior, flip=self.flip):
             columns[name] = np.zeros((rows, *self.encoder.latent_shape(size)), np.float16)
             if len(pixels):
                 with np.errstate(over="ignore"):  # too large numbers become infinite, which is checked later
@@ -156,11 +155,6 @@ class Encode:
         each = list(self.threads.map(encode, np.split(pixels, len(pixels))))
         return {name: torch.cat([image[name] for image in each]) for name in each[0]}
 
-    def _has(self, name: str) -> bool:
-        return (self.encoder.has_posterior or not name.startswith("std")) and (
-            self.flip or not name.endswith("_flip")
-        )
-
 
 def _check_finite(latents: dict[str, NDArray[np.float16]], keys: pa.ChunkedArray) -> None:
     for name, values in latents.items():
@@ -172,11 +166,13 @@ def _check_finite(latents: dict[str, NDArray[np.float16]], keys: pa.ChunkedArray
             )
 
 
+@dataclass(frozen=True)
 class Write:
     """Stage that writes whole shards, each followed by its record."""
 
-    def __init__(self, plan: EncodingPlan, folder: Path, records: Path) -> None:
-        self.plan, self.folder, self.records = plan, folder, records
+    plan: EncodingPlan
+    folder: Path
+    records: Path
 
     def __call__(self, rows: pa.Table) -> dict[str, list[int]]:
         (shard,) = set(rows.column("shard").to_pylist()) or {-1}

@@ -65,18 +65,27 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     # The dashboard's address must be known before Ray starts: with another Ray on this machine, the cleaner of
     # placement groups would otherwise ask that one, and remove the groups of a live run.
     port = free_port()
-    before = os.environ.get("RAY_API_SERVER_ADDRESS")
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     _protect_token()
-    try:
+    with (
+        dashboard_address(f"http://127.0.0.1:{port}"),
         # Ray's sockets live below this folder, and a socket's path may have 107 characters at most.
-        with tempfile.TemporaryDirectory(prefix="cf-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            ray.init(object_store_memory=object_store_bytes, **local_options(Path(folder), port), **quiet)
-            _protect_token()
-            try:
-                yield
-            finally:
-                ray.shutdown()
+        tempfile.TemporaryDirectory(prefix="cf-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+    ):
+        ray.init(object_store_memory=object_store_bytes, **local_options(Path(folder), port), **quiet)
+        _protect_token()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def dashboard_address(address: str) -> Iterator[None]:
+    """Make Ray ask the dashboard at `address`. This variable of the environment wins over its arguments."""
+    before = os.environ.get("RAY_API_SERVER_ADDRESS")
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    try:
+        yield
     finally:
         if before is None:
             del os.environ["RAY_API_SERVER_ADDRESS"]

@@ -8,14 +8,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...config.errors import UserError
 from ...ray_private import JOB_CLIENT_LOGGERS
 from .head import Head, find_head, resolve_address
+from .session import dashboard_address
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -216,7 +216,7 @@ def _connect(head: Head) -> JobSubmissionClient:
         logging.getLogger(name).setLevel(logging.WARNING)  # the user does not need to know their steps
     headers = {"Authorization": f"Bearer {head.token}"} if head.token else None
     try:
-        with _address_in_environment(head.address):
+        with dashboard_address(head.address):
             return JobSubmissionClient(head.address, headers=headers)
     except RayError as error:  # only for a head that asks for no token: ours is a header of its own
         raise UserError(
@@ -225,20 +225,6 @@ def _connect(head: Head) -> JobSubmissionClient:
         ) from error
     except (RuntimeError, OSError) as error:
         raise UserError(f"the Ray head at {head.address} does not take jobs: {error}") from error
-
-
-@contextmanager
-def _address_in_environment(address: str) -> Iterator[None]:
-    """Make Ray's client use `address`: these variables of the environment win over its argument."""
-    before = os.environ.get("RAY_API_SERVER_ADDRESS")
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RAY_API_SERVER_ADDRESS"]
-        else:
-            os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 
 def _follow(client: JobSubmissionClient, job: str, hints: str) -> int:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...config.errors import UserError
 from ...data.manifest import Manifest
-from ...data.read import read_all
+from ...data.read import Batch, read_all
 from ...data.validate import CheckedShards, open_shards
 from ...evaluation.collect import batches_of
 from ...evaluation.extractors.digits_cnn import train_classifier
@@ -76,10 +74,10 @@ def open_measuring(
                 f"--extractor {DIGITS} is a classifier trained on the real images, not at hand as pixels\n"
                 f"  evaluate a run whose data are there, or give --extractor inception:PATH --reference FILE"
             )
-        opened: Extractor = _judge(pixels)
+        opened: Extractor = _judge(*pixels)
     else:
         opened = open_extractor(extractor, "cuda" if torch.cuda.is_available() else "cpu")
-    training = None if pixels is None else _reference(pixels, opened)
+    training = None if pixels is None else _reference(*pixels, opened)
     if reference is not None:
         chosen = read_reference(reference, opened)
     elif training is not None:
@@ -92,36 +90,20 @@ def open_measuring(
     return Measuring(opened, chosen, None if training is None else training.features)
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    manifest: Manifest
-    images: Tensor
-    """(N, channels, H, W) in [−1, 1]"""
-    labels: Tensor
-
-    def batches(self) -> Iterator[Tensor]:
-        return iter(batches_of(to_pixels(self.images)))
-
-
-def _pixels(data: Path, checked: CheckedShards | None) -> _Pixels | None:
+def _pixels(data: Path, checked: CheckedShards | None) -> tuple[Manifest, Batch] | None:
+    """Return the manifest and all images (N, channels, H, W) in [−1, 1]. None: latents are not pixels."""
     manifest = open_shards(data, known=checked).usable
-    if manifest.autoencoder.name != "identity":
-        return None
-    rows: Any = read_all(data, manifest)
-    return _Pixels(manifest, rows.latents, rows.labels)
+    return (manifest, read_all(data, manifest)) if manifest.autoencoder.name == "identity" else None
 
 
-def _judge(pixels: _Pixels) -> DigitsExtractor:
+def _judge(manifest: Manifest, images: Batch) -> DigitsExtractor:
+    classes = len(manifest.class_names)
     classifier = train_classifier(
-        pixels.images,
-        pixels.labels,
-        num_classes=len(pixels.manifest.class_names),
-        epochs=_JUDGE_EPOCHS,
-        seed=_JUDGE_SEED,
+        images.latents, images.labels, num_classes=classes, epochs=_JUDGE_EPOCHS, seed=_JUDGE_SEED
     )
     return DigitsExtractor(classifier)
 
 
-def _reference(pixels: _Pixels, extractor: Extractor) -> Reference:
-    source = f"{pixels.manifest.rows} images of data {pixels.manifest.digest[:12]}"
-    return reference_from_images(pixels.batches(), extractor, source=source)
+def _reference(manifest: Manifest, images: Batch, extractor: Extractor) -> Reference:
+    source = f"{manifest.rows} images of data {manifest.digest[:12]}"
+    return reference_from_images(batches_of(to_pixels(images.latents)), extractor, source=source)

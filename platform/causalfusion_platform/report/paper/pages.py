@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..html import Change, Picture, render
+from ..html import Picture, render
 from ..numbers import duration
 from ..tables import cell
 from . import content, words
@@ -15,14 +15,8 @@ from .report import PaperReport
 _SIDE_BY_SIDE = 2
 
 
-def paper_page(report: PaperReport, pictures: Sequence[Picture], changed: Sequence[Change] = ()) -> str:
-    """Return the page.
-
-    Args:
-        report: what was measured.
-        pictures: its figures.
-        changed: keys of the rows' experiments that are not at their defaults.
-    """
+def paper_page(report: PaperReport, pictures: Sequence[Picture]) -> str:
+    """Return the page with its figures."""
     return render(
         "paper.html",
         title=f"{words.heading(report)} ({report.scale})",
@@ -33,7 +27,6 @@ def paper_page(report: PaperReport, pictures: Sequence[Picture], changed: Sequen
         values=content.side_by_side(report),
         runs=content.runs(report),
         pictures=pictures,
-        changed=changed,
     )
 
 

@@ -152,5 +152,4 @@ def _token_products(config: ModelConfig) -> int:
 
 
 def _time_products(config: ModelConfig) -> int:
-    """Return the multiply-adds of embedding one diffusion time."""
     return (_TIME_FREQUENCIES + config.hidden_size) * config.hidden_size

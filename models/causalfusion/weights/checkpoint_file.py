@@ -56,7 +56,6 @@ def write_state(path: Path, state: Mapping[str, Tensor], *, entries: tuple[str, 
 
     Args:
         path: the file. Its folder is made if needed.
-        state: the tensors.
         entries: names under which `torch.save` stores the whole state. Without names the file is the state.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

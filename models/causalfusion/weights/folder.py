@@ -27,9 +27,6 @@ def save_weights(
     """Write a model's configuration and state (name → tensor) into `folder`, which is made if needed.
 
     Args:
-        folder: the folder to write.
-        config: sizes of the model.
-        state: its state dict.
         diffusion: the noise process of its training (default: that of the paper).
     """
     folder.mkdir(parents=True, exist_ok=True)

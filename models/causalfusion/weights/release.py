@@ -60,8 +60,6 @@ def import_release(
     patch of 16 numbers can be 4×4×1, 2×2×4 or 1×1×16. In such a case `patch_size` is required.
 
     Args:
-        path: the checkpoint.
-        heads: attention heads.
         patch_size: side of a patch, in latent pixels.
         config: a configuration that the checkpoint must fit, in place of inferred sizes.
         use_ema: take the EMA weights of a checkpoint that has both.

@@ -87,11 +87,9 @@ def new_autoencoder(
     Encoder and decoder have attention in the middle. The encoder of MAR's has it at its last level too.
 
     Args:
-        kind: the layout.
         widths: channels of the levels, from the image's resolution down. Each level after the first halves the
             sides. Default: those of the release.
         latent_channels: channels of the latent. Default: those of the release.
-        device: device of the weights.
 
     Raises:
         ValueError: levels or channels are missing, or a width is not a multiple of the 32 groups of the norms.

@@ -59,9 +59,6 @@ def gather_parts(
     """Wait for the records of all ranks, and return the files of all.
 
     Args:
-        folder: the partial folder.
-        world_size: number of ranks.
-        timeout_seconds: longest wait.
         pause: sleeps for the given seconds. It may raise to end the wait.
 
     Raises:

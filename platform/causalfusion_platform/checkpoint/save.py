@@ -67,8 +67,6 @@ class Saver:
         Args:
             root: folder of the run's checkpoints, on storage that all ranks share.
             staging: folder of this run on a fast local disk. Ranks of one machine may share it.
-            rank: rank of this process.
-            world_size: number of ranks.
             attempt: a name that is the same on all ranks and new under `root`. It separates files that a process
                 of an earlier attempt still writes.
             retention: the checkpoints to keep after each save.

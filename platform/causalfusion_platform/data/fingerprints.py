@@ -116,7 +116,6 @@ def _common(folder: Path, kind: str, value: int, one: tuple[str, int], other: tu
 
 
 def _key(path: Path, row: int) -> str:
-    """Read the key of one row of a shard."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

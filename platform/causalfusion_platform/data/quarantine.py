@@ -12,15 +12,10 @@ from .shards import QUARANTINE
 
 
 def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) -> Manifest:
-    """Move bad shards into `quarantine/`, remove them from the manifest of `folder`, and return the new manifest.
+    """Move bad shards (file → fault) into `quarantine/`, and return the manifest of `folder` without them.
 
     Missing shards are only removed from the manifest. The manifest is written after the moves. If a call is killed
     in between, the next call removes the moved shards from the manifest.
-
-    Args:
-        folder: the folder of shards.
-        manifest: its manifest.
-        bad: file → fault.
 
     Raises:
         UserError: every shard is bad and nothing was moved, or a file cannot be moved.

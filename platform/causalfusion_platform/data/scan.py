@@ -45,9 +45,7 @@ def scan_shards(
     Memory holds one row group per CPU and 24 bytes per row.
 
     Args:
-        folder: the folder of shards.
         quick: check only presence, size, schema, row groups and the range of labels in the file's statistics.
-        show: called with progress.
         num_examples: number of pairs of rows with the same latent to name.
 
     Raises:
@@ -92,7 +90,6 @@ def look_at_shard(path: Path, shard: Shard, manifest: Manifest, tick: Tick = lam
 
 
 def _group_fault(table: pa.Table, manifest: Manifest) -> str | None:
-    """Return the first fault of a row group's rows."""
     row_ids, labels = table.column("row_id").to_numpy(), table.column("label").to_numpy()
     rows_where = partial(_first_row, row_ids)
     if where := rows_where((row_ids < 0) | (row_ids >= manifest.source.items)):

@@ -151,8 +151,6 @@ def write_shards(
     The bytes depend on the data and the library versions only: writing twice gives equal digests.
 
     Args:
-        rows: the data set.
-        description: the description of the data set.
         folder: the folder to write. Its old shards are removed.
         rows_per_shard: rows of each file except the last.
         rows_per_group: rows of each Parquet row group, the unit of reading.

@@ -137,7 +137,6 @@ class BatchCoordinator:
         return self.waiting[rank].popleft()
 
     def _take(self, rows: int) -> BlockSlices:
-        """Return the next rows of the stream."""
         slices = []
         while rows:
             if self.current is None:

@@ -72,7 +72,6 @@ def open_shards(
     The schema must be exactly that of shards, which excludes pickled extension types.
 
     Args:
-        folder: the folder of shards.
         max_bad_rows: largest share of rows in bad shards.
         hashes: read every byte to compare SHA-256. Page checksums are compared in training in any case.
         known: result of an earlier check, reused for each shard with the same size and time of change.

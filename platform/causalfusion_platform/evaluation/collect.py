@@ -31,8 +31,6 @@ def collect(extractor: Extractor, batches: Iterable[Tensor], *, keep: bool = Tru
     """Extract the features of batches of images (B, C, H, W) uint8, one batch at a time.
 
     Args:
-        extractor: the extractor.
-        batches: the images.
         keep: if true, keep vectors and probabilities. Statistics alone are enough for Fréchet distances.
 
     Raises:

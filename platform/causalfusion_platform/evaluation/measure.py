@@ -39,7 +39,6 @@ def measure(
     Args:
         samples: images (N, C, H, W) uint8, or batches of them.
         reference: real images in the same space.
-        extractor: the extractor.
         labels: requested classes (N,) of the samples.
         training: pool features (M, F) of all images that the generator was trained on.
 
@@ -103,11 +102,7 @@ def provenance(extractor: Extractor, reference: Reference) -> dict[str, str]:
 
 
 def check_reference(reference: Reference, extractor: Extractor) -> None:
-    """Check that samples and reference are in one space.
-
-    Raises:
-        UserError: they are not.
-    """
+    """Raise `UserError` unless samples and reference are in one space."""
     is_fid(extractor)
     if (reference.space, reference.digest) != (extractor.space, extractor.digest):
         raise UserError(

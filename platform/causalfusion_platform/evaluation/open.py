@@ -26,7 +26,6 @@ def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
     Args:
         spec: `inception:PATH`, or `package.module:factory?TEXT`, where `?TEXT` may be left out. The latter calls
             `factory(TEXT, device)`, for a DINOv2 or a classifier of the data set.
-        device: its device.
 
     Raises:
         UserError: `spec` is neither, the file, module or function is missing, or the result is not an `Extractor`.

@@ -47,9 +47,6 @@ def reference_from_images(
     """Extract the reference from batches of real images (B, C, H, W) uint8.
 
     Args:
-        batches: the images.
-        extractor: the extractor.
-        source: description of the images.
         keep: if true, keep their features, for precision and recall. They take 8 kB an image in the space of FID.
 
     Raises:

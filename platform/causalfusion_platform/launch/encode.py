@@ -66,7 +66,6 @@ def encode_source(
     """Encode every image of a source, or those that an earlier call left. The manifest comes last.
 
     Args:
-        source: the images.
         vae: autoencoder, as `open_encoder` takes it.
         settings: size, faults, and the layout of shards.
         out: folder of shards, on storage that all nodes share.
@@ -146,7 +145,6 @@ def _make_shards(
 def _finish(
     plan: EncodingPlan, listing: Listing, finished: dict[int, ShardRecord], out: Path
 ) -> tuple[Manifest, list[Fault]]:
-    """Write the list of faults, then the manifest."""
     records = [finished[shard] for shard in range(plan.num_shards)]
     faults = [
         Fault(key=key, kind=finding.kind, action=finding.action, detail=finding.detail)

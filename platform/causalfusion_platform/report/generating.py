@@ -28,15 +28,7 @@ class GeneratingDisplay(BarDisplay):
 
 
 def generated_panel(plan: SamplePlan, digest: str, files: list[Path], made: int, seconds: float) -> Panel:
-    """Return the panel that ends a generation.
-
-    Args:
-        plan: of the set.
-        digest: of its images.
-        files: archives and folders that were written.
-        made: samples that were generated, not found.
-        seconds: that it took.
-    """
+    """Return the panel that ends a generation: `made` samples in `seconds`. The others were there."""
     rows = facts_grid()
     were_there = f" ({plan.num - made} were there)" if made < plan.num else ""
     rows.add_row("samples", f"{plan.num}{were_there}, {plan.image_size}×{plan.image_size} pixels")

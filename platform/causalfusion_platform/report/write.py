@@ -31,7 +31,6 @@ def write_paper_report(report: PaperReport, folder: Path, *, pictures: Sequence[
     """Write report.md, report.tex, report.json, its figures and report.html, and return the paths.
 
     Args:
-        report: what was measured.
         folder: made if need be. Files of an earlier report are replaced.
         pictures: more figures for the page, such as Figure 4's curves.
     """
@@ -65,7 +64,6 @@ def write_sweep_report(report: SweepReport, folder: Path) -> list[Path]:
 
 
 def _sweep_figures(report: SweepReport) -> Iterator[tuple[str, Figure, str]]:
-    """Yield (name of the file, figure, caption)."""
     trials, metric, mode, title = report.trials, report.metric, report.mode, f"sweep {report.name}"
     results = sum(metric_of(trial, metric) is not None for trial in trials)
     finished = sum(has_result(trial, metric) for trial in trials)

@@ -22,7 +22,6 @@ def write_adm(path: Path, images: Iterable[Pixels], labels: NDArray[np.int64], s
     """Write a sample set atomically, with the same bytes as `numpy.savez(path, images, labels)`.
 
     Args:
-        path: the .npz.
         images: all images in parts, (n, H, W, 3) each.
         labels: classes (N,).
         size: H and W.

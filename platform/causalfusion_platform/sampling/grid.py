@@ -25,7 +25,6 @@ def sample_grid(
     Args:
         images: (B, channels, height, width) in [−1, 1], with 1 or 3 channels (of more, the first three).
         labels: (B,) classes.
-        class_names: name of each class.
         columns: samples per row.
         cell: side of one drawn sample, in pixels. Small images are enlarged without smoothing.
     """

@@ -53,7 +53,6 @@ class InteractiveSampler:
         """Load the model in a folder of weights.
 
         Args:
-            weights: the folder.
             defaults: settings of sampling that `settings` leave out.
             settings: `key=value` of `SamplingConfig`.
             vae: the autoencoder, as `open_autoencoder` takes it.

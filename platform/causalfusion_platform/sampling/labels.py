@@ -40,7 +40,6 @@ def asked_labels(rule: LabelsRule, count: int, classes: Sequence[int], seed: int
 
     Args:
         rule: `balanced`: the classes in turn. `random`: independent uniform draws.
-        count: number of samples.
         classes: the classes to choose from.
         seed: seed of random ones.
     """

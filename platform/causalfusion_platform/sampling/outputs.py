@@ -64,9 +64,6 @@ def write_output(
     """Write `samples.npz` or `png/`, atomically.
 
     Args:
-        folder: folder of the set.
-        output: the output to write.
-        plan: plan of the images.
         images: all of them in parts, in order.
         before: the set's outputs so far, if these images come from it.
 

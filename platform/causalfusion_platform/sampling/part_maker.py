@@ -26,10 +26,6 @@ class PartMaker:
     def __init__(self, plan: SamplePlan, device: str) -> None:
         """Load the model and the autoencoder of a plan.
 
-        Args:
-            plan: the plan.
-            device: `cpu` or `cuda`.
-
         Raises:
             UserError: weights or autoencoder are missing, or differ from those of the plan.
         """

@@ -22,9 +22,7 @@ def open_decoder(manifest: Manifest, vae: str | None, device: str) -> Encoder | 
     """Return the autoencoder that made a data set's latents. None: it is needed and was not named.
 
     Args:
-        manifest: manifest of the data set.
         vae: as `open_encoder` takes it. Not needed where latents are pixels.
-        device: its device.
 
     Raises:
         UserError: it differs from the manifest's, or is missing.
@@ -62,11 +60,7 @@ def write_preview(
     Where the shards hold mirrored images, each stands right of its original.
 
     Args:
-        folder: the folder of shards.
-        manifest: its manifest.
-        classes: its labels.
         decoder: the autoencoder that made the latents.
-        out: PNG to write.
         num: images to show, shared among up to ten classes.
         seed: seed of their choice.
 

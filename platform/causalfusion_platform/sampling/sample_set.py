@@ -182,11 +182,7 @@ def begin(folder: Path, plan: SamplePlan) -> SetRecord:
 
 
 def check_begun(folder: Path, plan: SamplePlan) -> None:
-    """Check, in a process that writes parts, that the folder is the one in which the set was begun.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise `UserError`, in a process that writes parts, unless the set was begun in the folder."""
     record = read_record(folder)
     if record is None or record.plan.identity != plan.identity:
         raise UserError(

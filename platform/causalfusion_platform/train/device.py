@@ -59,7 +59,6 @@ def peak(device: torch.device, precision: str) -> Peak:
     A GPU's is looked up by its name. A CPU's is measured on the threads in use, in less than 0.3 s.
 
     Args:
-        device: device of a worker.
         precision: `fp32`, `bf16`, `bf16_weights` or `fp16`. On a GPU fp32 is TF32 if torch has been told to use it.
     """
     arithmetic: Arithmetic = "fp32"

@@ -47,7 +47,6 @@ def build_engine(
     Args:
         model: its `blocks`, if it has any, are compiled or recomputed where the experiment wants that.
         experiment: its `train` and `optim` sections.
-        device: device of this rank.
         precision: arithmetic of matrix products.
         groups: parameters with settings of their own. Empty: all are one group.
         load_universal: let the engine take a state in DeepSpeed's universal format only.

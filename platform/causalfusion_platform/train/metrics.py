@@ -152,13 +152,11 @@ def _work(results: list[StepResult]) -> tuple[float, int]:
 
 
 def _mean_numbers(results: list[StepResult]) -> dict[str, float]:
-    """Return the numbers of steps, averaged over steps."""
     names = results[0].step.numbers
     return {name: sum(result.step.numbers[name] for result in results) / len(results) for name in names}
 
 
 def _largest(gpu_bytes: int, cpu_bytes: int, device: torch.device) -> tuple[int, int]:
-    """Return both maxima over all ranks."""
     numbers = torch.tensor([gpu_bytes, cpu_bytes], device=device)
     torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
     gpu, cpu = numbers.tolist()

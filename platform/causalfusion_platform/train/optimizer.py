@@ -119,8 +119,6 @@ def build_optimizer(
     """Return AdamW over all parameters (Tables 9 and 10).
 
     Args:
-        model: its parameters are optimised.
-        experiment: the settings of AdamW.
         groups: parameters with settings of their own. Empty: all are one group.
 
     Raises:

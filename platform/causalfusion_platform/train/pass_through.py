@@ -107,7 +107,6 @@ def _unknown(path: str, key: str, allowed: Iterable[str]) -> UserError:
 
 
 def _models() -> dict[str, Any]:
-    """Return the classes by which DeepSpeed checks sections."""
     from deepspeed.comm.config import CommsLoggerConfig
     from deepspeed.monitor import config as monitor
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config

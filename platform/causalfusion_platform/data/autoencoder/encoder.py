@@ -105,7 +105,6 @@ class Autoencoder(Encoder):
         """Wrap an autoencoder, in float32 and in evaluation mode.
 
         Args:
-            vae: the autoencoder.
             bf16: encode under autocast to bfloat16, faster on GPUs and less exact.
         """
         self.vae, self.bf16 = vae, bf16

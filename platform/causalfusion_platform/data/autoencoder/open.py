@@ -25,7 +25,6 @@ def open_encoder(spec: Path | str, device: str = "cpu", *, bf16: bool = False) -
         spec: `identity` (latents are the pixels), a folder of a diffusers `AutoencoderKL` or `AutoencoderTiny`, or
             a file that `causalfusion.weights.vae.import_vae` reads: MAR's `kl16.ckpt`, or SD's VAE with LDM's or
             diffusers' names of tensors.
-        device: device of the computation.
         bf16: encode under autocast to bfloat16.
 
     Raises:
@@ -55,7 +54,6 @@ def open_autoencoder(path: Path | str | None, channels: int | None, device: str 
     Args:
         path: as in `open_encoder`. None or `identity`: latents of 1 or 3 channels are pixels.
         channels: channels of the latents. None: those of the autoencoder.
-        device: device of the computation.
 
     Raises:
         UserError: an autoencoder is needed and not given, is missing, or has other latents.

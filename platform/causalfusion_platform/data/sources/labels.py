@@ -58,7 +58,6 @@ def as_labels(values: Sequence[int | str | None], places: Sequence[str]) -> pa.A
     """Return labels as one Arrow array of integers or strings.
 
     Args:
-        values: the labels.
         places: place of each label, for messages.
 
     Raises:

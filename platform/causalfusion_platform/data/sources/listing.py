@@ -96,9 +96,7 @@ def make_listing(
     """Bring rows into canonical order.
 
     Args:
-        kind: kind of the source.
         location: the location as given by the user.
-        class_names: name of each class.
         columns: key, label, file and size, and if they apply offset, row_group and captions. They are sequences or
             Arrow arrays of one length, in any order.
         findings: faults of the items left out.

@@ -50,7 +50,6 @@ def find_columns(schema: pa.Schema, image: str, label: str, name: str) -> Parque
     """Find the columns of images and labels.
 
     Args:
-        schema: schema of the file.
         image: name of the column of images. auto: the only one of bytes, or the one named image.
         label: name of the column of labels. auto: the only ClassLabel of Hugging Face's metadata, or the first
             of label, labels, cls, class.

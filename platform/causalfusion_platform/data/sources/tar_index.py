@@ -31,8 +31,6 @@ def index_tar(filesystem: fs.FileSystem, path: str, name: str, wants: Callable[[
     """Return the files of a tar in the order of the tar.
 
     Args:
-        filesystem: filesystem of the tar.
-        path: its path there.
         name: its name in messages.
         wants: returns True for the names of members whose content is to be read too.
 

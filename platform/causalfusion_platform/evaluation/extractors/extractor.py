@@ -50,11 +50,7 @@ class Extractor(Protocol):
 
 
 def check_images(images: Tensor, channels: tuple[int, ...]) -> None:
-    """Check that images are (B, C, H, W) uint8 with one of these numbers of channels.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise `ValueError` unless images are (B, C, H, W) uint8 with one of these numbers of channels."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in channels:
         allowed = " or ".join(map(str, channels))
         raise ValueError(

@@ -60,7 +60,6 @@ def memorization(
         quantile: quantile of the real images' distances, up to which a sample counts as memorized.
         max_probes: training images that are left out, drawn at random if there are more.
         seed: seed of that draw.
-        device: device of the computation.
 
     Raises:
         ValueError: unequal widths, no samples, or fewer than two training images.

@@ -42,7 +42,6 @@ def precision_recall(
         half: if true, round distances as ADM's evaluator does. Published numbers have that rounding, and are a
             little higher for it. For ADM's 256×256 samples (guided, upsampled) the evaluator has 0.8265 and 0.5309,
             a port that does not round 0.8255 and 0.5285.
-        device: device of the computation.
 
     Raises:
         ValueError: unequal widths, or a set of k features or fewer.

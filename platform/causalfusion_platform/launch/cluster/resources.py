@@ -150,7 +150,6 @@ def sampling_actors(wanted: int | None, have: Resources) -> tuple[int, int]:
 
     Args:
         wanted: number of actors. None: one for each GPU, or for each CPU on a cluster without GPUs.
-        have: resources of the cluster.
 
     Raises:
         UserError: this number of actors does not fit.

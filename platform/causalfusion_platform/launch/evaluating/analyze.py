@@ -80,7 +80,6 @@ def _plane(
     diffusion_steps: list[int],
     num: int,
 ) -> list[dict[str, float]]:
-    """Score samples of every (S, T)."""
     scorer = SampleScorer(
         data.latents,
         data.labels,
@@ -122,7 +121,6 @@ def _plane(
 def _losses(
     experiment: Experiment, model: Model, data: Batch, out: Path, ar_steps: list[int]
 ) -> dict[str, list[float]]:
-    """Draw the loss of each AR step, and return it by S."""
     losses = losses_by_step(model, data, experiment.diffusion, ar_steps, experiment.seed + 1)
     loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
     return {str(steps): loss for steps, loss in losses.items()}

@@ -96,9 +96,6 @@ def evaluate(
 
     Args:
         request: the checkpoint, and what all places share.
-        cells: the places.
-        measuring: extractor and reference.
-        generators: these make the samples.
         keep_samples: keep the samples. Else they are removed once they are measured.
         show: called with progress of generating.
 

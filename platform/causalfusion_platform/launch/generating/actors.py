@@ -53,11 +53,9 @@ class Generators(Protocol):
         """Make parts, in any order. On request, stop after those that are under way.
 
         Args:
-            plan: the plan of the set.
             folder: the set's folder, to which the parts are written.
             parts: numbers of those to make.
             take: called with each part as soon as it is written.
-            stop: requests to stop.
 
         Raises:
             UserError: an argument is wrong, or workers are lost again and again.

@@ -70,7 +70,6 @@ def run_generate(
     """Generate a set of samples, or those that an earlier call left.
 
     Args:
-        request: the set.
         generators: these make the parts, for any number of calls one after the other.
         show: called with progress when a part is finished.
 
@@ -123,8 +122,7 @@ def _make(
 ) -> int:
     """Make the missing parts, add them to `parts`, and return their number of samples.
 
-    Raises:
-        StoppedRun: a signal came, and parts are missing still.
+    A signal before the last part raises `StoppedRun`.
     """
     if not missing:
         return 0
@@ -153,11 +151,7 @@ def _write(
     images: Iterator[Pixels],
     stop: StopRequest,
 ) -> SetRecord:
-    """Write an output and record it.
-
-    Raises:
-        StoppedRun: a signal came before the output was complete.
-    """
+    """Write an output and record it, or raise `StoppedRun` after a signal."""
     logger.info(f"writing {NPZ_FILE if output == 'npz' else PNG_FOLDER} of {plan.num} samples")
 
     def watched() -> Iterator[Pixels]:
@@ -190,11 +184,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_space(plan: SamplePlan, missing: list[int], folder: Path) -> None:
-    """Check that the disk holds the missing parts, and the files that are made of all parts.
-
-    Raises:
-        UserError: it does not hold them.
-    """
+    """Raise `UserError` unless the disk holds the missing parts, and the files that are made of all parts."""
     one = plan.bytes // plan.num
     need = one * sum(len(plan.part(index)) for index in missing) + plan.bytes
     free = shutil.disk_usage(folder).free
@@ -208,11 +198,7 @@ def _check_space(plan: SamplePlan, missing: list[int], folder: Path) -> None:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process.
-
-    Raises:
-        UserError: another one holds it.
-    """
+    """Hold the folder for this process, or raise `UserError` if another one holds it."""
     if is_under_way(folder):
         raise UserError(
             f"another process is generating into {folder}\n  wait for it, or name another folder: --out FOLDER"

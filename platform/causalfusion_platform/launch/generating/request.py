@@ -153,11 +153,7 @@ def _read_diffusion(folder: Path) -> DiffusionConfig:
 
 
 def _check_fits(model: ModelConfig, sampling: SamplingConfig, diffusion: DiffusionConfig, seed: int) -> None:
-    """Check that a model can be sampled in this way.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raise `UserError` if a model cannot be sampled in this way."""
     try:
         sizes = sampling.sizes(model.num_tokens, seed)
         if model.architecture == "dit" and len(sizes) > 1:

@@ -83,7 +83,6 @@ class _AllMeasured:
 
 
 def _measure(reproduction: Reproduction) -> _AllMeasured:
-    """Measure every column of every row and seed that has finished."""
     table, plan, found = reproduction.table, reproduction.plan, _AllMeasured()
     opened: dict[tuple[str | None, Path], Measuring] = {}
     spaces: dict[str, dict[str, list[str]]] = {}

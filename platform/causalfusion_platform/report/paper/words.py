@@ -165,7 +165,6 @@ def _not_finite(report: PaperReport) -> list[str]:
 
 
 def _span(counts: Sequence[int]) -> str:
-    """Return the range of sorted numbers."""
     return f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
 
 

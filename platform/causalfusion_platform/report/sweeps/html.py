@@ -81,7 +81,6 @@ def outcome(report: SweepReport) -> dict[str, str]:
 
 
 def _trials(report: SweepReport, trials: Sequence[TrialRecord]) -> tuple[list[str], list[list[Any]]]:
-    """Return the table of trials: names of columns, and rows."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
     others = dict.fromkeys(name for trial in trials for name in trial.metrics)
     metrics = [report.metric, *(name for name in others if name != report.metric)]

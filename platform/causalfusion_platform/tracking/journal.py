@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..storage.run_layout import RunPaths
-from .lines import Line, append
+from .lines import Line, append, read_on
 from .records import Record
 
 _log = logging.getLogger(__name__)
@@ -310,24 +309,34 @@ class Journal:
 
     def events(self) -> list[Event]:
         """Return all events in order. Broken and unknown lines are passed over."""
-        return list(self._read())
-
-    def recent(self, size: int = 1 << 18) -> list[Event]:
-        """Return the events in about the last `size` bytes, for readers that poll."""
-        return list(self._read(size))
-
-    def _read(self, size: int | None = None) -> Iterator[Event]:
         if not self.path.is_file():
-            return
-        with self.path.open("rb") as file:
-            if size is not None:
-                file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
-            content = file.read()
-        for line in content.splitlines():
-            try:
-                yield _EVENT.validate_python(json.loads(line))
-            except (ValueError, ValidationError):
-                continue
+            return []
+        return list(_events_in(self.path.read_bytes().splitlines()))
+
+
+class JournalReader:
+    """Read the events of a run's journal as they are added, each once. For readers that poll."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path, self._read_to = RunPaths(run_dir).journal_file, 0
+
+    def new_events(self) -> list[Event]:
+        """Return the events since the last call. The first call returns all, and so does one after a new start."""
+        events: list[Event] = []
+        if not self._path.is_file() or self._path.stat().st_size < self._read_to:
+            self._read_to = 0
+        while lines := read_on(self._path, self._read_to):
+            self._read_to += sum(map(len, lines))
+            events += _events_in(lines)
+        return events
+
+
+def _events_in(lines: Iterable[bytes]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            yield _EVENT.validate_python(json.loads(line))
+        except (ValueError, ValidationError):
+            continue
 
 
 def last_attempt(events: Iterable[Event]) -> int:

@@ -1,4 +1,4 @@
-"""Lines of a run's journal, each appended in one write, by one writer at a time."""
+"""Lines of a run's journal: each appended in one write, by one writer at a time, and read on from a position."""
 
 from __future__ import annotations
 
@@ -47,6 +47,19 @@ def append(path: Path, line: Line) -> None:
             raise OSError("the disk took only a part of a line")
     finally:
         os.close(file)  # gives the lock back, as the end of the process does
+
+
+def read_on(path: Path, start: int, size: int = 1 << 20) -> list[bytes]:
+    """Return the whole lines of about `size` bytes that follow byte `start` of a file, if there is one."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read(size)
+            while b"\n" not in content and (more := file.read(size)):  # a longer line
+                content += more
+    except FileNotFoundError:
+        return []
+    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def _lock(file: int) -> None:

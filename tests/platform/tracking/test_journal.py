@@ -18,7 +18,9 @@ from causalfusion_platform.tracking.journal import (
     Event,
     Incident,
     Journal,
+    JournalReader,
     Launched,
+    Measured,
     Resharded,
     SaveFailed,
     SetAside,
@@ -157,6 +159,33 @@ def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_ends_nothing(tmp_path: Path) -> None:
     Journal(tmp_path / "gone").add(ALL[0])
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_reader_gets_each_event_once_however_many_came_between(tmp_path: Path) -> None:
+    journal, reader = Journal(tmp_path), JournalReader(tmp_path)
+    assert reader.new_events() == []
+    many = [SetAside(checkpoint=f"{number}", reason="x" * 1000) for number in range(3000)]
+    assert sum(len(event.model_dump_json()) for event in many) > 3 << 20
+    for event in [ALL[0], *many]:
+        journal.add(event)
+    assert reader.new_events() == [ALL[0], *many]
+    assert reader.new_events() == []
+    line = ALL[1].model_dump_json().encode() + b"\n"
+    for part, expected in ((line[:20], []), (line[20:], [ALL[1]]), (b"{broken}\n", []), (line, [ALL[1]])):
+        with journal.path.open("ab") as file:
+            file.write(part)
+        assert reader.new_events() == expected
+
+
+def test_a_reader_begins_anew_with_the_journal(tmp_path: Path) -> None:
+    """A generation of a population that was cut short is begun anew, in the same folder."""
+    journal, reader = Journal(tmp_path), JournalReader(tmp_path)
+    for event in ALL[:3]:
+        journal.add(event)
+    assert len(reader.new_events()) == 3
+    journal.path.unlink()
+    journal.add(ALL[10])
+    assert reader.new_events() == [ALL[10]]
 
 
 # What the next attempt must know

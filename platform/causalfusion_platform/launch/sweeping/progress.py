@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from ...report.sweeps.live import State, SweepDisplay, TrialView
-from ...tracking.journal import Adopted, Measured, StepReport
+from ...tracking.journal import Adopted, JournalReader, Measured, StepReport
 from ..runs.folder import RunFolder
 
 _LOOK_SECONDS = 1.0
+
+
+@dataclass
+class _Seen:
+    """Newest events of a run."""
+
+    journal: JournalReader
+    images: int = 0
+    loss: float | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    origin: str = ""
+
+    def read_on(self) -> None:
+        """Read the events that were added."""
+        for event in self.journal.new_events():
+            if isinstance(event, StepReport):
+                self.images, self.loss = event.images, event.loss
+            elif isinstance(event, Measured):
+                self.values = event.values
+            elif isinstance(event, Adopted):
+                self.origin = f"from {event.run} at {event.images:,}"
 
 
 class TrialProgress(tune.Callback):  # type: ignore[misc]
@@ -41,10 +64,12 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         self.names: dict[str, str] = {}
         """Tune's name → ours. A trial of Optuna has ours only once it reports."""
         self.notes: dict[str, str] = {}
+        self.seen: dict[Path, _Seen] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks to restore them elsewhere. The copies show nothing.
-        return {"states": {}, "names": {}, "notes": {}, "run_of": RunFolder, "total": 0, "metric": self.metric}
+        empty: dict[str, Any] = {name: {} for name in ("states", "names", "notes", "seen")}
+        return {**empty, "run_of": RunFolder, "total": 0, "metric": self.metric}
 
     def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
         """A trial got its process."""
@@ -78,20 +103,17 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
                 self.notes[name] = note
 
     def _view(self, name: str, state: State) -> TrialView:
-        images, loss, metric, note = 0, None, None, self.notes.get(name, "")
-        if state != "waiting":
-            run = self.run_of(name)
-            for event in run.journal.recent():
-                if isinstance(event, StepReport):
-                    images, loss = event.images, event.loss
-                elif isinstance(event, Measured):
-                    metric = event.values.get(self.metric)
-                elif isinstance(event, Adopted):
-                    note = f"from {event.run} at {event.images:,}"
-            # Measurements during training use other samples than the final ones, by which trials are ranked.
-            if state == "finished" and run.summary_file.is_file():
-                metric = run.read_summary().get(self.metric)
-        return TrialView(name, state, images, self.total, loss, metric, note)
+        if state == "waiting":
+            return TrialView(name, state, total=self.total, note=self.notes.get(name, ""))
+        run = self.run_of(name)
+        seen = self.seen.setdefault(run.root, _Seen(JournalReader(run.root)))
+        seen.read_on()
+        metric = seen.values.get(self.metric)
+        # Measurements during training use other samples than the final ones, by which trials are ranked.
+        if state == "finished" and run.summary_file.is_file():
+            metric = run.read_summary().get(self.metric)
+        note = seen.origin or self.notes.get(name, "")
+        return TrialView(name, state, seen.images, self.total, seen.loss, metric, note)
 
 
 class ProgressThread:

@@ -11,7 +11,7 @@ from ray import tune
 
 from ...config.sweep import SweepConfig
 from ...data.validate import CheckedShards
-from ...tracking.journal import Checkpointed, Journal, Measured
+from ...tracking.journal import Checkpointed, Journal, JournalReader, Measured
 from ..training.train import Outcome, run_training
 from .population import report_with_pointer
 from .trials import Trial
@@ -69,16 +69,16 @@ def measurements(run_dir: Path, thread: threading.Thread, *, of_member: bool) ->
     Those of a member of a population are yielded once their checkpoints are complete. Of earlier launches only the
     newest is yielded: a member that reported all of them again would look like the worst at first.
     """
-    journal, reported = Journal(run_dir), 0
+    journal, reported = JournalReader(run_dir), 0
     complete: set[int] = set()
-    events = journal.events()  # those of earlier launches
+    events = journal.new_events()  # those of earlier launches
     if of_member:
         saved = {event.images for event in events if isinstance(event, Checkpointed)}
         before = [event.images for event in events if isinstance(event, Measured) and event.images in saved]
         reported = max(before, default=0) - 1
     while True:
         alive = thread.is_alive()  # asked first, so that events written before its end are read below
-        events += journal.recent()
+        events += journal.new_events()
         complete |= {event.images for event in events if isinstance(event, Checkpointed)}
         for event in events:
             if isinstance(event, Measured) and event.images > reported:

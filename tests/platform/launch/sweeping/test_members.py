@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.platform.tracking.test_pending import REPORT
 
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.launch.runs.folder import RunFolder
@@ -102,3 +103,22 @@ def test_a_checkpoint_that_failed_does_not_hold_up_those_after_it(tmp_path: Path
     finally:
         over.set()
     assert list(found) == []
+
+
+def test_no_measurement_is_missed_while_tune_holds_a_report_back(tmp_path: Path) -> None:
+    """A synchronous comparison may take as long as hundreds of steps."""
+    journal, over = Journal(tmp_path), threading.Event()
+    training = threading.Thread(target=over.wait)
+    training.start()
+    try:
+        found = measurements(tmp_path, training, of_member=True)
+        for images in (64, 128):
+            journal.add(Measured(attempt=1, images=images, values={"fd_digits_cnn": 1.0}))
+            journal.add(saved(images))
+            if images == 64:
+                assert next(found).images == 64
+        for _ in range(600):
+            journal.add(REPORT)
+    finally:
+        over.set()
+    assert [event.images for event in found] == [128]

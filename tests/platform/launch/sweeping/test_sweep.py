@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
+from tests.platform.tracking.test_pending import REPORT
 
 from causalfusion import PRESETS
 from causalfusion_platform.config.compose import Composed, compose_experiment, with_overrides
@@ -21,7 +23,7 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.sweeping.progress import TrialProgress
 from causalfusion_platform.launch.sweeping.trials import Trial, trials_of
 from causalfusion_platform.report.sweeps.live import LiveTable
-from causalfusion_platform.tracking.journal import Journal, Measured
+from causalfusion_platform.tracking.journal import Adopted, Journal, Measured
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -181,3 +183,20 @@ def test_a_finished_trial_shows_what_it_is_ranked_by(tmp_path: Path) -> None:
     RunFolder(tmp_path / "a").write_summary({"class_accuracy": 0.75})
     progress.states["a"] = "finished"
     assert progress.views()[0].metric == 0.75
+
+
+def test_a_long_trial_shows_where_it_comes_from_and_its_newest_score(tmp_path: Path) -> None:
+    """However many steps it has reported since."""
+    journal = Journal(tmp_path)
+    journal.add(Adopted(run="member-0", images=1024))
+    journal.add(Measured(attempt=1, images=1024, values={"class_accuracy": 0.25}))
+    progress = TrialProgress(["a"], lambda _: RunFolder(tmp_path), 4096, "class_accuracy")
+    progress.states["a"] = "running"
+    for first in (0, 400):
+        for number in range(first, first + 400):
+            journal.add(REPORT.model_copy(update={"images": 1088 + number, "loss": float(number)}))
+        (view,) = progress.views()
+        assert (view.images, view.loss) == (1087 + first + 400, float(first + 399))
+        assert (view.metric, view.note) == (0.25, "from member-0 at 1,024")
+    assert journal.path.stat().st_size > 400_000
+    assert pickle.loads(pickle.dumps(progress)).views() == []

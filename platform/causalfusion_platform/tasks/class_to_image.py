@@ -22,7 +22,7 @@ from ..evaluation.evaluate import SampleScorer, Scores
 from ..sampling.generate import Request, generate_together, labels_in_turn
 from ..sampling.grid import sample_grid
 from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
-from ..tracking.journal import Measured
+from ..tracking.journal import Measured, recorded_images
 from ..tracking.tracker import AS_BARS, Tracker
 from ..train.device import sequence_tokens, step_flops
 from ..train.grids import Measure, SampleGridHook
@@ -239,15 +239,17 @@ def build_measure(experiment: Experiment, context: TaskContext) -> Measure | Non
     if not experiment.evaluation.while_training or journal is None:
         return None
     scorer: list[SampleScorer] = []
+    recorded = recorded_images(journal.events(), Measured)
 
     def measure(latents: Tensor, labels: Tensor, images: int) -> None:
+        if images <= recorded:  # before a fault
+            return
         if not scorer:
             scorer.append(build_scorer(experiment, context.manifest))
         values = dataclasses.asdict(scorer[0].score(latents, labels))
         # A Fréchet distance depends on the number of samples, so these get curves apart from the final scores.
         curves = {f"eval/{key}_n{len(labels)}": value for key, value in values.items() if key != "judge_accuracy"}
-        context.tracker.metrics(curves, images)
-        journal.add(Measured(attempt=context.attempt, images=images, values=values))
+        journal.add(Measured(attempt=context.attempt, images=images, values=values, curves=curves))
 
     return measure
 

@@ -187,6 +187,12 @@ class Measured(Line):
     images: int
     values: dict[str, float]
     """Score → value, such as `class_accuracy`."""
+    curves: dict[str, float] = Field(default_factory=dict)
+    """MLflow's point at step `images`. Empty in journals of versions that recorded it elsewhere."""
+
+    def metrics(self) -> dict[str, float] | None:
+        """Return MLflow's point at step `images`. None if MLflow must not get one."""
+        return self.curves or None
 
 
 class Adopted(Line):
@@ -344,14 +350,18 @@ def last_attempt(events: Iterable[Event]) -> int:
     return max((event.attempt for event in events if isinstance(event, AttemptStarted)), default=0)
 
 
-def recorded_images(events: Iterable[Event]) -> int:
+def recorded_images(events: Iterable[Event], kind: type[StepReport | Measured] = StepReport) -> int:
     """Return the images up to which metrics are recorded. Steps trained again after a fault are not recorded twice.
 
     After a roll-back they are recorded again, because the order of the data is another.
+
+    Args:
+        events: the run's journal.
+        kind: the events that carry the metrics.
     """
     recorded, rolled_back = 0, False
     for event in events:
-        if isinstance(event, StepReport):
+        if isinstance(event, kind):
             recorded = max(recorded, event.images)
         elif isinstance(event, Incident):
             rolled_back = event.cause == "diverged"

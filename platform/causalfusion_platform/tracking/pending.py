@@ -19,13 +19,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..storage.atomic import write_atomically
 from ..storage.run_layout import RunPaths
 from . import old_spool
-from .journal import StepReport
+from .journal import Measured, StepReport
+from .lines import read_on
 from .records import RECORD, Create, Metrics, Record
 
 _CHUNK_BYTES = 1 << 20
 _ENOUGH = 50_000
 """Waiting records in memory above which the journal is not read on."""
-_REPORT = "progress"
+_WITH_METRICS: dict[str, type[StepReport | Measured]] = {"progress": StepReport, "measured": Measured}
+"""Kinds of events that carry MLflow's point."""
 _KINDS = ("create", "params", "tags", "metrics", "image", "artifact", "input", "status")
 
 
@@ -133,7 +135,7 @@ class Pending:
 
     def _read_on(self) -> None:
         """Read the lines that follow, unless enough records wait: a long journal must not fill the memory."""
-        while len(self._items) < _ENOUGH and (lines := self._next_lines()):
+        while len(self._items) < _ENOUGH and (lines := read_on(self.journal, self._read_to, _CHUNK_BYTES)):
             for line in lines:
                 self._read_to += len(line)
                 record = _parse(line)
@@ -145,26 +147,14 @@ class Pending:
                 files = getattr(record, "files", None)
                 self._items.append(Item(record, self._newest, files and self.folder / files, self._read_to))
 
-    def _next_lines(self) -> list[bytes]:
-        """Return whole lines that follow, of about a chunk."""
-        try:
-            with self.journal.open("rb") as file:
-                file.seek(self._read_to)
-                content = file.read(_CHUNK_BYTES)
-                while b"\n" not in content and (more := file.read(_CHUNK_BYTES)):  # a longer line
-                    content += more
-        except FileNotFoundError:
-            return []
-        return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-
 
 def _parse(line: bytes) -> Record | None:
     """Return the record in a line of the journal. None for other lines, and for broken ones."""
     try:
         tree = json.loads(line)
         kind = tree["kind"]
-        if kind == _REPORT:
-            report = StepReport.model_validate(tree)
+        if kind in _WITH_METRICS:
+            report = _WITH_METRICS[kind].model_validate(tree)
             values = report.metrics()
             return Metrics(time=report.time, values=values, step=report.images) if values is not None else None
         return RECORD.validate_python(tree) if kind in _KINDS else None

@@ -15,9 +15,10 @@ from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import read_all
 from causalfusion_platform.tasks import TaskContext
 from causalfusion_platform.tasks.class_to_image import ClassToImage, build_measure
-from causalfusion_platform.tracking.journal import Journal, Measured
+from causalfusion_platform.tracking.journal import AttemptStarted, Incident, Journal, Measured
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.records import Metrics, RunFiles
+from causalfusion_platform.tracking.tracker import NoTracker
 from causalfusion_platform.train.control import LocalControl
 from causalfusion_platform.train.metrics import Spent
 
@@ -57,11 +58,12 @@ def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifes
     """The classifier is the same all along: its accuracy is not a curve."""
     experiment, manifest, outbox = case
     journal = Journal(tmp_path)
-    context = TaskContext(torch.device("cpu"), False, manifest, outbox, journal, 3, LocalControl(), Spent())
+    context = TaskContext(torch.device("cpu"), False, manifest, NoTracker(), journal, 3, LocalControl(), Spent())
     measure = build_measure(experiment, context)
     assert measure is not None
     real = read_all(experiment.data.path, manifest)
     measure(real.latents[:30], real.labels[:30], 512)
+    assert len(journal.path.read_bytes().splitlines()) == 1  # a kill leaves all of a measurement, or nothing
     (event,) = journal.events()
     assert isinstance(event, Measured)
     assert (event.attempt, event.images) == (3, 512)
@@ -73,6 +75,27 @@ def test_curves_say_how_many_samples_they_are_of(case: tuple[Experiment, Manifes
     assert step == 1024
     assert value < event.values["class_accuracy"]
     assert build_measure(_silent(experiment), context) is None
+
+
+def test_a_measurement_before_a_fault_is_not_recorded_again(
+    case: tuple[Experiment, Manifest, Outbox], tmp_path: Path
+) -> None:
+    """After a roll-back it is: the order of the data is another."""
+    experiment, manifest, _ = case
+    journal = Journal(tmp_path)
+    real = read_all(experiment.data.path, manifest)
+    measured: list[list[int]] = []
+    for attempt, cause in ((1, "worker"), (2, "diverged"), (3, "worker")):
+        journal.add(AttemptStarted(launch=1, attempt=attempt, workers=1, zero_stage=0, images=256))
+        context = TaskContext(
+            torch.device("cpu"), False, manifest, NoTracker(), journal, attempt, LocalControl(), Spent()
+        )
+        measure = build_measure(experiment, context)
+        assert measure is not None
+        measure(real.latents[:30], real.labels[:30], 512)
+        journal.add(Incident.model_validate({"attempt": attempt, "cause": cause, "detail": "", "images": 512}))
+        measured.append([event.attempt for event in journal.events() if isinstance(event, Measured)])
+    assert measured == [[1], [1], [1, 3]]
 
 
 def _silent(experiment: Experiment) -> Experiment:

@@ -248,3 +248,9 @@ HISTORIES: dict[str, tuple[list[Event], int]] = {
 def test_up_to_where_metrics_are_recorded(events: list[Event], images: int) -> None:
     assert recorded_images(events) == images
     assert recorded_images(iter(events)) == images
+
+
+def test_measurements_are_recorded_apart_from_reports() -> None:
+    measured = Measured(attempt=1, images=96, values={"score": 1.0})
+    assert recorded_images([attempt(1), measured, progress(1, 128)], Measured) == 96
+    assert recorded_images([attempt(1), measured, incident(1, "diverged"), attempt(2, 64)], Measured) == 64

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from causalfusion_platform.tracking import pending as pending_module
-from causalfusion_platform.tracking.journal import Interval, Journal, Launched, StepReport
+from causalfusion_platform.tracking.journal import Interval, Journal, Launched, Measured, StepReport
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.pending import Item, Pending
 from causalfusion_platform.tracking.records import Create, Ending, Metrics, RunFiles
@@ -266,3 +266,15 @@ def test_a_long_journal_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Mon
         found += steps(items[:2])
         pending.delivered(items[:2])
     assert found == wanted
+
+
+def test_a_measurement_is_one_line_and_a_point_of_each_curve(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    measured = Measured(attempt=1, images=64, values={"score": 0.5}, curves={"eval/score_n8": 0.5, "x": math.nan})
+    journal.add(measured)
+    journal.add(
+        Measured(attempt=1, images=128, values={"score": 0.5})
+    )  # of a version that recorded the point apart
+    ((record),) = (item.record for item in Pending(tmp_path).items())
+    assert isinstance(record, Metrics)
+    assert (record.time, record.step, repr(record.values)) == (measured.time, 64, repr(measured.curves))

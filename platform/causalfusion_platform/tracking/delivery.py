@@ -78,6 +78,7 @@ class Delivery:
         if self._thread is None or not self._thread.is_alive():
             lock = _lock(self.run_dir, self._waiting.folder)
             self._waiting.reload()
+            self._waiting.remove_unnamed()
             self._stopping = False
             # A daemon, so that a server that hangs does not keep the driver from ending. The rest waits on disk.
             self._thread = threading.Thread(target=self._work, args=(lock,), name="delivery", daemon=True)

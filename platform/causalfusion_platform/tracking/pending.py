@@ -7,6 +7,8 @@ one delivers the same records with the same times. `mlflow_calls` makes that har
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import threading
 from collections import deque
@@ -28,6 +30,8 @@ _ENOUGH = 50_000
 """Waiting records in memory above which the journal is not read on."""
 _WITH_METRICS: dict[str, type[StepReport | Measured]] = {"progress": StepReport, "measured": Measured}
 """Kinds of events that carry MLflow's point."""
+_COPIES = re.compile(rb"[0-9a-f]{32}\.(image|artifact)")
+"""Name of a folder of copies, as `outbox` gives it."""
 _KINDS = ("create", "params", "tags", "metrics", "image", "artifact", "input", "status")
 
 
@@ -111,6 +115,21 @@ class Pending:
         aside.write_text(item.record.model_dump_json() + "\n")
         aside.with_suffix(".txt").write_text(reason + "\n")
         self.delivered([item])
+
+    def remove_unnamed(self) -> None:
+        """Remove copies of files that no waiting record names: their writer was killed before it wrote the record.
+
+        The run's lock must be held, and its workers must not have started.
+        """
+        with self._lock:
+            copies = [path for path in self.folder.glob("*") if _COPIES.fullmatch(os.fsencode(path.name))]
+            start, named = self._cursor.offset, set[str]()
+            while copies and (lines := read_on(self.journal, start, _CHUNK_BYTES)):
+                start += sum(map(len, lines))
+                named.update(match[0].decode() for line in lines for match in _COPIES.finditer(line))
+            for path in copies:
+                if path.name not in named:
+                    shutil.rmtree(path, ignore_errors=True)
 
     @property
     def refused_folder(self) -> Path:

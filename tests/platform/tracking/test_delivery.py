@@ -187,3 +187,19 @@ def test_what_the_errors_of_mlflow_and_of_what_lies_before_it_mean() -> None:
     # A pool of connections that ran out is BAD_REQUEST too.
     unknown = [said("BAD_REQUEST"), ValueError("v"), OSError("truncated image")]
     assert [classify(error)[0] for error in unknown] == ["unknown"] * len(unknown)
+
+
+def test_copies_of_a_writer_that_was_killed_are_removed(own_folder: Path) -> None:
+    """They are written before their record, which only names those that wait."""
+    job = Job(own_folder, "copies")
+    job.outbox.image("samples", Image.new("L", (4, 4)), 1)
+    (waits,) = job.outbox.folder.iterdir()
+    left = job.outbox.folder / f"{'0a' * 16}.image"
+    shutil.copytree(waits, left)
+    (job.outbox.folder / "refused").mkdir()
+    delivery = job.delivery("sqlite:///none", "0" * 32)
+    delivery.start()
+    delivery.stop(60)
+    assert not left.exists()
+    assert len(list(waits.iterdir())) == 1
+    assert (job.outbox.folder / "refused").is_dir()

@@ -268,6 +268,25 @@ def test_a_long_journal_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Mon
     assert found == wanted
 
 
+def test_copies_that_no_waiting_record_names_are_removed(tmp_path: Path) -> None:
+    """Of a writer that was killed before its record, and of a delivery that could not remove what it delivered."""
+    outbox, pending = Outbox(tmp_path), Pending(tmp_path)
+    for step in (1, 2):
+        outbox.image("samples", Image.new("L", (4, 4)), step)
+    delivered, waits = pending.items()
+    assert delivered.files is not None and waits.files is not None
+    pending.delivered([delivered])
+    for left in (delivered.files, tmp_path / "outbox" / f"{'0' * 32}.artifact"):
+        left.mkdir()
+        (left / "file").write_bytes(b"half")
+    kept = [waits.files, *(tmp_path / "outbox" / name for name in ("refused", "cursor.json", "note"))]
+    for folder in (kept[1], kept[3]):
+        folder.mkdir()
+    pending.remove_unnamed()
+    assert sorted((tmp_path / "outbox").iterdir()) == sorted(kept)
+    assert Pending(tmp_path).items() == [waits]
+
+
 def test_a_measurement_is_one_line_and_a_point_of_each_curve(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     measured = Measured(attempt=1, images=64, values={"score": 0.5}, curves={"eval/score_n8": 0.5, "x": math.nan})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...sampling.pixels import Pixels
 from ...storage.atomic import write_atomically
 from ...storage.run_layout import EVALUATION_FOLDER
 from ..runs.folder import RunFolder
+from ..runs.lock import UnderWay
 from ..runs.sync import sync_run
 from .evaluate import Evaluated
 from .measuring import Measuring
@@ -77,20 +78,33 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
     pictures = sample_planes(results)
     for name, picture in pictures.items():
         picture.save(path.with_name(f"{name}.png"))
-    if run.is_under_way():
-        return path  # its own process delivers, and the table waits in the folder
+    try:
+        with run.lock():
+            _record(run, results, pictures, path, origin, _images(found.folder))
+    except UnderWay:  # its own process delivers, and the table waits in the folder
+        return path
+    sync_run(run, seconds=60)
+    return path
+
+
+def _record(
+    run: RunFolder,
+    results: Sequence[Evaluated],
+    pictures: Mapping[str, Image.Image],
+    table: Path,
+    origin: Mapping[str, str],
+    images: int,
+) -> None:
     outbox = run.outbox
     outbox.reopen()
     new = [result for result in results if result.measured_now]
     for result in new:
-        outbox.metrics(charts(result), _images(found.folder))
+        outbox.metrics(charts(result), images)
     for name, picture in pictures.items() if new else ():
-        outbox.image(f"samples/{name}", picture, _images(found.folder))
+        outbox.image(f"samples/{name}", picture, images)
     outbox.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
-    outbox.artifact(path, EVALUATION_FOLDER)
+    outbox.artifact(table, EVALUATION_FOLDER)
     outbox.finish("FINISHED" if run.finished else "KILLED")
-    sync_run(run, seconds=60)
-    return path
 
 
 def _images(weights: Path) -> int:

@@ -209,12 +209,13 @@ def _publish(
     """Put the report on the page of the sweep's MLflow run: as its description, and its files as artifacts."""
     run, job = RunFolder(reproduction.folder), reproduction.job
     outbox = run.outbox
-    outbox.reopen()
-    outbox.tags({NOTE: pinned(job.experiment, job.sweep, result.mlflow_run_id, render_markdown(report))})
-    for path in paths:
-        outbox.artifact(path, REPORT_FOLDER)
-    outbox.finish("FAILED" if result.failed else "FINISHED")
     try:
+        with run.lock():
+            outbox.reopen()
+            outbox.tags({NOTE: pinned(job.experiment, job.sweep, result.mlflow_run_id, render_markdown(report))})
+            for path in paths:
+                outbox.artifact(path, REPORT_FOLDER)
+            outbox.finish("FAILED" if result.failed else "FINISHED")
         sync_run(run, seconds=60)
     except UserError as error:
         logger.warning(str(error))

@@ -10,8 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,10 @@ class Delivery:
     ) -> None:
         self.run_dir, self.uri, self._retry = run_dir, uri, retry or RetryPolicy()
         self._waiting = Pending(run_dir)
-        self._run = MlflowRun(uri, run_id, on_run_id)
+        self._on_run_id = on_run_id
+        self._run = MlflowRun(uri, run_id, self._keep_run_id)
         self._thread: threading.Thread | None = None
+        self._writes, self._may_write = threading.Lock(), True
         self._wake, self._stopping, self._draining = threading.Event(), False, False
         self._trouble: tuple[str, float] | None = None
         self._points = METRICS_PER_CALL
@@ -79,17 +81,22 @@ class Delivery:
             lock = _lock(self.run_dir, self._waiting.folder)
             self._waiting.reload()
             self._waiting.remove_unnamed()
-            self._stopping = False
+            self._stopping, self._may_write = False, True
             # A daemon, so that a server that hangs does not keep the driver from ending. The rest waits on disk.
             self._thread = threading.Thread(target=self._work, args=(lock,), name="delivery", daemon=True)
             self._thread.start()
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Stop after the call under way. Return before that if it takes longer."""
+        """Stop after the call under way. Return before that if it takes longer.
+
+        Nothing is written into the run's folder after the return, so that the run's lock can be released.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
+        with self._writes:
+            self._may_write = False
 
     def drain(self, timeout_seconds: float) -> int:
         """Wait until everything is delivered, or the time is up. Return the number of records left."""
@@ -174,7 +181,8 @@ class Delivery:
         else:
             self._trouble = None
             self._points = min(2 * self._points, METRICS_PER_CALL)
-            self._waiting.delivered(batch)
+            with self._writing():
+                self._waiting.delivered(batch)
 
     def _fail(self, error: Exception, batch: list[Item], checked: bool) -> None:
         """Set aside a record that MLflow will never take, or raise `Unavailable`."""
@@ -198,8 +206,25 @@ class Delivery:
         if not checked:  # the run may have been restored between the refusal and the check
             self._deliver(batch, checked=True)
             return
-        self._waiting.refuse(item, str(error))
+        with self._writing():
+            self._waiting.refuse(item, str(error))
         _log.warning("MLflow refuses a record: %s; it lies in %s", one_line(error), self._waiting.refused_folder)
+
+    def _keep_run_id(self, run_id: str) -> None:
+        with self._writing():
+            self._on_run_id(run_id)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold back `stop` during a write into the run's folder.
+
+        Raises:
+            Unavailable: `stop` has returned, after a call that took too long.
+        """
+        with self._writes:
+            if not self._may_write:
+                raise Unavailable("the delivery was stopped")
+            yield
 
 
 def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -144,14 +145,16 @@ class MlflowRun:
     def _upload(self, api: Any, record: RunFiles, folder: Path | None) -> None:
         if folder is None or not folder.is_dir():
             return
-        if record.kind == "image":
-            from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+        # Not beside the images: the run's folder is not this thread's any more, once its launch has ended.
+        with tempfile.TemporaryDirectory() as thumbnails:
+            if record.kind == "image":
+                from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
-            for file in list(folder.glob("*.png")):
-                _thumbnail(file)
-            api.set_tag(self.run_id, MLFLOW_LOGGED_IMAGES, True)
-        for file in sorted(folder.iterdir()):
-            api.log_artifact(self.run_id, str(file), record.folder)
+                for file in folder.glob("*.png"):
+                    _thumbnail(file, Path(thumbnails))
+                api.set_tag(self.run_id, MLFLOW_LOGGED_IMAGES, True)
+            for file in sorted([*folder.iterdir(), *Path(thumbnails).iterdir()]):
+                api.log_artifact(self.run_id, str(file), record.folder)
 
 
 def _runs_of(api: Any, experiment: str, key: str) -> list[Any]:
@@ -175,11 +178,11 @@ def _data_set(record: Input) -> Any:
     return DatasetInput(data, tags=[InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
-def _thumbnail(file: Path) -> None:
-    """Write the thumbnail that MLflow's image grid shows beside the image."""
+def _thumbnail(file: Path, folder: Path) -> None:
+    """Write the thumbnail of an image, which MLflow's image grid shows."""
     with Image.open(file) as image:
         image.thumbnail(_THUMBNAIL)
-        image.save(file.with_name(f"{file.stem}+compressed.webp"))
+        image.save(folder / f"{file.stem}+compressed.webp")
 
 
 def classify(error: Exception) -> tuple[Literal["unavailable", "refused", "unknown"], str]:

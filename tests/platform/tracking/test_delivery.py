@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from PIL import Image
 from tests.platform.tracking.recorded import HASTY, Job, deliver_again, until
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.tracking import mlflow_calls
 from causalfusion_platform.tracking.delivery import Delivery
 from causalfusion_platform.tracking.mlflow_calls import classify
 
@@ -187,6 +191,56 @@ def test_what_the_errors_of_mlflow_and_of_what_lies_before_it_mean() -> None:
     # A pool of connections that ran out is BAD_REQUEST too.
     unknown = [said("BAD_REQUEST"), ValueError("v"), OSError("truncated image")]
     assert [classify(error)[0] for error in unknown] == ["unknown"] * len(unknown)
+
+
+class Hung:
+    """Stands for MLflow's client: every call takes until `over`, and is refused then if the record is `refused`."""
+
+    def __init__(self, over: threading.Event) -> None:
+        self.over, self.called = over, threading.Event()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*_: object, **given: Any) -> Any:
+            from mlflow.exceptions import MlflowException
+            from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+            if name == "get_run":
+                return MagicMock(info=MagicMock(lifecycle_stage="active"))
+            self.called.set()
+            assert self.over.wait(60)
+            if "refused" in str(given):
+                raise MlflowException("refused", INVALID_PARAMETER_VALUE)
+            return [] if name == "search_runs" else MagicMock()
+
+        return call
+
+
+@pytest.mark.parametrize("kind", ["create", "metrics", "refused", "image"])
+def test_a_call_that_ends_after_the_stop_changes_nothing_in_the_folder(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The run's lock is released after the stop, and another launch may hold it."""
+    over, job = threading.Event(), Job(own_folder, kind)
+    hung = Hung(over)
+    monkeypatch.setattr(mlflow_calls, "client", lambda _: hung)
+    if kind == "create":
+        job.create()
+    elif kind == "image":
+        job.outbox.image("samples", Image.new("L", (4, 4)), 1)
+    else:
+        job.outbox.metrics({kind: 1.0}, 1)
+    delivery = job.delivery("sqlite:///none", None if kind == "create" else "0" * 32)
+    delivery.start()
+    assert hung.called.wait(60)
+    delivery.stop(0.05)
+    thread = delivery._thread
+    assert thread is not None and thread.is_alive()
+    before = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")}
+    over.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")} == before
+    assert job.ids == []
 
 
 def test_copies_of_a_writer_that_was_killed_are_removed(own_folder: Path) -> None:

@@ -114,13 +114,16 @@ class RunFolder(RunPaths):
         refuse_if_under_way(self.root)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait_seconds: float | None = None) -> Iterator[None]:
         """Hold the run's lock. The state is read again once the lock is taken.
+
+        Args:
+            wait_seconds: longest wait for another process that holds it. Default: for one that only asks.
 
         Raises:
             UnderWay: another process holds it.
         """
-        with only_launch(self.root):
+        with only_launch(self.root, wait_seconds):
             self.refresh()
             yield
 

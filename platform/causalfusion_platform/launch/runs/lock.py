@@ -25,16 +25,21 @@ class UnderWay(UserError):
 
 
 @contextlib.contextmanager
-def only_launch(run_dir: Path) -> Iterator[None]:
+def only_launch(run_dir: Path, wait_seconds: float | None = None) -> Iterator[None]:
     """Hold the run's lock, which the system releases when this process ends, however it ends.
+
+    Args:
+        run_dir: the run's folder.
+        wait_seconds: longest wait for another process that holds it. Default: for one that only asks.
 
     Raises:
         UnderWay: another process holds it. The message says which.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    wait = _ASKED_SECONDS if wait_seconds is None else wait_seconds
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(run_dir / LOCK_FILE, timeout=_ASKED_SECONDS, on_acquired=_sign))
+            stack.enter_context(FileLock(run_dir / LOCK_FILE, timeout=wait, on_acquired=_sign))
         except Timeout:
             raise _refusal(run_dir) from None
         yield

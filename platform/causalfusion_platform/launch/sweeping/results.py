@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -190,20 +189,28 @@ def _record(end: TrialEnd, experiment: Experiment) -> tuple[float, TrialRecord]:
 def settle(folder: Path) -> None:
     """Bring MLflow up to date with the runs below a sweep's folder that were ended from outside.
 
-    Their processes have ended. Their records wait in their folders, and MLflow has not received their end.
+    Their processes have ended, or are about to. Their records wait in their folders, and MLflow has not received
+    their end.
     """
     for state_file in sorted(folder.glob(f"*/{STATE_FILE}")):
         run = RunFolder(state_file.parent)
-        state = run.state
-        last = [event for event in run.journal.events() if isinstance(event, Launched | Ended)][-1:]
-        if state is None or state.finished or not last or isinstance(last[0], Ended):
-            continue
-        deadline = time.monotonic() + _GONE_SECONDS
-        while run.is_under_way() and time.monotonic() < deadline:  # its process is about to end
-            time.sleep(0.2)
-        run.journal.add(Ended(launch=state.launches, how="stopped", detail="its sweep ended it"))
-        run.outbox.finish("KILLED")
         try:
-            sync_run(run, seconds=60)
+            if not run.finished and _end_for_it(run):
+                sync_run(run, seconds=60)
         except UserError as error:
             logger.warning(str(error))
+
+
+def _end_for_it(run: RunFolder) -> bool:
+    """Record the end of a run that was cut off. Return False if it has recorded its end itself.
+
+    Raises:
+        UnderWay: its process goes on.
+    """
+    with run.lock(_GONE_SECONDS):  # its process may still write, so that its end is read afterwards
+        last = [event for event in run.journal.events() if isinstance(event, Launched | Ended)][-1:]
+        if run.finished or not last or isinstance(last[0], Ended):
+            return False
+        run.journal.add(Ended(launch=run.started.launches, how="stopped", detail="its sweep ended it"))
+        run.outbox.finish("KILLED")
+    return True

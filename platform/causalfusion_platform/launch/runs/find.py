@@ -68,7 +68,8 @@ def look_at(run: RunFolder) -> RunView:
     Raises:
         UserError: its state file is damaged.
     """
-    state, events, under_way = run.state, run.journal.events(), run.is_under_way()
+    under_way = run.is_under_way()  # asked first, so that an end that follows is among the events
+    state, events = run.state, run.journal.events()
     found = account(events, time.time() if under_way else None)
     status: str = found.status
     if not events:  # an earlier version wrote it without a journal, or it has not begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.validate import CheckedShards
+from causalfusion_platform.launch.runs.find import look_at
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.training.launch import Launch
 from causalfusion_platform.launch.training.train import run_training
+from causalfusion_platform.tracking.journal import Ended, Event, Journal, Launched
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.records import Create, Ending, Input, Parameters, Record, RunFiles, Tags
 
@@ -146,3 +149,26 @@ def test_a_launch_reads_the_state_twice(
         outcome = run_training(Composed(experiment, {}), local=True)
         assert (outcome.summary, outcome.already_finished) == ({"done": True}, already_finished)
         assert reads == [experiment.run_dir / "run.json"] * expected
+
+
+def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(
+    make_experiment: MakeExperiment, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment()
+    folder = RunFolder(experiment.run_dir)
+    folder.open(Composed(experiment, {}), CheckedShards(digits_folder, Manifest.read(digits_folder), {}))
+    folder.journal.add(Launched(launch=1, host="h", pid=1))
+    events = Journal.events
+    with ExitStack() as launch:
+        launch.enter_context(folder.lock())
+
+        def read_and_end(journal: Journal) -> list[Event]:
+            found = events(journal)
+            journal.add(Ended(launch=1, how="finished"))
+            launch.close()
+            return found
+
+        monkeypatch.setattr(Journal, "events", read_and_end)
+        assert look_at(RunFolder(experiment.run_dir)).status == "running"
+    monkeypatch.undo()
+    assert look_at(RunFolder(experiment.run_dir)).status == "finished"

@@ -23,10 +23,12 @@ _ARROW_SCHEMA = b"ARROW:schema"
 
 
 class Stamp(NamedTuple):
-    """Size and time of change of a file, which show a change without reading it."""
+    """Size and times of a file, which show a change without reading it."""
 
     size: int
     mtime_ns: int
+    ctime_ns: int
+    """Time of change of the file itself. A copy with the original's time of modification has another one."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class CheckedShards:
     bad: dict[str, str]
     """File → fault."""
     stamps: dict[str, Stamp] = field(default_factory=dict)
-    """File → its size and time of change at the check."""
+    """File → its size and times at the check."""
     hashes: bool = True
     """True if every byte was read."""
 
@@ -74,7 +76,7 @@ def open_shards(
     Args:
         max_bad_rows: largest share of rows in bad shards.
         hashes: read every byte to compare SHA-256. Page checksums are compared in training in any case.
-        known: result of an earlier check, reused for each shard with the same size and time of change.
+        known: result of an earlier check, reused for each shard with the same size and times.
 
     Raises:
         UserError: more rows are bad. The message names the shards.
@@ -107,7 +109,7 @@ def _stamp(path: Path) -> Stamp | None:
         status = path.stat()
     except OSError:
         return None
-    return Stamp(status.st_size, status.st_mtime_ns)
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def faults(

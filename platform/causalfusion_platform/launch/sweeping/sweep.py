@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...config.errors import UserError
@@ -42,9 +42,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     folder = RunFolder(experiment.run_dir)
     folder.refuse_if_under_way()
     folder.check_config(experiment, anew=job.anew)
-    done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
     shards = check_inputs(experiment)
-    job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
     if (
         job.chosen_on_the_way
         and shards.manifest.autoencoder.name != "identity"
@@ -58,7 +56,13 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there
     if shards.bad:
         logger.warning(shards.notice)
-    with ray_session(), folder.lock(), stop_on_signals() as stop:
+    # Ray is started after the checks, and signals are handled after that: Ray has a handler of its own.
+    with folder.lock(), ExitStack() as started:
+        folder.check_config(experiment, anew=job.anew)  # another launch may have come before the lock
+        done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
+        job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
+        started.enter_context(ray_session())
+        stop = started.enter_context(stop_on_signals())
         concurrent = concurrent_trials(job)
         outbox = folder.outbox
         folder.open(job.composed, shards)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,19 @@ from ray import tune
 from rich.console import Console
 
 from causalfusion_platform.config.compose import Composed
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.lock import only_launch
+from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping import sweep
 from causalfusion_platform.launch.sweeping.job import SweepJob, job_of
 from causalfusion_platform.launch.sweeping.results import SweepResult
 from causalfusion_platform.launch.training.launch import Launch
 from causalfusion_platform.report.sweeps.live import LiveTable
+from causalfusion_platform.tracking.mlflow import check_reachable
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -141,3 +147,51 @@ def test_a_trial_with_other_data_has_them_checked_once_too(
     )
     manifest = Manifest.read(folders[0])
     assert hashed == {shard.file: 2 * shard.bytes for shard in manifest.shards}  # both folders name them alike
+
+
+def test_a_copy_of_the_data_that_the_sweep_has_not_seen_is_read(job: SweepJob, own_folder: Path) -> None:
+    """A trial on another node may have its copy at the same path, of the same sizes and modification times."""
+    shards = job.experiment.data.path
+    (first, *_), copy = Manifest.read(shards).shards, own_folder / "copy"
+    shutil.copytree(shards, copy)  # keeps modification times
+    status = (copy / first.file).stat()
+    content = bytearray((copy / first.file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / first.file).write_bytes(content)
+    os.utime(copy / first.file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def go_to_another_node() -> None:
+        shards.rename(own_folder / "elsewhere")
+        copy.rename(shards)
+        Tuner.between = staticmethod(lambda: None)
+
+    Tuner.between = staticmethod(go_to_another_node)
+    run(job)
+    assert [list(report["bad_shards"]) for report in Tuner.reports] == [[], [first.file], [first.file]]
+
+
+def test_trials_that_another_launch_finishes_before_the_lock_are_not_begun(
+    job: SweepJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish_all_but_one(uri: str) -> None:
+        """The other launch ends after this one's checks, and before it has the lock."""
+        for trial in job.trials[:2]:
+            state = RunState(tracking_uri=uri, config=trial.experiment.model_dump(mode="json"), finished=True)
+            trial.experiment.run_dir.mkdir(parents=True)
+            state.write(trial.experiment.run_dir)
+            job.run(trial.name).write_summary({"fd_digits_cnn": 7.0, "run_dir": str(trial.experiment.run_dir)})
+        check_reachable(uri)
+
+    monkeypatch.setattr(sweep, "check_reachable", finish_all_but_one)
+    result = run(job)
+    assert [report["trial"] for report in Tuner.reports] == [job.trials[2].name]
+    assert sorted(end.summary["fd_digits_cnn"] for end in result.ends if end.summary) == [1.0, 7.0, 7.0]
+
+
+def test_a_sweep_waits_for_no_lock_and_starts_no_ray_beside_another(
+    job: SweepJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "ray_session", None)
+    monkeypatch.setattr(RunFolder, "refuse_if_under_way", lambda _: None)  # the other one came a moment later
+    with only_launch(job.experiment.run_dir), pytest.raises(UserError, match="is under way"):
+        run(job)

@@ -86,7 +86,8 @@ def reproduce(
     if dry_run:
         return
     metric = next(iter(reproduction.job.sweep.targets))
-    with log_to(console), LiveTable(console, metric) as display:
+    # Each value is a sample set of its own: `generate` would print lines for every one.
+    with log_to(console, ["launch.generating"]), LiveTable(console, metric) as display:
         report = run(reproduction, display)
     console.print(render_terminal(report))
     console.print(as_path(reproduction.folder / REPORT_FOLDER), soft_wrap=True)

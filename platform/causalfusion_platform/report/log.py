@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -32,12 +32,18 @@ class ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def log_to(console: Console) -> Iterator[None]:
+def log_to(console: Console, warnings_of: Sequence[str] = ()) -> Iterator[None]:
     """Print the platform's log, from level INFO, on a console.
 
     Without this the log goes where `logging` is configured to send it: warnings to stderr by default.
+
+    Args:
+        console: the console.
+        warnings_of: packages below the platform's, such as `launch.generating`, of which only warnings are printed.
     """
     logger, handler = logging.getLogger(PLATFORM), ConsoleHandler(console)
+    quiet = tuple(f"{PLATFORM}.{package}." for package in warnings_of)
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or not f"{record.name}.".startswith(quiet))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -22,6 +22,15 @@ def test_lines_are_not_broken_and_are_no_markup() -> None:
     assert screen.getvalue() == f"{line}\n"
 
 
+def test_of_some_packages_only_warnings_are_printed() -> None:
+    screen = io.StringIO()
+    with log_to(Console(file=screen), ["launch.generating"]):
+        for package in ("launch.generating.generate", "launch.generating", "launch.generating_more", "launch"):
+            logging.getLogger(f"{PLATFORM}.{package}").info(package)
+        logging.getLogger(f"{PLATFORM}.launch.generating.generate").warning("other versions")
+    assert screen.getvalue().splitlines() == ["launch.generating_more", "launch", "other versions"]
+
+
 def test_a_librarys_user_can_listen(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=PLATFORM):
         logging.getLogger(f"{PLATFORM}.train").info("12 of 13 shards")

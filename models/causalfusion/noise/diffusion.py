@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,6 +17,9 @@ Prediction = Literal["epsilon", "x0", "v"]
 
 # Names of diffusers.
 PREDICTION_TYPES: dict[Prediction, str] = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+
+# Largest β of the cosine schedule, which would otherwise end at 1.
+_MAX_COSINE_BETA = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class DiffusionConfig:
 
         Its `linspace` times are not always ADM's: see `causalfusion.noise.samplers.spaced_times`.
         """
-        # diffusers takes seconds to import; processes that only read data or show progress never need it.
+        # diffusers takes seconds to import, and training does not need it.
         from diffusers import DDPMScheduler
 
         scheduler = DDPMScheduler(
@@ -61,15 +66,35 @@ class DiffusionConfig:
             timestep_spacing="linspace",
         )
         # diffusers tabulates ᾱ in float32, and 1 − ᾱ_t/ᾱ_{t−1} cancels: up to 5e-4 of a step's variance is lost.
-        scheduler.betas = scheduler.betas.double()
+        scheduler.betas = self.betas()
         scheduler.alphas = 1 - scheduler.betas
-        scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
+        scheduler.alphas_cumprod = self.alphas_cumprod()
         return scheduler
+
+    def betas(self) -> Tensor:
+        """Return β_t for every t: a (T,) float64 tensor on the CPU, of the float32 values of diffusers' tables."""
+        if self.beta_schedule == "linear":
+            return torch.linspace(self.beta_start, self.beta_end, self.num_train_steps).double()
+        if self.beta_schedule == "scaled_linear":
+            roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_train_steps)
+            return (roots**2).double()
+        levels = [_cosine_level(step / self.num_train_steps) for step in range(self.num_train_steps + 1)]
+        betas = [min(1 - after / before, _MAX_COSINE_BETA) for before, after in itertools.pairwise(levels)]
+        return torch.tensor(betas, dtype=torch.float32).double()
+
+    def alphas_cumprod(self) -> Tensor:
+        """Return ᾱ_t for every t: a (T,) float64 tensor on the CPU."""
+        return (1 - self.betas()).cumprod(0)
 
     def signal_and_noise_scales(self) -> tuple[Tensor, Tensor]:
         """Return √ᾱ_t and √(1−ᾱ_t) for every t: two (T,) float32 tensors on the CPU."""
-        alphas_cumprod: Tensor = self.scheduler().alphas_cumprod
+        alphas_cumprod = self.alphas_cumprod()
         return alphas_cumprod.sqrt().float(), (1 - alphas_cumprod).sqrt().float()
+
+
+def _cosine_level(time: float) -> float:
+    """Return ᾱ of the cosine schedule at a time in [0, 1] (Nichol and Dhariwal 2021, Eq. 17), not normalized."""
+    return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
 def noised_and_target(

@@ -53,7 +53,7 @@ class LinearSampler:
     def __init__(self, diffusion: DiffusionConfig, num_steps: int, *, deterministic: bool) -> None:
         self.times = spaced_times(diffusion.num_train_steps, num_steps)
         self.noise_steps = 0 if deterministic else num_steps - 1
-        table = diffusion.scheduler().alphas_cumprod
+        table = diffusion.alphas_cumprod()
         levels = [float(table[t]) for t in self.times]
         rule = _ddim_step if deterministic else _ddpm_step
         # Each step: of x_t, of the prediction, of the noise.

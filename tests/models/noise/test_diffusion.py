@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+import subprocess
+import sys
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from scipy import stats
 from torch import Tensor
 
@@ -201,3 +204,23 @@ def test_several_times_of_a_sample_are_uniform_and_independent() -> None:
 def test_bad_schedules_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiffusionConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_betas_are_those_of_diffusers(schedule: Any, count: int) -> None:
+    config = DiffusionConfig(beta_schedule=schedule, num_train_steps=count)
+    theirs = DDPMScheduler(num_train_timesteps=count, beta_start=1e-4, beta_end=0.02, beta_schedule=schedule).betas
+    assert torch.equal(config.betas(), theirs.double())
+    assert torch.equal(config.alphas_cumprod(), (1 - theirs.double()).cumprod(0))
+
+
+def test_training_and_ddpm_sampling_import_no_diffusers() -> None:
+    """diffusers takes seconds to import in every worker. An autoencoder needs it once a model is made."""
+    check = (
+        "import sys, causalfusion as c, causalfusion.weights.vae; "
+        "from causalfusion.noise.samplers import make_sampler; "
+        "c.DiffusionConfig().signal_and_noise_scales(); make_sampler('ddpm', c.DiffusionConfig(), 10); "
+        "sys.exit('diffusers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,9 +313,3 @@ def test_widths_that_the_norms_cannot_divide(widths: tuple[int, ...]) -> None:
 def test_a_latent_needs_a_channel() -> None:
     with pytest.raises(ValueError, match="latent_channels must be at least 1, got 0"):
         new_autoencoder("kl16", latent_channels=0)
-
-
-def test_diffusers_waits_until_a_model_is_made() -> None:
-    """Its import takes seconds."""
-    check = "import sys, causalfusion.weights.vae; sys.exit('diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

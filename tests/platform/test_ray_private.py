@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 import ray.tune
+from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.util.annotations import AnnotationType
 
@@ -192,6 +193,12 @@ def test_inner_errors() -> None:
 def test_a_single_attempt() -> None:
     config = ray_private.single_attempt()
     assert (config.max_failures, config.controller_failure_limit, config.max_preemption_failures) == (0, 0, 0)
+
+
+def test_ray_train_reads_the_switch_of_its_preemption_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENABLE_PREEMPTION_WATCHER_ENV_VAR, raising=False)
+    ray_private.without_preemption_watcher()
+    assert get_env_vars_to_propagate()[ENABLE_PREEMPTION_WATCHER_ENV_VAR] == "0"
 
 
 def test_schedulers_have_the_methods_that_ours_override() -> None:

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...assemble import Job
-from ...ray_private import draining_nodes, single_attempt
+from ...ray_private import draining_nodes, single_attempt, without_preemption_watcher
 from ...train.control import STARTING
 from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
@@ -147,6 +147,7 @@ def _trainer(job: Job, actor: Any) -> Any:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    without_preemption_watcher()
     train = job.experiment.train
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:

@@ -68,10 +68,11 @@ def ray_worker(job: Job, actor: Any) -> None:
 
     def batches(experiment: Experiment, dataset: Dataset, collate: Collate, start: int, stop: int) -> Iterator[Any]:
         spec = stream_spec(experiment, dataset, start, stop, collate)
-        # The first worker owns the coordinator, which ends with it, even if the worker is lost.
-        own = start_coordinator(spec, world) if rank == 0 else None
-        coordinator = ray.train.collective.broadcast_from_rank_zero(own)
-        return worker_batches(coordinator, spec, rank, world)
+        # The first worker owns the coordinator, which ends with it, even if the worker is lost. A reference to its
+        # handle is passed on: Ray Train's actor in between would import the coordinator's module to read a handle.
+        own = [ray.put(start_coordinator(spec, world))] if rank == 0 else None
+        [handle] = ray.train.collective.broadcast_from_rank_zero(own)
+        return worker_batches(ray.get(handle), spec, rank, world)
 
     heartbeat = Heartbeat(actor, rank)
     heartbeat.start()

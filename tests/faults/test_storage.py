@@ -15,6 +15,7 @@ import pytest
 import torch
 from tests.faults.conftest import ENOUGH, EVERY, Plan, launch, sigterm, started, until
 from tests.faults.matrix import BIT_EXACT, assert_same, events, record, steps_again
+from tests.malicious import MakesFolder
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.digits import write_digits
@@ -145,16 +146,6 @@ def test_a_checkpoint_of_newer_code_is_refused(place: Path, one_process: Path, p
     launch("newer-code", local=True)
     assert_same(run_dir, one_process)
     record("a checkpoint written by newer code", "refused with both versions; nothing is moved or lost", steps=0)
-
-
-class MakesFolder:
-    """A pickle of it makes a folder when it is loaded: what a malicious file would do, and worse."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_code_in_a_checkpoint_is_refused(place: Path, plan: Plan, tmp_path: Path) -> None:

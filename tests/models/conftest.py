@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.models.random_models import SIZES, dit_config, random_dit, randomised
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig, Draws
@@ -20,41 +21,13 @@ Array = npt.NDArray[np.float64]
 @pytest.fixture
 def make_config() -> Callable[..., CausalFusionConfig]:
     """Return a function that makes the configuration of a tiny model: 16 tokens of 4 numbers, 2 blocks."""
-
-    def make(**changes: object) -> CausalFusionConfig:
-        sizes: dict[str, object] = {
-            "input_size": 8,
-            "in_channels": 1,
-            "patch_size": 2,
-            "hidden_size": 16,
-            "depth": 2,
-            "num_heads": 2,
-            "num_classes": 3,
-            "class_tokens": 2,
-        }
-        return CausalFusionConfig(**(sizes | changes))  # type: ignore[arg-type]
-
-    return make
+    return lambda **changes: CausalFusionConfig(**(SIZES | {"class_tokens": 2} | changes))
 
 
 @pytest.fixture
 def make_model(make_config: Callable[..., CausalFusionConfig]) -> Callable[..., CausalFusion]:
-    """Return a function that makes a tiny float64 model, every parameter of which is random.
-
-    A new model has zero biases, identity norms and a zero head, which would hide errors in their use.
-    """
-
-    def make(**changes: object) -> CausalFusion:
-        model = CausalFusion(make_config(**changes)).double()
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                is_gain = "norm" in name and name.endswith("weight")
-                parameter.copy_(1 + 0.2 * noise if is_gain else 0.25 * noise)
-        return model.eval()
-
-    return make
+    """Return a function that makes a tiny float64 model, every parameter of which is random."""
+    return lambda **changes: randomised(CausalFusion(make_config(**changes)))
 
 
 class TrainingExample(NamedTuple):
@@ -178,35 +151,10 @@ def attention_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def make_dit_config() -> Callable[..., DiTConfig]:
     """Return a function that makes the configuration of a tiny DiT: 16 tokens of 8 numbers, 2 blocks."""
-
-    def make(**changes: object) -> DiTConfig:
-        sizes: dict[str, object] = {
-            "input_size": 8,
-            "in_channels": 2,
-            "patch_size": 2,
-            "hidden_size": 16,
-            "depth": 2,
-            "num_heads": 2,
-            "num_classes": 3,
-        }
-        return DiTConfig(**(sizes | changes))  # type: ignore[arg-type]
-
-    return make
+    return lambda **changes: dit_config(**({"in_channels": 2} | changes))
 
 
 @pytest.fixture
-def make_dit(make_dit_config: Callable[..., DiTConfig]) -> Callable[..., DiT]:
-    """Return a function that makes a tiny float64 DiT, every parameter of which is random.
-
-    A new DiT's blocks are the identity and its output is zero, which would hide any error.
-    """
-
-    def make(**changes: object) -> DiT:
-        model = DiT(make_dit_config(**changes)).double()
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        return model.eval()
-
-    return make
+def make_dit() -> Callable[..., DiT]:
+    """Return a function that makes a tiny float64 DiT, every parameter of which is random."""
+    return lambda **changes: random_dit(**({"in_channels": 2} | changes))

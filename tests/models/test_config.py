@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.models.random_models import dit_config
 
 from causalfusion import CausalFusionConfig
 
@@ -22,24 +23,16 @@ def test_repeats_count_as_class_tokens() -> None:
     assert CausalFusionConfig(class_tokens=4, class_token_repeat=16).num_class_tokens == 64
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "input_size",
-        "in_channels",
-        "patch_size",
-        "hidden_size",
-        "depth",
-        "num_heads",
-        "num_classes",
-        "class_tokens",
-        "class_token_repeat",
-        "mlp_ratio",
-    ],
-)
+NAMES = ["input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_classes", "mlp_ratio"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "class_tokens", "class_token_repeat"])
 def test_sizes_must_be_positive(make_config: Callable[..., CausalFusionConfig], name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be"):
+    with pytest.raises(ValueError, match=f"{name} must be.*got 0"):
         make_config(**{name: 0})
+    if name in NAMES:
+        with pytest.raises(ValueError, match=f"{name} must be.*got 0"):
+            dit_config(**{name: 0})
 
 
 @pytest.mark.parametrize(
@@ -53,8 +46,9 @@ def test_sizes_must_be_positive(make_config: Callable[..., CausalFusionConfig], 
 def test_sizes_must_divide(
     make_config: Callable[..., CausalFusionConfig], changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_config(**changes)
+    for make in (make_config, dit_config):
+        with pytest.raises(ValueError, match=message):
+            make(**changes)
 
 
 def test_an_mlp_has_the_nearest_whole_width(make_config: Callable[..., CausalFusionConfig]) -> None:

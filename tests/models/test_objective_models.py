@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.random_models import dit_config, random_dit
 
 from causalfusion import (
     CausalFusion,
     CausalFusionConfig,
     DiffusionConfig,
-    DiT,
     DiTConfig,
     Draws,
     Objective,
@@ -22,30 +22,6 @@ from causalfusion import (
 )
 from causalfusion.noise.diffusion import Prediction
 from causalfusion.objective import check_objective
-
-
-def dit_config(**changes: Any) -> DiTConfig:
-    sizes = {
-        "input_size": 8,
-        "in_channels": 2,
-        "patch_size": 2,
-        "hidden_size": 16,
-        "depth": 2,
-        "num_heads": 2,
-        "num_classes": 3,
-    }
-    return DiTConfig(**(sizes | changes))
-
-
-def make_dit(**changes: Any) -> DiT:
-    """Return a tiny float64 DiT, every parameter of which is random."""
-    model = DiT(dit_config(**changes)).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model
-
 
 ONE_STEP: list[dict[str, Any]] = [{"num_ar_steps": 1}, {"ar_decay": 0.0}, {"num_ar_steps": 1, "ar_decay": 1.0}]
 MANY_TIMES: list[dict[str, Any]] = [{"time_copies": 2}, {"time_sampling": "per_step"}]
@@ -72,7 +48,7 @@ def test_a_time_token_is_refused_several_times(
 
 @pytest.mark.parametrize("options", ONE_STEP)
 def test_dit_trains_with_one_step(options: dict[str, Any]) -> None:
-    check_objective(dit_config(), ObjectiveConfig(**options))
+    check_objective(dit_config(in_channels=2), ObjectiveConfig(**options))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +57,7 @@ def test_dit_trains_with_one_step(options: dict[str, Any]) -> None:
 def test_dit_is_refused_ar_steps(options: dict[str, Any]) -> None:
     """γ = 0 is no way round a fixed number of steps, which it has no part in."""
     with pytest.raises(ValueError, match=r"DiT has no AR steps: train it with objective\.num_ar_steps=1"):
-        Objective(make_dit(), ObjectiveConfig(**options), DiffusionConfig())
+        Objective(random_dit(in_channels=2), ObjectiveConfig(**options), DiffusionConfig())
 
 
 @pytest.mark.parametrize("options", MANY_TIMES)
@@ -89,7 +65,7 @@ def test_dit_is_refused_several_times(options: dict[str, Any]) -> None:
     with pytest.raises(
         ValueError, match=r"DiT has one diffusion time per sample: use objective\.time_sampling=shared"
     ):
-        Objective(make_dit(), ObjectiveConfig(num_ar_steps=1, **options), DiffusionConfig())
+        Objective(random_dit(in_channels=2), ObjectiveConfig(num_ar_steps=1, **options), DiffusionConfig())
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -100,7 +76,7 @@ def test_dit_against_a_direct_computation(prediction: Prediction, learn_sigma: b
 
     The variance, and classes that are not in the batch, have none.
     """
-    model, diffusion = make_dit(learn_sigma=learn_sigma), DiffusionConfig(prediction=prediction)
+    model, diffusion = random_dit(in_channels=2, learn_sigma=learn_sigma), DiffusionConfig(prediction=prediction)
     options = ObjectiveConfig(num_ar_steps=1, ar_weight=2.0, class_dropout=0.5, sequence_multiple=multiple)
     drawn = draw(model.config, options, diffusion, seed=2, step=0, samples=range(4))
     assert 0 < int(drawn.dropped.sum()) < 4
@@ -135,7 +111,7 @@ def test_dit_and_an_in_context_dit_draw_alike(make_config: Callable[..., CausalF
     def drawn(config: CausalFusionConfig | DiTConfig) -> Draws:
         return draw(config, options, diffusion, seed=3, step=1, samples=range(4))
 
-    one, other = drawn(dit_config()), drawn(make_config(in_channels=2))
+    one, other = drawn(dit_config(in_channels=2)), drawn(make_config(in_channels=2))
     for field in dataclasses.fields(Draws):
         left, right = getattr(one, field.name), getattr(other, field.name)
         assert left == right if field.name == "sizes" else torch.equal(left, right)

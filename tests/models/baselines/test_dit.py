@@ -318,34 +318,3 @@ def test_derived_sizes() -> None:
     assert (config.grid_size, config.num_tokens, config.token_dim) == (16, 256, 16)
     assert (config.num_class_tokens, config.head_dim, config.null_class) == (0, 64, 1000)
     assert (config.out_channels, DiTConfig(learn_sigma=False).out_channels) == (8, 4)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "input_size",
-        "in_channels",
-        "patch_size",
-        "hidden_size",
-        "depth",
-        "num_heads",
-        "num_classes",
-        "mlp_ratio",
-    ],
-)
-def test_sizes_must_be_positive(make_dit_config: ConfigMaker, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be.*got 0"):
-        make_dit_config(**{name: 0})
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"input_size": 9}, "input_size 9 is not a multiple of patch_size 2"),
-        ({"hidden_size": 20, "num_heads": 3}, "hidden_size 20 is not a multiple of num_heads 3"),
-        ({"hidden_size": 18}, "hidden_size 18 is not a multiple of 4"),
-    ],
-)
-def test_sizes_must_divide(make_dit_config: ConfigMaker, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_dit_config(**changes)

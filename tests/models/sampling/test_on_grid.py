@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from tests.models.random_models import random_dit
 
-from causalfusion import CausalFusion, CausalFusionConfig, DiT, DiTConfig
+from causalfusion import CausalFusion, CausalFusionConfig
 from causalfusion.attention.mask import attention_mask
 from causalfusion.embed import sinusoids_2d
 from causalfusion.factorization.sequence import lay_out
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     from tests.models.conftest import NaiveTransformer
 
 ModelMaker = Callable[..., CausalFusion]
-
-
-def make_dit(input_size: int) -> DiT:
-    """Return a tiny float64 DiT, every parameter of which is random: the same for every input size."""
-    config = DiTConfig(
-        input_size=input_size, in_channels=1, patch_size=2, hidden_size=16, depth=2, num_heads=2, num_classes=3
-    )
-    model = DiT(config).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 3), (3, 6), (7, 9), (2, 3)])
@@ -74,7 +62,7 @@ def test_a_larger_grid_is_a_larger_model_with_the_same_weights(make_model: Model
     t, labels = torch.tensor([3, 700]), torch.tensor([0, 2])
     pairs: list[tuple[PatchModel, PatchModel]] = [
         (make_model(), make_model(input_size=12)),
-        (make_dit(8), make_dit(12)),
+        (random_dit(input_size=8), random_dit(input_size=12)),
     ]
     for model, trained_larger in pairs:
 

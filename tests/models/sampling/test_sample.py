@@ -17,8 +17,9 @@ from tests.models.naive_sampling import (
     relative_error,
     reverse_step,
 )
+from tests.models.random_models import random_dit
 
-from causalfusion import CausalFusion, DiffusionConfig, DiT, DiTConfig, SamplingConfig, sample
+from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, sample
 from causalfusion.draws import stream
 from causalfusion.factorization.ordering import blockwise_order
 from causalfusion.factorization.steps import random_step_sizes
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
 ModelMaker = Callable[..., CausalFusion]
 
 DIFFUSION = DiffusionConfig()
-
-
-def make_dit() -> DiT:
-    """Return a tiny float64 DiT, every parameter of which is random."""
-    config = DiTConfig(
-        input_size=8, in_channels=1, patch_size=2, hidden_size=16, depth=2, num_heads=2, num_classes=3
-    )
-    model = DiT(config).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model.eval()
 
 
 def test_a_float64_model_samples_in_float64(make_model: ModelMaker) -> None:
@@ -148,7 +136,7 @@ def test_shapes(make_model: ModelMaker) -> None:
 @torch.no_grad()
 def test_a_dit_is_sampled_in_one_ar_step(guidance: float, interval: tuple[int, int] | None) -> None:
     """A plain loop over the DiT's own forward, both branches apart, to 1e-10."""
-    model, labels = make_dit(), [2, 0]
+    model, labels = random_dit(), [2, 0]
     config = SamplingConfig(num_inference_steps=5, guidance_scale=guidance, guidance_interval=interval)
     found = sample(model, torch.tensor(labels), config, DIFFUSION, seed=0)
     nothing = torch.empty(1, 0, 4, dtype=torch.float64)
@@ -173,7 +161,7 @@ def test_a_dit_is_sampled_in_one_ar_step(guidance: float, interval: tuple[int, i
 def test_a_dit_has_no_ar_steps() -> None:
     with pytest.raises(ValueError, match=r"DiT takes the 16 tokens of a sample at once, got 8: use num_ar_steps 1"):
         config = SamplingConfig(num_ar_steps=2, num_inference_steps=2)
-        sample(make_dit(), torch.tensor([0]), config, DIFFUSION, seed=0)
+        sample(random_dit(), torch.tensor([0]), config, DIFFUSION, seed=0)
 
 
 @pytest.mark.parametrize("labels", [[0, 4], [-1, 0], [[0, 1]]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tests.malicious import MakesFolder
 from torch import Tensor
 
 from causalfusion.weights.checkpoint_file import read_state, report_mismatch
@@ -27,16 +27,6 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         assert found[name].dtype == tensor.dtype
         assert not found[name].requires_grad
         assert torch.equal(found[name], tensor)
-
-
-class Command:
-    """An object that unpickles by running a shell command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch '{self.marker}'",)
 
 
 class Stranger:
@@ -107,7 +97,7 @@ def test_arguments_beside_the_tensors_are_let_through(tmp_path: Path, zipped: bo
 @pytest.mark.parametrize("where", ["top", "beside", "in the arguments"])
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path, where: str, zipped: bool) -> None:
     marker, path = tmp_path / "it ran", tmp_path / "model.pt"
-    command = Command(marker)
+    command = MakesFolder(marker)
     content: dict[str, object] = {
         "top": command,
         "beside": STATE | {"extra": command},
@@ -115,7 +105,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, where: str, zipped:
     }
     torch.save(content[where], path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        ValueError, match=r"refused: it needs pickled code \(posix\.system\).*plain tensors"
+        ValueError, match=r"refused: it needs pickled code \(posix\.mkdir\).*plain tensors"
     ) as error:
         read_state(path, prefer=("ema",))
     assert str(path) in str(error.value)
@@ -129,7 +119,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, where: str, zipped:
 
 def test_a_plain_pickle_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "it ran"
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Command(marker), protocol=2))
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(MakesFolder(marker), protocol=2))
     with pytest.raises(ValueError, match=r"model\.pkl is "):
         read_state(tmp_path / "model.pkl")
     assert not marker.exists()

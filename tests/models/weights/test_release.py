@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.malicious import MakesFolder
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig
@@ -225,19 +225,9 @@ def test_a_configuration_that_the_checkpoint_does_not_fit(
         import_release(path, config=dataclasses.replace(TINY, **change))
 
 
-class Command:
-    """An object that unpickles by running a shell command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch '{self.marker}'",)
-
-
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path, release_state: StateMaker) -> None:
     marker = tmp_path / "it ran"
-    path = saved(tmp_path / "model.pt", {"ema": release_state(), "args": Command(marker)})
+    path = saved(tmp_path / "model.pt", {"ema": release_state(), "args": MakesFolder(marker)})
     with pytest.raises(ValueError, match=r"refused: it needs pickled code"):
         import_release(path, patch_size=2)
     assert not marker.exists()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.malicious import MakesFolder
 from torch import Tensor
 
 from causalfusion import CausalFusionConfig, DiT, Model, build_model, load_weights, preset
@@ -196,19 +196,9 @@ def test_an_autoencoder_is_no_preset(own_folder: Path) -> None:
 # What is refused
 
 
-class Command:
-    """An object that unpickles by running a shell command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch '{self.marker}'",)
-
-
 def test_pickled_code_is_refused_and_not_run(own_folder: Path) -> None:
     path, _ = release_file(own_folder)
-    torch.save({**torch.load(path, weights_only=True), "optimizer": Command(own_folder / "ran")}, path)
+    torch.save({**torch.load(path, weights_only=True), "optimizer": MakesFolder(own_folder / "ran")}, path)
     message = refusal(path, own_folder / "again", patch_size=2)
     assert "needs pickled code" in message
     assert not (own_folder / "ran").exists()

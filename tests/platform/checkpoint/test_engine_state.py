@@ -9,20 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.malicious import MakesFolder
 
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine, weights_only
 
 VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-
-
-class MakesFolder:
-    """A pickle of it makes a folder when it is loaded: what a malicious file would do, and worse."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 class Files:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.malicious import MakesFolder
 from tests.platform.checkpoint.universal_cases import (
     CASES,
     FROM,
@@ -17,7 +18,6 @@ from tests.platform.checkpoint.universal_cases import (
     STEPS_AFTER,
     STEPS_BEFORE,
     TO_FOUR,
-    MakesFolder,
 )
 from tests.platform.checkpoint.universal_process import run
 from tests.platform.ranks import run_groups

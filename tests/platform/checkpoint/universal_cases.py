@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 FROM = {1: 2, 2: 1, 4: 2}
@@ -20,13 +18,3 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 OTHER_STAGE = {"zero-1": "zero-2", "zero-2": "zero-1"}
 TO_FOUR = ("zero-0", "zero-1", "zero-3")
 """What four ranks load: of many processes on few cores each takes long."""
-
-
-class MakesFolder:
-    """A pickle of it makes a folder when it is loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.folder),)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.malicious import MakesFolder
 from tests.platform.checkpoint.universal_cases import (
     BATCH,
     CASES,
@@ -17,7 +18,6 @@ from tests.platform.checkpoint.universal_cases import (
     STEPS_AFTER,
     STEPS_BEFORE,
     TO_FOUR,
-    MakesFolder,
 )
 from tests.platform.ranks import wait_for
 from torch import Tensor, nn

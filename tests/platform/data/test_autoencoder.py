@@ -9,23 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.platform.data.tiny_vaes import moments_of, new_kl, new_tiny, pixels_of, random_images
+from tests.platform.data.tiny_vaes import moments_of, new_kl, new_tiny, pixels_of
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.autoencoder import encode_both, open_autoencoder, open_encoder
 from causalfusion_platform.data.autoencoder.encoder import exact_convolutions
-
-
-@pytest.fixture(scope="session")
-def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kl")
-    new_kl().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def images() -> NDArray[np.uint8]:
-    return random_images()
 
 
 def test_the_posterior_in_the_models_scale(kl_folder: Path, images: NDArray[np.uint8]) -> None:

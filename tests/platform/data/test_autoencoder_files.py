@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from tests.platform.data.tiny_vaes import moments_of, new_kl, random_images
+from tests.platform.data.tiny_vaes import moments_of, new_kl
 from torch import Tensor
 
 from causalfusion.weights.vae import Kind, ldm_name, new_autoencoder
@@ -22,18 +22,6 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.autoencoder import open_autoencoder, open_encoder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="session")
-def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kl")
-    new_kl().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def images() -> NDArray[np.uint8]:
-    return random_images()
 
 
 def in_ldms_names(vae: Any) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.malicious import MakesFolder
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.npz import holds_array, read_images
@@ -94,18 +95,8 @@ def test_other_arrays_are_refused(tmp_path: Path, array: NDArray[np.generic], pa
     assert part in refusal(tmp_path / "numpy.npz")
 
 
-class Trap:
-    """Makes a file if it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
 def test_pickles_are_refused_and_not_opened(tmp_path: Path) -> None:
-    trap = np.array([Trap(tmp_path / "sprung")], dtype=object)
+    trap = np.array([MakesFolder(tmp_path / "sprung")], dtype=object)
     np.savez(tmp_path / "images.npz", trap)
     assert "arr_0 is (1,) object" in refusal(tmp_path / "images.npz")
     np.savez(tmp_path / "labels.npz", some_images()[:1], trap)

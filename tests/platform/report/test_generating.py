@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
-from rich.console import Console
+from tests.platform.report.screen import Clock, Screen
 from tests.platform.sampling.plans import make_plan
 
-from causalfusion_platform.report import bar
 from causalfusion_platform.report.generating import GeneratingDisplay, generated_panel
 from causalfusion_platform.report.log import PLATFORM, log_to
 from causalfusion_platform.sampling.progress import Generating
 
 
-def screen(**options: Any) -> tuple[Console, io.StringIO]:
-    """Return a console of 80 columns that writes into memory."""
-    file = io.StringIO()
-    return Console(file=file, width=80, highlight=False, **options), file
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The time that the display sees."""
-    now = [100.0]
-    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    yield now
-
-
-def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) -> None:
-    console, file = screen()
+def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: Clock) -> None:
+    screen = Screen()
+    console = screen.console
     with log_to(console), GeneratingDisplay(console) as display:
         logging.getLogger(PLATFORM).info("256 of 50000 samples are there; 49744 to do")
         for second in range(1, 25):
-            clock[0] = 100.0 + second
+            clock.now = 100.0 + second
             display.show(Generating(1000 * second, 50_000, 1000.0))
         display.show(Generating(50_000, 50_000, 1234.5))
-    assert file.getvalue().splitlines() == [
+    assert screen.text.splitlines() == [
         "256 of 50000 samples are there; 49744 to do",
         "generate 10000/50000 samples  1000 samples/s  ETA 0:40",
         "generate 20000/50000 samples  1000 samples/s  ETA 0:30",
@@ -50,7 +31,8 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) 
 
 
 def test_a_bar_on_a_terminal_fits_its_line() -> None:
-    console, file = screen(force_terminal=True, color_system=None, legacy_windows=False)
+    screen = Screen(force_terminal=True, color_system=None, legacy_windows=False)
+    console = screen.console
     with log_to(console), GeneratingDisplay(console) as display:
         display.show(Generating(12_345, 50_000, 0.0123))
         display.bar.refresh()
@@ -60,15 +42,16 @@ def test_a_bar_on_a_terminal_fits_its_line() -> None:
     assert "generate" in lines[0]
     assert "25%" in lines[0]
     assert "0.0123 samples/s  ETA " in lines[0]
-    assert "generate 12345" not in file.getvalue()
+    assert "generate 12345" not in screen.text
 
 
 def test_the_panel_says_what_there_is(tmp_path: Path) -> None:
-    console, file = screen()
+    screen = Screen()
+    console = screen.console
     (tmp_path / "samples.npz").write_bytes(bytes(4096))
     plan = make_plan(classes=(3,), labels="random", uint8="truncate", precision="bf16")
     console.print(generated_panel(plan, "ab" * 32, [tmp_path / "samples.npz"], 6, 3.0))
-    text = file.getvalue()
+    text = screen.text
     for part in (
         "10 (4 were there), 8×8 pixels",
         "S = 2 AR step(s) of 16 tokens, 3 ddpm steps each, guidance 1.5",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
+from tests.platform.report.screen import Clock, Screen
 
-from causalfusion_platform.report import bar
 from causalfusion_platform.report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
 from causalfusion_platform.train.progress import Progress
 
@@ -30,18 +27,6 @@ SUMMARY: dict[str, Any] = {
     "run_dir": "/far/away/runs/quickstart",
     "mlflow_run_id": "0123456789abcdef0123456789abcdef",
 }
-
-
-class Screen:
-    """A console that writes into memory."""
-
-    def __init__(self, **options: Any) -> None:
-        self.file = io.StringIO()
-        self.console = Console(file=self.file, width=80, highlight=False, **options)
-
-    @property
-    def text(self) -> str:
-        return self.file.getvalue()
 
 
 def shown(summary: dict[str, Any], dashboard: str = "causalfusion ui") -> dict[str, str]:
@@ -130,19 +115,11 @@ def test_the_preflight_line() -> None:
 # Progress
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Return a clock for the display, to be set by hand."""
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
-
-
 def progress(images: int, rate: float = 100.0) -> Progress:
     return Progress(images=images, total=10_000, loss=0.98765, images_per_second=rate)
 
 
-def test_a_log_gets_a_line_every_ten_seconds_and_the_last(clock: SimpleNamespace) -> None:
+def test_a_log_gets_a_line_every_ten_seconds_and_the_last(clock: Clock) -> None:
     screen = Screen(force_terminal=False)
     with TrainingDisplay(screen.console) as display:
         for now, images in ((0, 100), (3, 200), (9.9, 300), (10, 400), (19, 500), (25, 600), (26, 10_000)):

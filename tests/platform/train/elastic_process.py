@@ -9,20 +9,16 @@ from typing import Any
 
 import torch
 from tests.platform.config.trees import load_experiment
+from tests.platform.train.zero_process import BATCH, DIT, Curve, batch, new_model, plain_curve
 from torch import Tensor
 
-from causalfusion import Model, Objective, build_model, draw, draws
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
-from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.digits import digits
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.engine import build_engine, choose_precision, grad_norm, optimizer_step
 
-STEPS, BATCH, BAD_STEP = 8, 16, 3
+STEPS, BAD_STEP = 8, 3
 CPU = torch.device("cpu")
-DIT = ["model.preset=digits-dit", "model.depth=2", "objective.num_ar_steps=1"]
-Curve = list[list[float]]
 
 
 class Run:
@@ -41,10 +37,10 @@ class Run:
 
     def step(self, index: int, damage: Callable[[Tensor], Tensor] | None = None) -> list[float]:
         """Train on global batch `index`, damaged on the last rank: [loss, MSE, gradient norm]."""
-        batch = rows_of(index, self.rank, self.world)
+        rows = batch(index, self.rank, self.world)
         if damage is not None and self.rank == self.world - 1:
-            batch = Batch(batch.samples, batch.row_ids, damage(batch.latents), batch.labels)
-        loss, values = optimizer_step(self.engine, self.objective.step(batch, index), CPU)
+            rows = Batch(rows.samples, rows.row_ids, damage(rows.latents), rows.labels)
+        loss, values = optimizer_step(self.engine, self.objective.step(rows, index), CPU)
         means = torch.stack([loss, values["mse"]])
         torch.distributed.all_reduce(means)
         return [*(means / self.world).tolist(), float(grad_norm(self.engine))]
@@ -58,44 +54,6 @@ class Run:
             return [p.detach().clone() for p in parameters]
         with GatheredParameters(parameters):
             return [p.detach().clone() for p in parameters]
-
-
-def new_model(experiment: Experiment) -> Model:
-    torch.manual_seed(draws.stream_seed(experiment.seed, "initial weights"))
-    return build_model(experiment.model)
-
-
-def rows_of(index: int, rank: int, world: int) -> Batch:
-    each = BATCH // world
-    rows = range(index * BATCH + rank * each, index * BATCH + (rank + 1) * each)
-    data = digits()
-    return Batch(
-        samples=rows,
-        row_ids=torch.arange(rows.start, rows.stop),
-        latents=torch.from_numpy(data.mean[rows.start : rows.stop]).float(),
-        labels=torch.from_numpy(data.labels[rows.start : rows.stop]),
-    )
-
-
-def plain_curve(settings: Sequence[str]) -> Curve:
-    """The same training by torch alone: one process, whole batches."""
-    experiment = load_experiment("smoke", [f"train.global_batch_size={BATCH}", *settings])
-    model = new_model(experiment)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3 * BATCH / 256, betas=(0.9, 0.95), weight_decay=0)
-    curve = []
-    for index in range(STEPS):
-        rows = rows_of(index, 0, 1)
-        drawn = draw(
-            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=rows.samples
-        )
-        loss = objective(model, rows.latents, rows.labels, drawn)
-        optimizer.zero_grad()
-        loss.weighted.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        curve.append([float(loss.weighted), float(loss.mse), float(norm)])
-    return curve
 
 
 def curve(rank: int, world: int, settings: Sequence[str]) -> Curve:
@@ -187,7 +145,7 @@ def micro(rows: int | None) -> str:
 
 def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
     """Train in all layouts of this group's size as one rank."""
-    results: dict[str, Any] = {"plain": plain_curve([])}
+    results: dict[str, Any] = {"plain": plain_curve([], STEPS)}
     splits: dict[int, list[tuple[int, int | None]]] = {
         1: [(0, None), (0, 2), (1, 1), (2, 4), (3, 8)],
         2: [(0, None), (1, 4), (2, 2), (2, None), (3, 1)],
@@ -199,7 +157,7 @@ def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
     }
     if world == 1:
         again = "train.activation_checkpointing=true"
-        results["dit"] = plain_curve(DIT)
+        results["dit"] = plain_curve(DIT, STEPS)
         results["recomputed"] = {
             "0": curve(rank, world, stage(0, again)),
             "3": curve(rank, world, stage(3, again, micro(4))),

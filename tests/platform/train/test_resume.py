@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.malicious import MakesFolder
 from tests.platform.checkpoint.made import hash_files
 from tests.platform.train.trained import BATCH, DATA, Training, alone, tiny
 
@@ -199,21 +200,11 @@ def test_a_state_that_cannot_be_converted(whole: Whole) -> None:
     assert "resume with train.num_workers=1 train.zero_stage=1, which needs no conversion" in str(caught.value)
 
 
-class Harm:
-    """What a malicious file would run."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
 def test_a_file_that_holds_code_is_refused(whole: Whole, tmp_path: Path) -> None:
     folder, mark = whole.root / name(6), tmp_path / "harmed"
     facts = facts_of(folder)
     for file in (folder / "engine" / TAG).glob("*.pt"):
-        torch.save({"state": Harm(mark)}, file)
+        torch.save({"state": MakesFolder(mark)}, file)
     write_manifest(folder, facts, hash_files(folder))
     found = whole.find()
     assert found is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from causalfusion_platform.train.loop import TrainLoop, TrainState
 
 STEPS_BEFORE, STEPS_AFTER, BATCH = 4, 2, 16
 AVERAGED_STEPS = 12
+DIT = ["model.preset=digits-dit", "model.depth=2", "objective.num_ar_steps=1"]
+Curve = list[list[float]]
 PROFILES = (Exponential(0.9, warmup=False), Exponential(0.99, warmup=False), PowerFunction(0.1))
 CASES: dict[str, dict[str, Any]] = {
     "0": {},
@@ -191,6 +194,27 @@ def batch(step: int, rank: int, world: int) -> Batch:
     )
 
 
+def plain_curve(settings: Sequence[str], steps: int) -> Curve:
+    """The same training by torch alone: one process, whole batches. [loss, MSE, gradient norm] of each step."""
+    experiment = load_experiment("smoke", [f"train.global_batch_size={BATCH}", *settings])
+    model = new_model(experiment)
+    objective = Objective(model, experiment.objective, experiment.diffusion)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3 * BATCH / 256, betas=(0.9, 0.95), weight_decay=0)
+    curve = []
+    for index in range(steps):
+        rows = batch(index, 0, 1)
+        drawn = draw(
+            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=rows.samples
+        )
+        loss = objective(model, rows.latents, rows.labels, drawn)
+        optimizer.zero_grad()
+        loss.weighted.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        curve.append([float(loss.weighted), float(loss.mse), float(norm)])
+    return curve
+
+
 def step(loop: TrainLoop, averages: Averages, rank: int, world: int) -> float:
     loss = loop.train_step(batch(loop.state.step, rank, world)).loss
     loop.state.step += 1
@@ -234,12 +258,7 @@ def run_dit() -> dict[str, list[list[float]]]:
     """Train a DiT with the engine (ZeRO 1), and with torch alone: loss, MSE, gradient norm and S of each step."""
     experiment = load_experiment(
         "smoke",
-        [
-            "model.preset=digits-dit",
-            "model.depth=2",
-            "objective.num_ar_steps=1",
-            f"train.global_batch_size={BATCH}",
-        ],
+        [*DIT, f"train.global_batch_size={BATCH}"],
     )
     (loop, _), steps = build(experiment), []
     for index in range(STEPS_BEFORE):
@@ -248,22 +267,7 @@ def run_dit() -> dict[str, list[list[float]]]:
         loop.state.images_seen += BATCH
         steps.append([float(done.loss), float(done.values["mse"]), float(done.grad_norm), done.numbers["ar_steps"]])
 
-    model = new_model(experiment)
-    objective = Objective(model, experiment.objective, experiment.diffusion)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3 * BATCH / 256, betas=(0.9, 0.95), weight_decay=0)
-    plain = []
-    for index in range(STEPS_BEFORE):
-        rows = batch(index, 0, 1)
-        drawn = draw(
-            experiment.model, experiment.objective, experiment.diffusion, seed=0, step=index, samples=rows.samples
-        )
-        loss = objective(model, rows.latents, rows.labels, drawn)
-        optimizer.zero_grad()
-        loss.weighted.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        plain.append([float(loss.weighted), float(loss.mse), float(norm), 1.0])
-    return {"engine": steps, "plain": plain}
+    return {"engine": steps, "plain": [[*values, 1.0] for values in plain_curve(DIT, STEPS_BEFORE)]}
 
 
 def run(rank: int, world: int, folder: Path) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.malicious import MakesFolder
 from tests.platform.evaluation.released_inception import State, step_by_step
 from torch import Tensor
 
@@ -48,16 +48,6 @@ def resizing(pixels: int, size: int) -> Tensor:
         matrix[row, whole] += 1 - part / size
         matrix[row, min(whole + 1, pixels - 1)] += part / size
     return matrix
-
-
-class Command:
-    """An object that unpickles by running a shell command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch '{self.marker}'",)
 
 
 def test_other_weights_are_never_fid(extractor: InceptionExtractor, inception_file: Path) -> None:
@@ -165,7 +155,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
-    torch.save({"fc.weight": Command(tmp_path / "ran")}, tmp_path / "bad.pth")
+    torch.save({"fc.weight": MakesFolder(tmp_path / "ran")}, tmp_path / "bad.pth")
     with pytest.raises(UserError, match="pickled code"):
         open_inception(tmp_path / "bad.pth")
     assert not (tmp_path / "ran").exists()

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
-from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from rich.console import Console
+from tests.platform.report.screen import Clock, Screen
 
 from causalfusion_platform.data.encode.progress import EncodingCounter, EncodingProgress
 from causalfusion_platform.data.encode.records import Fault, count_faults
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
-from causalfusion_platform.report import bar
 from causalfusion_platform.report.data.encoding import EncodingDisplay, encoding_panel
 from causalfusion_platform.report.log import PLATFORM, log_to
 
 
-class Screen:
-    """A console that writes into memory."""
-
-    def __init__(self, **options: Any) -> None:
-        self.file = io.StringIO()
-        self.console = Console(file=self.file, width=80, highlight=False, **options)
-
-    @property
-    def lines(self) -> list[str]:
-        return self.file.getvalue().splitlines()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The time that the display sees."""
-    now = [100.0]
-    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    yield now
-
-
-def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) -> None:
+def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: Clock) -> None:
     screen = Screen()
     with log_to(screen.console), EncodingDisplay(screen.console) as display:
         logging.getLogger(PLATFORM).info("7 of 8 shards are finished and whole; 1 to do")
         display.show(EncodingProgress(0, 2000, 0.0, {}))
         for second in range(1, 36):
-            clock[0] = 100.0 + second
+            clock.now = 100.0 + second
             display.show(EncodingProgress(50 * second, 2000, 50.0, {}))
         display.show(EncodingProgress(2000, 2000, 50.0, {"cmyk": 2}))
         display.show(EncodingProgress(2000, 2000, 50.0, {"cmyk": 2}))
@@ -59,7 +34,7 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: list[float]) 
     ]
 
 
-def test_the_first_kinds_of_faults_are_named(clock: list[float]) -> None:
+def test_the_first_kinds_of_faults_are_named(clock: Clock) -> None:
     screen = Screen()
     faults = {"gray8": 9, "cmyk": 5, "tiny": 5, "truncated": 2, "huge": 1}
     with log_to(screen.console), EncodingDisplay(screen.console) as display:

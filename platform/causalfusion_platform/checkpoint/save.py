@@ -75,8 +75,6 @@ class Saver:
         assert re.fullmatch(r"[A-Za-z0-9_-]+", attempt), attempt
         self.root, self.rank, self.world_size, self.retention = root, rank, world_size, retention
         self.attempt, self.timeout_seconds = attempt, timeout_seconds
-        self.waited_seconds = 0.0
-        """Total seconds that `begin` has waited for earlier saves."""
         for left in staging.glob(f"rank-{rank:05d}.*"):
             shutil.rmtree(left, ignore_errors=True)
         self._staging = staging / f"rank-{rank:05d}.{attempt}"
@@ -91,9 +89,7 @@ class Saver:
         Raises:
             OSError: the folder cannot be made. Call `fail`.
         """
-        started = time.perf_counter()
         self._join()
-        self.waited_seconds += time.perf_counter() - started
         # Counted first, so that ranks agree on the number even if one cannot make its folder.
         self._number, self._images = self._number + 1, images_seen
         shutil.rmtree(self._staging, ignore_errors=True)

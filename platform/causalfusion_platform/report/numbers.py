@@ -18,6 +18,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def count(number: int, what: str) -> str:
+    """Return `1 row` or `1,200 rows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Return bytes as people read them: 512 B, 3.4 MiB, 1.2 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -133,7 +133,6 @@ def test_training_goes_on_while_another_rank_copies(savers: Callable[..., list[S
     second.submit(facts(999, step=7, world_size=2))
     again.join(timeout=300)
     assert not again.is_alive()
-    assert first.waited_seconds >= 0.2
     (outcome,) = first.poll()
     assert isinstance(outcome, SavedCheckpoint)
     assert check(outcome.folder).step == 1  # the first rank's facts

@@ -11,7 +11,7 @@ from ...config.errors import UserError
 from ..faults import Policies
 from .files import SourceFiles
 from .filesystem import locate
-from .folders import FileReader
+from .folders import FileReader, file_columns
 from .label_file import LabelColumns, read_label_file
 from .labels import as_labels, number_labels
 from .listing import Listing, leave_out, make_listing, utf8
@@ -53,13 +53,7 @@ class FlatFolder:
         ]
         there = pc.is_in(listed, value_set=names)
         missing = [(name, "has a label, but is not there") for name in listed.filter(pc.invert(there)).to_pylist()]
-        keys = names.filter(found)
-        columns = {
-            "key": keys,
-            "label": labels.filter(found),
-            "file": pc.binary_join_element_wise(pa.scalar(files.path("")), keys, ""),
-            "size": pa.array(files.sizes, pa.int64()).filter(found),
-        }
+        columns = file_columns(files, names, labels, found)
         if entries.captions is not None:
             captions = pa.array(entries.captions, pa.list_(pa.string()))
             columns["captions"] = pc.take(captions, entry.filter(found))

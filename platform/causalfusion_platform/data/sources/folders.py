@@ -29,6 +29,17 @@ class FileReader:
             yield read_patiently(partial(read_whole, self.filesystem, path))
 
 
+def file_columns(files: SourceFiles, names: pa.Array, labels: pa.Array, found: pa.Array) -> dict[str, pa.Array]:
+    """Return key, label, file and size of the files that are `found`, for `make_listing`."""
+    keys = names.filter(found)
+    return {
+        "key": keys,
+        "label": labels.filter(found),
+        "file": pc.binary_join_element_wise(pa.scalar(files.path("")), keys, ""),
+        "size": pa.array(files.sizes, pa.int64()).filter(found),
+    }
+
+
 @dataclass(frozen=True)
 class ClassFolders:
     """Folder with one folder per class.
@@ -54,13 +65,7 @@ class ClassFolders:
         labels = pc.index_in(heads, value_set=utf8(class_names, files.location))
         found = labels.is_valid()
         stray = [(name, "lies in no class folder") for name in names.filter(pc.invert(found)).to_pylist()]
-        keys = names.filter(found)
-        columns = {
-            "key": keys,
-            "label": labels.filter(found),
-            "file": pc.binary_join_element_wise(pa.scalar(files.path("")), keys, ""),
-            "size": pa.array(files.sizes, pa.int64()).filter(found),
-        }
+        columns = file_columns(files, names, labels, found)
         return make_listing(
             "folders", files.location, class_names, columns, leave_out("unlabelled", stray, self.policies)
         )

@@ -16,7 +16,7 @@ from ...data.scan import Scan
 from ...data.shards import QUARANTINE
 from ...data.stats import LatentStats, Spread
 from ...data.validate import CheckedShards
-from ..numbers import size
+from ..numbers import count, size
 
 _WIDTH = 80
 _MARGIN = 14
@@ -41,7 +41,7 @@ def summary_lines(folder: Path, manifest: Manifest) -> list[str]:
     crop = manifest.crop
     aside = manifest.quarantined
     facts = {
-        "rows": f"{manifest.rows:,} in {_count(len(manifest.shards), 'shard')}, {_count(groups, 'row group')}",
+        "rows": f"{manifest.rows:,} in {count(len(manifest.shards), 'shard')}, {count(groups, 'row group')}",
         "size": f"{size(total)}, {total / manifest.rows:,.0f} bytes per row",
         "latents": f"{channels}×{height}×{width} {manifest.dtype}: {', '.join(manifest.latent_columns)}",
         "autoencoder": f"{coder.name}, scale {coder.scale:g}{weights}",
@@ -54,14 +54,14 @@ def summary_lines(folder: Path, manifest: Manifest) -> list[str]:
                 ("captions", manifest.captions),
             )
         ),
-        "source": f"{source.kind}, {_count(source.items, 'item')}: {source.location}",
+        "source": f"{source.kind}, {count(source.items, 'item')}: {source.location}",
         "order": "as in the source" if manifest.order == "source" else "shuffled",
         "faults": "; ".join(
-            f"{kind} {', '.join(f'{action} {count:,}' for action, count in actions.items())}"
+            f"{kind} {', '.join(f'{action} {number:,}' for action, number in actions.items())}"
             for kind, actions in manifest.faults.items()
         )
         or "none",
-        "set aside": f"{_count(len(aside), 'shard')} with {sum(part.rows for part in aside):,} rows"
+        "set aside": f"{count(len(aside), 'shard')} with {sum(part.rows for part in aside):,} rows"
         if aside
         else "",
         "digest": manifest.digest,
@@ -156,7 +156,7 @@ def set_aside_lines(checked: CheckedShards, rest: Manifest, advice: str) -> list
     """Return what is left after bad shards were set aside."""
     return [
         f"set aside in {checked.folder / QUARANTINE}; {rest.rows} of {checked.manifest.rows} rows are left "
-        f"in {_count(len(rest.shards), 'shard')}, digest {rest.digest[:16]}",
+        f"in {count(len(rest.shards), 'shard')}, digest {rest.digest[:16]}",
         f"  {advice}",
     ]
 
@@ -198,7 +198,3 @@ def _fact(name: str, text: str) -> list[str]:
 def _name(name: str) -> str:
     """Return a class's name, cut where it is long."""
     return name if cell_len(name) <= _LONGEST_NAME else set_cell_size(name, _LONGEST_NAME - 1) + "…"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -33,7 +33,7 @@ def render_terminal(report: PaperReport) -> Group:
         *(Text(line, style="yellow") for line in missing(report)),
         Text(""),
     ]
-    parts += [_verdicts(report), Text(""), _facts({**budget(report), **_limits(caveats(report))})]
+    parts += [_verdicts(report), Text(""), _facts({**budget(report), "limits": "\n".join(caveats(report))})]
     return Group(*parts)
 
 
@@ -77,12 +77,9 @@ def _verdicts(report: PaperReport) -> Table:
     return rows
 
 
-def _limits(texts: list[str]) -> dict[str, str]:
-    return {"limits": "\n".join(texts)} if texts else {}
-
-
 def _facts(facts: dict[str, str]) -> Table:
     rows = facts_grid()
     for name, text in facts.items():
-        rows.add_row(Text(name), Text(text))
+        if text:
+            rows.add_row(Text(name), Text(text))
     return rows

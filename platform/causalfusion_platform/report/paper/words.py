@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
-from ..numbers import duration
+from ..numbers import count, duration
 from .report import ClaimResult, PaperReport
 from .statistics import VERDICTS
 
@@ -62,7 +62,7 @@ def budget(report: PaperReport) -> dict[str, str]:
     """Return the cost of the numbers: name → text."""
     plan, around = report.plan, report.around
     runs = [run for row in report.rows for run in row.runs.values()]
-    seeds = f"{_count(len(report.rows), 'row')} × {_count(len(plan.seeds), 'seed')}"
+    seeds = f"{count(len(report.rows), 'row')} × {count(len(plan.seeds), 'seed')}"
     images = sorted({run.images for run in runs if run.images is not None})
     parameters = sorted({run.parameters for run in runs if run.parameters is not None})
     seconds = [run.seconds for run in runs if run.seconds is not None]
@@ -135,7 +135,7 @@ def claim_text(claim: ClaimResult) -> str:
     counts = [f"{verdict} {claim.count(verdict)}" for verdict in VERDICTS if claim.count(verdict)]
     tau = "" if claim.tau is None else f"; Kendall's τ-b {claim.tau:.2f} over {claim.rows} rows"
     return (
-        f"{claim.column}: {claim.says}; {claim.as_printed} of {_count(len(claim.pairs), 'pair')} as printed "
+        f"{claim.column}: {claim.says}; {claim.as_printed} of {count(len(claim.pairs), 'pair')} as printed "
         f"({', '.join(counts)}){tau}"
     )
 
@@ -170,7 +170,3 @@ def _span(counts: Sequence[int]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

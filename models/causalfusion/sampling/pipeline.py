@@ -172,8 +172,7 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Args:
             model: the network, usually with EMA weights.
             diffusion: the noise process of training.
-            vae: see the class.
-            id2label: see the class.
+            vae: as for the class, like `id2label`.
 
         Raises:
             ValueError: the model is not on its grid of training, or a number in `id2label` is not a class.
@@ -183,12 +182,7 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @classmethod
     def from_weights(cls, folder: Path | str, vae: Any = None, id2label: dict[int, str] | None = None) -> Self:
-        """Return a pipeline for a folder that `save_weights` wrote.
-
-        Args:
-            folder: has `model.safetensors`, `config.json` and `diffusion.json`.
-            vae: see the class.
-            id2label: see the class.
+        """Return a pipeline for a folder of `save_weights`. `vae` and `id2label` are as for the class.
 
         Raises:
             FileNotFoundError: a file of the folder is missing.

@@ -152,11 +152,7 @@ def reconstruct(source: Path, sigma: float, out: Path) -> str:
 
 
 def _stored_averages(source: Path) -> list[_Stored]:
-    """Return the power-function averages under `source`, newest first, without damaged ones.
-
-    Raises:
-        UserError: no averages were found, or another version of this code wrote a checkpoint.
-    """
+    """Return the power-function averages under `source`, newest first, without damaged ones."""
     checkpoints = RunPaths(source).checkpoints
     root = checkpoints if checkpoints.is_dir() else source
     found: list[_Stored] = []

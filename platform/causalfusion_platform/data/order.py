@@ -58,15 +58,12 @@ def epoch_windows(manifest: Manifest, seed: int, epoch: int, window_rows: int) -
     order = torch.randperm(len(groups), generator=draws.stream(seed, "row groups", epoch))
     windows: list[Window] = []
     pending: list[RowGroup] = []
-    for position in order.tolist():
+    for place, position in enumerate(order.tolist(), start=1):
         pending.append(groups[position])
         rows = sum(group.rows for group in pending)
-        if rows >= window_rows:
+        if rows >= window_rows or place == len(groups):
             windows.append(Window(epoch, len(windows), tuple(pending), stop=rows))
             pending = []
-    if pending:
-        rows = sum(group.rows for group in pending)
-        windows.append(Window(epoch, len(windows), tuple(pending), stop=rows))
     return windows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from pydantic import ValidationError
@@ -61,10 +62,7 @@ def _paths(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:
 def _refuse_conflict(path: str, experiment: Experiment) -> None:
     if path in DERIVED:
         ours = DERIVED[path]
-        value: Any = experiment
-        for part in ours.split("."):
-            value = getattr(value, part)
-        raise UserError(f"{WHERE}.{path} conflicts with {ours}={value}: set that one")
+        raise UserError(f"{WHERE}.{path} conflicts with {ours}={attrgetter(ours)(experiment)}: set that one")
     if path in RESERVED:
         raise UserError(f"{WHERE}.{path} cannot be set: {RESERVED[path]}\n  leave it out")
 

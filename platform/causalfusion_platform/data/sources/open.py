@@ -13,9 +13,13 @@ from .folders import ClassFolders
 from .label_file import LabelColumns
 from .listing import Kind, Source
 from .parquet import ParquetFiles
-from .suffixes import COMPRESSED_TAR, IMAGE_SUFFIXES, PARQUET, TAR
-from .webdataset import Tars
+from .webdataset import IMAGE_SUFFIXES, Tars
 
+_TAR = (".tar",)
+_PARQUET = (".parquet", ".pq")
+_COMPRESSED_TAR = tuple(
+    ending for kind in ("gz", "bz2", "xz", "zst", "lz4", "z") for ending in (f".tar.{kind}", f".t{kind}")
+)
 _IMAGES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 _KINDS = (
     "allowed: a folder of class folders (folders), a folder with --labels FILE (flat), tars (webdataset), "
@@ -67,12 +71,12 @@ def open_source(
         return FlatFolder(files, labels, LabelColumns(image_column, label_column, caption_column), policies)
     if kind == "webdataset":
         _refuse_compressed(files)
-        return Tars(_only(files, TAR), policies, image_column, label_column, caption_column)
-    return ParquetFiles(_only(files, PARQUET), policies, image_column, label_column, caption_column)
+        return Tars(_only(files, _TAR), policies, image_column, label_column, caption_column)
+    return ParquetFiles(_only(files, _PARQUET), policies, image_column, label_column, caption_column)
 
 
 def _tell(files: SourceFiles) -> Kind:
-    tars, parquet, images = (files.ending_in(*suffixes) for suffixes in (TAR, PARQUET, _IMAGES))
+    tars, parquet, images = (files.ending_in(*suffixes) for suffixes in (_TAR, _PARQUET, _IMAGES))
     found = {"tars": tars, "Parquet files": parquet, "images": images}
     if sum(map(bool, found.values())) > 1:
         held = ", ".join(f"{len(names):,} {kind} ({names[0]})" for kind, names in found.items() if names)
@@ -107,7 +111,7 @@ def _only(files: SourceFiles, suffixes: tuple[str, ...]) -> SourceFiles:
 
 
 def _refuse_compressed(files: SourceFiles) -> None:
-    compressed = files.ending_in(*COMPRESSED_TAR)
+    compressed = files.ending_in(*_COMPRESSED_TAR)
     if compressed:
         raise UserError(
             f"{compressed[0]} is compressed, so images cannot be read out of its middle\n"

@@ -18,9 +18,14 @@ from .files import SourceFiles
 from .filesystem import read_patiently
 from .labels import as_labels, number_labels
 from .listing import Listing, leave_out, make_listing, utf8
-from .suffixes import IMAGE_SUFFIXES
 from .tar_index import TarMember, index_tar
 
+IMAGE_SUFFIXES = frozenset(
+    [
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif", "tga", "ico"),
+    ]
+)
 _THREADS = 16
 _INTEGER = re.compile(r"\s*(-?[0-9]+)\s*")
 

@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 .PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests bench clean
 
 help:
-	@echo "make quickstart   install, then train on bundled digits, judge the samples, open nothing else"
+	@echo "make quickstart   install, then train on bundled digits, score the samples, open nothing else"
 	@echo "make test         install, then ruff, mypy, import-linter and pytest"
 	@echo "make test-quick   install, then ruff and the tests that start neither Ray nor groups of processes"
 	@echo "make test-faults  install, then what kills processes and breaks storage; minutes"

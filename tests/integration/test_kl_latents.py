@@ -72,7 +72,7 @@ def test_training_draws_from_posteriors_and_mirrors(home: Path) -> None:
         other = train(plain.partition("=")[0], plain)
         assert losses_of(other)[-1] != pytest.approx(losses_of(drawn)[-1], rel=1e-4)
     summary = drawn.summary
-    assert summary["class_accuracy"] is None  # latents are not images that the judge could look at
+    assert summary["class_accuracy"] is None  # latents are not images that the classifier could look at
     samples = load_file(Path(summary["run_dir"]) / "samples" / "final.safetensors")["latents"]
     assert samples.shape == (20, 4, 8, 8)
     assert bool(torch.isfinite(samples).all())

@@ -42,6 +42,10 @@ class ClassToImage(Task):
     fields = ("label", LATENT)
     collate = staticmethod(to_batch)
 
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self._sampling_model: Model | None = None
+
     def check(self, shards: CheckedShards) -> None:
         """Check the model and the draws against the shards.
 
@@ -129,9 +133,9 @@ class ClassToImage(Task):
 
     def _sampler(self, context: TaskContext) -> Model:
         """Return the model that samples are generated with, which takes the averages' weights."""
-        if not hasattr(self, "_model"):
-            self._model = build_model(self.experiment.model).to(context.device).eval()
-        return self._model
+        if self._sampling_model is None:
+            self._sampling_model = self.build_model().to(context.device).eval()
+        return self._sampling_model
 
 
 class ClassToImageObjective:

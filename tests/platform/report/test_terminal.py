@@ -19,7 +19,7 @@ SUMMARY: dict[str, Any] = {
     "num_samples": 200,
     "fd_digits_cnn": 12.345,
     "fd_digits_cnn_real": 1.239,
-    "stage_seconds": {"prepare": 1.2, "start Ray": 4.6, "train": 61.4, "sample": 3.0, "judge": 5.0},
+    "stage_seconds": {"prepare": 1.2, "start Ray": 4.6, "train": 61.4, "sample": 3.0, "score": 5.0},
     "total_seconds": 83.4,
     "images_seen": 38400,
     "images_per_second": 625.4,
@@ -61,7 +61,7 @@ def test_the_panel_shows_every_value() -> None:
             "class accuracy": "0.876 of 200 samples; the classifier itself has 0.983 on real images "
             "it has not seen",
             "fd_digits_cnn": "12.35 (as many real images: 1.24)",
-            "time": "83 s: prepare 1 s · start Ray 5 s · train 61 s · sample 3 s · judge 5 s",
+            "time": "83 s: prepare 1 s · start Ray 5 s · train 61 s · sample 3 s · score 5 s",
             "training": "38400 images, 625 images/s",
             "sample grid": "/far/away/runs/quickstart/samples/final.png",
             "run folder": "/far/away/runs/quickstart",

@@ -13,7 +13,7 @@ from causalfusion_platform.checkpoint.manifest import config_digest
 from causalfusion_platform.checkpoint.save import Saver
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
-from causalfusion_platform.launch.training.worker import _be_the_only_process
+from causalfusion_platform.launch.training.worker import initialize_single_process_group
 from causalfusion_platform.tasks import open_task
 from causalfusion_platform.tracking.journal import Journal
 from causalfusion_platform.train.checkpointing import CheckpointHook, Fixed
@@ -30,7 +30,7 @@ DATA = "d" * 64
 
 def alone() -> None:
     """Make this process a group of one, as `--local` does: DeepSpeed needs the first one for good."""
-    _be_the_only_process("gloo")
+    initialize_single_process_group("gloo")
 
 
 def tiny(root: Path, images: int = 10 * BATCH, **changes: Any) -> Experiment:

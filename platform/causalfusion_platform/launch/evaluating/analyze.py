@@ -57,7 +57,9 @@ def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: l
         )
     manifest = open_shards(experiment.data.path).usable
     if manifest.autoencoder.name != "identity":
-        raise UserError(f"latents in {experiment.data.path} are not pixels; the judge of digits cannot score them")
+        raise UserError(
+            f"latents in {experiment.data.path} are not pixels; the classifier of digits cannot score them"
+        )
     data = read_all(experiment.data.path, manifest)
     model = load_weights(find_weights(run).folder, device="cuda" if torch.cuda.is_available() else "cpu")
     numbers = {

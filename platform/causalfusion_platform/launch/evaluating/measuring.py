@@ -23,7 +23,7 @@ from ...evaluation.reference import Reference, read_reference, reference_from_im
 from ...sampling.grid import to_pixels
 
 DIGITS = "digits_cnn"
-_JUDGE_SEED, _JUDGE_EPOCHS = 0, 30
+_CLASSIFIER_SEED, _CLASSIFIER_EPOCHS = 0, 30
 """The same extractor for every run on a data set: runs are compared in the space of its features."""
 
 
@@ -74,7 +74,7 @@ def open_measuring(
                 f"--extractor {DIGITS} is a classifier trained on the real images, not at hand as pixels\n"
                 f"  evaluate a run whose data are there, or give --extractor inception:PATH --reference FILE"
             )
-        opened: Extractor = _judge(*pixels)
+        opened: Extractor = _trained_extractor(*pixels)
     else:
         opened = open_extractor(extractor, "cuda" if torch.cuda.is_available() else "cpu")
     training = None if pixels is None else _reference(*pixels, opened)
@@ -96,10 +96,10 @@ def _pixels(data: Path, checked: CheckedShards | None) -> tuple[Manifest, Batch]
     return (manifest, read_all(data, manifest)) if manifest.autoencoder.name == "identity" else None
 
 
-def _judge(manifest: Manifest, images: Batch) -> DigitsExtractor:
+def _trained_extractor(manifest: Manifest, images: Batch) -> DigitsExtractor:
     classes = len(manifest.class_names)
     classifier = train_classifier(
-        images.latents, images.labels, num_classes=classes, epochs=_JUDGE_EPOCHS, seed=_JUDGE_SEED
+        images.latents, images.labels, num_classes=classes, epochs=_CLASSIFIER_EPOCHS, seed=_CLASSIFIER_SEED
     )
     return DigitsExtractor(classifier)
 

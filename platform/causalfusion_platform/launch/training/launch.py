@@ -102,7 +102,7 @@ class Launch:
             began = time.perf_counter()
             times = self._supervisor(job).run()
             _add_worker_stages(stages, times, time.perf_counter() - began)
-            with stages.time("judge"):
+            with stages.time("score"):
                 results = self._end_task()
         except BaseException as error:
             stopped = isinstance(error, StoppedRun)

@@ -71,9 +71,8 @@ def run_training(
         )
     folder = RunFolder(experiment.run_dir)
     folder.refuse_if_under_way()
-    folder.check_config(experiment, allow_changes)
-    if folder.finished:
-        return Outcome(folder.read_summary(), already_finished=True)
+    if finished := _finished(folder, experiment, allow_changes):
+        return finished
     with stages.time("prepare"):
         shards = check_inputs(experiment, checked)
         check_deepspeed(experiment)
@@ -90,9 +89,8 @@ def run_training(
         stop_on_signals() as stop,
     ):
         # Another launch may have come between the first look and the lock.
-        folder.check_config(experiment, allow_changes)
-        if folder.finished:
-            return Outcome(folder.read_summary(), already_finished=True)
+        if finished := _finished(folder, experiment, allow_changes):
+            return finished
         with stages.time("prepare"):
             store.clear_partial(folder.checkpoints)
             shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state is never read again
@@ -103,6 +101,12 @@ def run_training(
             return Outcome(launch.run(stages, started))
         finally:
             launch.delivery.stop()
+
+
+def _finished(folder: RunFolder, experiment: Experiment, allow_changes: Sequence[str]) -> Outcome | None:
+    """Check that the configuration is that of the run's start. Return the outcome if the run has finished."""
+    folder.check_config(experiment, allow_changes)
+    return Outcome(folder.read_summary(), already_finished=True) if folder.finished else None
 
 
 def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -> CheckedShards:

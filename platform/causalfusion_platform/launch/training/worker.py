@@ -108,7 +108,7 @@ def local_worker(job: Job, stop: StopRequest, progress: ProgressSink) -> Ended:
         return local_batches(dataset, batch_size=batch_size, start=start, stop=stop, collate=collate)
 
     device = torch.device("cuda" if job.experiment.train.gpus_per_worker else "cpu")
-    _be_the_only_process("nccl" if device.type == "cuda" else "gloo")
+    initialize_single_process_group("nccl" if device.type == "cuda" else "gloo")
     control = LocalControl(stop.reason)
     stop.on_request = lambda reason: setattr(control, "stop", reason)
     return _train(job, WorkerContext(device, batches, progress, control))
@@ -129,7 +129,8 @@ def _train(job: Job, context: WorkerContext) -> Ended:
     return {"how": "done", "detail": "", "images": images, "times": dataclasses.asdict(times)}
 
 
-def _be_the_only_process(backend: str) -> None:
+def initialize_single_process_group(backend: str) -> None:
+    """Make this process a process group of one, unless it is in a group already."""
     # DeepSpeed reads its place from the environment, as launchers set it, and keeps process groups for good: a
     # second run in this process must find the first one's group alive.
     os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})

@@ -184,12 +184,18 @@ def test_a_checkout_runs_as_it_is_sent(cluster: Cluster, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_run_is_trained_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    arguments = ["train.images=256", "train.sample_every_images=256", "train.checkpoint_every_images=256"]
+    # The task's module comes with the directory that is sent: the driver and the workers import it from there.
+    arguments = [
+        "task=tests.platform.tasks.toy:LatentMean",
+        "train.images=256",
+        "train.checkpoint_every_images=256",
+    ]
     done = cluster.submit("--home", str(home), "--", "train", "smoke", "--json", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert any((home / "shards").rglob("manifest.json"))
     summary = json.loads((home / "runs" / "smoke" / "summary.json").read_text())
     assert summary["images_seen"] == 256
+    assert "bias" in summary
     assert json.loads(done.stdout.splitlines()[-1]) == summary
 
 

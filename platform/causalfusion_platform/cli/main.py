@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -61,6 +62,10 @@ def main() -> None:
     # A trial is a dozen processes of fractions of a CPU, and Ray prints warnings about them into the table. Ray
     # reads this variable when it is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
+    # `task=module:Class` may name a module of the current directory. `python -m` searches there, a script does not.
+    # Ray's workers search the driver's current directory.
+    if not {"", here := str(Path.cwd())} & {*sys.path}:
+        sys.path.append(here)
     try:
         app()
     except (UserError, NotFinished) as error:

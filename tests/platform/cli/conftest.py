@@ -29,6 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["causalfusion", *arguments])
+        monkeypatch.setattr(sys, "path", [*sys.path])  # a command adds the current directory
         status: object = 0
         try:
             main()

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import save_file
 
 from causalfusion import draws
 
@@ -23,6 +22,7 @@ from .data.manifest import Manifest
 from .data.read import Collate, Dataset
 from .storage.run_layout import RunPaths
 from .tasks import Task, TaskContext, open_task
+from .tasks.final import write_final
 from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, TrainingStarted
 from .tracking.lineage import package_versions
 from .tracking.outbox import Outbox
@@ -87,7 +87,7 @@ class WorkerContext:
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """Times and images that the workers measured."""
+    """Times and images that a worker measured, and what it wrote at the end."""
 
     train_seconds: float
     """Optimizer steps alone, waiting for data included."""
@@ -97,6 +97,8 @@ class TrainingTimes:
     """The task's end, such as the final samples."""
     images: int
     """Images trained on by this attempt. They are fewer than the run's if it resumed."""
+    final_attempt: int | None = None
+    """Attempt that wrote the tensors of the task's end. None: there are none."""
 
 
 def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
@@ -180,16 +182,14 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     started = time.perf_counter()
     control.mark("end", total)
     final = task.end(loop, task_context)
-    if rank == 0 and final:
-        path = job.paths.final_samples
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(final, path)
+    final_attempt = write_final(job.paths.final_samples, final, job.attempt) if rank == 0 else None
     training = spent.steps + spent.data
     return TrainingTimes(
         train_seconds=training,
         hook_seconds=loop_seconds - training,
         sample_seconds=time.perf_counter() - started,
         images=loop.state.images_seen - first,
+        final_attempt=final_attempt,
     )
 
 

@@ -35,7 +35,7 @@ class RunPaths:
         self.samples = root / SAMPLES_FOLDER
         """Folder of sample grids, of the final samples, and of sets that were generated later."""
         self.final_samples = self.samples / "final.safetensors"
-        """Latents and labels of the final samples."""
+        """Tensors of the task's end, such as latents and labels of the final samples."""
         self.evaluation = root / EVALUATION_FOLDER
         """Folder of later measurements."""
         self.hangs = root / "hangs"

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors.torch import load_file
-
 from ...assemble import Job, TrainingTimes
 from ...checkpoint import store
 from ...config.schema import Experiment
 from ...data.validate import CheckedShards
 from ...tasks import open_task
+from ...tasks.final import read_final
 from ...tracking.accounting import account
 from ...tracking.delivery import Delivery
 from ...tracking.journal import Ended, Launched, last_attempt, recorded_images
@@ -103,7 +102,7 @@ class Launch:
             times = self._supervisor(job).run()
             _add_worker_stages(stages, times, time.perf_counter() - began)
             with stages.time("score"):
-                results = self._end_task()
+                results = self._end_task(times)
         except BaseException as error:
             stopped = isinstance(error, StoppedRun)
             self.outbox.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -178,9 +177,8 @@ class Launch:
                 f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
             )
 
-    def _end_task(self) -> dict[str, Any]:
-        path = self.folder.final_samples
-        final = load_file(path) if path.is_file() else {}
+    def _end_task(self, times: TrainingTimes) -> dict[str, Any]:
+        final = read_final(self.folder.final_samples, times.final_attempt)
         return open_task(self.experiment).evaluate(final, self.shards.usable, self.outbox)
 
     def _summary(

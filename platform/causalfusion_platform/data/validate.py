@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from causalfusion import ModelConfig
 
 from ..config.errors import UserError
 from .manifest import Manifest, Shard, sha256_of
+from .read import LATENT
 from .shards import manifest_schema
 
 _ARROW_SCHEMA = b"ARROW:schema"
@@ -144,6 +145,26 @@ def check_model_fits(manifest: Manifest, model: ModelConfig, folder: Path) -> No
             f"the shards in {folder} have {len(manifest.class_names)} classes, but model.num_classes is "
             f"{model.num_classes}\n  set model.num_classes={len(manifest.class_names)}, or data.path"
         )
+
+
+def check_fields(manifest: Manifest, fields: Sequence[str], folder: Path, task: str) -> None:
+    """Check that the shards have the columns that a task reads.
+
+    Raises:
+        UserError: one is missing.
+    """
+    known = [*manifest_schema(manifest).names, LATENT]
+    missing = [name for name in fields if name not in known]
+    if not missing:
+        return
+    if missing == ["captions"]:
+        remedy = "encode the images again with captions: causalfusion data encode --help"
+    else:
+        remedy = "name other fields in the task"
+    raise UserError(
+        f"task={task} reads {', '.join(missing)}, but the shards in {folder} have {', '.join(known)}\n"
+        f"  set data.path to shards that have it, or {remedy}"
+    )
 
 
 def check_draws(manifest: Manifest, flip: bool | None, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Tasks, which runs learn. `open_task` returns the one that an experiment names.
 
 `task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
-image generation, the paper's main system. Open `task` first.
+image generation, the paper's main system. `activations` estimates the memory of its models, and `final` keeps
+the tensors of a run's end. Open `task` first.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import inspect
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from .class_to_image import ClassToImage
-from .task import Task, TaskContext
+from .task import Task, TaskContext, check_data
 
-__all__ = ["TASKS", "Task", "TaskContext", "open_task"]
+__all__ = ["TASKS", "Task", "TaskContext", "check_data", "open_task"]
 
 TASKS: dict[str, type[Task]] = {"class_to_image": ClassToImage}
 
@@ -32,7 +33,11 @@ def open_task(experiment: Experiment) -> Task:
     try:
         kind = getattr(importlib.import_module(module), attribute) if attribute else None
     except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"task={name} cannot be imported: {error}\n  allowed: {_allowed()}") from error
+        raise UserError(
+            f"task={name} cannot be imported: {error}\n"
+            f"  modules are found in the directory of the command, and in folders of PYTHONPATH on every node\n"
+            f"  allowed: {_allowed()}"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, Task)) or inspect.isabstract(kind):
         raise UserError(f"task={name} is not a task\n  allowed: {_allowed()}")
     return kind(experiment)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from causalfusion import Draws, Model, Objective, build_model, draw, save_weights
+from causalfusion.flops import training_flops
 
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
 from ..data.read import LATENT, Batch, read_all, to_batch
-from ..data.validate import CheckedShards, check_draws, check_model_fits
+from ..data.validate import CheckedShards, check_model_fits
 from ..evaluation.evaluate import SampleScorer, Scores
 from ..sampling.generate import Request, generate_together, labels_in_turn
 from ..sampling.grid import sample_grid
@@ -28,6 +29,7 @@ from ..train.device import sequence_tokens, step_flops
 from ..train.grids import Measure, SampleGridHook
 from ..train.loop import Hook, TrainLoop
 from ..train.objective import PartLoss, StepCost
+from .activations import activation_bytes, longest_sequence, shortest_sequence
 from .task import Task, TaskContext
 
 GRID_SAMPLES_PER_CLASS = 8
@@ -47,14 +49,13 @@ class ClassToImage(Task):
         self._sampling_model: Model | None = None
 
     def check(self, shards: CheckedShards) -> None:
-        """Check the model and the draws against the shards.
+        """Check the model against the shards, and that samples can be scored if that is asked for.
 
         Raises:
             UserError: the first fault found.
         """
         data = self.experiment.data
         check_model_fits(shards.manifest, self.experiment.model, data.path)
-        check_draws(shards.manifest, data.flip, data.path)
         if self.experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":
             raise UserError(
                 f"evaluation.while_training=true needs latents that are pixels, but those in {data.path} are of "
@@ -65,6 +66,27 @@ class ClassToImage(Task):
     def build_model(self) -> Model:
         """Return a model of the configured kind and size."""
         return build_model(self.experiment.model)
+
+    def describe_model(self) -> str:
+        """Return width, depth and heads, and the tokens of a training sequence."""
+        model = self.experiment.model
+        longest, shortest = longest_sequence(self.experiment), shortest_sequence(self.experiment)
+        span = str(longest) if longest == shortest else f"{shortest} to {longest}"
+        classes = f", {model.num_class_tokens} class tokens" if model.num_class_tokens else ""
+        return (
+            f"width {model.hidden_size}, {model.depth} blocks, {model.num_heads} heads\n"
+            f"{model.num_tokens} image tokens{classes}; training sequences of {span} tokens"
+        )
+
+    def flops(self) -> float:
+        """Return the FLOPs of one image that the mask shows, on average over AR splits."""
+        return training_flops(
+            self.experiment.model, self.experiment.objective, attention="visible", skip_unread=True
+        )
+
+    def activation_bytes(self, rows: int, precision: str) -> float:
+        """Estimate the activations of the longest sequence."""
+        return activation_bytes(self.experiment, rows, precision)
 
     def objective(self, model: nn.Module) -> ClassToImageObjective:
         """Return the paper's loss."""
@@ -126,6 +148,10 @@ class ClassToImage(Task):
         """Return the scores of the final samples, with those of each S of `evaluation.ar_steps`."""
         several = [f"{name}_s{s}" for s in self.experiment.evaluation.ar_steps for name in SCORED_FOR_AR_STEPS]
         return [*_SCORES, *several]
+
+    def scores_on(self, manifest: Manifest) -> list[str]:
+        """Return the scores where latents are pixels. Images of others need the autoencoder's decoder."""
+        return self.scores() if manifest.autoencoder.name == "identity" else []
 
     def scores_while_training(self) -> list[str]:
         """Return the scores of the grids' samples."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +17,14 @@ from causalfusion.weights.folder import WEIGHTS_FILE
 
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
-from ..data.read import Columns
-from ..data.validate import CheckedShards
+from ..data.noise import noise_columns
+from ..data.read import LATENT, Columns
+from ..data.validate import CheckedShards, check_draws, check_fields
 from ..tracking.journal import Journal
 from ..tracking.tracker import Tracker
 from ..train.control import Control
 from ..train.loop import Hook, TrainLoop
+from ..train.memory import ModelSize
 from ..train.metrics import Spent
 from ..train.objective import TrainingObjective
 from ..train.optimizer import ParameterGroup
@@ -60,6 +63,8 @@ class Task(ABC):
     def check(self, shards: CheckedShards) -> None:  # noqa: B027
         """Check that the data suit the task, before anything is started.
 
+        The fields and the draws of latents are checked for every task: see `check_data`.
+
         Raises:
             UserError: they do not.
         """
@@ -86,8 +91,46 @@ class Task(ABC):
     def objective(self, model: nn.Module) -> TrainingObjective:
         """Return the loss, bound to a model."""
 
+    def example_batch(self, rows: int) -> Any:
+        """Return a batch of noise for a step without data. Latents have the shape of the configured model's."""
+        model = self.experiment.model
+        shape = (model.in_channels, model.input_size, model.input_size)
+        return self.collate(noise_columns(self.fields, rows, shape), 0)
+
+    @cached_property
+    def size(self) -> ModelSize:
+        """Size of the model. It is built on the meta device, where weights take no memory."""
+        with torch.device("meta"):
+            model = self.build_model()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return ModelSize(parameters, max(len(getattr(model, "blocks", ())), 1))
+
+    def describe_model(self) -> str:
+        """Return the sizes of the model for the plan of a run. It follows the number of parameters there."""
+        return ""
+
+    def flops(self) -> float | None:
+        """Return the FLOPs of training on one row, averaged over steps. None: not known before a run."""
+        return None
+
+    def activation_bytes(self, rows: int, precision: str) -> float | None:
+        """Estimate the bytes that a worker keeps of `rows` rows for the backward pass.
+
+        Args:
+            rows: rows of one micro-batch.
+            precision: arithmetic of matrix products, with `auto` decided.
+
+        Returns:
+            None: not estimated, and left out of the memory that a run needs.
+        """
+        return None
+
     def hooks(self, context: TaskContext) -> Sequence[Hook]:
-        """Return the task's own periodic work, such as sample grids."""
+        """Return the task's own periodic work, such as sample grids.
+
+        A hook that may take longer than `supervision.hang_seconds` must call `context.control.mark` meanwhile. The
+        supervisor ends workers that give no such sign of life.
+        """
         return ()
 
     def save_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -104,8 +147,10 @@ class Task(ABC):
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
         """Make the run's final tensors, such as samples, after the last step. Ranks call it together.
 
+        Long work must call `context.control.mark` from time to time, as in `hooks`.
+
         Returns:
-            Tensors that `evaluate` needs. They are saved in the run's folder, unless there are none.
+            Tensors that `evaluate` needs. Those of rank 0 are saved in the run's folder, unless there are none.
         """
         return {}
 
@@ -126,6 +171,23 @@ class Task(ABC):
         """Return the keys of summary.json that trials of a sweep can be ranked by."""
         return []
 
+    def scores_on(self, manifest: Manifest) -> list[str]:
+        """Return those of `scores` that a run on these shards measures."""
+        return self.scores()
+
     def scores_while_training(self) -> list[str]:
         """Return the scores that hooks record in the journal during training."""
         return []
+
+
+def check_data(task: Task, shards: CheckedShards) -> None:
+    """Check that a task can train on these shards: its fields, the draws of its latents, and the task's own check.
+
+    Raises:
+        UserError: the first fault found.
+    """
+    experiment, manifest = task.experiment, shards.manifest
+    check_fields(manifest, task.fields, shards.folder, experiment.task)
+    if LATENT in task.fields:
+        check_draws(manifest, experiment.data.flip, shards.folder)
+    task.check(shards)

@@ -106,3 +106,33 @@ def test_whole_batches_are_paid_for() -> None:
     assert found.flops == 128 * training_flops(
         found.experiment.model, ObjectiveConfig(), attention="visible", skip_unread=True
     )
+
+
+# Tasks.
+
+
+def test_a_task_that_is_not_there(run: Run) -> None:
+    result = run("train", "smoke", "task=class_to_imgae", "--dry-run")
+    check_refusal(result, "task=class_to_imgae", "allowed: class_to_image, or package.module:Class")
+
+
+def test_the_plan_is_of_the_tasks_own_model(run: Run) -> None:
+    """By hand: (8 × 8 + 1) × 16 + 16 + 16 + 1 parameters, 4 bytes of each. Their FLOPs are nowhere."""
+    text = plan(run, "smoke", "task=tests.platform.tasks.toy:LatentMean", "train.precision=fp32")
+    assert "model 1,073 parameters batch" in text
+    assert "not known: task=tests.platform.tasks.toy:LatentMean does not state its FLOPs" in text
+    assert "image tokens" not in text
+    assert re.search(r"→ 1 4\.19 KiB 12\.6 KiB 4\.19 KiB [\d.]+ KiB – ", text)
+
+
+def test_a_module_beside_the_command(run: Run, own_folder: Path) -> None:
+    (own_folder / "beside_the_command.py").write_text(
+        "from tests.platform.tasks.toy import LatentMean\n\n\nclass Mine(LatentMean):\n    pass\n"
+    )
+    assert "1,073 parameters" in plan(run, "smoke", "task=beside_the_command:Mine")
+
+
+def test_the_plan_refuses_as_training_does(run: Run) -> None:
+    assert run("data", "digits", "shards/digits").status == 0
+    toy = "task=tests.platform.tasks.toy:LatentMean"
+    check_refusal(run("train", "smoke", toy, "data.flip=true", "--dry-run"), "hold no mirrored images")

@@ -101,3 +101,11 @@ def test_a_measurement_before_a_fault_is_not_recorded_again(
 def _silent(experiment: Experiment) -> Experiment:
     evaluation = experiment.evaluation.model_copy(update={"while_training": False})
     return experiment.model_copy(update={"evaluation": evaluation})
+
+
+def test_scores_need_pixels(case: tuple[Experiment, Manifest, Outbox]) -> None:
+    experiment, manifest, _ = case
+    task = ClassToImage(experiment)
+    assert task.scores_on(manifest) == task.scores()
+    coder = manifest.autoencoder.model_copy(update={"name": "AutoencoderKL"})
+    assert task.scores_on(manifest.model_copy(update={"autoencoder": coder})) == []

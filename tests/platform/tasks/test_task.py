@@ -15,10 +15,12 @@ from causalfusion import draws
 from causalfusion_platform.assemble import open_dataset
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import local_batches
-from causalfusion_platform.launch.training.train import run_training
-from causalfusion_platform.tasks import open_task
+from causalfusion_platform.data.validate import open_shards
+from causalfusion_platform.launch.training.train import check_inputs, run_training
+from causalfusion_platform.tasks import check_data, open_task
 from causalfusion_platform.tracking.mlflow import client
 from causalfusion_platform.train.rates import learning_rate_at
 
@@ -121,3 +123,33 @@ def test_a_task_that_is_not_there(name: str, fault: str) -> None:
     with pytest.raises(UserError, match=fault) as caught:
         open_task(experiment)
     assert "allowed: class_to_image, or package.module:Class" in str(caught.value)
+
+
+def test_mirrored_images_are_refused_for_every_task_that_reads_latents(home: Path) -> None:
+    experiment = composed("mirrored", "data.flip=true").experiment
+    with pytest.raises(UserError, match=r"data\.flip=true, but the shards in .* hold no mirrored images"):
+        check_inputs(experiment)
+
+
+@pytest.mark.parametrize(
+    ("field", "remedy"), [("captions", "causalfusion data encode"), ("audio", "name other fields")]
+)
+def test_a_field_that_the_shards_lack(
+    digits_folder: Path, monkeypatch: pytest.MonkeyPatch, field: str, remedy: str
+) -> None:
+    monkeypatch.setattr(LatentMean, "fields", ("latent", "key", field))
+    task = open_task(composed("lacking").experiment)
+    with pytest.raises(UserError) as caught:
+        check_data(task, open_shards(digits_folder, hashes=False))
+    for part in (TOY, f"reads {field}", str(digits_folder), "row_id, label, key, mean", remedy):
+        assert part in str(caught.value)
+
+
+def test_a_batch_of_noise_is_as_a_read_one(home: Path) -> None:
+    experiment = composed("noise").experiment
+    data = open_dataset(experiment, write_digits(experiment.data.path), LatentMean.fields)
+    read = next(local_batches(data, batch_size=3, start=0, stop=3, collate=LatentMean.collate))
+    made = open_task(experiment).example_batch(3)
+    assert made.samples == read.samples
+    assert (made.latents.shape, made.latents.dtype) == (read.latents.shape, read.latents.dtype)
+    assert made.lengths.shape == read.lengths.shape

@@ -1,6 +1,7 @@
 """`causalfusion doctor`: checks that an experiment can run here. Every check tries the operation itself.
 
-`machine`, `storage`, `services` and `step` hold the checks, `check` the result of one. Open `diagnose` below first.
+`machine`, `task`, `storage`, `services` and `step` hold the checks, `check` the result of one. Open `diagnose`
+below first.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from .machine import check_compiler, check_gpu, check_memory, check_python, chec
 from .services import check_ports, check_ray, check_token
 from .step import check_step
 from .storage import check_disk, check_mlflow, check_shards, check_storage
+from .task import check_task
+
+_NEED_THE_TASK = ("disk", "shards", "memory", "dry step")
 
 
 def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]:
     """Make every check, one after the other. One that breaks off is a failure, and the others go on.
+
+    Checks that need the task are left out if it cannot be opened.
 
     Args:
         experiment: what is to run.
@@ -28,6 +34,7 @@ def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]
         ("packages", check_versions),
         ("compiler", lambda: check_compiler(experiment)),
         ("GPU", lambda: check_gpu(experiment, elsewhere=elsewhere)),
+        ("task", lambda: check_task(experiment)),
         ("storage", lambda: check_storage(experiment)),
         ("disk", lambda: check_disk(experiment)),
         ("shards", lambda: check_shards(experiment)),
@@ -38,8 +45,14 @@ def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]
         ("memory", lambda: check_memory(experiment, elsewhere=elsewhere)),
         ("dry step", lambda: check_step(experiment)),
     ]
+    failed: set[str] = set()
     for name, check in checks:
+        if "task" in failed and name in _NEED_THE_TASK:
+            continue
         try:
-            yield check()
+            found = check()
         except Exception as error:  # whatever a broken machine raises
-            yield Check(name, "FAIL", f"the check broke off: {type(error).__name__}: {error}")
+            found = Check(name, "FAIL", f"the check broke off: {type(error).__name__}: {error}")
+        if found.verdict == "FAIL":
+            failed.add(name)
+        yield found

@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from ...config.schema import Experiment
 from ...report.numbers import size
+from ...tasks import open_task
 from ...train.memory import Memory, estimate
 from ..training.dry_run import planned_precision
 from .check import Check, Verdict
@@ -109,19 +110,20 @@ def check_memory(experiment: Experiment, *, elsewhere: bool, available: float | 
         elsewhere: the workers run on a cluster, whose memory is not known here.
         available: bytes for all workers of this machine, or of one GPU. None: what is free now.
     """
-    train, precision = experiment.train, planned_precision(experiment)
+    train, task, precision = experiment.train, open_task(experiment), planned_precision(experiment)
     gpu = train.gpus_per_worker > 0
     if available is None and not elsewhere and (not gpu or torch.cuda.is_available()):
         available = float(torch.cuda.mem_get_info()[0]) if gpu else available_memory()
     workers = train.num_workers
 
     def need(stage: int) -> float:
-        memory: Memory = estimate(experiment, workers=workers, zero_stage=stage, precision=precision)
+        memory: Memory = estimate(task, workers=workers, zero_stage=stage, precision=precision)
         return memory.total if gpu else workers * (memory.total + memory.host_total + _LIBRARIES)
 
     stages = [stage for stage in (0, 1, 2, 3) if stage or precision not in ("bf16_weights", "fp16")]
     listed = ", ".join(f"ZeRO {stage} {size(need(stage))}" for stage in stages)
-    what = "a GPU" if gpu else f"{workers} worker{'s' if workers > 1 else ''}"
+    what = "" if task.activation_bytes(1, precision) is not None else "without activations, "
+    what += "a GPU" if gpu else f"{workers} worker{'s' if workers > 1 else ''}"
     if available is None:
         return Check("memory", "ok", f"estimated for {what}: {listed}")
     line = f"estimated for {what}: {listed}; free: {size(available)}"

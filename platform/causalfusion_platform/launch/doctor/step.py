@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from causalfusion import PRESETS, build_model
+from causalfusion import PRESETS
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.read import Batch
 from ...report.numbers import size
-from ...tasks.class_to_image import ClassToImageObjective
+from ...tasks import open_task
 from ...train.device import memory_in_use
 from ...train.engine import build_engine, choose_precision, optimizer_step
 from ...train.memory import estimate
@@ -28,10 +27,10 @@ _ROWS = 2
 
 
 def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[str, ...] | None = None) -> Check:
-    """Build the real engine, and make one step on two rows of noise.
+    """Build the real engine of the task, and make one step on two rows of noise.
 
     Args:
-        experiment: its model, objective, optimizer and engine. The tiny model replaces one that does not fit here.
+        experiment: its task, model, optimizer and engine. The tiny model replaces one that does not fit here.
         seconds: time limit.
         command: command that gets the experiment on its input. None: `step` of this module.
     """
@@ -52,8 +51,8 @@ def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[st
         return Check("dry step", "FAIL", f"{how}: {fault}{note}", advice)
     found = json.loads(lines[-1])
     if "fault" in found:
-        fault, _, advice = found["fault"].partition("\n")
-        return Check("dry step", "FAIL", f"{fault}{note}", " ".join(advice.split()))
+        fault, line, advice = found["fault"].partition("\n")
+        return Check.failed("dry step", f"{fault}{note}{line}{advice}")
     line = (
         f"loss {found['loss']:.3f} in {found['seconds']:.1f} s, {found['precision']}, {size(found['bytes'])}{note}"
     )
@@ -67,7 +66,7 @@ def _small(experiment: Experiment) -> tuple[Experiment, str]:
     if not torch.cuda.is_available():
         changes["gpus_per_worker"] = 0.0
     small = experiment.model_copy(update={"train": experiment.train.model_copy(update=changes), "sweep": None})
-    need = estimate(small, workers=1, zero_stage=small.train.zero_stage, precision="fp32")
+    need = estimate(open_task(small), workers=1, zero_stage=small.train.zero_stage, precision="fp32")
     if small.train.gpus_per_worker or 2 * (need.total + need.host_total) < available_memory():
         return small, ""
     tiny = PRESETS["tiny" if experiment.model.architecture == "causalfusion" else "digits-dit"]
@@ -87,13 +86,12 @@ def step(experiment: Experiment) -> dict[str, Any]:
     torch.distributed.init_process_group("nccl" if gpu else "gloo", store=store, rank=0, world_size=1)
     precision = choose_precision(experiment.train.precision, device)
     torch.manual_seed(experiment.seed)
-    model = build_model(experiment.model)
-    objective = ClassToImageObjective(model, experiment)
-    engine = build_engine(model, experiment, device, precision)
-    shape = (experiment.model.in_channels, experiment.model.input_size, experiment.model.input_size)
-    batch = Batch(
-        range(_ROWS), torch.arange(_ROWS), torch.randn(_ROWS, *shape), torch.zeros(_ROWS, dtype=torch.int64)
-    )
+    task = open_task(experiment)
+    model = task.build_model()
+    objective = task.objective(model)
+    groups = task.parameter_groups(model)
+    engine = build_engine(model, experiment, device, precision, groups=groups)
+    batch = task.example_batch(_ROWS)
     started = time.perf_counter()
     loss, _ = optimizer_step(engine, objective.step(batch, 0), device)
     value = float(loss)

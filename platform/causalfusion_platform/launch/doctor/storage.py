@@ -10,9 +10,10 @@ from pathlib import Path
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import MANIFEST_FILE
-from ...data.validate import check_draws, check_model_fits, open_shards
+from ...data.validate import open_shards
 from ...report.numbers import size
 from ...report.runs.dry_run import disk_needed
+from ...tasks import check_data, open_task
 from ...tracking.mlflow import check_reachable, client
 from ...train.memory import checkpoint_bytes
 from ..training.dry_run import planned_precision
@@ -47,7 +48,7 @@ def check_storage(experiment: Experiment) -> Check:
 
 def check_disk(experiment: Experiment) -> Check:
     """Compare the free space with the checkpoints that are kept, and of the staging folder with one checkpoint."""
-    one = checkpoint_bytes(experiment, planned_precision(experiment))
+    one = checkpoint_bytes(open_task(experiment), planned_precision(experiment))
     needed = disk_needed(experiment, one)
     staging = Path(experiment.train.staging or tempfile.gettempdir())
     lines, verdict = [], True
@@ -68,11 +69,9 @@ def check_shards(experiment: Experiment) -> Check:
         return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")
     try:
         found = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=False)
-        check_model_fits(found.manifest, experiment.model, data.path)
-        check_draws(found.manifest, data.flip, data.path)
+        check_data(open_task(experiment), found)
     except UserError as error:
-        fault, _, advice = str(error).partition("\n")
-        return Check("shards", "FAIL", fault, " ".join(advice.split()))
+        return Check.failed("shards", str(error))
     if found.bad:
         return Check("shards", "warn", found.notice, f"causalfusion data verify {data.path}")
     line = f"{data.path}: {found.manifest.rows:,} rows in {len(found.manifest.shards)} shards (sizes and headers)"
@@ -91,8 +90,7 @@ def check_mlflow(experiment: Experiment) -> Check:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as name:
             _use_store(Path(name))
     except UserError as error:
-        fault, _, advice = str(error).partition("\n")
-        return Check("MLflow", "FAIL", fault, " ".join(advice.split()))
+        return Check.failed("MLflow", str(error))
     except Exception as error:  # MLflow and its database raise many kinds
         fault = " ".join(str(error).split())[:200]
         return Check("MLflow", "FAIL", f"{uri}: {fault}", "another store: tracking.uri=sqlite:////FOLDER/mlflow.db")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from causalfusion import count_parameters
-from causalfusion.flops import training_flops
-
-from ...config.schema import Experiment
 from ...report.runs.dry_run import gpu_hours
+from ...tasks import Task, open_task
 from ...tracking.journal import AttemptStarted, Ended
 from ..runs.folder import RunFolder
 from .job import SweepJob
@@ -16,19 +13,23 @@ _SHOWN = 6
 
 def sweep_cost(job: SweepJob) -> list[str]:
     """Return lines with the trials, the length of each, and the cost of all."""
-    experiments = [trial.experiment for trial in job.trials]
-    total = len(experiments) or job.sweep.num_trials or 0
+    tasks = [open_task(trial.experiment) for trial in job.trials] or [open_task(job.experiment)]
+    total = len(job.trials) or job.sweep.num_trials or 0
     finished = [run for trial in job.trials if (run := job.run(trial.name)).finished]
     left = total - len(finished)
-    flops = sum(_flops(one) for one in experiments) if experiments else total * _flops(job.experiment)
     images = job.experiment.train.total_images
-    parameters = sorted({count_parameters(one.model) for one in experiments or [job.experiment]})
+    parameters = sorted({task.size.parameters for task in tasks})
     sizes = f"{parameters[0]:,}" if len(parameters) == 1 else f"{parameters[0]:,} to {parameters[-1]:,}"
     lines = [f"{total} trials of up to {images:,} images, {sizes} parameters; {_manner(job)}"]
     if job.trials:
         names = [trial.name for trial in job.trials[:_SHOWN]]
         lines.append("  " + ", ".join(names) + (f", … and {total - _SHOWN} more" if total > _SHOWN else ""))
-    lines.append(f"  at most {flops:.3g} FLOPs; GPU-hours {gpu_hours(flops)}")
+    flops = [_flops(task) for task in tasks]
+    if None in flops:
+        lines.append(f"  FLOPs are not known: task={job.experiment.task} does not state them")
+    else:
+        whole = sum(filter(None, flops)) * total / len(tasks)
+        lines.append(f"  at most {whole:.3g} FLOPs; GPU-hours {gpu_hours(whole)}")
     seconds = [value for one in finished if (value := _seconds(one)) is not None]
     if seconds and left:
         mean = sum(seconds) / len(seconds)
@@ -50,9 +51,9 @@ def _manner(job: SweepJob) -> str:
     return "every combination" if sweep.grid else "drawn at random" if sweep.space else "one for each row and seed"
 
 
-def _flops(experiment: Experiment) -> float:
-    per_image = training_flops(experiment.model, experiment.objective, attention="visible", skip_unread=True)
-    return per_image * experiment.train.total_images
+def _flops(task: Task) -> float | None:
+    per_row = task.flops()
+    return None if per_row is None else per_row * task.experiment.train.total_images
 
 
 def _seconds(run: RunFolder) -> float | None:

@@ -11,6 +11,7 @@ from ...config.errors import UserError
 from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
+from ...tasks import open_task
 from ...tracking.delivery import Delivery
 from ...tracking.mlflow import check_reachable
 from ...tracking.pages import NOTE
@@ -43,14 +44,12 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     folder.refuse_if_under_way()
     folder.check_config(experiment, anew=job.anew)
     shards = check_inputs(experiment)
-    if (
-        job.chosen_on_the_way
-        and shards.manifest.autoencoder.name != "identity"
-        and {*job.sweep.targets} - {*SPEEDS}
-    ):
+    measured = {*open_task(experiment).scores_on(shards.manifest), *SPEEDS}
+    absent = [target for target in job.sweep.targets if target not in measured]
+    if job.chosen_on_the_way and absent:
         raise UserError(
-            f"Optuna learns from {', '.join(job.sweep.targets)}, which runs measure of pixels only; the latents in "
-            f"{experiment.data.path} are of {shards.manifest.autoencoder.name}\n"
+            f"Optuna learns from {', '.join(absent)}, which runs of task={experiment.task} do not measure on the "
+            f"data in {experiment.data.path}: its latents are of {shards.manifest.autoencoder.name}\n"
             f"  draw points at random (sweep.search=random), and measure the runs: causalfusion evaluate RUN"
         )
     check_reachable(experiment.tracking_uri)  # trials are children of the sweep's run, which must be there

@@ -8,19 +8,17 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from causalfusion import count_parameters
-from causalfusion.flops import training_flops
-
 from ...config.compose import Composed, flatten, home
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
 from ...data.manifest import MANIFEST_FILE, Manifest
-from ...data.validate import check_model_fits
+from ...data.validate import CheckedShards
 from ...report.runs.dry_run import DataPlan, Plan
+from ...tasks import Task, check_data, open_task
 from ...train.device import peak
 from ...train.engine import choose_precision
-from ...train.memory import Memory, checkpoint_bytes, estimate, longest_sequence
+from ...train.memory import Memory, checkpoint_bytes, estimate
 from ...train.rates import warmup_images
 from ..runs.public_config import public_config
 
@@ -29,12 +27,13 @@ def make_plan(composed: Composed) -> Plan:
     """Work out the plan of an experiment.
 
     Raises:
-        UserError: the model does not fit the data.
+        UserError: there is no such task, or it cannot train on the data.
     """
     experiment = composed.experiment
-    data = _data(experiment)
+    task = open_task(experiment)
+    data = _data(task)
     precision = planned_precision(experiment)
-    image_flops = training_flops(experiment.model, experiment.objective, attention="visible", skip_unread=True)
+    row_flops = task.flops()
     warmup: float | None = None
     if data.rows is not None or experiment.optim.warmup_epochs is None:
         warmup = warmup_images(experiment, data.rows)
@@ -42,14 +41,13 @@ def make_plan(composed: Composed) -> Plan:
         experiment=experiment,
         changed=changed_keys(composed),
         data=data,
-        parameters=count_parameters(experiment.model),
-        longest=longest_sequence(experiment),
-        shortest=_shortest(experiment),
+        parameters=task.size.parameters,
+        model=task.describe_model(),
         precision=precision,
         warmup=warmup,
-        flops=image_flops * experiment.train.total_images,
-        checkpoint_bytes=checkpoint_bytes(experiment, precision),
-        memory={stage: _memory(experiment, stage, precision) for stage in (0, 1, 2, 3)},
+        flops=None if row_flops is None else row_flops * experiment.train.total_images,
+        checkpoint_bytes=checkpoint_bytes(task, precision),
+        memory={stage: _memory(task, stage, precision) for stage in (0, 1, 2, 3)},
         cpu_peak=peak(torch.device("cpu"), precision),
     )
 
@@ -85,13 +83,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _memory(experiment: Experiment, stage: int, precision: str) -> Memory | None:
+def _memory(task: Task, stage: int, precision: str) -> Memory | None:
     if stage == 0 and precision in ("bf16_weights", "fp16"):
         return None
-    return estimate(experiment, workers=experiment.train.num_workers, zero_stage=stage, precision=precision)
+    return estimate(task, workers=task.experiment.train.num_workers, zero_stage=stage, precision=precision)
 
 
-def _data(experiment: Experiment) -> DataPlan:
+def _data(task: Task) -> DataPlan:
+    experiment = task.experiment
     folder = experiment.data.path
     if experiment.data.prepare and not (folder / MANIFEST_FILE).is_file():
         return DataPlan(NUM_ROWS, SHAPE, SOURCE, "written when training starts")
@@ -99,12 +98,6 @@ def _data(experiment: Experiment) -> DataPlan:
         manifest = Manifest.read(folder)
     except UserError as error:
         return DataPlan(None, None, None, str(error))
-    check_model_fits(manifest, experiment.model, folder)
+    check_data(task, CheckedShards(folder, manifest, {}, hashes=False))
     source = f"{manifest.source.kind} {manifest.source.location}, {manifest.autoencoder.name} latents"
     return DataPlan(manifest.rows, manifest.shape, source, f"{len(manifest.shards)} shards, not read now")
-
-
-def _shortest(experiment: Experiment) -> int:
-    """Tokens of the shortest sequence: all in one AR step, unless their number is fixed."""
-    one_step = dataclasses.replace(experiment.objective, num_ar_steps=experiment.objective.num_ar_steps or 1)
-    return longest_sequence(experiment.model_copy(update={"objective": one_step}))

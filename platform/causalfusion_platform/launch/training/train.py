@@ -16,7 +16,7 @@ from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.digits import ensure_digits
 from ...data.validate import CheckedShards, open_shards
-from ...tasks import open_task
+from ...tasks import check_data, open_task
 from ...tracking.mlflow import check_address
 from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
@@ -110,7 +110,7 @@ def _finished(folder: RunFolder, experiment: Experiment, allow_changes: Sequence
 
 
 def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -> CheckedShards:
-    """Check the shards, the model against them, and the tracking store's address, before anything is started.
+    """Check the task, the tracking store's address, the shards, and the task against them, before anything starts.
 
     Args:
         experiment: the one to train.
@@ -119,14 +119,14 @@ def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -
     Raises:
         UserError: the first fault found.
     """
-    data = experiment.data
+    data, task = experiment.data, open_task(experiment)
     if checked is None or checked.folder != data.path:
         checked = None
         check_address(experiment.tracking_uri)
         if data.prepare:
             ensure_digits(data.path)
     shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash", known=checked)
-    open_task(experiment).check(shards)
+    check_data(task, shards)
     return shards
 
 

@@ -43,15 +43,14 @@ class Plan:
     """Keys that differ from the defaults."""
     data: DataPlan
     parameters: int
-    longest: int
-    """Tokens of the longest training sequence."""
-    shortest: int
+    model: str
+    """Sizes of the model, in words. Empty: the task does not describe it."""
     precision: str
     """With `auto` decided."""
     warmup: float | None
     """Images. None: it is in epochs, and the rows of the data are not known."""
-    flops: float
-    """Of the whole run, on average over AR splits."""
+    flops: float | None
+    """Of the whole run, on average over steps. None: not known before it."""
     checkpoint_bytes: float
     memory: Mapping[int, Memory | None]
     """ZeRO stage → memory of a worker. None where the precision does not go with the stage."""
@@ -107,12 +106,7 @@ def _data(plan: Plan) -> str:
 
 
 def _model(plan: Plan) -> str:
-    model = plan.experiment.model
-    span = str(plan.longest) if plan.longest == plan.shortest else f"{plan.shortest} to {plan.longest}"
-    classes = f", {model.num_class_tokens} class tokens" if model.num_class_tokens else ""
-    sizes = f"width {model.hidden_size}, {model.depth} blocks, {model.num_heads} heads"
-    tokens = f"{model.num_tokens} image tokens{classes}; training sequences of {span} tokens"
-    return f"{plan.parameters:,} parameters: {sizes}\n{tokens}"
+    return f"{plan.parameters:,} parameters{': ' if plan.model else ''}{plan.model}"
 
 
 def _batch(plan: Plan) -> str:
@@ -157,6 +151,8 @@ def disk_needed(experiment: Experiment, checkpoint_bytes: float) -> float:
 
 
 def _cost(plan: Plan) -> str:
+    if plan.flops is None:
+        return f"not known: task={plan.experiment.task} does not state its FLOPs"
     lines = [f"{plan.flops:.3g} FLOPs, forward and backward, of what the mask shows"]
     arithmetic: Arithmetic = (
         "bf16" if plan.precision.startswith("bf16") else "fp16" if plan.precision == "fp16" else "tf32"
@@ -207,7 +203,7 @@ def _memory(plan: Plan) -> Table:
             size(parts["masters"] + parts["moments"]),
             size(parts["averages"]),
             size(parts["gradients"] + parts["buckets"]),
-            size(parts["activations"]),
+            size(parts["activations"]) if "activations" in parts else "–",
             size(memory.total),
             size(memory.host_total) if memory.host else "–",
         )

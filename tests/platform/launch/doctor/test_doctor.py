@@ -20,9 +20,11 @@ from tests.platform.train.trained import alone
 
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
-from causalfusion_platform.launch.doctor import machine, services, step, storage
+from causalfusion_platform.launch import doctor
+from causalfusion_platform.launch.doctor import machine, services, step, storage, task
 from causalfusion_platform.launch.doctor.check import Check
 from causalfusion_platform.launch.doctor.step import check_step
+from causalfusion_platform.tasks import open_task
 from causalfusion_platform.train.memory import estimate
 
 
@@ -264,7 +266,7 @@ def test_memory_that_does_not_suffice() -> None:
         "train.precision=bf16_weights",
         "train.micro_batch_size=1",
     )
-    need = {stage: estimate(experiment, workers=8, zero_stage=stage).total for stage in (1, 2, 3)}
+    need = {stage: estimate(open_task(experiment), workers=8, zero_stage=stage).total for stage in (1, 2, 3)}
     assert need[1] > need[2] > need[3]
 
     def check(available: float) -> Check:
@@ -341,3 +343,32 @@ def test_a_real_step_that_diverges(checked: Callable[..., Check]) -> None:
     found = checked("optim.base_lr=1e42", "train.precision=fp32")
     assert found.verdict == "FAIL"
     assert "finite" in found.advice
+
+
+# The task.
+
+TOY = "task=tests.platform.tasks.toy:LatentMean"
+
+
+def test_a_step_of_another_task(checked: Callable[..., Check]) -> None:
+    found = checked("train.precision=fp32", TOY)
+    assert (found.verdict, found.advice) == ("ok", "")
+
+
+def test_checks_are_of_the_experiments_own_task(own_folder: Path) -> None:
+    assert task.check_task(smoke(TOY)).line.startswith("tests.platform.tasks.toy:LatentMean: 1,073 parameters")
+    assert "without activations" in machine.check_memory(smoke(TOY), elsewhere=True).line
+    write_digits(own_folder / "shards" / "digits")
+    classes = "model.num_classes=3"  # the toy does not look at classes
+    assert storage.check_shards(smoke(classes)).verdict == "FAIL"
+    assert storage.check_shards(smoke(classes, TOY)).verdict == "ok"
+
+
+def test_a_task_that_is_not_there_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("check_python", "check_versions", "check_compiler", "check_mlflow", "check_ports"):
+        monkeypatch.setattr(doctor, name, lambda *_: Check("other", "ok", ""))
+    found = {check.name: check for check in doctor.diagnose(smoke("task=class_to_imgae"), None)}
+    assert found["task"].verdict == "FAIL"
+    assert "allowed: class_to_image" in found["task"].advice
+    assert "storage" in found
+    assert not {"disk", "shards", "memory", "dry step"} & found.keys()

@@ -1,0 +1,71 @@
+"""Training sequences of the models of latents, and the activations that they keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+from causalfusion import ModelConfig, count_parameters
+from causalfusion.baselines.dit import DiTConfig
+from causalfusion.factorization.sequence import lay_out
+from causalfusion.factorization.steps import equal_step_sizes
+
+from ..config.schema import Experiment
+
+
+def longest_sequence(experiment: Experiment) -> int:
+    """Return the tokens of the longest training sequence, padding included: the last AR step has one token."""
+    model, objective = experiment.model, experiment.objective
+    tokens = model.num_tokens
+    if objective.num_ar_steps is not None:
+        sizes = equal_step_sizes(tokens, objective.num_ar_steps)
+    elif objective.ar_decay == 0 or tokens == 1 or isinstance(model, DiTConfig):
+        sizes = [tokens]
+    else:
+        sizes = [tokens - 1, 1]
+    time_token = not isinstance(model, DiTConfig) and model.time_conditioning == "token"
+    layout = lay_out(
+        sizes,
+        class_tokens=model.num_class_tokens,
+        copies=objective.time_copies,
+        time_token=time_token,
+        multiple=objective.sequence_multiple,
+    )
+    return len(layout)
+
+
+def shortest_sequence(experiment: Experiment) -> int:
+    """Return the tokens of the shortest sequence: all in one AR step, unless their number is fixed."""
+    one_step = dataclasses.replace(experiment.objective, num_ar_steps=experiment.objective.num_ar_steps or 1)
+    return longest_sequence(experiment.model_copy(update={"objective": one_step}))
+
+
+def activation_bytes(experiment: Experiment, rows: int, precision: str) -> float:
+    """Estimate the bytes that `rows` images keep for the backward pass, for the longest sequence.
+
+    D is the width of the model and M that of the MLP. In a block each token keeps
+
+    - 2 D numbers in the precision of the residual stream: the inputs of the layer norms.
+    - 8 D and 2 M numbers in the precision of products. The 8 D are their inputs, queries and keys before and after
+      their norms, and values.
+    - 3 D more in a DiT, for its modulation.
+
+    Recomputing keeps D a block, and one block whole. With autocast the weights in 16 bits come on top. The N²
+    scores of attention are not counted, since kernels do not keep them at lengths where they matter.
+    """
+    model = experiment.model
+    product = 4 if precision == "fp32" else 2
+    residual = 2 if precision in ("bf16_weights", "fp16") else 4
+    width, tokens = model.hidden_size, rows * longest_sequence(experiment)
+    more = 3 * residual * width if isinstance(model, DiTConfig) else 0
+    block = tokens * (2 * residual * width + 8 * product * width + 2 * product * model.mlp_size + more)
+    blocks = model.depth * block
+    if experiment.train.activation_checkpointing:
+        blocks = model.depth * tokens * residual * width + block
+    cast = 2 * _count(model) if precision == "bf16" else 0
+    return float(blocks + cast)
+
+
+@lru_cache(maxsize=64)
+def _count(model: ModelConfig) -> int:
+    return count_parameters(model)

@@ -67,6 +67,7 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     from ..launch.training.train import run_training
     from ..report.log import log_to
     from ..report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
+    from ..tasks import open_task
 
     console = Console(highlight=False)
     experiment = composed.experiment
@@ -79,7 +80,8 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
             f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"
             f"  to train again: name=ANOTHER, or remove {as_path(experiment.run_dir)}"
         )
-    console.print(closing_panel(outcome.summary, dashboard_command(composed)))
+    scores = open_task(experiment).show_scores(outcome.summary)
+    console.print(closing_panel(outcome.summary, dashboard_command(composed), scores))
     if as_json:
         print(json.dumps(outcome.summary))
 

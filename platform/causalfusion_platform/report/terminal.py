@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -60,19 +61,17 @@ class TrainingDisplay(BarDisplay):
         self.draw(report.images, report.total, numbers)
 
 
-def closing_panel(summary: dict[str, Any], open_dashboard: str) -> Panel:
-    """Return the panel that ends a run."""
+def closing_panel(summary: dict[str, Any], open_dashboard: str, scores: Sequence[tuple[str, str]] = ()) -> Panel:
+    """Return the panel that ends a run.
+
+    Args:
+        summary: content of summary.json.
+        open_dashboard: command that opens the dashboard.
+        scores: names and values of the task's scores, which come first.
+    """
     rows = facts_grid()
-    if summary.get("class_accuracy") is not None:
-        rows.add_row(
-            "class accuracy",
-            f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples; the classifier itself has "
-            f"{summary['judge_accuracy']:.3f} on real images it has not seen",
-        )
-        rows.add_row(
-            "fd_digits_cnn",
-            f"{summary['fd_digits_cnn']:.2f} (as many real images: {summary['fd_digits_cnn_real']:.2f})",
-        )
+    for name, value in scores:
+        rows.add_row(escape(name), escape(value))
     stages = " · ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["stage_seconds"].items())
     rows.add_row("time", f"{summary['total_seconds']:.0f} s: {stages}")
     rows.add_row("training", f"{summary['images_seen']} images, {summary['images_per_second']:.0f} images/s")

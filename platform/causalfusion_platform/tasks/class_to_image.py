@@ -153,6 +153,17 @@ class ClassToImage(Task):
         """Return the scores where latents are pixels. Images of others need the autoencoder's decoder."""
         return self.scores() if manifest.autoencoder.name == "identity" else []
 
+    def show_scores(self, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return accuracy and Fréchet distance beside those of real images, if the samples were scored."""
+        if summary.get("class_accuracy") is None:
+            return []
+        accuracy = (
+            f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples; the classifier itself has "
+            f"{summary['judge_accuracy']:.3f} on real images it has not seen"
+        )
+        distance = f"{summary['fd_digits_cnn']:.2f} (as many real images: {summary['fd_digits_cnn_real']:.2f})"
+        return [("class accuracy", accuracy), ("fd_digits_cnn", distance)]
+
     def scores_while_training(self) -> list[str]:
         """Return the scores of the grids' samples."""
         return list(_SCORES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -174,6 +174,10 @@ class Task(ABC):
     def scores_on(self, manifest: Manifest) -> list[str]:
         """Return those of `scores` that a run on these shards measures."""
         return self.scores()
+
+    def show_scores(self, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return names and values that the terminal shows at the end of a run. The default is all of `scores`."""
+        return [(name, f"{value:.4g}") for name in self.scores() if (value := summary.get(name)) is not None]
 
     def scores_while_training(self) -> list[str]:
         """Return the scores that hooks record in the journal during training."""

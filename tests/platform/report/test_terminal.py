@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.platform.config.trees import load_experiment
 from tests.platform.report.screen import Clock, Screen
 
 from causalfusion_platform.report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
+from causalfusion_platform.tasks import open_task
 from causalfusion_platform.train.progress import Progress
 
 SUMMARY: dict[str, Any] = {
@@ -32,7 +34,8 @@ SUMMARY: dict[str, Any] = {
 def shown(summary: dict[str, Any], dashboard: str = "causalfusion ui") -> dict[str, str]:
     """Return what the panel shows: label → value, with the line breaks of a fold taken out again."""
     screen = Screen()
-    screen.console.print(closing_panel(summary, dashboard))
+    scores = open_task(load_experiment("smoke")).show_scores(summary)
+    screen.console.print(closing_panel(summary, dashboard, scores))
     lines = screen.text.splitlines()
     assert {len(line) for line in lines} == {80}
     rows: dict[str, str] = {}

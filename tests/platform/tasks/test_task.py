@@ -94,6 +94,7 @@ def test_each_group_keeps_its_rate_and_decay_also_after_a_resume(home: Path, sta
     bias = float(expected["head.bias"])
     assert outcome.summary["bias"] == pytest.approx(bias, rel=1e-5)
     assert "class_accuracy" not in outcome.summary
+    assert open_task(experiment.experiment).show_scores(outcome.summary) == [("bias", f"{bias:.4g}")]
     assert json.loads((home / "runs/toy/summary.json").read_text())["rows"] == 1797
 
 

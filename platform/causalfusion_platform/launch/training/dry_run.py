@@ -27,7 +27,7 @@ def make_plan(composed: Composed) -> Plan:
     """Work out the plan of an experiment.
 
     Raises:
-        UserError: there is no such task, or it cannot train on the data.
+        UserError: the task is not known, or it cannot train on the data.
     """
     experiment = composed.experiment
     task = open_task(experiment)

@@ -23,6 +23,7 @@ def test_one_fault_is_status_1_and_the_other_checks_go_on(
         "packages",
         "compiler",
         "GPU",
+        "task",
         "storage",
         "disk",
         "shards",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def build_engine(
     Raises:
         UserError: `train.deepspeed` is wrong, or the hardware cannot do the precision.
     """
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    _import_deepspeed(device)
     import deepspeed
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
@@ -81,6 +82,24 @@ def build_engine(
     # Counts the calls of engine.step(), and loading a checkpoint does not set it back.
     optimizer.clock = lambda: engine.micro_steps
     return engine
+
+
+def _import_deepspeed(device: torch.device) -> None:
+    """Import DeepSpeed without what is slow to import and not used.
+
+    Workers never talk to MLflow, which DeepSpeed looks for. Its Muon optimizer asks for torch.compile at import.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    absent = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]
+    from deepspeed.runtime import compiler
+
+    if absent:
+        del sys.modules["mlflow"]
+    compile_ = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+
+    compiler.compile = compile_
 
 
 def optimizer_step(engine: Any, step: TrainingStep, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from causalfusion_platform.data.digits import digits
 from causalfusion_platform.data.manifest import AutoencoderId, Description, SourceId
 from causalfusion_platform.data.read import Batch, Dataset, local_batches
 from causalfusion_platform.data.shards import write_shards
-from causalfusion_platform.data.stream import StreamSpec, start_coordinator, worker_batches
+from causalfusion_platform.data.stream import StreamSpec, make_coordinator, worker_batches
 
 ROWS = 1797
 BATCH = 120
@@ -43,9 +43,9 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def begin(data: Dataset, start: int, stop: int, workers: int) -> list[Iterator[Batch]]:
-    """Return each worker's batches of rows start … stop − 1."""
+    """Return each worker's batches of rows start … stop − 1. Reading starts with the first request for a batch."""
     spec = StreamSpec(data, BATCH, start, stop, 0.25, 2, 4)
-    coordinator = start_coordinator(spec, workers)
+    coordinator = make_coordinator(spec, workers)
     return [worker_batches(coordinator, spec, rank, workers) for rank in range(workers)]
 
 

@@ -111,10 +111,13 @@ class BatchCoordinator:
         self.waiting: list[deque[BlockSlices]] = [deque() for _ in range(num_workers)]
         # A thread reads ahead, so that the start-up of a segment overlaps with the use of ready windows.
         self.ready: queue.Queue[BlockSlice | Exception] = queue.Queue(maxsize=_READY_WINDOWS)
+        self.reader: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start reading."""
-        threading.Thread(target=self._read, daemon=True).start()
+        """Start reading, unless it has started."""
+        if self.reader is None:
+            self.reader = threading.Thread(target=self._read, daemon=True)
+            self.reader.start()
 
     def _read(self) -> None:
         try:
@@ -126,6 +129,7 @@ class BatchCoordinator:
 
     def next(self, rank: int) -> BlockSlices | None:
         """Return worker `rank`'s rows of its next global batch, or None at the end of the stream."""
+        self.start()  # calls of two workers come in any order, so that of `start` may still wait
         if not self.waiting[rank]:
             rows = min(self.spec.batch_size, self.rows_left)
             if not rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -240,7 +241,7 @@ def build_guard(
 def build_saver(job: Job) -> Saver:
     """Build the saver of this rank's part of the checkpoints."""
     train = job.experiment.train
-    staging = train.staging or Path(tempfile.gettempdir()) / "causalfusion-staging"
+    staging = train.staging or Path(tempfile.gettempdir()) / f"causalfusion-staging-{os.getuid()}"
     return Saver(
         job.checkpoints,
         staging / config_digest(job.experiment)[:16],

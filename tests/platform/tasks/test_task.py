@@ -81,9 +81,11 @@ def by_hand(experiment: Composed) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
-def test_each_group_keeps_its_rate_and_decay_also_after_a_resume(home: Path, stage: int) -> None:
+def test_each_group_keeps_its_rate_and_decay_also_after_a_resume(
+    home: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = composed("toy", f"train.zero_stage={stage}")
-    Regression.interrupt_at = 5
+    monkeypatch.setattr(Regression, "interrupt_at", 5)
     with pytest.raises(KeyboardInterrupt):
         run_training(experiment, local=True)
     assert weights_of(home / "runs" / "toy")

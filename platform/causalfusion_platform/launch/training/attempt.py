@@ -29,6 +29,8 @@ SILENT_SECONDS = 5.0
 """Seconds without a heartbeat after which a worker is stopped or lost. Heartbeats come every second."""
 DUMP_SECONDS = 3.0
 """Seconds for the workers to write their stacks before they are ended."""
+END_SECONDS = 20.0
+"""Longest wait until the state of silent workers is noted and they are ended."""
 _DRAIN_POLL_SECONDS = 2.0
 
 
@@ -118,11 +120,15 @@ class Attempt:
         what = [_describe(worker, status.now) for worker in (silent or status.workers)]
         self.hang = Hang(f"no progress for {still:.0f} s; {'; '.join(what)}", stacks)
         logger.warning(f"hang: {self.hang.detail}\n  stacks of all threads: {stacks}")
-        self.actor.command.remote(Commands(leave=True))
+        ends = []
         for worker in silent:
             there = NodeAffinitySchedulingStrategy(worker.place.node_id, soft=False)
             end = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_end_process)
-            end.remote(worker.place.pid, str(stacks), worker.place.rank)
+            ends.append(end.remote(worker.place.pid, str(stacks), worker.place.rank))
+        # Once others leave, Ray ends the group: the state of a silent worker would be lost.
+        if ends:
+            ray.wait(ends, num_returns=len(ends), timeout=END_SECONDS)
+        self.actor.command.remote(Commands(leave=True))
 
 
 def _describe(worker: WorkerStatus, now: float) -> str:

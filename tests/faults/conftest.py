@@ -13,13 +13,14 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 from tests.conftest import ROOT, logged
+from tests.faults.matrix import BATCH
 
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.launch.training.train import Outcome, run_training
 
 INJECTED = Path(__file__).parent / "injected"
-STEPS, BATCH = 16, 64
 EVERY = 256
 """Images between checkpoints: four steps."""
 SHORT = [f"train.checkpoint_every_images={EVERY}", f"train.log_every_images={BATCH}", "train.precision=fp32"]
@@ -135,9 +136,17 @@ def long_step(place: Path, name: str, step: int, after: int, *, until_told: bool
 
 
 @pytest.fixture(scope="session")
-def two_workers(place: Path, ray_cluster: None) -> Path:
-    """Folder of a run with two workers under ZeRO 1 that nothing disturbed."""
-    return Path(launch("two-workers", "train.num_workers=2").summary["run_dir"])
+def two_workers(place: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with two workers under ZeRO 1 that nothing disturbed: one for all processes of pytest."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    trained = shared / "two-workers.json"
+    with FileLock(shared / "two-workers.lock"):
+        if not trained.is_file():
+            summary = launch("two-workers", "train.num_workers=2").summary
+            trained.write_text(json.dumps(summary["run_dir"]))
+    return Path(json.loads(trained.read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from causalfusion_platform.tracking.journal import (
-    AttemptStarted,
     Event,
     Incident,
     Journal,
@@ -19,6 +19,7 @@ from causalfusion_platform.tracking.journal import (
     TrainingStarted,
 )
 
+BATCH = 64
 BIT_EXACT = "loss trace and final weights equal the undisturbed run's, bit for bit"
 RESULTS = "CAUSALFUSION_FAULT_RESULTS"
 """Environment variable: a file that rows are appended to, one JSON object a line. `make fault-table` sets it."""
@@ -43,30 +44,45 @@ def record(
             file.write(json.dumps(row) + "\n")
 
 
-def recovery_of(events: Sequence[Event]) -> tuple[float, float]:
-    """Return, for the first fault of a journal, the seconds until training went on and the images trained again.
+@dataclass(frozen=True)
+class Recovery:
+    """How a run went on after a fault."""
 
-    The moment of the fault is the last sign of progress before the attempt that followed.
-    """
-    for index, event in enumerate(events):
-        if isinstance(event, AttemptStarted) and event.attempt > 1:
-            before = [one for one in events[:index] if isinstance(one, StepReport | Incident)]
-            after = next(one for one in events[index:] if isinstance(one, TrainingStarted))
-            reached = max((one.images for one in before), default=0)
-            moment = max((one.time for one in before if isinstance(one, StepReport)), default=events[0].time)
-            return after.time - moment, max(reached - after.images, 0)
-    raise AssertionError("the run was never started again")
+    seconds: float
+    """From the last sign of progress until training went on."""
+    steps: float
+    """Optimizer steps that were trained again."""
+
+
+def recoveries(run_dir: Path) -> list[Recovery]:
+    """Return how a run went on each time, in order. Attempts that ended before they trained belong to the next."""
+    journal, found = events(run_dir), []
+    starts = [index for index, event in enumerate(journal) if isinstance(event, TrainingStarted)]
+    for first, again in pairwise(starts):
+        training, after = journal[first], journal[again]
+        assert isinstance(training, TrainingStarted) and isinstance(after, TrainingStarted)
+        before = [event for event in journal[first:again] if isinstance(event, StepReport | Incident)]
+        moment = max([training.time, *(event.time for event in before if isinstance(event, StepReport))])
+        reached = max([training.images, *(event.images for event in before)])
+        found.append(Recovery(after.time - moment, max(reached - after.images, 0) / BATCH))
+    return found
 
 
 def losses(run_dir: Path, *, exact: bool = True) -> dict[int, float]:
     """Return the loss trace of a run, images → loss; where steps were trained twice, both are equal if `exact`."""
     trace: dict[int, float] = {}
-    for event in Journal(run_dir).events():
+    for event in events(run_dir):
         if isinstance(event, StepReport):
             first = trace.setdefault(event.images, event.loss)
             assert not exact or repr(first) == repr(event.loss), event  # a skipped step has the loss NaN
             trace[event.images] = event.loss
     return trace
+
+
+def losses_of(run_dir: Path, *, attempt: int) -> dict[int, float]:
+    """Return the loss trace of one attempt, images → loss."""
+    reports = [event for event in events(run_dir) if isinstance(event, StepReport)]
+    return {event.images: event.loss for event in reports if event.attempt == attempt}
 
 
 def largest_difference(run_dir: Path, reference: Path) -> float:

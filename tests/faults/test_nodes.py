@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT, run_environment
-from tests.faults.conftest import BATCH, ENOUGH, EVERY, Plan, long_step
+from tests.faults.conftest import ENOUGH, EVERY, Plan, long_step
 from tests.faults.matrix import (
     BIT_EXACT,
     assert_same,
-    events,
     largest_difference,
     record,
-    recovery_of,
-    steps_again,
+    recoveries,
 )
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
@@ -41,15 +39,11 @@ class Nodes:
                 text=True,
             )
 
-    def lose_one(self, plan: Plan, how: str) -> dict[str, Any]:
-        """Train to the end, and lose a node during a long step; return what was said, and the journal's events."""
-        plan(long_step(self.place, f"node-{how}", 7, EVERY, until_told=True))
-        return self.train(how)
-
-    def train(self, how: str) -> dict[str, Any]:
-        """Train to the end; return what was said, and the journal's events."""
+    def train(self, name: str, nodes: int, *losses: tuple[Path, str]) -> dict[str, Any]:
+        """Train to the end, and lose a node at each of these moments; return what was said, and the journal."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{how}\n")
+        order = {"name": name, "nodes": nodes, "losses": [(str(moment), how) for moment, how in losses]}
+        self.process.stdin.write(f"{json.dumps(order)}\n")
         self.process.stdin.flush()
         line = ""
         while not line.startswith("{"):  # Ray says things, too
@@ -57,13 +51,6 @@ class Nodes:
             assert line, self.log.read_text()[-4000:]
         printed: dict[str, Any] = json.loads(line)
         return printed
-
-
-@pytest.fixture(scope="module")
-def undisturbed(place: Path, nodes: Nodes) -> Path:
-    """Folder of a run with two workers that keeps its nodes."""
-    nodes.train("kept")
-    return place / "runs" / "node-kept"
 
 
 @pytest.fixture(scope="module")
@@ -79,54 +66,54 @@ def nodes(place: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory
         cluster.process.kill()
 
 
-def test_an_abrupt_loss_of_a_node(place: Path, nodes: Nodes, undisturbed: Path, plan: Plan) -> None:
-    printed = nodes.lose_one(plan, "abrupt")
-    run_dir = place / "runs" / "node-abrupt"
-    assert_same(run_dir, undisturbed)
-    causes = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
+def test_an_abrupt_loss_of_a_node_and_one_with_notice(
+    place: Path, nodes: Nodes, two_workers: Path, plan: Plan
+) -> None:
+    """One run on four nodes loses one without a word, and later another that is drained."""
+    name = "node-lost"
+    lost, drained = plan(long_step(place, name, 7, EVERY), long_step(place, name, 11, 2 * EVERY, until_told=True))
+    printed = nodes.train(name, 4, (lost, "abrupt"), (drained, "drained"))
+    run_dir = place / "runs" / name
+    assert_same(run_dir, two_workers)
+    *causes, last = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
     assert causes
     assert set(causes) <= {"node", "worker"}
-    recovery, images = recovery_of(events(run_dir))
+    assert last == "preempted"
+    assert any("being taken back" in line for line in printed["said"])
+    after_loss, *_, after_drain = recoveries(run_dir)
+    assert after_drain.steps == 0
     record(
         "a node that trains is lost (its processes killed)",
         f"its workers start on other nodes; {BIT_EXACT}",
-        recovery=recovery,
-        steps=images / BATCH,
+        recovery=after_loss.seconds,
+        steps=after_loss.steps,
     )
-
-
-def test_a_node_is_taken_back_with_notice(place: Path, nodes: Nodes, undisturbed: Path, plan: Plan) -> None:
-    printed = nodes.lose_one(plan, "drained")
-    run_dir = place / "runs" / "node-drained"
-    assert_same(run_dir, undisturbed)
-    assert [event["cause"] for event in printed["events"] if event["kind"] == "incident"] == ["preempted"]
-    assert any("being taken back" in line for line in printed["said"])
-    assert steps_again(run_dir) == 0
-    recovery, _ = recovery_of(events(run_dir))
     record(
         "a node is drained because of preemption",
         f"a checkpoint of the last step before the node goes, then the run goes on elsewhere; {BIT_EXACT}",
-        recovery=recovery,
-        steps=0,
+        recovery=after_drain.seconds,
+        steps=after_drain.steps,
     )
 
 
-def test_a_lost_node_that_nothing_replaces(place: Path, nodes: Nodes, undisturbed: Path, plan: Plan) -> None:
+def test_a_lost_node_that_nothing_replaces(place: Path, nodes: Nodes, two_workers: Path, plan: Plan) -> None:
     """There is room for one worker of two: the checkpoint is converted, and the loss curve stays the same."""
-    printed = nodes.lose_one(plan, "shrink")
-    run_dir = place / "runs" / "node-shrink"
+    name = "node-shrink"
+    [lost] = plan(long_step(place, name, 7, EVERY))
+    printed = nodes.train(name, 2, (lost, "abrupt"))
+    run_dir = place / "runs" / name
     assert "going on with 1 of 2 workers" in printed["said"]
     # The lost node's room is not counted, though Ray has not noticed yet.
     assert [event["workers"] for event in printed["events"] if event["kind"] == "attempt"][:2] == [2, 1]
     resharded = [(event["old"], event["new"]) for event in printed["events"] if event["kind"] == "resharded"]
     assert resharded == [("2 workers, ZeRO 1", "1 workers, ZeRO 1")]
-    difference = largest_difference(run_dir, undisturbed)
+    difference = largest_difference(run_dir, two_workers)
     assert 0 < difference < 2e-4
-    recovery, images = recovery_of(events(run_dir))
+    recovery, *_ = recoveries(run_dir)
     record(
         "a node is lost and nothing replaces it (supervision.min_workers=1)",
         "the run goes on with fewer workers at the same global batch; the loss curve is the same up to rounding",
-        recovery=recovery,
-        steps=images / BATCH,
+        recovery=recovery.seconds,
+        steps=recovery.steps,
         saw=f"largest relative difference of the loss {difference:.1e}",
     )

@@ -167,31 +167,27 @@ def test_code_in_a_checkpoint_is_refused(place: Path, plan: Plan, tmp_path: Path
     record("a malicious pickle in a checkpoint, its hash made to fit", "refused; its code does not run")
 
 
-def test_a_second_launch_of_a_name_is_refused(place: Path, one_process: Path, plan: Plan, tmp_path: Path) -> None:
-    plan({"do": "SIGSTOP", "rank": 0, "step": 2})
-    process = started("twice", tmp_path / "log")
-    until(lambda: process.status() == psutil.STATUS_STOPPED, process, tmp_path / "log")
+def test_a_second_launch_of_a_name_is_refused_and_sigterm_has_an_exit_status_of_its_own(
+    place: Path, one_process: Path, plan: Plan, tmp_path: Path
+) -> None:
+    """The first launch stands still while the second is refused, goes on, and gets SIGTERM before a later step."""
+    run_dir, log = place / "runs" / "twice", tmp_path / "log"
+    plan({"do": "SIGSTOP", "rank": 0, "step": 2}, {"do": "SIGTERM", "step": 5})
+    process = started("twice", log)
+    until(lambda: process.status() == psutil.STATUS_STOPPED, process, log)
     try:
-        assert is_under_way(place / "runs" / "twice")
+        assert is_under_way(run_dir)
         with pytest.raises(UserError, match=f"run 'twice' is under way: process {process.pid} on"):
             launch("twice", local=True)
     finally:
         process.send_signal(signal.SIGCONT)
-    assert process.wait(ENOUGH) == 0, (tmp_path / "log").read_text()
-    assert_same(place / "runs" / "twice", one_process)
-    promise = "refused, naming host and process; the first is not disturbed"
-    record("a second launch of a name that is under way", promise)
-
-
-def test_sigterm_has_an_exit_status_of_its_own(place: Path, one_process: Path, plan: Plan, tmp_path: Path) -> None:
-    run_dir = place / "runs" / "terminated"
-    plan({"do": "SIGTERM", "step": 5})
-    process = started("terminated", tmp_path / "log")
-    assert process.wait(ENOUGH) == 75, (tmp_path / "log").read_text()
-    assert "the same command continues it" in (tmp_path / "log").read_text()
-    assert launch("terminated", local=True).summary["launches"] == 2
+    assert process.wait(ENOUGH) == 75, log.read_text()
+    assert "the same command continues it" in log.read_text()
+    assert launch("twice", local=True).summary["launches"] == 2
     assert_same(run_dir, one_process)
     assert steps_again(run_dir) == 0
+    promise = "refused, naming host and process; the first is not disturbed"
+    record("a second launch of a name that is under way", promise)
 
 
 def test_a_shard_damaged_in_the_middle_of_a_run(place: Path, one_process: Path, plan: Plan) -> None:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.faults.conftest import BATCH, EVERY, Plan, checkpoint, launch, long_step, sigterm
+from tests.faults.conftest import EVERY, Plan, checkpoint, launch, long_step, sigterm
 from tests.faults.matrix import (
+    BATCH,
     BIT_EXACT,
     assert_same,
     events,
     largest_difference,
     losses,
+    losses_of,
     record,
-    recovery_of,
+    recoveries,
     weights,
 )
 
 from causalfusion_platform.launch.runs.exit_status import GaveUp, StoppedRun
 from causalfusion_platform.tracking.journal import Incident, Resharded, StepSkipped
 
-pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.ray,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("ray_cluster"),
+]
 
 TWO = "train.num_workers=2"
 SAME = f"the run goes on by itself; {BIT_EXACT}"
@@ -33,19 +41,39 @@ def incidents(run_dir: Path) -> list[Incident]:
     return [event for event in events(run_dir) if isinstance(event, Incident)]
 
 
-def test_a_killed_worker_is_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
-    plan({"do": "SIGKILL", "rank": 1, "step": 7, "when": checkpoint(place, "kill-worker", EVERY)})
-    run_dir = Path(launch("kill-worker", TWO).summary["run_dir"])
+def test_a_killed_worker_and_a_killed_controller_are_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
+    """One run, two faults, each at the last step before a checkpoint and with another checkpoint to go back to."""
+    name = "killed"
+    kill_worker = {"do": "SIGKILL", "rank": 1, "step": 7, "when": checkpoint(place, name, EVERY)}
+    _, reached = plan(kill_worker, long_step(place, name, 11, 2 * EVERY))
+
+    def kill() -> None:
+        while not reached.exists():
+            time.sleep(0.005)
+        ours = psutil.Process().children(recursive=True)
+        [controller] = [one for one in ours if "TrainController" in " ".join(one.cmdline())]
+        controller.kill()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    run_dir = Path(launch(name, TWO).summary["run_dir"])
+    thread.join()
     assert_same(run_dir, two_workers)
-    [incident] = incidents(run_dir)
-    assert incident.cause == "worker"
-    recovery, images = recovery_of(events(run_dir))
-    assert images == 7 * BATCH - EVERY
-    record("SIGKILL of a worker in the middle of a step", SAME, recovery=recovery, steps=images / BATCH)
+    assert [incident.cause for incident in incidents(run_dir)] == ["worker", "controller"]
+    after_worker, after_controller = recoveries(run_dir)
+    assert [after_worker.steps, after_controller.steps] == [3, 3]
+    for fault, recovery in (
+        ("SIGKILL of a worker in the middle of a step", after_worker),
+        ("SIGKILL of Ray Train's controller", after_controller),
+    ):
+        record(fault, SAME, recovery=recovery.seconds, steps=recovery.steps)
 
 
 def test_a_stopped_rank_is_found_and_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
-    """SIGSTOP: the process is there, and does nothing. Its peer waits for it in a collective."""
+    """SIGSTOP: the process is there, and does nothing. Its peer waits for it in a collective.
+
+    It has a run of its own: with so short a limit, a killed worker or controller can count as a hang as well.
+    """
     said: list[str] = []
     plan({"do": "SIGSTOP", "rank": 1, "step": 7, "when": checkpoint(place, "hang", EVERY)})
     run_dir = Path(launch("hang", TWO, "supervision.hang_seconds=12", said=said).summary["run_dir"])
@@ -57,72 +85,53 @@ def test_a_stopped_rank_is_found_and_replaced(place: Path, two_workers: Path, pl
     [stacks] = (run_dir / "hangs").iterdir()
     assert "train_step" in (stacks / "rank-00000.txt").read_text()  # where the other rank waits
     assert "State:\tT (stopped)" in (stacks / "rank-00001.status.txt").read_text()
-    recovery, images = recovery_of(events(run_dir))
+    [recovery] = recoveries(run_dir)
     record(
         "SIGSTOP of a rank (hang; limit set to 12 s)",
         f"stacks of all ranks are written, the group is replaced, and {SAME}",
-        recovery=recovery,
-        steps=images / BATCH,
+        recovery=recovery.seconds,
+        steps=recovery.steps,
         saw="stopped rank named, with its state",
     )
 
 
-def test_a_killed_controller_is_replaced(place: Path, two_workers: Path, plan: Plan) -> None:
-    [reached] = plan(long_step(place, "kill-controller", 7, EVERY))
+def test_nan_is_skipped_by_all_ranks_and_rolled_back_if_it_stays(
+    place: Path, two_workers: Path, plan: Plan
+) -> None:
+    """One NaN step, then three more: with the last, one more than may be skipped.
 
-    def kill() -> None:
-        while not reached.exists():
-            time.sleep(0.005)
-        ours = psutil.Process().children(recursive=True)
-        [controller] = [one for one in ours if "TrainController" in " ".join(one.cmdline())]
-        controller.kill()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    run_dir = Path(launch("kill-controller", TWO).summary["run_dir"])
-    thread.join()
-    assert_same(run_dir, two_workers)
+    The second time the order of the data is another one.
+    """
+    once, stays = 2, [5, 6, 7]
+    plan(*({"do": "nan", "rank": 1, "step": step} for step in (once, *stays)))
+    run_dir = Path(launch("one-nan-then-more", TWO).summary["run_dir"])
     [incident] = incidents(run_dir)
-    assert incident.cause == "controller"
-    recovery, images = recovery_of(events(run_dir))
-    record("SIGKILL of Ray Train's controller", SAME, recovery=recovery, steps=images / BATCH)
-
-
-def test_nan_at_one_rank_is_skipped_by_all(place: Path, two_workers: Path, plan: Plan) -> None:
-    plan({"do": "nan", "rank": 1, "step": 5})
-    run_dir = Path(launch("nan-once", TWO).summary["run_dir"])
-    assert not incidents(run_dir)
-    [skipped] = [event for event in events(run_dir) if isinstance(event, StepSkipped)]
-    assert skipped.images == 5 * BATCH
-    ours, reference = losses(run_dir), losses(two_workers)
-    assert [images for images in ours if ours[images] != reference[images]] == [
-        images for images in ours if images > 5 * BATCH
+    assert incident.cause == "diverged"
+    skipped = [event for event in events(run_dir) if isinstance(event, StepSkipped)]
+    assert [event.images for event in skipped] == [step * BATCH for step in (once, *stays)]
+    assert {event.attempt for event in skipped} == {1}
+    reference = losses(two_workers)
+    first, again = losses_of(run_dir, attempt=1), losses_of(run_dir, attempt=2)
+    assert [images for images in first if first[images] != reference[images]] == [
+        images for images in first if images > once * BATCH
     ]
+    # It went on after the one step, and back to the checkpoint in between.
+    assert [images for images in first if math.isfinite(first[images])] == [
+        (step + 1) * BATCH for step in range(stays[0]) if step != once
+    ]
+    assert list(again) == list(range(EVERY + BATCH, 16 * BATCH + 1, BATCH))
+    # From the very same weights: the rows are others.
+    assert again[EVERY + BATCH] != first[EVERY + BATCH]
+    assert all(again[images] != reference[images] for images in again)
     assert all(bool(tensor.isfinite().all()) for tensor in weights(run_dir).values())
     promise = "the update is skipped on all ranks alike; the run goes on"
     record("NaN at one rank, one step", promise, steps=0, saw="1 update skipped")
-
-
-def test_nan_that_stays_rolls_back(place: Path, two_workers: Path, plan: Plan) -> None:
-    """Four NaN steps: one more than may be skipped. The second time the order of the data is another one."""
-    said: list[str] = []
-    when = checkpoint(place, "nan-stays", EVERY)
-    plan(*({"do": "nan", "rank": 1, "step": step, "when": when} for step in (6, 7, 8, 9)))
-    run_dir = Path(launch("nan-stays", TWO, said=said).summary["run_dir"])
-    [incident] = incidents(run_dir)
-    assert incident.cause == "diverged"
-    trace = [event for event in events(run_dir) if event.kind == "progress"]
-    resumed = [event for event in trace if event.attempt == 2]
-    assert resumed[0].images > EVERY
-    reference = losses(two_workers)
-    assert all(event.loss != reference[event.images] for event in resumed)  # other rows
-    assert all(bool(tensor.isfinite().all()) for tensor in weights(run_dir).values())
-    recovery, images = recovery_of(events(run_dir))
+    [recovery] = recoveries(run_dir)
     record(
         "NaN that does not go away",
         "after 3 skipped updates the run goes back to its last good checkpoint and takes another order of the data",
-        recovery=recovery,
-        steps=images / BATCH,
+        recovery=recovery.seconds,
+        steps=recovery.steps,
     )
 
 

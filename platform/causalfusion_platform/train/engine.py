@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,11 +54,12 @@ def build_engine(
     Raises:
         UserError: `train.deepspeed` is wrong, or the hardware cannot do the precision.
     """
-    _import_deepspeed(device)
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
     import deepspeed
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
 
+    _import_muon_without_compiling()
     check_deepspeed(experiment)
     if precision == "fp16" and not get_accelerator().is_fp16_supported():
         raise UserError(
@@ -84,22 +84,16 @@ def build_engine(
     return engine
 
 
-def _import_deepspeed(device: torch.device) -> None:
-    """Import DeepSpeed without what is slow to import and not used.
-
-    Workers never talk to MLflow, which DeepSpeed looks for. Its Muon optimizer asks for torch.compile at import.
-    """
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    absent = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]
+def _import_muon_without_compiling() -> None:
+    """Import DeepSpeed's Muon, which is not used here, without the second of CPU that its torch.compile takes."""
     from deepspeed.runtime import compiler
 
-    if absent:
-        del sys.modules["mlflow"]
     compile_ = compiler.compile
     compiler.compile = lambda: compiler.dummy_decorator
-    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
-
-    compiler.compile = compile_
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_
 
 
 def optimizer_step(engine: Any, step: TrainingStep, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     from ...data.stream import start_coordinator, worker_batches
     from .heartbeat import Heartbeat
 
+    _import_deepspeed(ray.train.torch.get_device())
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
@@ -86,6 +88,19 @@ def ray_worker(job: Job, actor: Any) -> None:
         heartbeat.end()
     if rank == 0:
         ray.get(actor.finish.remote(ended))
+
+
+def _import_deepspeed(device: torch.device) -> None:
+    """Import DeepSpeed without the MLflow that it looks for: workers never talk to MLflow, whose import is slow.
+
+    Not for the driver, where another thread may be importing MLflow meanwhile.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    absent = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]
+    import deepspeed  # noqa: F401
+
+    if absent:
+        del sys.modules["mlflow"]
 
 
 def local_worker(job: Job, stop: StopRequest, progress: ProgressSink) -> Ended:

@@ -10,7 +10,12 @@ from tests.faults.conftest import ENOUGH, EVERY, Plan, launch, long_step, starte
 from tests.faults.matrix import BIT_EXACT, assert_same, events, record, recoveries, steps_again
 from tests.faults.ray_processes import end_ray
 
-pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.ray,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("ray_cluster"),  # the reference and the last launch start no Ray of their own
+]
 
 TWO = "train.num_workers=2"
 

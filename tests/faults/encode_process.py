@@ -16,12 +16,7 @@ from typing import Any
 
 import torch
 from tests.faults.shards import check_finished_shards
-from tests.platform.data.encode.in_process import without_ray
-
-from causalfusion_platform.data.encode.plan import EncodeSettings
-from causalfusion_platform.data.faults import parse_policies
-from causalfusion_platform.data.sources import open_source
-from causalfusion_platform.launch.encode import encode_source
+from tests.platform.data.encode.in_process import encode_without_ray
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.truncate")
 """Python's audit events of changes in a folder, beside files that are opened to be written."""
@@ -64,12 +59,7 @@ def launch(source: Path, out: Path, kill_before: int | None = None) -> bool:
         try:
             steps = Steps(out, kill_before)
             steps.watch()
-            policies = parse_policies([])
-            settings = EncodeSettings(
-                size=32, policies=policies, max_pixels=10**8, batch_size=4, rows_per_shard=16, rows_per_group=8
-            )
-            with without_ray():
-                encode_source(open_source(str(source), policies=policies), "identity", settings, out)
+            encode_without_ray(source, "identity", out, size=32, batch_size=4, rows_per_shard=16, rows_per_group=8)
             out.with_suffix(".steps").write_text(json.dumps(steps.names))
             status = 0
         except BaseException:

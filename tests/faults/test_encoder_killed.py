@@ -20,20 +20,15 @@ import pytest
 from tests.conftest import ROOT, run_environment
 from tests.faults.ray_processes import end_ray, title
 from tests.faults.shards import check_finished_shards, files_of
-from tests.platform.data.encode.in_process import without_ray
+from tests.platform.data.encode.in_process import MAX_PIXELS, encode_without_ray
 from tests.platform.data.pictures import faulty_images, photo, saved
 from tests.platform.data.sources.makers import write_files
 from tests.platform.data.tiny_vaes import new_kl
 
-from causalfusion_platform.data.encode.plan import EncodeSettings
-from causalfusion_platform.data.faults import parse_policies
-from causalfusion_platform.data.sources import open_source
-from causalfusion_platform.launch.encode import encode_source
-
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 ITEMS, PER_SHARD = 160, 8
-SIZE, PER_GROUP, BATCH, MAX_PIXELS = 64, 4, 4, 10**8
+LAYOUT = {"size": 64, "rows_per_shard": PER_SHARD, "rows_per_group": 4, "batch_size": 4}
 SHARDS = ITEMS // PER_SHARD
 LAUNCH_SECONDS = 600
 """More than any launch takes to where it is killed, on a loaded machine too."""
@@ -45,8 +40,8 @@ class Launch:
     def __init__(self, source: Path, out: Path, vae: Path, log: Path) -> None:
         self.out, self.log = out, log
         self.before = len(self.shards())
-        layout = [f"--size={SIZE}", f"--rows-per-shard={PER_SHARD}"]
-        layout += [f"--rows-per-group={PER_GROUP}", f"--batch-size={BATCH}", f"--max-pixels={MAX_PIXELS}"]
+        settings = {**LAYOUT, "max_pixels": MAX_PIXELS}
+        layout = [f"--{name.replace('_', '-')}={number}" for name, number in settings.items()]
         command = [sys.executable, "-m", "causalfusion_platform", "data", "encode", str(source), str(out)]
         with log.open("w") as file:
             self.process = psutil.Popen(
@@ -128,21 +123,6 @@ def all_but_manifest(launch: Launch) -> None:
     launch.until(lambda: len(launch.records()) == SHARDS)
 
 
-def encode_undisturbed(source: Path, out: Path, vae: Path) -> None:
-    """Encode as `Launch` does, but in this process and without Ray, which changes no byte."""
-    policies = parse_policies([])
-    settings = EncodeSettings(
-        size=SIZE,
-        policies=policies,
-        max_pixels=MAX_PIXELS,
-        batch_size=BATCH,
-        rows_per_shard=PER_SHARD,
-        rows_per_group=PER_GROUP,
-    )
-    with without_ray():
-        encode_source(open_source(str(source), policies=policies), str(vae), settings, out)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Crops of photographs in two classes, and every kind of faulty file among them."""
@@ -215,5 +195,5 @@ def test_three_kills_and_a_lost_worker_on_ray(
             )
     said = Launch(source, out, vae, tmp_path / "last.log").finish()
     assert json.loads(said.splitlines()[-1])["items"] == ITEMS
-    encode_undisturbed(source, tmp_path / "whole", vae)
+    encode_without_ray(source, str(vae), tmp_path / "whole", **LAYOUT)  # Ray changes no byte
     assert files_of(out) == files_of(tmp_path / "whole")

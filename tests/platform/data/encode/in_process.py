@@ -15,10 +15,14 @@ import pytest
 import ray
 import torch
 
-from causalfusion_platform.data.encode.plan import EncodingPlan
+from causalfusion_platform.data.encode.plan import EncodeSettings, EncodingPlan
 from causalfusion_platform.data.encode.stages import Decode, Encode, Write
-from causalfusion_platform.data.sources import Listing, Reader
+from causalfusion_platform.data.faults import parse_policies
+from causalfusion_platform.data.sources import Listing, Reader, open_source
 from causalfusion_platform.launch import encode
+from causalfusion_platform.launch.encode import encode_source
+
+MAX_PIXELS = 10**8
 
 
 def pipeline(
@@ -53,3 +57,11 @@ def without_ray() -> Iterator[None]:
         patch.setattr(encode, "encoding_resources", lambda _: None)
         patch.setattr(encode, "run_pipeline", pipeline)
         yield
+
+
+def encode_without_ray(source: Path, vae: str, out: Path, **layout: Any) -> None:
+    """Encode a source as the command does with its own policies; `layout` names sizes of the settings."""
+    policies = parse_policies([])
+    settings = EncodeSettings(policies=policies, max_pixels=MAX_PIXELS, **layout)
+    with without_ray():
+        encode_source(open_source(str(source), policies=policies), vae, settings, out)

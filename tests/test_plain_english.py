@@ -1,4 +1,4 @@
-"""Mechanical rules of plain English for docstrings: sentence length, semicolons, openings, "is no"."""
+"""Mechanical rules of plain English for docstrings and guides: sentence length, semicolons, openings, "is no"."""
 
 import ast
 import re
@@ -25,8 +25,21 @@ COVERED = (
     "platform/causalfusion_platform/tracking",
     "platform/causalfusion_platform/train",
 )
+GUIDES = (
+    "CONTRIBUTING.md",
+    "README.md",
+    "cluster/README.md",
+    "models/PAPER.md",
+    "models/README.md",
+    "platform/DATA.md",
+    "platform/EXPERIMENTS.md",
+    "platform/TRAINING.md",
+)
 MAX_WORDS = 25
 
+# Blocks of code, comments, tables, headings and images are not prose.
+_NOT_PROSE = re.compile(r"^```.*?^```|<!--.*?-->|^[|#!].*?$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\([^)]*\)")
 _CODE = re.compile(r"``[^`]*``|`[^`]*`|https?://\S+")
 _SECTION = re.compile(r"^ *(?:Args|Raises|Returns|Shapes):\n(?:.+\n?)*", re.MULTILINE)
 _SENTENCE_END = re.compile(r"\n\s*\n|\n\s*(?:[*-]|\d+\.) |(?<=[.!?])\s+(?=[^a-z])")
@@ -79,5 +92,14 @@ def test_docstrings_are_plain_english() -> None:
         for file in files
         for line, text in docstrings(file)
         for fault in faults_of(text)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_guides_are_plain_english() -> None:
+    faults = [
+        f"{name}: {fault}"
+        for name in GUIDES
+        for fault in faults_of(_LINK.sub("]", _NOT_PROSE.sub("", (ROOT / name).read_text())))
     ]
     assert not faults, "\n".join(faults)

@@ -20,26 +20,39 @@ from causalfusion_platform.tracking.journal import (
 )
 
 BATCH = 64
-BIT_EXACT = "loss trace and final weights equal the undisturbed run's, bit for bit"
 RESULTS = "CAUSALFUSION_FAULT_RESULTS"
 """Environment variable: a file that rows are appended to, one JSON object a line. `make fault-table` sets it."""
 
 
 def record(
-    fault: str, promise: str, *, recovery: float | None = None, steps: float | None = None, saw: str = ""
+    fault: str,
+    promise: str,
+    *,
+    exact: bool = False,
+    recovery: float | None = None,
+    steps: float | None = None,
+    saw: str = "",
 ) -> None:
     """Add a row to the table in the documentation.
 
     Args:
         fault: what was done to the run.
         promise: what the platform promises.
+        exact: the test compared the run with one that nothing disturbed, and they were equal bit for bit.
         recovery: seconds from the fault until training went on.
         steps: optimizer steps that were trained again.
         saw: what else was measured.
     """
     path = os.environ.get(RESULTS)
     if path:
-        row = {"fault": fault, "promise": promise, "recovery": recovery, "steps": steps, "saw": saw}
+        row = {
+            "fault": fault,
+            "promise": promise,
+            "exact": exact,
+            "recovery": recovery,
+            "steps": steps,
+            "saw": saw,
+        }
         with Path(path).open("a") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -8,8 +8,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.matrix import BIT_EXACT
-
 from causalfusion_platform.report.tables import markdown_table
 
 BEGIN, END = "<!-- made by `make fault-table` -->", "<!-- end -->"
@@ -20,8 +18,8 @@ def table(rows: list[dict[str, object]], machine: str) -> str:
     cells = [
         [
             row["fault"],
-            str(row["promise"]).removesuffix(BIT_EXACT).rstrip("; "),
-            "yes" if BIT_EXACT in str(row["promise"]) else "–",
+            row["promise"],
+            "yes" if row["exact"] else "–",
             "–" if row["recovery"] is None else f"{row['recovery']:.0f} s",
             "–" if row["steps"] is None else f"{row['steps']:.0f}",
             row["saw"] or "–",

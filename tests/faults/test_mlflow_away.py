@@ -20,7 +20,7 @@ from causalfusion_platform.tracking.records import Metrics
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 __all__ = ["server"]  # the fixture
 
-EXACTLY_ONCE = "training does not wait; every metric and image arrives in order, exactly once, when it is back"
+EXACTLY_ONCE = "training does not wait. Every metric and image arrives in order, exactly once, when it is back"
 
 
 def assert_all_arrived(run_dir: Path, client: MlflowClient) -> None:

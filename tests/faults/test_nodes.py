@@ -13,7 +13,6 @@ import pytest
 from tests.conftest import ROOT, run_environment
 from tests.faults.conftest import ENOUGH, EVERY, Plan, long_step
 from tests.faults.matrix import (
-    BIT_EXACT,
     assert_same,
     largest_difference,
     record,
@@ -84,13 +83,15 @@ def test_an_abrupt_loss_of_a_node_and_one_with_notice(
     assert after_drain.steps == 0
     record(
         "a node that trains is lost (its processes killed)",
-        f"its workers start on other nodes; {BIT_EXACT}",
+        "its workers start on other nodes",
+        exact=True,
         recovery=after_loss.seconds,
         steps=after_loss.steps,
     )
     record(
         "a node is drained because of preemption",
-        f"a checkpoint of the last step before the node goes, then the run goes on elsewhere; {BIT_EXACT}",
+        "a checkpoint of the last step before the node goes, then the run goes on elsewhere",
+        exact=True,
         recovery=after_drain.seconds,
         steps=after_drain.steps,
     )
@@ -112,7 +113,7 @@ def test_a_lost_node_that_nothing_replaces(place: Path, nodes: Nodes, two_worker
     recovery, *_ = recoveries(run_dir)
     record(
         "a node is lost and nothing replaces it (supervision.min_workers=1)",
-        "the run goes on with fewer workers at the same global batch; the loss curve is the same up to rounding",
+        "the run goes on with fewer workers at the same global batch. The loss curve is the same up to rounding",
         recovery=recovery.seconds,
         steps=recovery.steps,
         saw=f"largest relative difference of the loss {difference:.1e}",

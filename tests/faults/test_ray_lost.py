@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.conftest import ENOUGH, EVERY, Plan, launch, long_step, started, until
-from tests.faults.matrix import BIT_EXACT, assert_same, events, record, recoveries, steps_again
+from tests.faults.matrix import assert_same, events, record, recoveries, steps_again
 from tests.faults.ray_processes import end_ray
 
 pytestmark = [
@@ -65,18 +65,20 @@ def test_a_killed_driver_damaged_ray_state_and_a_lost_head(
     again = next(event for event in events(run_dir) if event.kind == "training" and event.time > moment)
     record(
         "SIGKILL of the driver, and the same command again",
-        f"the next launch goes on from the last good checkpoint; {BIT_EXACT}",
+        "the next launch goes on from the last good checkpoint",
+        exact=True,
         recovery=again.time - moment,
         steps=after_driver.steps,
     )
     record(
         "Ray's own state files are damaged",
-        "they are never read again: what a run goes on from are its verified manifests",
+        "they are never read again. A run goes on from its verified manifests",
         saw=f"{len(damaged)} files overwritten",
     )
     record(
         "SIGKILL of Ray's head (GCS)",
-        f"the driver ends; the same command goes on, on a new head; {BIT_EXACT}",
+        "the driver ends. The same command goes on, on a new head",
+        exact=True,
         steps=after_head.steps,
         saw=f"the driver ended after {seconds:.0f} s (Ray told to look for it for 5 s, not 60)",
     )

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from tests.faults.conftest import ENOUGH, EVERY, Plan, launch, sigterm, started, until
-from tests.faults.matrix import BIT_EXACT, assert_same, events, record, steps_again
+from tests.faults.matrix import assert_same, events, record, steps_again
 from tests.malicious import MakesFolder
 
 from causalfusion_platform.config.errors import UserError
@@ -70,7 +70,8 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert file.name in (run_dir / "checkpoints" / "bad" / bad.name / "reason.txt").read_text()
     record(
         f"a file of the newest checkpoint is {kind}",
-        f"it is set aside with the reason, the one before is used; {BIT_EXACT}",
+        "it is set aside with the reason, the one before is used",
+        exact=True,
         steps=steps_again(run_dir),
     )
 
@@ -90,7 +91,8 @@ def test_a_kill_between_payload_and_manifest_costs_that_checkpoint(
     assert not list((run_dir / "checkpoints").glob(".images-*"))
     record(
         "SIGKILL between a checkpoint's payload and its manifest",
-        f"what has no manifest is no checkpoint and is removed; the next launch uses the one before; {BIT_EXACT}",
+        "what has no manifest is no checkpoint and is removed. The next launch uses the one before",
+        exact=True,
         steps=steps_again(run_dir),
     )
 
@@ -128,8 +130,9 @@ def test_a_full_disk_leaves_the_checkpoints_before(place: Path, one_process: Pat
     assert_same(run_dir, one_process)
     record(
         "the disk is full while checkpoints are saved (a small tmpfs)",
-        "training goes on and says so; checkpoints before stay whole; the run stops if the last one, or three in "
-        f"a row, cannot be saved; with space again the same command goes on; {BIT_EXACT}",
+        "training goes on and says so. Checkpoints before stay whole. The run stops if the last one, or three in "
+        "a row, cannot be saved. With space again the same command goes on",
+        exact=True,
         steps=steps_again(run_dir),
     )
 
@@ -145,7 +148,7 @@ def test_a_checkpoint_of_newer_code_is_refused(place: Path, one_process: Path, p
     manifest.write_text(before)
     launch("newer-code", local=True)
     assert_same(run_dir, one_process)
-    record("a checkpoint written by newer code", "refused with both versions; nothing is moved or lost", steps=0)
+    record("a checkpoint written by newer code", "refused with both versions. Nothing is moved or lost", steps=0)
 
 
 def test_code_in_a_checkpoint_is_refused(place: Path, plan: Plan, tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_code_in_a_checkpoint_is_refused(place: Path, plan: Plan, tmp_path: Path
     assert not (tmp_path / "made").exists()
     torch.load(file, weights_only=False)
     assert (tmp_path / "made").is_dir()  # it does what it says, where nothing guards against it
-    record("a malicious pickle in a checkpoint, its hash made to fit", "refused; its code does not run")
+    record("a malicious pickle in a checkpoint, its hash made to fit", "refused, and its code does not run")
 
 
 def test_a_second_launch_of_a_name_is_refused_and_sigterm_has_an_exit_status_of_its_own(
@@ -186,7 +189,7 @@ def test_a_second_launch_of_a_name_is_refused_and_sigterm_has_an_exit_status_of_
     assert launch("twice", local=True).summary["launches"] == 2
     assert_same(run_dir, one_process)
     assert steps_again(run_dir) == 0
-    promise = "refused, naming host and process; the first is not disturbed"
+    promise = "refused, naming host and process. The first is not disturbed"
     record("a second launch of a name that is under way", promise)
 
 
@@ -205,6 +208,7 @@ def test_a_shard_damaged_in_the_middle_of_a_run(place: Path, one_process: Path, 
     assert_same(run_dir, one_process)
     record(
         "a shard is damaged while the run goes on",
-        f"no row of it is trained on: the run stops and names it; restored, the same command goes on; {BIT_EXACT}",
+        "no row of it is trained on: the run stops and names it. Restored, the same command goes on",
+        exact=True,
         steps=steps_again(run_dir),
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..config.errors import UserError
 from ..launch.runs.exit_status import NotFinished
+from ..loopback import bypass_proxy
 from .analyze import analyze
 from .config import config_app
 from .data import data_app
@@ -62,6 +63,7 @@ def main() -> None:
     # A trial is a dozen processes of fractions of a CPU, and Ray prints warnings about them into the table. Ray
     # reads this variable when it is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
+    bypass_proxy()
     # `task=module:Class` may name a module of the current directory. `python -m` searches there, a script does not.
     # Ray's workers search the driver's current directory.
     if not {"", here := str(Path.cwd())} & {*sys.path}:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..config.errors import UserError
+from ..loopback import bypass_proxy
 
 # With MLflow's defaults one call waits for 247 s when the server is down.
 _IMPATIENT = {
@@ -30,6 +31,7 @@ _ADVICE = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite
 
 def client(uri: str) -> Any:
     """Return an MLflow client that gives up in seconds, not minutes."""
+    bypass_proxy()
     for name, value in _IMPATIENT.items():
         os.environ.setdefault(name, value)
     # MLflow logs each database migration, which does not concern the user of a training run.
@@ -74,6 +76,7 @@ def answers(uri: str) -> str | None:
     """
     if uri.startswith("sqlite"):
         return None
+    bypass_proxy()
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS) as answer:
             answer.read()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from ...config.errors import UserError
+from ...loopback import bypass_proxy
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -70,6 +71,7 @@ def find_head(address: str, environ: Mapping[str, str]) -> Head:
     Raises:
         UserError: nothing answers, a server other than Ray answers, or Ray refuses the token.
     """
+    bypass_proxy()
     status, body = _get(address, "/api/authentication_mode", None)
     needs_token = status == 200 and _json(body).get("authentication_mode", "disabled") != "disabled"
     token, source = _token(address, environ) if needs_token else (None, "")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...config.errors import UserError
+from ...loopback import bypass_proxy
 from ...ray_private import local_options
 
 _TOKEN_FILE = Path.home() / ".ray" / "auth_token"
@@ -44,6 +45,7 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     """
     import ray
 
+    bypass_proxy()  # before a local Ray starts, whose processes inherit the environment
     if ray.is_initialized():
         yield
         return

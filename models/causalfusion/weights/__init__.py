@@ -5,7 +5,7 @@
 """
 
 from .dit_release import export_dit, import_dit
-from .folder import load_diffusion, load_weights, save_weights
+from .folder import load_class_names, load_diffusion, load_weights, save_weights
 from .release import export_release, import_release
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "export_release",
     "import_dit",
     "import_release",
+    "load_class_names",
     "load_diffusion",
     "load_weights",
     "save_weights",

@@ -1,9 +1,10 @@
-"""Weights folders without pickle: `model.safetensors`, `config.json` and `diffusion.json`."""
+"""Weights folders without pickle: `model.safetensors`, `config.json`, `diffusion.json`, perhaps `classes.json`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,23 +18,33 @@ from ..noise.diffusion import DiffusionConfig
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 DIFFUSION_FILE = "diffusion.json"
+CLASSES_FILE = "classes.json"
 
 _Settings = TypeVar("_Settings")
 
 
 def save_weights(
-    folder: Path, config: ModelConfig, state: dict[str, Tensor], diffusion: DiffusionConfig | None = None
+    folder: Path,
+    config: ModelConfig,
+    state: dict[str, Tensor],
+    diffusion: DiffusionConfig | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write a model's configuration and state (name → tensor) into `folder`, which is made if needed.
 
     Args:
         diffusion: the noise process of its training (default: that of the paper).
+        class_names: the name of each class (default: not known).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     for name, settings in ((CONFIG_FILE, config), (DIFFUSION_FILE, diffusion or DiffusionConfig())):
         (folder / name).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    (folder / CLASSES_FILE).unlink(missing_ok=True)
+    if class_names is not None:
+        text = json.dumps(list(class_names), indent=2, ensure_ascii=False)
+        (folder / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> Model:
@@ -63,6 +74,24 @@ def load_diffusion(folder: Path | str) -> DiffusionConfig:
     """
     file = Path(folder) / DIFFUSION_FILE
     return _read(DiffusionConfig, file) if file.is_file() else DiffusionConfig()
+
+
+def load_class_names(folder: Path | str) -> list[str] | None:
+    """Return the name of each class of the model saved in `folder`, or None if they are not known.
+
+    Raises:
+        ValueError: the file is not a list of names.
+    """
+    file = Path(folder) / CLASSES_FILE
+    if not file.is_file():
+        return None
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file} is not a list of names")
+    return names
 
 
 def _read(kind: type[_Settings], file: Path) -> _Settings:

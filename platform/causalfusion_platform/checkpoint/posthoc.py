@@ -23,6 +23,7 @@ from torch import Tensor
 
 from causalfusion import load_diffusion, save_weights
 from causalfusion.model import CONFIGS
+from causalfusion.weights import load_class_names
 from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
 from ..config.errors import UserError
@@ -142,7 +143,8 @@ def reconstruct(source: Path, sigma: float, out: Path) -> str:
     fit = combination([(average.step, average.sigma) for average in stored], (step, sigma))
     fields = json.loads((newest / CONFIG_FILE).read_text())
     config = CONFIGS[fields.get("architecture", "causalfusion")](**fields)
-    save_weights(out, config, _combined(stored, fit.weights), load_diffusion(newest))
+    average = _combined(stored, fit.weights)
+    save_weights(out, config, average, load_diffusion(newest), load_class_names(newest))
     steps = ", ".join(str(step) for step in sorted({average.step for average in stored}))
     names = ", ".join(sorted({power_name(average.sigma) for average in stored}))
     return (

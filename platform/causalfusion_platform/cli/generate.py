@@ -24,7 +24,9 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples (default: the run's).")] = None,
     labels: Annotated[str, typer.Option(help="balanced: classes in turn. random: drawn by the seed.")] = "balanced",
-    classes: Annotated[str | None, typer.Option(help="Classes, such as 0,2,7 or 0-9 (default: all).")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Classes, such as 0,2,7 or 0-9, or their names (default: all).")
+    ] = None,
     uint8: Annotated[
         str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
     ] = "round",

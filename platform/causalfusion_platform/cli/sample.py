@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..sampling.interactive import InteractiveSampler
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")]
-LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0,2,7 or 0-9.")]
+LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0-9 or cat,dog.")]
 GridOption = Annotated[Path, typer.Option(help="PNG to write: a row per class.")]
 PerLabelOption = Annotated[int, typer.Option("--per-label", min=1, help="Samples of each class.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the samples.")]
@@ -69,8 +69,11 @@ def edit(
 
 def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: Path) -> InteractiveSampler:
     """Load the model. The sampling settings of a known run are the defaults."""
+    import dataclasses
+
     from causalfusion import SamplingConfig
 
+    from ..checkpoint.class_names import class_names
     from ..checkpoint.find import find_weights
     from ..launch.runs.folder import RunFolder
     from ..sampling.interactive import InteractiveSampler, check_picture
@@ -78,10 +81,13 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
     check_picture(grid)
     found = find_weights(checkpoint)
     experiment = RunFolder(found.run).experiment if found.run else None
-    return InteractiveSampler.open(
+    sampler = InteractiveSampler.open(
         found.folder,
         experiment.sampling if experiment else SamplingConfig(),
         settings or [],
         vae,
         experiment.diffusion if experiment else None,
     )
+    data = experiment.data.path if experiment else None
+    names = class_names(found.folder, sampler.model.config.num_classes, data)
+    return dataclasses.replace(sampler, class_names=names)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 _GAP = 6
 _INK = 30
+_LONGEST_NAME = 24
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -25,6 +26,7 @@ def sample_grid(
     Args:
         images: (B, channels, height, width) in [−1, 1], with 1 or 3 channels (of more, the first three).
         labels: (B,) classes.
+        class_names: the name of each class. Long ones are cut.
         columns: samples per row.
         cell: side of one drawn sample, in pixels. Small images are enlarged without smoothing.
     """
@@ -33,15 +35,21 @@ def sample_grid(
     arrays = rearrange(pixels, "b c h w -> b h w c").numpy()
     classes = sorted(set(labels.tolist()))
     columns = min(columns, max(labels.tolist().count(label) for label in classes))
+    names = {label: _short(class_names[label]) for label in classes}
     font = ImageFont.load_default(size=max(cell // 3, 10))
-    margin = max(int(font.getlength(class_names[c])) for c in classes) + 3 * _GAP
+    margin = max(int(font.getlength(name)) for name in names.values()) + 3 * _GAP
     pitch = cell + _GAP
     canvas = Image.new("RGB", (margin + columns * pitch, len(classes) * pitch + _GAP), (255, 255, 255))
     pen = ImageDraw.Draw(canvas)
     for row, label in enumerate(classes):
         top = _GAP + row * pitch
-        pen.text((_GAP, top + cell / 2), class_names[label], fill=(_INK,) * 3, font=font, anchor="lm")
+        pen.text((_GAP, top + cell / 2), names[label], fill=(_INK,) * 3, font=font, anchor="lm")
         for column, index in enumerate(np.flatnonzero(labels.numpy() == label)[:columns]):
             tile = Image.fromarray(arrays[index]).resize((cell, cell), Image.Resampling.NEAREST)
             canvas.paste(tile, (margin + column * pitch, top))
     return canvas
+
+
+def _short(name: str) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"

@@ -40,6 +40,8 @@ class InteractiveSampler:
     sampling: SamplingConfig
     diffusion: DiffusionConfig
     autoencoder: Encoder
+    class_names: Sequence[str] | None = None
+    """The name of each class, or None if they are not known."""
 
     @classmethod
     def open(
@@ -73,12 +75,16 @@ class InteractiveSampler:
         return cls(model, sampling, diffusion, open_autoencoder(vae, model.config.in_channels, device))
 
     def parse_labels(self, text: str) -> list[int]:
-        """Read classes such as 3, 0,2,7 or 0-9.
+        """Read classes such as 3, 0,2,7, 0-9 or cat,dog.
 
         Raises:
             UserError: it is none of these, or the model has no such class.
         """
-        return parse_classes(text, self.model.config.num_classes)
+        return parse_classes(text, self.model.config.num_classes, self.class_names)
+
+    def name_of(self, label: int) -> str:
+        """Return the name of a class, or its number if names are not known."""
+        return str(label) if self.class_names is None else self.class_names[label]
 
     def describe(self) -> str:
         """Return the settings of sampling as text."""
@@ -142,7 +148,7 @@ class InteractiveSampler:
     def draw(self, images: Tensor, classes: Sequence[int], per_label: int, path: Path) -> None:
         """Write a grid of images, a row per class."""
         labels = torch.tensor(classes).repeat_interleave(per_label)
-        names = [str(label) for label in range(self.model.config.num_classes)]
+        names = [self.name_of(label) for label in range(self.model.config.num_classes)]
         _save(images, labels, names, per_label, path)
 
     def draw_edits(
@@ -150,8 +156,9 @@ class InteractiveSampler:
     ) -> None:
         """Write a grid: the originals in the first row, then a row of edits per class."""
         rows = torch.arange(len(classes) + 1).repeat_interleave(len(latents))
-        name = f"from {original}" if not Path(original).is_file() else "original"
-        names = [name, *(f"to {label}" for label in classes)]
+        is_class = not Path(original).is_file()
+        name = f"from {self.name_of(self.parse_labels(original)[0])}" if is_class else "original"
+        names = [name, *(f"to {self.name_of(label)}" for label in classes)]
         _save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), rows, names, len(latents), path)
 
     def _generate(self, labels: Tensor, seed: int) -> Tensor:

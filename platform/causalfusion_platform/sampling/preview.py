@@ -15,7 +15,6 @@ from .grid import sample_grid
 
 _MOST_CLASSES = 10
 _SMALLEST, _LARGEST = 48, 128
-_LONGEST_NAME = 24
 
 
 def open_decoder(manifest: Manifest, vae: str | None, device: str) -> Encoder | None:
@@ -79,7 +78,7 @@ def write_preview(
     grid = sample_grid(
         images,
         labels,
-        [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in manifest.class_names],
+        manifest.class_names,
         columns=int(torch.bincount(labels).max()),
         cell=min(max(side, _SMALLEST), _LARGEST),
     )

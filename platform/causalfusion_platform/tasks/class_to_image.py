@@ -47,6 +47,7 @@ class ClassToImage(Task):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
         self._sampling_model: Model | None = None
+        self._class_names: list[str] | None = None
 
     def check(self, shards: CheckedShards) -> None:
         """Check the model against the shards, and that samples can be scored if that is asked for.
@@ -95,6 +96,7 @@ class ClassToImage(Task):
     def hooks(self, context: TaskContext) -> Sequence[Hook]:
         """Return the sample grids, measured if the experiment says so."""
         experiment, names = self.experiment, context.manifest.class_names
+        self._class_names = names
         return [
             SampleGridHook(
                 experiment.train.sample_every_images,
@@ -110,8 +112,8 @@ class ClassToImage(Task):
         ]
 
     def save_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write weights with the model's configuration and noise process."""
-        save_weights(folder, self.experiment.model, weights, self.experiment.diffusion)
+        """Write weights with the model's configuration, its noise process and the names of its classes."""
+        save_weights(folder, self.experiment.model, weights, self.experiment.diffusion, self._class_names)
 
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
         """Generate the final samples from the EMA weights."""

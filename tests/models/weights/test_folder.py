@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from causalfusion import CausalFusion, DiffusionConfig, DiT, DiTConfig, load_weights, save_weights
-from causalfusion.weights import load_diffusion
+from causalfusion.weights import load_class_names, load_diffusion
 
 ModelMaker = Callable[..., CausalFusion]
 
@@ -77,6 +77,19 @@ def test_the_noise_process_is_kept(tmp_path: Path, make_model: ModelMaker) -> No
     )
     save_weights(tmp_path, model.config, model.state_dict(), process)
     assert load_diffusion(tmp_path) == process
+
+
+def test_names_of_classes_are_kept(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model().float()
+    names = ["Katze", "犬", 'a "quoted", name']
+    save_weights(tmp_path, model.config, model.state_dict(), class_names=names)
+    assert load_class_names(tmp_path) == names
+    assert json.loads((tmp_path / "classes.json").read_bytes().decode()) == names
+    save_weights(tmp_path, model.config, model.state_dict())  # others, of which they are not known
+    assert load_class_names(tmp_path) is None
+    (tmp_path / "classes.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"classes\.json is not a list of names"):
+        load_class_names(tmp_path)
 
 
 def test_the_noise_process_is_the_papers_if_none_is_named(tmp_path: Path, make_model: ModelMaker) -> None:

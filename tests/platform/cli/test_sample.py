@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from tests.platform.checkpoint.made import facts, hash_files
 from tests.platform.cli.conftest import Run, check_refusal
 
@@ -109,6 +110,31 @@ def test_a_run_that_is_damaged(run: Run, of_a_run: Path, own_folder: Path) -> No
     (of_a_run / "run.json").write_text("{")
     check_refusal(run("sample", str(of_a_run)), f"{of_a_run / 'run.json'} is damaged")
     assert not (own_folder / "samples.png").exists()
+
+
+def test_classes_go_by_their_names(run: Run, weights: Path, own_folder: Path) -> None:
+    """They lie beside the weights; the rows of grids bear them."""
+    numbers = ["3,1", "1"]
+    for name, labels in zip(("a.png", "b.png"), numbers, strict=True):
+        run("sample", str(weights), FAST, "--labels", labels, "--per-label", "2", "--grid", name)
+    run("edit", str(weights), FAST, "--from", "3", "--labels", "1,3", "--per-label", "2", "--grid", "c.png")
+    names = ["plane", "bird", "cat", "a very long name of a dog, a collie", *"efghij"]
+    (weights / "classes.json").write_text(json.dumps(names))
+    named = "a very long name of a dog, a collie,bird"
+    result = run("sample", str(weights), FAST, "--labels", named, "--per-label", "2", "--grid", "named.png")
+    assert (result.status, result.err) == (0, "")
+    assert np.array_equal(cells_of(own_folder / "named.png", 2, 2), cells_of(own_folder / "a.png", 2, 2))
+    font = ImageFont.load_default(size=CELL // 3)
+    width = int(font.getlength("a very long name of a d…")) + 3 * GAP + 2 * (CELL + GAP)
+    assert pixels_of(own_folder / "named.png").shape[1] == width
+    arguments = ["--from", names[3], "--labels", "bird,3", "--per-label", "2", "--grid", "edited.png"]
+    assert run("edit", str(weights), FAST, *arguments).status == 0
+    assert np.array_equal(cells_of(own_folder / "edited.png", 3, 2), cells_of(own_folder / "c.png", 3, 2))
+    assert pixels_of(own_folder / "edited.png").shape[1] > pixels_of(own_folder / "c.png").shape[1]
+    check_refusal(run("sample", str(weights), "--labels", "brid"), "did you mean 'bird'?")
+    for damaged, part in (('["a"]', "has 1 names for 10 classes"), ("{", "classes.json: "), ("{}", "not a list")):
+        (weights / "classes.json").write_text(damaged)
+        check_refusal(run("sample", str(weights)), part, "restore the file, or remove it")
 
 
 # Edits

@@ -43,3 +43,45 @@ def test_classes_are_those_of_the_model() -> None:
     assert parse_classes("0-3,8,2", 10) == [0, 1, 2, 3, 8]
     with pytest.raises(UserError, match="labels '0-3': the model's classes are 0…2"):
         parse_classes("0-3", 3)
+
+
+NAMES = ["cat", "dog", "tench, Tinca tinca", "t-shirt", "crane", "crane", "7", "Ärmel"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat,dog", [0, 1]),
+        ("dog, cat,dog", [1, 0]),
+        ("tench, Tinca tinca", [2]),
+        ("dog,tench, Tinca tinca,0-1,t-shirt", [1, 2, 0, 3]),
+        ("7", [7]),  # a number is the number of a class
+        ("Ärmel,6", [7, 6]),
+    ],
+)
+def test_classes_have_names(text: str, expected: list[int]) -> None:
+    assert parse_classes(text, 8, NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("cat,dgo", ["'dgo' is neither a number, such as 3 or 0-9, nor the name of a class; did you mean 'dog'?"]),
+        ("zzz", ["'zzz' is neither", "classes: 0 cat, 1 dog, 2 tench, Tinca tinca, 3 t-shirt, 4 crane"]),
+        ("tench", ["'tench' is neither"]),
+        ("crane", ["'crane' is the name of classes 4 and 5", "give a number"]),
+        ("8", ["the model's classes are 0…7"]),
+        ("", ["'' is neither"]),
+    ],
+)
+def test_names_that_no_class_has(text: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_classes(text, 8, NAMES)
+    for part in [f"labels {text!r}: ", *parts]:
+        assert part in str(caught.value)
+
+
+def test_a_message_lists_a_few_of_many_classes() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_classes("none", 1000, [f"class {number}" for number in range(1000)])
+    assert str(caught.value).endswith("8 class 8, 9 class 9, … 999 class 999")

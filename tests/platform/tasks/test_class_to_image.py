@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.platform.tracking.recorded import waiting
 
+from causalfusion.weights import load_class_names
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
@@ -109,3 +110,14 @@ def test_scores_need_pixels(case: tuple[Experiment, Manifest, Outbox]) -> None:
     assert task.scores_on(manifest) == task.scores()
     coder = manifest.autoencoder.model_copy(update={"name": "AutoencoderKL"})
     assert task.scores_on(manifest.model_copy(update={"autoencoder": coder})) == []
+
+
+def test_weights_are_saved_with_the_names_of_their_classes(
+    case: tuple[Experiment, Manifest, Outbox], tmp_path: Path
+) -> None:
+    experiment, digits, _ = case
+    manifest = digits.model_copy(update={"class_names": [*"abcdefghij"]})
+    task = ClassToImage(experiment)
+    task.hooks(TaskContext(torch.device("cpu"), False, manifest, NoTracker(), None, 1, LocalControl(), Spent()))
+    task.save_weights(tmp_path / "weights", task.build_model().state_dict())
+    assert load_class_names(tmp_path / "weights") == manifest.class_names

@@ -14,6 +14,7 @@ from causalfusion.model import CONFIGS
 from causalfusion.noise.samplers import check_diffusion_steps
 from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
+from ...checkpoint.class_names import class_names
 from ...checkpoint.find import find_weights
 from ...config.errors import UserError
 from ...data.autoencoder import open_autoencoder
@@ -49,7 +50,7 @@ class GenerateRequest:
     """Default: the run's, or 0."""
     labels: LabelsRule = "balanced"
     classes: str | None = None
-    """Such as 0,2,7 or 0-9. Default: all."""
+    """Such as 0,2,7, 0-9 or cat,dog. Default: all."""
     uint8: Uint8Rule = "round"
     precision: Precision = "fp32"
     batch_size: int | None = None
@@ -107,7 +108,7 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
         num=request.num,
         seed=seed,
         labels=request.labels,
-        classes=_read_classes(request.classes, model),
+        classes=_read_classes(request.classes, model, found.folder, experiment.data.path if experiment else None),
         uint8=request.uint8,
         precision=request.precision,
         batch_size=request.batch_size or (experiment.evaluation.batch_size if experiment else _BATCH),
@@ -127,11 +128,11 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
     return plan, RunPaths(found.run).samples / plan.name
 
 
-def _read_classes(text: str | None, model: ModelConfig) -> tuple[int, ...] | None:
+def _read_classes(text: str | None, model: ModelConfig, weights: Path, data: Path | None) -> tuple[int, ...] | None:
     """Return the classes named, or None for all in turn, which is also the plan without names."""
     if text is None:
         return None
-    classes = tuple(parse_classes(text, model.num_classes))
+    classes = tuple(parse_classes(text, model.num_classes, class_names(weights, model.num_classes, data)))
     return None if classes == tuple(range(model.num_classes)) else classes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from causalfusion import DiffusionConfig, SamplingConfig
 from causalfusion_platform.checkpoint.manifest import write_manifest
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.npz import read_images
 from causalfusion_platform.launch.evaluating.evaluate import PlanePoint, evaluate
@@ -90,3 +92,14 @@ def test_measuring_leaves_a_set_that_was_there(of_a_run: Path, there: bool) -> N
     assert (folder / "samples.npz").is_file() == there
     [again] = evaluate(request, [PlanePoint()], measuring, LocalGenerator(), keep_samples=False)
     assert (again.metrics, again.measured_now) == ({"count": 4.0}, False)
+
+
+def test_classes_have_names(of_a_run: Path) -> None:
+    """Those beside the weights."""
+    names = [*"abcdefghi", "a cat, a dog"]
+    weights = of_a_run / "checkpoints/images-000000000064/weights"
+    (weights / "classes.json").write_text(json.dumps(names))
+    plan, _ = plan_set(GenerateRequest(checkpoint=of_a_run, num=4, classes="a cat, a dog,b,3"))
+    assert plan.classes == (9, 1, 3)
+    with pytest.raises(UserError, match="'cat' is neither a number"):
+        plan_set(GenerateRequest(checkpoint=of_a_run, num=4, classes="cat"))

@@ -17,6 +17,7 @@ from .config import config_app
 from .data import data_app
 from .doctor import doctor
 from .evaluate import evaluate
+from .first_line import first_line
 from .generate import generate
 from .models import models
 from .quickstart import quickstart
@@ -69,7 +70,8 @@ def main() -> None:
     if not {"", here := str(Path.cwd())} & {*sys.path}:
         sys.path.append(here)
     try:
-        app()
+        with first_line(sys.argv[1:]):
+            app()
     except (UserError, NotFinished) as error:
         heading = "error: " if isinstance(error, UserError) else ""
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{heading}{error}")

@@ -96,9 +96,9 @@ def test_a_stopped_sweep_goes_on_and_its_worse_trial_ends_early(home: Path, ray_
     best, worse = result.ends
     assert (best.name, best.ended_early_at) == ("base_lr-0.01", None)
     assert (worse.name, worse.ended_early_at) == ("base_lr-1e-09", 1280), said
-    assert [line.split()[:4] for line in said.splitlines() if "done" in line and "running" not in line] == [
-        ["1/2", "done", "base_lr-0.01", "finished"],
-        ["2/2", "done", "base_lr-1e-09", "ended"],
+    assert [line.split()[:6] for line in said.splitlines() if "done" in line and "running" not in line] == [
+        ["1/2", "done,", "1", "left", "base_lr-0.01", "finished"],
+        ["2/2", "done,", "0", "left", "base_lr-1e-09", "ended"],
     ]
     assert result.columns[:2] == ["optim.base_lr", "fd_digits_cnn"]
     assert [row[0] for row in result.rows] == [0.01, 1e-9]

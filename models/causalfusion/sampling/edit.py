@@ -7,7 +7,7 @@ Shapes: B samples, L image tokens, M tokens to generate, P numbers in a patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +70,7 @@ def edit(
     *,
     seed: int,
     indices: Sequence[int] | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Regenerate the patches of latents that are not kept, in the AR steps of the configuration.
 
@@ -84,6 +85,7 @@ def edit(
         diffusion: the noise process of training.
         seed: decides, with a sample's index, its order and all of its noise.
         indices: number of each sample (default: 0…B−1).
+        on_step: called after each diffusion step.
 
     Returns:
         (B, channels, height, width), in the type of `latents`.
@@ -127,6 +129,7 @@ def edit(
             [generators[i] for i in group.tolist()],
             seed=seed,
             known=(known, known_at),
+            on_step=on_step,
         )
         patches[group.to(patches.device)] = part.scatter(1, _index(new_at, part), new.to(part))
     return model.unpatchify(patches)

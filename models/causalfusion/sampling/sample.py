@@ -7,7 +7,7 @@ P numbers in a patch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -88,6 +88,13 @@ class SamplingConfig:
         steps = self.num_inference_steps
         return (steps,) if isinstance(steps, int) else steps
 
+    @property
+    def total_steps(self) -> int:
+        """Diffusion steps of all AR steps together."""
+        per_step = self.inference_steps
+        ar_steps = self.num_ar_steps if isinstance(self.step_sizes, str) else len(self.step_sizes)
+        return per_step[0] * ar_steps if len(per_step) == 1 else sum(per_step)
+
     def sizes(self, num_tokens: int, seed: int) -> list[int]:
         """Return |κ_1| … |κ_S| for `num_tokens` tokens.
 
@@ -127,6 +134,7 @@ def sample(
     *,
     seed: int,
     indices: Sequence[int] | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Generate latents for labels.
 
@@ -137,6 +145,7 @@ def sample(
         diffusion: the noise process of training.
         seed: decides, with a sample's index, its order and all of its noise.
         indices: number of each sample (default: 0…B−1). Sample i is the same in any batch.
+        on_step: called after each diffusion step.
 
     Returns:
         (B, channels, height, width) latents in the model's scale, float32 (float64 for a float64 model).
@@ -147,7 +156,7 @@ def sample(
     rows, columns = model.grid
     generators = sample_generators(model, labels, seed, indices)
     order = patch_orders(config.patch_order, rows, generators, block=config.order_block, columns=columns)
-    patches = generate_tokens(model, labels, order, config, diffusion, generators, seed=seed)
+    patches = generate_tokens(model, labels, order, config, diffusion, generators, seed=seed, on_step=on_step)
     return model.unpatchify(in_raster_order(patches, order))
 
 
@@ -184,6 +193,7 @@ def generate_tokens(
     *,
     seed: int,
     known: tuple[Tensor, Tensor] | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Generate the tokens at the given positions, AR step by AR step.
 
@@ -197,6 +207,7 @@ def generate_tokens(
         seed: decides random step sizes.
         known: clean patches (B, K, P) and their positions (B, K). Generated tokens see them as one AR step before
             the first.
+        on_step: called after each diffusion step.
 
     Returns:
         (B, M, P) patches in the order of generation, float32 (float64 for a float64 model).
@@ -225,7 +236,7 @@ def generate_tokens(
     start = 0
     for size, sampler, step_scales in zip(sizes, samplers, scales, strict=True):
         positions = order[:, start : start + size]
-        x = _denoise(predictor, positions, sampler, step_scales, generators, dtype)
+        x = _denoise(predictor, positions, sampler, step_scales, generators, dtype, on_step)
         patches[:, start : start + size] = x
         start += size
         if start < num_tokens:
@@ -240,6 +251,7 @@ def _denoise(
     scales: list[float | None],
     generators: list[torch.Generator],
     dtype: torch.dtype,
+    on_step: Callable[[], None],
 ) -> Tensor:
     """Generate the tokens of one AR step from noise: (B, N, P)."""
     device, shape = positions_BN.device, (positions_BN.shape[1], predictor.token_dim)
@@ -254,6 +266,7 @@ def _denoise(
         noise = noises.pop(0) if noises else None
         prediction = predictor(x, positions_BN, times[index : index + 1], scale)
         x = sampler.step(index, prediction, x, noise)
+        on_step()
     return x
 
 

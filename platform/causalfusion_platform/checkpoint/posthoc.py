@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +118,14 @@ class _Stored:
     file: Path
 
 
-def reconstruct(source: Path, sigma: float, out: Path) -> str:
+def reconstruct(source: Path, sigma: float, out: Path, show: Callable[[int, int], None] = lambda *_: None) -> str:
     """Write the power-function average of width `sigma` at a run's newest step as a folder of weights.
 
     Args:
         source: folder of a run, or of its checkpoints.
         sigma: the wanted relative width σ_rel.
         out: folder to write, which must be new or empty.
+        show: called with the number of tensors combined, and of all.
 
     Returns:
         A description of the written average, of the stored averages it was made from, and of the fit.
@@ -143,7 +144,7 @@ def reconstruct(source: Path, sigma: float, out: Path) -> str:
     fit = combination([(average.step, average.sigma) for average in stored], (step, sigma))
     fields = json.loads((newest / CONFIG_FILE).read_text())
     config = CONFIGS[fields.get("architecture", "causalfusion")](**fields)
-    average = _combined(stored, fit.weights)
+    average = _combined(stored, fit.weights, show)
     save_weights(out, config, average, load_diffusion(newest), load_class_names(newest))
     steps = ", ".join(str(step) for step in sorted({average.step for average in stored}))
     names = ", ".join(sorted({power_name(average.sigma) for average in stored}))
@@ -191,14 +192,18 @@ def _newest_first(root: Path) -> list[tuple[Path, CheckpointManifest]]:
     return sorted(found, key=lambda item: (item[1].order, item[1].step), reverse=True)
 
 
-def _combined(stored: Sequence[_Stored], factors: Sequence[float]) -> dict[str, Tensor]:
+def _combined(
+    stored: Sequence[_Stored], factors: Sequence[float], show: Callable[[int, int], None]
+) -> dict[str, Tensor]:
     """Return Σ factor · average in fp32, summed in float64 one parameter at a time."""
     state = {}
     with ExitStack() as opened:
         files = [opened.enter_context(safe_open(average.file, "pt")) for average in stored]
-        for name in files[0].keys():  # noqa: SIM118  # not a mapping
+        names = list(files[0].keys())
+        for name in names:
             total = torch.zeros((), dtype=torch.float64)
             for file, factor in zip(files, factors, strict=True):
                 total = total + factor * file.get_tensor(name).double()
             state[name] = total.float()
+            show(len(state), len(names))
     return state

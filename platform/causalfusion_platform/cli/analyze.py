@@ -18,9 +18,20 @@ def analyze(
     num: Annotated[int, typer.Option(min=10, help="Samples for each point of the plane.")] = 200,
 ) -> None:
     """Draw quality over S and diffusion steps, and Figure 4b and c of the paper, for one run."""
-    from ..launch.evaluating.analyze import analyze_run, read_numbers
+    from rich.console import Console
 
-    folder = analyze_run(
-        run, out or run / "analysis", ar_steps=read_numbers(ar_steps), diffusion_steps=read_numbers(steps), num=num
-    )
+    from ..launch.evaluating.analyze import analyze_run, read_numbers
+    from ..report.bar import CountDisplay
+    from ..report.log import log_to
+
+    console = Console(highlight=False)
+    with log_to(console), CountDisplay(console, "analyze", "points", starting="images, classifier") as display:
+        folder = analyze_run(
+            run,
+            out or run / "analysis",
+            ar_steps=read_numbers(ar_steps),
+            diffusion_steps=read_numbers(steps),
+            num=num,
+            show=display.show,
+        )
     print(folder)

@@ -27,10 +27,10 @@ def verify(
 
     from ..data.quarantine import quarantine_shards, restore_advice
     from ..data.scan import scan_shards
+    from ..report.bar import CountDisplay
     from ..report.data.dataset import repeats_lines, set_aside_lines, verdict_lines
-    from ..report.data.scanning import RowsDisplay
 
-    with RowsDisplay(Console(stderr=True), "verify") as display:
+    with CountDisplay(Console(stderr=True), "verify", "rows") as display:
         scan = scan_shards(folder, quick=quick, show=display.show)
     checked = scan.checked
     print("\n".join([*verdict_lines(checked, quick=quick), *repeats_lines(scan)]), flush=True)
@@ -61,8 +61,8 @@ def inspect(
 
     from ..data.classes import read_classes
     from ..data.scan import scan_shards
+    from ..report.bar import CountDisplay
     from ..report.data.dataset import class_lines, summary_lines
-    from ..report.data.scanning import RowsDisplay
     from ..sampling.interactive import check_picture
     from ..sampling.preview import open_decoder, write_preview
 
@@ -71,7 +71,7 @@ def inspect(
     manifest = checked.usable
     decoder = open_decoder(manifest, vae, "cuda" if torch.cuda.is_available() else "cpu")
     print("\n".join([*summary_lines(folder, manifest), *([checked.notice] if checked.bad else [])]))
-    with RowsDisplay(Console(stderr=True), "read labels") as display:
+    with CountDisplay(Console(stderr=True), "read labels", "rows") as display:
         classes = read_classes(folder, manifest, display.show)
     print("\n".join(class_lines(manifest, classes)))
     if decoder is None:
@@ -91,11 +91,11 @@ def stats(
 
     from ..data.stats import latent_stats
     from ..data.validate import open_shards
+    from ..report.bar import CountDisplay
     from ..report.data.dataset import stats_lines
-    from ..report.data.scanning import RowsDisplay
 
     manifest = open_shards(folder, hashes=False).manifest
-    with RowsDisplay(Console(stderr=True), "stats") as display:
+    with CountDisplay(Console(stderr=True), "stats", "rows") as display:
         found = latent_stats(folder, manifest, display.show)
     if as_json:
         print(json.dumps({**dataclasses.asdict(found), "suggested_scale": found.suggested_scale}))

@@ -22,19 +22,22 @@ def doctor(
 
     from ..config.compose import compose_experiment
     from ..launch.doctor import diagnose
+    from ..report.bar import CountDisplay
 
     composed = compose_experiment(experiment, overrides or [])
     console = Console(highlight=False)
     styles = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
     failed = 0
-    for check in diagnose(composed.experiment, os.environ.get("RAY_ADDRESS")):
-        failed += check.verdict == "FAIL"
-        head = Text.assemble((f"{check.verdict:<5}", styles[check.verdict]), (f"{check.name:<12}", "bold"))
-        advice = [f"→ {check.advice}"] if check.advice and check.verdict != "ok" else []
-        first, *rest = (line for text in (check.line, *advice) for line in wrap(text, console.width - 17))
-        console.print(head + Text(first))
-        for line in rest:
-            console.print(Text(" " * 17 + line))
+    with CountDisplay(console, "doctor", "checks") as display:
+        begin = lambda name, done, total: display.draw(done, total, name)  # noqa: E731
+        for check in diagnose(composed.experiment, os.environ.get("RAY_ADDRESS"), begin):
+            failed += check.verdict == "FAIL"
+            head = Text.assemble((f"{check.verdict:<5}", styles[check.verdict]), (f"{check.name:<12}", "bold"))
+            advice = [f"→ {check.advice}"] if check.advice and check.verdict != "ok" else []
+            first, *rest = (line for text in (check.line, *advice) for line in wrap(text, console.width - 17))
+            console.print(head + Text(first))
+            for line in rest:
+                console.print(Text(" " * 17 + line))
     if failed:
         console.print(f"{failed} check{'s' if failed > 1 else ''} failed")
         raise typer.Exit(1)

@@ -63,10 +63,14 @@ def evaluate(
     from ..launch.generating.actors import LocalGenerator, RayGenerators
     from ..launch.generating.request import GenerateRequest
     from ..launch.runs.folder import RunFolder
-    from ..report.generating import GeneratingDisplay
+    from ..report.bar import CountDisplay
+    from ..report.generating import EvaluatingDisplay
     from ..report.log import log_to
+    from ..report.numbers import count
     from ..report.tables import terminal_table
     from ..report.terminal import as_path
+    from ..sampling.outputs import NPZ_FILE
+    from ..storage.run_layout import RunPaths
 
     console = Console(highlight=False)
     cells = plane_points(
@@ -77,9 +81,6 @@ def evaluate(
     found = find_weights(checkpoint)
     experiment = RunFolder(found.run).experiment if found.run else None
     data = experiment.data.path if experiment is not None and experiment.data.path.is_dir() else None
-    measuring = open_measuring(extractor, reference, data)
-    if save_reference is not None:
-        write_reference(save_reference, measuring.reference)
     request = GenerateRequest(
         checkpoint=checkpoint,
         num=num,
@@ -91,7 +92,12 @@ def evaluate(
         batch_size=batch_size,
         vae=vae,
     )
-    with log_to(console), RayGenerators(workers) as pool, GeneratingDisplay(console) as display:
+    # Each place is a sample set of its own: `generate` would print lines for every one.
+    quiet = log_to(console, ["launch.generating"])
+    with quiet, RayGenerators(workers) as pool, EvaluatingDisplay(console) as display:
+        measuring = open_measuring(extractor, reference, data)
+        if save_reference is not None:
+            write_reference(save_reference, measuring.reference)
         maker = LocalGenerator() if local else pool
         results = run(request, cells, measuring, maker, keep_samples=keep_samples, show=display.show)
     columns, rows = evaluation_table(results)
@@ -106,8 +112,12 @@ def evaluate(
         f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…; reference: {origin['reference']}",
         soft_wrap=True,
     )
-    path = record_evaluation(checkpoint, results, measuring)
+    with CountDisplay(console, "record", starting="the table, in MLflow"):
+        path = record_evaluation(checkpoint, results, measuring)
     if path is not None:
         console.print(as_path(path), soft_wrap=True)
+    if keep_samples and (new := [result for result in results if result.measured_now]):
+        folder = as_path(RunPaths(new[0].path.parent.parent).samples)
+        console.print(f"{NPZ_FILE} of {count(len(new), 'place')}: {folder}", soft_wrap=True)
     if as_json:
         print(json.dumps({"provenance": origin, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}))

@@ -71,10 +71,12 @@ def sync(
 
     from ..launch.runs.find import find_run
     from ..launch.runs.sync import sync_run
+    from ..report.bar import CountDisplay
     from ..report.log import log_to
 
-    with log_to(Console(highlight=False)):
-        delivered = sync_run(find_run(name, runs))
+    console = Console(highlight=False)
+    with log_to(console), CountDisplay(console, "deliver", "records", starting="MLflow") as display:
+        delivered = sync_run(find_run(name, runs), show=display.show)
     print(f"{delivered} records delivered")
 
 
@@ -131,13 +133,17 @@ def fetch(
     runs: RunsOption = None,
 ) -> None:
     """Download a run's artifacts from MLflow, such as report, table, grids and configuration of a cluster job."""
+    from rich.console import Console
+
     from ..config.compose import home
     from ..config.schema import local_database
+    from ..report.bar import CountDisplay
     from ..report.terminal import as_path
     from ..tracking.fetch import fetch_artifacts
 
     folder = to or Path("fetched") / name
-    files = fetch_artifacts(uri or f"sqlite:///{local_database(home() / (runs or 'runs'))}", name, folder)
+    with CountDisplay(Console(stderr=True), "fetch", starting=f"artifacts of {name} from MLflow"):
+        files = fetch_artifacts(uri or f"sqlite:///{local_database(home() / (runs or 'runs'))}", name, folder)
     print(f"{len(files)} files of {name} are in {as_path(folder)}")
 
 
@@ -151,9 +157,13 @@ def register(
     runs: RunsOption = None,
 ) -> None:
     """Upload a run's newest weights into MLflow's model registry, as safetensors."""
+    from rich.console import Console
+
     from ..launch.runs.find import find_run
     from ..launch.runs.register import register_run
+    from ..report.bar import CountDisplay
 
     folder = find_run(name, runs)
-    version = register_run(folder, model=model, alias=alias)
+    with CountDisplay(Console(stderr=True), "register", starting=f"weights of {folder.name} into MLflow"):
+        version = register_run(folder, model=model, alias=alias)
     print(f"{folder.name} is version {version.number} of model {version.model}, alias {alias}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ..report.bar import CountDisplay
     from ..sampling.interactive import InteractiveSampler
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")]
@@ -36,9 +37,10 @@ def sample(
     vae: VaeOption = None,
 ) -> None:
     """Generate samples of classes and draw them as a grid."""
-    sampler = _open(checkpoint, settings, vae, grid)
-    classes = sampler.parse_labels(labels)
-    images = sampler.sample(classes, per_label, seed)
+    with _display("sample") as display:
+        sampler = _open(checkpoint, settings, vae, grid)
+        classes = sampler.parse_labels(labels)
+        images = sampler.sample(classes, per_label, seed, display.show)
     sampler.draw(images, classes, per_label, grid)
     print(f"{len(images)} samples: {sampler.describe()}\n{grid}")
 
@@ -59,12 +61,22 @@ def edit(
     vae: VaeOption = None,
 ) -> None:
     """Keep a part of images and regenerate the rest under new classes. The grid's first row has the originals."""
-    sampler = _open(checkpoint, settings, vae, grid)
-    classes = sampler.parse_labels(labels)
-    originals = sampler.originals(original, per_label, seed)
-    edited = sampler.edit(originals, keep, classes, seed)
+    with _display("generate originals") as display:
+        sampler = _open(checkpoint, settings, vae, grid)
+        classes = sampler.parse_labels(labels)
+        originals = sampler.originals(original, per_label, seed, display.show)
+    with _display("edit") as display:
+        edited = sampler.edit(originals, keep, classes, seed, display.show)
     sampler.draw_edits(originals, edited, original, classes, grid)
     print(f"{len(edited)} edits, {keep} kept: {sampler.describe()}\n{grid}")
+
+
+def _display(doing: str) -> CountDisplay:
+    from rich.console import Console
+
+    from ..report.bar import CountDisplay
+
+    return CountDisplay(Console(stderr=True), doing, "steps", starting="weights, autoencoder")
 
 
 def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: Path) -> InteractiveSampler:

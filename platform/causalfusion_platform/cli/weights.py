@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..report.bar import CountDisplay
 
 weights_app = typer.Typer(
     help="Import and export checkpoints of other code, and make averages after training.", no_args_is_help=True
@@ -27,11 +30,11 @@ def import_weights(
     """Read a checkpoint of other code, recognised by its keys, and write a folder of weights."""
     from ..checkpoint.convert import import_checkpoint
 
-    print(
-        import_checkpoint(
+    with _display("import", f"{checkpoint} → {out}"):
+        message = import_checkpoint(
             checkpoint, out, preset=preset, heads=heads, patch_size=patch_size, use_ema=ema, positions=positions
         )
-    )
+    print(message)
 
 
 @weights_app.command("export")
@@ -42,7 +45,9 @@ def export_weights(
     """Write weights in the format of the paper's authors, or a DiT in that of facebookresearch/DiT."""
     from ..checkpoint.convert import export_checkpoint
 
-    print(export_checkpoint(checkpoint, out))
+    with _display("export", f"{checkpoint} → {out}"):
+        message = export_checkpoint(checkpoint, out)
+    print(message)
 
 
 @weights_app.command("posthoc")
@@ -56,4 +61,14 @@ def posthoc_weights(
     """Make an average of the weights of any width from the averages that a run stored."""
     from ..checkpoint.posthoc import reconstruct
 
-    print(reconstruct(run, sigma, out))
+    with _display("combine", f"averages of {run}") as display:
+        message = reconstruct(run, sigma, out, display.show)
+    print(message)
+
+
+def _display(doing: str, about: str) -> CountDisplay:
+    from rich.console import Console
+
+    from ..report.bar import CountDisplay
+
+    return CountDisplay(Console(stderr=True), doing, "tensors", starting=about)

@@ -11,9 +11,9 @@ from ..sampling.progress import Generating
 from ..sampling.sample_set import SamplePlan
 from ..sampling.settings import describe_sampling
 from .bar import BarDisplay
-from .numbers import size
+from .numbers import clock, size
 from .tables import facts_grid
-from .terminal import as_path, clock
+from .terminal import as_path
 
 
 class GeneratingDisplay(BarDisplay):
@@ -25,6 +25,12 @@ class GeneratingDisplay(BarDisplay):
         """Show how far it is."""
         numbers = f"{_speed(report.samples_per_second)}  ETA {clock(report.eta_seconds)}"
         self.draw(report.done, report.total, numbers)
+
+
+class EvaluatingDisplay(GeneratingDisplay):
+    """Progress of the samples at all places of an evaluation."""
+
+    doing, starting = "evaluate", "real images, extractor"
 
 
 def generated_panel(plan: SamplePlan, digest: str, files: list[Path], made: int, seconds: float) -> Panel:

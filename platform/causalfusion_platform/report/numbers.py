@@ -30,3 +30,10 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.0f} TiB" if count >= 100 else f"{count:.3g} TiB"
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(min(seconds, 359_999)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

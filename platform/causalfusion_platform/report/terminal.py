@@ -15,6 +15,7 @@ from rich.panel import Panel
 
 from ..train.progress import Progress as Report
 from .bar import BarDisplay
+from .numbers import clock
 from .tables import facts_grid
 
 
@@ -45,20 +46,19 @@ class TrainingDisplay(BarDisplay):
     def __enter__(self) -> Self:
         if not self.console.is_terminal:
             self.console.print("starting workers, engine and data")
-        self.printed_at = 0.0
         return super().__enter__()
 
     def show(self, report: Report) -> None:
         """Show how far training is. Showing the same report again does nothing."""
         if report == self.last:
             return
-        self.last = report
+        first, self.last = self.last is None, report
         numbers = (
             f"{report.images_per_second:.0f} images/s  loss {report.loss:.4f}  ETA {clock(report.eta_seconds)}"
         )
         if report.mfu is not None:
             numbers += f"  MFU {report.mfu:.{0 if report.mfu >= 0.1 else 1}%}"
-        self.draw(report.images, report.total, numbers)
+        self.draw(report.images, report.total, numbers, at_once=first)
 
 
 def closing_panel(summary: dict[str, Any], open_dashboard: str, scores: Sequence[tuple[str, str]] = ()) -> Panel:
@@ -81,10 +81,3 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str, scores: Sequence
     rows.add_row("MLflow run", summary["mlflow_run_id"])
     rows.add_row("dashboard", escape(open_dashboard))
     return Panel(rows, title=f"run {summary['name']}", title_align="left", expand=True)
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as 1:02:03 or 2:03."""
-    minutes, seconds = divmod(int(min(seconds, 359_999)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -32,11 +32,15 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
 
 
 def generate(
-    model: Model, request: Request, indices: list[int], alive: Callable[[], None] = lambda: None
+    model: Model,
+    request: Request,
+    indices: list[int],
+    alive: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Generate the samples of `request` numbered `indices`: (len(indices), channels, height, width), on the CPU.
 
-    `alive` is called after each batch.
+    `alive` is called after each batch, `on_step` after each diffusion step of one.
     """
     parts = []
     for start in range(0, max(len(indices), 1), request.batch_size):
@@ -49,6 +53,7 @@ def generate(
                 request.diffusion,
                 seed=request.seed,
                 indices=part,
+                on_step=on_step,
             )
         parts.append(latents.cpu())
         alive()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +30,9 @@ from .labels import parse_classes
 from .settings import describe_sampling, num_ar_steps
 
 REGIONS = get_args(Region)
+
+Show = Callable[[int, int], None]
+"""Called with the number of diffusion steps done, and of all."""
 
 _BATCH = 64
 
@@ -90,23 +95,25 @@ class InteractiveSampler:
         """Return the settings of sampling as text."""
         return describe_sampling(self.model.config, self.sampling)
 
-    def sample(self, classes: Sequence[int], per_label: int, seed: int) -> Tensor:
+    def sample(self, classes: Sequence[int], per_label: int, seed: int, show: Show = lambda *_: None) -> Tensor:
         """Generate images of classes, `per_label` of each in turn: (len(classes) · per_label, 1 or 3, H, W)."""
         labels = torch.tensor(classes).repeat_interleave(per_label)
-        return self.autoencoder.decode(self._generate(labels, seed))
+        return self.autoencoder.decode(self._generate(labels, seed, show))
 
-    def originals(self, source: str, count: int, seed: int) -> Tensor:
+    def originals(self, source: str, count: int, seed: int, show: Show = lambda *_: None) -> Tensor:
         """Return latents to edit: generated ones of a class, or those of one image file, (count, channels, h, w).
 
         Raises:
             UserError: the source is neither a class of the model nor an image.
         """
         if not Path(source).is_file():
-            return self._generate(torch.tensor(self.parse_labels(source)[:1]).repeat(count), seed)
+            return self._generate(torch.tensor(self.parse_labels(source)[:1]).repeat(count), seed, show)
         latents, _ = self.autoencoder.encode(self._read_image(Path(source))[None])
         return latents.expand(count, -1, -1, -1)
 
-    def edit(self, latents: Tensor, keep: str, classes: Sequence[int], seed: int) -> Tensor:
+    def edit(
+        self, latents: Tensor, keep: str, classes: Sequence[int], seed: int, show: Show = lambda *_: None
+    ) -> Tensor:
         """Regenerate the parts not kept, under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
 
         Raises:
@@ -124,7 +131,7 @@ class InteractiveSampler:
             raise UserError(f"--keep {keep!r} is no image file and none of {', '.join(REGIONS)}")
         labels = torch.tensor(classes).repeat_interleave(len(latents))
         many = latents.repeat(len(classes), 1, 1, 1)
-        parts = []
+        parts, on_step = [], self._counted(len(many), show)
         for start in range(0, len(many), _BATCH):
             some = range(start, min(start + _BATCH, len(many)))
             part = many[some.start : some.stop].to(self.model.device)
@@ -139,6 +146,7 @@ class InteractiveSampler:
                     self.diffusion,
                     seed=seed + 1,
                     indices=some,
+                    on_step=on_step,
                 )
             except ValueError as error:
                 raise UserError(str(error)) from error
@@ -161,12 +169,18 @@ class InteractiveSampler:
         names = [name, *(f"to {self.name_of(label)}" for label in classes)]
         _save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), rows, names, len(latents), path)
 
-    def _generate(self, labels: Tensor, seed: int) -> Tensor:
-        request = Request(labels=labels, sampling=self.sampling, diffusion=self.diffusion, seed=seed, bf16=False)
+    def _generate(self, labels: Tensor, seed: int, show: Show) -> Tensor:
+        request = Request(labels, self.sampling, self.diffusion, seed, bf16=False, batch_size=_BATCH)
         try:
-            return generate(self.model, request, list(range(len(labels))))
+            on_step = self._counted(len(labels), show)
+            return generate(self.model, request, list(range(len(labels))), on_step=on_step)
         except ValueError as error:
             raise UserError(f"{error} (the model has {self.model.config.num_tokens} image tokens)") from error
+
+    def _counted(self, samples: int, show: Show) -> Callable[[], None]:
+        """Return a function that counts the diffusion steps of so many samples, and shows them."""
+        total, done = math.ceil(samples / _BATCH) * self.sampling.total_steps, itertools.count(1)
+        return lambda: show(next(done), total)
 
     def _read_image(self, path: Path) -> NDArray[np.uint8]:
         """Read an image at the size and in the channels that the model's latents come from: (H, W, C)."""

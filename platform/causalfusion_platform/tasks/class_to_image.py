@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from ..train.loop import Hook, TrainLoop
 from ..train.objective import PartLoss, StepCost
 from .activations import activation_bytes, longest_sequence, shortest_sequence
 from .task import Task, TaskContext
+
+logger = logging.getLogger(__name__)
 
 GRID_SAMPLES_PER_CLASS = 8
 SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
@@ -117,6 +120,8 @@ class ClassToImage(Task):
 
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
         """Generate the final samples from the EMA weights."""
+        if context.journal is not None:
+            context.control.note(f"generating {self.experiment.evaluation.num_samples} final samples")
         sampler, total = self._sampler(context), self.experiment.train.total_images
         sampler.load_state_dict(loop.averages.full_state())
         alive = lambda: context.control.mark("final samples", total)  # noqa: E731
@@ -133,6 +138,7 @@ class ClassToImage(Task):
         latents, labels = final["latents"], final["labels"]
         scores: dict[str, Any] = dict.fromkeys(_SCORES)
         if manifest.autoencoder.name == "identity":
+            logger.info(f"scoring {len(labels)} samples")
             scorer = build_scorer(experiment, manifest)
             scores = dataclasses.asdict(scorer.score(latents, labels))
             for ar_steps in experiment.evaluation.ar_steps:

@@ -98,8 +98,11 @@ class Delivery:
         with self._writes:
             self._may_write = False
 
-    def drain(self, timeout_seconds: float) -> int:
-        """Wait until everything is delivered, or the time is up. Return the number of records left."""
+    def drain(self, timeout_seconds: float, show: Callable[[int], None] = lambda _: None) -> int:
+        """Wait until everything is delivered, or the time is up. Return the number of records left.
+
+        `show` is called with that number meanwhile.
+        """
         end = time.monotonic() + timeout_seconds
         self._draining = True
         self._wake.set()
@@ -107,6 +110,7 @@ class Delivery:
             while (left := self.pending()) and self._thread and self._thread.is_alive():
                 if time.monotonic() >= end:
                     break
+                show(left)
                 self._thread.join(0.05)
             return left
         finally:

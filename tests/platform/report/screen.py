@@ -34,3 +34,4 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(bar, "_LOOK_SECONDS", 3600.0)  # no line comes by itself: this clock decides

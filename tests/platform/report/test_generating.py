@@ -13,7 +13,7 @@ from causalfusion_platform.report.log import PLATFORM, log_to
 from causalfusion_platform.sampling.progress import Generating
 
 
-def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: Clock) -> None:
+def test_log_file_has_a_line_soon_then_every_ten_seconds_and_the_last(clock: Clock) -> None:
     screen = Screen()
     console = screen.console
     with log_to(console), GeneratingDisplay(console) as display:
@@ -24,8 +24,9 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: Clock) -> Non
         display.show(Generating(50_000, 50_000, 1234.5))
     assert screen.text.splitlines() == [
         "256 of 50000 samples are there; 49744 to do",
-        "generate 10000/50000 samples  1000 samples/s  ETA 0:40",
-        "generate 20000/50000 samples  1000 samples/s  ETA 0:30",
+        "generate 3000/50000 samples  1000 samples/s  ETA 0:47",
+        "generate 13000/50000 samples  1000 samples/s  ETA 0:37",
+        "generate 23000/50000 samples  1000 samples/s  ETA 0:27",
         "generate 50000/50000 samples  1234 samples/s  ETA 0:00",
     ]
 

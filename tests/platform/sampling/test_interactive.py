@@ -87,6 +87,19 @@ def test_settings_that_do_not_fit_the_model(weights: Path, setting: str, part: s
     assert part in str(caught.value)
 
 
+def test_every_diffusion_step_is_counted(weights: Path) -> None:
+    sampler = InteractiveSampler.open(weights, FEW, ["num_inference_steps=[3,4]"], None)
+    shown: list[tuple[int, int]] = []
+    latents = sampler.originals("3", 65, 0, lambda *counts: shown.append(counts))  # 64 at a time
+    assert shown == [(step, 14) for step in range(1, 15)]
+    shown.clear()
+    sampler.edit(latents[:2], "top", [0, 1], 0, lambda *counts: shown.append(counts))
+    assert shown == [(step, 7) for step in range(1, 8)]
+    shown.clear()
+    sampler.sample([1], 1, 0, lambda *counts: shown.append(counts))
+    assert len(shown) == 7
+
+
 def test_a_block_that_does_not_divide_the_grid(weights: Path) -> None:
     sampler = InteractiveSampler.open(weights, FEW, ["patch_order=dilated", "order_block=3"], None)
     with pytest.raises(UserError, match="3"):

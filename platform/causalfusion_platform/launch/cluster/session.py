@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from ...config.errors import UserError
 from ...loopback import bypass_proxy
 from ...ray_private import local_options
+
+logger = logging.getLogger(__name__)
 
 _TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 
@@ -52,6 +55,7 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     address = os.environ.get("RAY_ADDRESS", "local")
     if address != "local" and not address.startswith("http"):  # http: where `submit` sends jobs, not a cluster
+        logger.info(f"connecting to Ray at {address}")
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError) as error:
@@ -66,6 +70,7 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
         return
     # The dashboard's address must be known before Ray starts: with another Ray on this machine, the cleaner of
     # placement groups would otherwise ask that one, and remove the groups of a live run.
+    logger.info("starting Ray on this machine")
     port = free_port()
     _protect_token()
     with (

@@ -19,7 +19,9 @@ from .task import check_task
 _NEED_THE_TASK = ("disk", "shards", "memory", "dry step")
 
 
-def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]:
+def diagnose(
+    experiment: Experiment, ray_address: str | None, begin: Callable[[str, int, int], None] = lambda *_: None
+) -> Iterator[Check]:
     """Make every check, one after the other. One that breaks off is a failure, and the others go on.
 
     Checks that need the task are left out if it cannot be opened.
@@ -27,6 +29,7 @@ def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]
     Args:
         experiment: what is to run.
         ray_address: RAY_ADDRESS, the cluster that it is to run on. None: this machine.
+        begin: called before each check with its name, the number of those before it, and of all.
     """
     elsewhere = ray_address not in (None, "local")
     checks: list[tuple[str, Callable[[], Check]]] = [
@@ -46,9 +49,10 @@ def diagnose(experiment: Experiment, ray_address: str | None) -> Iterator[Check]
         ("dry step", lambda: check_step(experiment)),
     ]
     failed: set[str] = set()
-    for name, check in checks:
+    for number, (name, check) in enumerate(checks):
         if "task" in failed and name in _NEED_THE_TASK:
             continue
+        begin(name, number, len(checks))
         try:
             found = check()
         except Exception as error:  # whatever a broken machine raises

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +23,8 @@ from ...sampling.generate import Request, generate, labels_in_turn
 from ..runs.folder import RunFolder
 from .figure_four import draw_step_sizes, losses_by_step
 
+logger = logging.getLogger(__name__)
+
 _LAWS = (1.0, 0.95, 0.9, 0.8)
 
 
@@ -36,10 +40,19 @@ def read_numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: list[int], num: int) -> Path:
+def analyze_run(
+    run: Path,
+    out: Path,
+    *,
+    ar_steps: list[int],
+    diffusion_steps: list[int],
+    num: int,
+    show: Callable[[int, int], None] = lambda *_: None,
+) -> Path:
     """Write plane.png, ar_step_sizes.png, loss_by_step.png and analysis.json into `out`, and return it.
 
-    The loss is measured on the training images, since the bundled digits have no others.
+    The loss is measured on the training images, since the bundled digits have no others. `show` is called with the
+    number of points measured, and of all.
 
     Raises:
         UserError: no run, no weights, latents that are not pixels, or steps that do not fit the model.
@@ -63,7 +76,7 @@ def analyze_run(run: Path, out: Path, *, ar_steps: list[int], diffusion_steps: l
     data = read_all(experiment.data.path, manifest)
     model = load_weights(find_weights(run).folder, device="cuda" if torch.cuda.is_available() else "cpu")
     numbers = {
-        "plane": _plane(experiment, model, data, out, ar_steps, diffusion_steps, num),
+        "plane": _plane(experiment, model, data, out, ar_steps, diffusion_steps, num, show),
         "ar_step_sizes": draw_step_sizes(
             tokens, {*_LAWS, experiment.objective.ar_decay}, experiment.seed, out / "ar_step_sizes.png"
         ),
@@ -81,6 +94,7 @@ def _plane(
     ar_steps: list[int],
     diffusion_steps: list[int],
     num: int,
+    show: Callable[[int, int], None],
 ) -> list[dict[str, float]]:
     scorer = SampleScorer(
         data.latents,
@@ -102,11 +116,11 @@ def _plane(
             scores = scorer.score(generate(model, request, list(range(num))), labels)
             point = {"ar_steps": size, "diffusion_steps": steps, **dataclasses.asdict(scores)}
             points.append(point)
-            print(
+            logger.info(
                 f"S = {size:<3} T = {steps:<4} class accuracy {scores.class_accuracy:.3f}  "
-                f"fd_digits_cnn {scores.fd_digits_cnn:.2f}",
-                flush=True,
+                f"fd_digits_cnn {scores.fd_digits_cnn:.2f}"
             )
+            show(len(points), len(ar_steps) * len(diffusion_steps))
     width = len(diffusion_steps)
     values = [point["fd_digits_cnn"] for point in points]
     plane_figure(
@@ -123,6 +137,7 @@ def _plane(
 def _losses(
     experiment: Experiment, model: Model, data: Batch, out: Path, ar_steps: list[int]
 ) -> dict[str, list[float]]:
+    logger.info(f"measuring the loss of each AR step on {len(data.labels):,} images, for S = {ar_steps}")
     losses = losses_by_step(model, data, experiment.diffusion, ar_steps, experiment.seed + 1)
     loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
     return {str(steps): loss for steps, loss in losses.items()}

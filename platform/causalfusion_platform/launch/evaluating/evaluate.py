@@ -18,7 +18,7 @@ from ...data.npz import read_images
 from ...sampling.labels import asked_labels
 from ...sampling.outputs import NPZ_FILE
 from ...sampling.pixels import Pixels
-from ...sampling.progress import GeneratingSink
+from ...sampling.progress import Generating, GeneratingSink
 from ...sampling.sample_set import SamplePlan
 from ...sampling.settings import inference_steps, num_ar_steps
 from ...storage.atomic import replacing, write_atomically
@@ -97,7 +97,7 @@ def evaluate(
     Args:
         request: the checkpoint, and what all places share.
         keep_samples: keep the samples. Else they are removed once they are measured.
-        show: called with progress of generating.
+        show: called with progress of generating, counted over the samples of all places.
 
     Raises:
         UserError: an argument is wrong.
@@ -106,7 +106,16 @@ def evaluate(
     requests = [dataclasses.replace(request, settings=[*request.settings, *cell.settings]) for cell in cells]
     for one in requests:
         plan_set(one)  # finds faults before hours go into the first places
-    return [_evaluate_one(one, measuring, generators, keep_samples, show) for one in requests]
+    total = request.num * len(requests)
+
+    def show_all(place: int) -> GeneratingSink:
+        before = request.num * place
+        return lambda seen: show(Generating(before + seen.done, total, seen.samples_per_second))
+
+    return [
+        _evaluate_one(one, measuring, generators, keep_samples, show_all(place))
+        for place, one in enumerate(requests)
+    ]
 
 
 def _evaluate_one(

@@ -86,10 +86,9 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
     table, plan, found = reproduction.table, reproduction.plan, _AllMeasured()
     opened: dict[tuple[str | None, Path], Measuring] = {}
     spaces: dict[str, dict[str, list[str]]] = {}
+    runs = [one for one in reproduction.runs() if one[0] in reproduction.rows and one[2].finished]
     with RayGenerators() as generators:
-        for row, seed, run in reproduction.runs():
-            if row not in reproduction.rows or not run.finished:
-                continue
+        for number, (row, seed, run) in enumerate(runs, 1):
             experiment = reproduction.experiments[trial_name(row, seed)]
             if not opened:
                 logger.info(f"measuring {plan.samples:,} samples for each value")
@@ -128,7 +127,7 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
                     if one.first is not None:
                         found.first[key] = one.first
             if any(one.measured_now for one in results):
-                logger.info(f"measured {trial_name(row, seed)}")
+                logger.info(f"measured {trial_name(row, seed)} ({number} of {len(runs)})")
     for name, rows in spaces.items():
         found.spaces[name] = "; ".join(
             space if len(rows) == 1 else f"{', '.join(files)}: {space}" for space, files in rows.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from ...config.errors import UserError
 from ...tracking.delivery import Delivery
@@ -12,8 +13,10 @@ from .folder import RunFolder
 logger = logging.getLogger(__name__)
 
 
-def sync_run(run: RunFolder, *, seconds: float = 600) -> int:
+def sync_run(run: RunFolder, *, seconds: float = 600, show: Callable[[int, int], None] = lambda *_: None) -> int:
     """Deliver the records that a run which is not under way has left, in order. Return their number.
+
+    `show` is called with the number delivered, and that of all.
 
     Raises:
         UserError: the run does not exist, is under way (and delivers itself), or MLflow does not take them.
@@ -37,7 +40,7 @@ def sync_run(run: RunFolder, *, seconds: float = 600) -> int:
             )
         delivery.start()
         try:
-            left = delivery.drain(seconds)
+            left = delivery.drain(seconds, lambda left: show(max(waiting - left, 0), waiting))
         finally:
             delivery.stop()
         if left:

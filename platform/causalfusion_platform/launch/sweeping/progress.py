@@ -48,6 +48,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         total: int,
         metric: str,
         finished: Collection[str] = (),
+        name_of: Callable[[dict[str, Any]], str | None] = lambda config: config.get("trial"),
     ) -> None:
         """Start with trials that wait, but for those that have finished in earlier launches.
 
@@ -57,19 +58,20 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
             total: images of a whole trial.
             metric: trials are ranked by it.
             finished: names of those that have finished before.
+            name_of: returns a trial's name from its configuration. None: not known before it reports.
         """
-        self.run_of, self.total, self.metric = run_of, total, metric
+        self.run_of, self.total, self.metric, self.name_of = run_of, total, metric, name_of
         self.states: dict[str, State] = dict.fromkeys(names, "waiting")
         self.states.update(dict.fromkeys(finished, "finished"))
         self.names: dict[str, str] = {}
-        """Tune's name → ours. A trial of Optuna has ours only once it reports."""
+        """Tune's name → ours."""
         self.notes: dict[str, str] = {}
         self.seen: dict[Path, _Seen] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks to restore them elsewhere. The copies show nothing.
         empty: dict[str, Any] = {name: {} for name in ("states", "names", "notes", "seen")}
-        return {**empty, "run_of": RunFolder, "total": 0, "metric": self.metric}
+        return {**empty, "run_of": RunFolder, "total": 0, "metric": self.metric, "name_of": _no_name}
 
     def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
         """A trial got its process."""
@@ -95,7 +97,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         return [self._view(name, state) for name, state in list(self.states.items())]
 
     def _set(self, trial: Any, state: State, note: str = "") -> None:
-        name = self.names.get(trial.trial_id) or trial.config.get("trial")
+        name = self.names.get(trial.trial_id) or self.name_of(trial.config)
         if name is not None:
             self.names[trial.trial_id] = name
             self.states[name] = state
@@ -114,6 +116,10 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
             metric = run.read_summary().get(self.metric)
         note = seen.origin or self.notes.get(name, "")
         return TrialView(name, state, seen.images, self.total, seen.loss, metric, note)
+
+
+def _no_name(_: dict[str, Any]) -> str | None:
+    return None
 
 
 class ProgressThread:

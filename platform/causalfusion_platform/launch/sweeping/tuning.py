@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 
+from ...config.errors import UserError
 from ...report.sweeps.live import SweepDisplay
 from ...storage.run_layout import RunPaths
 from ..cluster.resources import TRIAL_CPUS, cluster_resources, trials_that_fit
@@ -67,7 +68,17 @@ def fit(
         run_trial(trial, sweep, parent, checked)
 
     metric = next(iter(sweep.targets))
-    progress = TrialProgress([*by_name], job.run, experiment.train.total_images, metric, finished)
+
+    def name_of(config: dict[str, Any]) -> str | None:
+        if not optuna:
+            return config.get("trial")
+        try:
+            return optuna_trial(composed, sweep, config).name
+        except UserError:  # the trial itself will say so
+            return None
+
+    total = experiment.train.total_images
+    progress = TrialProgress([*by_name], job.run, total, metric, finished, name_of)
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is

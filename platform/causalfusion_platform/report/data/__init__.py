@@ -1,1 +1,1 @@
-"""Reports on data: `scanning` a source of images, `encoding` it, and the `dataset` of shards that comes of it."""
+"""Reports on data: `encoding` images, and the `dataset` of shards that comes of it."""

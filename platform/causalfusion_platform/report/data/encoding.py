@@ -12,8 +12,8 @@ from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
 from ...data.manifest import Manifest
 from ..bar import BarDisplay
+from ..numbers import clock
 from ..tables import facts_grid
-from ..terminal import clock
 
 _NAMED = 3
 

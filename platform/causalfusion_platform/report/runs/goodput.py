@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...tracking.accounting import Account
-from ..terminal import clock
+from ..numbers import clock
 
 _BAR = 30
 _MEANING = {

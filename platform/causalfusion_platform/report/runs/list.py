@@ -12,9 +12,9 @@ from rich.table import Table
 from ...tracking.accounting import Account
 from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
 from ...tracking.rates import Rates
-from ..numbers import size
+from ..numbers import clock, size
 from ..tables import facts_grid
-from ..terminal import as_path, clock
+from ..terminal import as_path
 from .goodput import goodput_table
 from .show import RunView
 

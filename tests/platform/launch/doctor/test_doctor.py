@@ -367,7 +367,11 @@ def test_checks_are_of_the_experiments_own_task(own_folder: Path) -> None:
 def test_a_task_that_is_not_there_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("check_python", "check_versions", "check_compiler", "check_mlflow", "check_ports"):
         monkeypatch.setattr(doctor, name, lambda *_: Check("other", "ok", ""))
-    found = {check.name: check for check in doctor.diagnose(smoke("task=class_to_imgae"), None)}
+    begun: list[str] = []
+    begin = lambda name, done, total: begun.append(name)  # noqa: E731
+    found = {check.name: check for check in doctor.diagnose(smoke("task=class_to_imgae"), None, begin)}
+    assert begun[:2] == ["python", "packages"]
+    assert not {"disk", "shards", "memory", "dry step"} & {*begun}
     assert found["task"].verdict == "FAIL"
     assert "allowed: class_to_image" in found["task"].advice
     assert "storage" in found

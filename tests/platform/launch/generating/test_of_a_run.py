@@ -94,6 +94,19 @@ def test_measuring_leaves_a_set_that_was_there(of_a_run: Path, there: bool) -> N
     assert (again.metrics, again.measured_now) == ({"count": 4.0}, False)
 
 
+def test_progress_is_counted_over_all_places(of_a_run: Path) -> None:
+    """A place that was measured before counts as done."""
+    request = GenerateRequest(checkpoint=of_a_run, num=4, batch_size=2)
+    seen: list[tuple[int, int]] = []
+    places = [PlanePoint(diffusion_steps=steps) for steps in (2, 3, 4)]
+    measuring: Any = Counting()
+    evaluate(request, places[:1], measuring, LocalGenerator())
+    evaluate(request, places, measuring, LocalGenerator(), show=lambda one: seen.append((one.done, one.total)))
+    assert (seen[-1], {total for _, total in seen}) == ((12, 12), {12})
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[0][0] > 4
+
+
 def test_classes_have_names(of_a_run: Path) -> None:
     """Those beside the weights."""
     names = [*"abcdefghi", "a cat, a dog"]

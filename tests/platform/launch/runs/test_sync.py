@@ -47,7 +47,10 @@ def test_what_was_left_is_delivered_and_the_run_is_remembered(make_experiment: M
     count = len(waiting(run_dir))
     assert count == 6  # the run, its parameters and tags, two points, the end
     before = RunFolder(run_dir).state
-    assert sync_run(RunFolder(run_dir), seconds=60) == count
+    shown: list[tuple[int, int]] = []
+    assert sync_run(RunFolder(run_dir), seconds=60, show=lambda *counts: shown.append(counts)) == count
+    assert shown[0] == (0, count)
+    assert [done for done, _ in shown] == sorted(done for done, _ in shown)
     assert waiting(run_dir) == []
     state = RunFolder(run_dir).state
     assert state is not None
@@ -116,7 +119,7 @@ def test_an_interrupted_delivery_remembers_the_run(
     run_dir = left_behind(make_experiment(), uri)
     drain = Delivery.drain
 
-    def interrupted(delivery: Delivery, timeout_seconds: float) -> int:
+    def interrupted(delivery: Delivery, timeout_seconds: float, show: object) -> int:
         assert drain(delivery, timeout_seconds) == 0
         raise KeyboardInterrupt
 

@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,7 +171,16 @@ def test_what_has_finished_before_counts_as_done(tmp_path: Path) -> None:
     assert [(view.name, view.state) for view in progress.views()] == [("a", "finished"), ("b", "waiting")]
     printed = io.StringIO()
     LiveTable(Console(file=printed), "class_accuracy").show(progress.views())
-    assert printed.getvalue() == "1/2 done  a  finished\n"
+    assert printed.getvalue() == "1/2 done, 1 left  a  finished\n"
+
+
+def test_a_trial_that_optuna_chose_has_its_name_from_the_start(tmp_path: Path) -> None:
+    """Its configuration is a point, and it reports at its end only."""
+    name_of = lambda config: f"lr-{config['lr']}"  # noqa: E731
+    progress = TrialProgress([], lambda name: RunFolder(tmp_path / name), 64, "class_accuracy", name_of=name_of)
+    progress.on_trial_start(trial=SimpleNamespace(trial_id="t1", config={"lr": 0.5}))
+    assert [(view.name, view.state) for view in progress.views()] == [("lr-0.5", "running")]
+    assert pickle.loads(pickle.dumps(progress)).name_of({}) is None
 
 
 def test_a_finished_trial_shows_what_it_is_ranked_by(tmp_path: Path) -> None:

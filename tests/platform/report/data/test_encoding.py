@@ -15,7 +15,7 @@ from causalfusion_platform.report.data.encoding import EncodingDisplay, encoding
 from causalfusion_platform.report.log import PLATFORM, log_to
 
 
-def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: Clock) -> None:
+def test_log_file_has_a_line_soon_then_every_ten_seconds_and_the_last(clock: Clock) -> None:
     screen = Screen()
     with log_to(screen.console), EncodingDisplay(screen.console) as display:
         logging.getLogger(PLATFORM).info("7 of 8 shards are finished and whole; 1 to do")
@@ -27,9 +27,10 @@ def test_log_file_has_a_line_every_ten_seconds_and_the_last(clock: Clock) -> Non
         display.show(EncodingProgress(2000, 2000, 50.0, {"cmyk": 2}))
     assert screen.lines == [
         "7 of 8 shards are finished and whole; 1 to do",
-        "encode 500/2000 images  50.0 images/s  ETA 0:30",
-        "encode 1000/2000 images  50.0 images/s  ETA 0:20",
-        "encode 1500/2000 images  50.0 images/s  ETA 0:10",
+        "encode 150/2000 images  50.0 images/s  ETA 0:37",
+        "encode 650/2000 images  50.0 images/s  ETA 0:27",
+        "encode 1150/2000 images  50.0 images/s  ETA 0:17",
+        "encode 1650/2000 images  50.0 images/s  ETA 0:07",
         "encode 2000/2000 images  50.0 images/s  ETA 0:00  2 cmyk",
     ]
 
@@ -51,7 +52,7 @@ def test_terminal_shows_one_line_that_moves() -> None:
         logging.getLogger(PLATFORM).info("[red] is not markup")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", screen.file.getvalue().replace("\r", "\n"))
     lines = [line.rstrip() for line in shown.splitlines()]
-    assert any(line.startswith("start") and line.endswith("source, autoencoder, Ray") for line in lines)
+    assert any(line.startswith("encode") and line.endswith("source, autoencoder, Ray  0:00") for line in lines)
     assert any(line.startswith("encode ") and "25% 50.0 images/s  ETA 0:30  1 cmyk" in line for line in lines)
     assert "[red] is not markup" in lines
     assert not any("500/2000" in line for line in lines)

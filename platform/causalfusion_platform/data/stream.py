@@ -21,7 +21,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from ..ray_private import keep_order, stream_blocks
+from ..ray_private import set_up_ray_data, stream_blocks
 from .order import Window
 from .read import Collate, Columns, Dataset, read_window, to_batch, to_columns
 
@@ -104,7 +104,7 @@ class BatchCoordinator:
     """Ray actor that cuts the stream into global batches and assigns each worker its rows."""
 
     def __init__(self, spec: StreamSpec, num_workers: int) -> None:
-        keep_order()
+        set_up_ray_data()
         self.spec, self.num_workers = spec, num_workers
         self.rows_left = spec.stop - spec.start
         self.current: BlockSlice | None = None

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
-from ...ray_private import keep_order
+from ...ray_private import set_up_ray_data
 from ..sources import Listing, Reader
 from .plan import EncodingPlan
 from .progress import EncodingCounter, EncodingProgress
@@ -61,7 +61,7 @@ def _conduct(
     counter: Any,
 ) -> None:
     settings = plan.settings
-    keep_order(whole_blocks=True)  # a block is a chunk of the plan
+    set_up_ray_data(whole_blocks=True)  # a block is a chunk of the plan
     chunks = plan.chunks(shards)
     encoder = {
         "vae": vae,

@@ -106,14 +106,27 @@ def single_attempt() -> Any:
     return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
-def without_preemption_watcher() -> None:
-    """Keep Ray Train from starting an actor for each attempt that asks which nodes are being taken back.
+def small_trainer() -> Any:
+    """Return Ray Train's `TorchTrainer` that starts neither of two actors for each attempt.
 
-    The driver asks `draining_nodes` itself, and the actor's process takes two seconds of CPU to start.
+    One asks which nodes are being taken back, and the driver asks `draining_nodes` itself. The other distributes
+    data sets that are given to the trainer, and workers here read theirs from `data.stream`. The process of each
+    takes two seconds of CPU to start.
 
-    Not documented: the environment variable. `RunConfig` and `FailureConfig` have no such option.
+    Private: `_create_default_callbacks`. Not documented: the environment variable. `RunConfig`, `FailureConfig` and
+    `TorchTrainer` have no such options.
     """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+    class SmallTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+
+    return SmallTrainer
 
 
 def set_up_ray_data(*, whole_blocks: bool = False) -> None:

@@ -65,6 +65,8 @@ class Recovery:
     """From the last sign of progress until training went on."""
     steps: float
     """Optimizer steps that were trained again."""
+    causes: tuple[str, ...]
+    """Of the incidents until training went on."""
 
 
 def recoveries(run_dir: Path) -> list[Recovery]:
@@ -77,7 +79,8 @@ def recoveries(run_dir: Path) -> list[Recovery]:
         before = [event for event in journal[first:again] if isinstance(event, StepReport | Incident)]
         moment = max([training.time, *(event.time for event in before if isinstance(event, StepReport))])
         reached = max([training.images, *(event.images for event in before)])
-        found.append(Recovery(after.time - moment, max(reached - after.images, 0) / BATCH))
+        causes = tuple(event.cause for event in before if isinstance(event, Incident))
+        found.append(Recovery(after.time - moment, max(reached - after.images, 0) / BATCH, causes))
     return found
 
 

@@ -74,12 +74,11 @@ def test_an_abrupt_loss_of_a_node_and_one_with_notice(
     printed = nodes.train(name, 4, (lost, "abrupt"), (drained, "drained"))
     run_dir = place / "runs" / name
     assert_same(run_dir, two_workers)
-    *causes, last = [event["cause"] for event in printed["events"] if event["kind"] == "incident"]
-    assert causes
-    assert set(causes) <= {"node", "worker"}
-    assert last == "preempted"
     assert any("being taken back" in line for line in printed["said"])
-    after_loss, *_, after_drain = recoveries(run_dir)
+    # On a busy machine Ray may count further nodes as lost, also after the notice.
+    after_loss, *after_more = recoveries(run_dir)
+    assert set(after_loss.causes) <= {"node", "worker"}
+    [after_drain] = [recovery for recovery in after_more if "preempted" in recovery.causes]
     assert after_drain.steps == 0
     record(
         "a node that trains is lost (its processes killed)",

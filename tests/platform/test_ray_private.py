@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import ray
 import ray.tune
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.util.annotations import AnnotationType
@@ -195,10 +197,16 @@ def test_a_single_attempt() -> None:
     assert (config.max_failures, config.controller_failure_limit, config.max_preemption_failures) == (0, 0, 0)
 
 
-def test_ray_train_reads_the_switch_of_its_preemption_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_starts_two_actors_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENABLE_PREEMPTION_WATCHER_ENV_VAR, raising=False)
-    ray_private.without_preemption_watcher()
+    trainer = ray_private.small_trainer()
     assert get_env_vars_to_propagate()[ENABLE_PREEMPTION_WATCHER_ENV_VAR] == "0"
+    usual, ours = (
+        [type(callback) for callback in made(lambda: None)._create_default_callbacks()]
+        for made in (TorchTrainer, trainer)
+    )
+    assert [kind for kind in usual if kind not in ours] == [DatasetsCallback]
+    assert [kind for kind in usual if kind is not DatasetsCallback] == ours
 
 
 def test_schedulers_have_the_methods_that_ours_override() -> None:

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...assemble import Job
-from ...ray_private import draining_nodes, single_attempt, without_preemption_watcher
+from ...ray_private import draining_nodes, single_attempt, small_trainer
 from ...train.control import STARTING
 from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
@@ -151,14 +151,13 @@ def _end_process(pid: int, stacks: str, rank: int) -> None:
 
 def _trainer(job: Job, actor: Any) -> Any:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    without_preemption_watcher()
     train = job.experiment.train
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
-    return TorchTrainer(
+    return small_trainer()(
         enter_worker,
         train_loop_config={"job": job.model_dump_json(), "actor": actor},
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),

@@ -121,7 +121,7 @@ def small_trainer() -> Any:
 
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
-    class SmallTrainer(TorchTrainer):
+    class SmallTrainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]

@@ -159,7 +159,7 @@ def where():
 
 print("driver", causalfusion.MARK, causalfusion_platform.MARK, sys.argv[1:])
 print("worker", *ray.get(where.remote()))
-sys.exit(7)
+sys.exit(75)
 """
 
 
@@ -176,8 +176,8 @@ def test_a_checkout_runs_as_it_is_sent(cluster: Cluster, tmp_path: Path) -> None
     done = cluster.submit("--working-dir", str(checkout), "--", "a b", "--c", "$HOME", cwd=tmp_path)
     assert "driver sent models sent platform ['a b', '--c', '$HOME']" in done.stdout, done.stdout + done.stderr
     assert f"worker sent models sent platform {tmp_path}" in done.stdout
-    assert done.returncode == 7
-    assert "failed with exit status 7" in done.stderr
+    assert done.returncode == 75
+    assert "failed with exit status 75" in done.stderr
     assert "ray job stop" in done.stderr
 
 

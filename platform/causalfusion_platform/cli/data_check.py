@@ -19,12 +19,13 @@ def verify(
         bool, typer.Option("--quarantine", help="Move bad shards into FOLDER/quarantine, and go on without them.")
     ] = False,
 ) -> None:
-    """Check every byte, number, row id and key of every shard. Status 1: there are bad shards, all of them named.
+    """Check every byte, number, row id and key of every shard. Status 2: there are bad shards, all of them named.
 
     With --quarantine the status is 0 if the folder is valid without them.
     """
     from rich.console import Console
 
+    from ..config.errors import WRONG
     from ..data.quarantine import quarantine_shards, restore_advice
     from ..data.scan import scan_shards
     from ..report.bar import CountDisplay
@@ -41,7 +42,7 @@ def verify(
             f"  restore the files, or set them aside: causalfusion data verify {folder} --quarantine\n"
             f"  {restore_advice(folder, checked.manifest)}"
         )
-        raise typer.Exit(1)
+        raise typer.Exit(WRONG)
     rest = quarantine_shards(folder, checked.manifest, checked.bad)
     print("\n".join(set_aside_lines(checked, rest, restore_advice(folder, rest))))
 

@@ -13,7 +13,7 @@ def doctor(
     experiment: Annotated[str, typer.Argument(help="Experiment that is to run.")] = "quickstart",
     overrides: Overrides = None,
 ) -> None:
-    """Check machine, storage, shards, MLflow, Ray, memory and a training step. Status 1: a check failed."""
+    """Check machine, storage, shards, MLflow, Ray, memory and a training step. Status 2: a check failed."""
     import os
     from textwrap import wrap
 
@@ -21,6 +21,7 @@ def doctor(
     from rich.text import Text
 
     from ..config.compose import compose_experiment
+    from ..config.errors import WRONG
     from ..launch.doctor import diagnose
     from ..report.bar import CountDisplay
 
@@ -40,4 +41,4 @@ def doctor(
                 console.print(Text(" " * 17 + line))
     if failed:
         console.print(f"{failed} check{'s' if failed > 1 else ''} failed")
-        raise typer.Exit(1)
+        raise typer.Exit(WRONG)

@@ -1,4 +1,4 @@
-"""The `causalfusion` command, which registers the verbs of this package."""
+"""The `causalfusion` command, which registers the verbs of this package. `ending` says how each of them ends."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
-from ..config.errors import UserError
-from ..launch.runs.exit_status import NotFinished
 from ..loopback import bypass_proxy
 from .analyze import analyze
 from .config import config_app
 from .data import data_app
 from .doctor import doctor
+from .ending import Commands, run_to_end
 from .evaluate import evaluate
 from .first_line import first_line
 from .generate import generate
@@ -32,6 +30,7 @@ from .weights import weights_app
 
 app = typer.Typer(
     name="causalfusion",
+    cls=Commands,
     help="CausalFusion experiments on Ray, DeepSpeed and MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -57,10 +56,11 @@ app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:
-    """Run the command line. A `UserError` becomes one message on stderr and status 2.
+    """Run the command line, and end this process with a documented exit status."""
+    run_to_end(_run)
 
-    A run that was stopped with a checkpoint ends with status 75, and one that reached its limit of failures with 3.
-    """
+
+def _run() -> None:
     # A trial is a dozen processes of fractions of a CPU, and Ray prints warnings about them into the table. Ray
     # reads this variable when it is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
@@ -69,10 +69,5 @@ def main() -> None:
     # Ray's workers search the driver's current directory.
     if not {"", here := str(Path.cwd())} & {*sys.path}:
         sys.path.append(here)
-    try:
-        with first_line(sys.argv[1:]):
-            app()
-    except (UserError, NotFinished) as error:
-        heading = "error: " if isinstance(error, UserError) else ""
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{heading}{error}")
-        sys.exit(error.status if isinstance(error, NotFinished) else 2)
+    with first_line(sys.argv[1:]):
+        app()

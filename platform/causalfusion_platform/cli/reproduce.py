@@ -41,7 +41,7 @@ def reproduce(
     """
     from rich.console import Console
 
-    from ..config.errors import UserError
+    from ..config.errors import GAVE_UP, UserError
     from ..config.paper_table import SCALES
     from ..launch.reproduction.reproduce import REPORT_FOLDER
     from ..launch.reproduction.reproduce import reproduce as run
@@ -94,4 +94,4 @@ def reproduce(
     if as_json:
         print(json.dumps(report_json(report), ensure_ascii=False))
     if not report.complete and not (rows or seeds):
-        raise typer.Exit(1)
+        raise typer.Exit(GAVE_UP)

@@ -21,7 +21,7 @@ def sweep(
     from rich.console import Console
 
     from ..config.compose import compose_experiment
-    from ..launch.runs.exit_status import STOPPED
+    from ..config.errors import GAVE_UP, STOPPED
     from ..launch.sweeping.cost import sweep_cost
     from ..launch.sweeping.job import job_of
     from ..launch.sweeping.results import SPEEDS
@@ -52,4 +52,4 @@ def sweep(
         print(json.dumps({"mlflow_run_id": result.mlflow_run_id, "failed": result.failed, "trials": trials}))
     if result.failed:
         console.print(f"{result.failed} trial(s) have no result; the same command runs them again")
-        raise typer.Exit(STOPPED if result.stopped else 1)
+        raise typer.Exit(STOPPED if result.stopped else GAVE_UP)

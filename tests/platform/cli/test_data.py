@@ -46,7 +46,7 @@ def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
     (digits / SHARDS[3]).unlink()
     before = {path: path.read_bytes() for path in digits.iterdir()}
     result = run("data", "verify", "digits")
-    assert (result.status, result.err) == (1, "")
+    assert (result.status, result.err) == (2, "")
     lines = result.out.splitlines()
     assert lines[:3] == [
         "digits: 2 of 4 shards are bad, 897 of 1797 rows",
@@ -56,7 +56,7 @@ def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
     assert "causalfusion data verify digits --quarantine" in result.out
     assert {path: path.read_bytes() for path in digits.iterdir()} == before
     quick = run("data", "verify", "digits", "--quick")
-    assert quick.status == 1
+    assert quick.status == 2
     assert quick.out.startswith(f"digits: 1 of 4 shards are bad, 447 of 1797 rows\n  {SHARDS[3]}: ")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...config.errors import UserError
+from ...config.errors import GAVE_UP, JOB_INTERRUPTED, JOB_STOPPED, STATUSES, UserError
 from ...ray_private import JOB_CLIENT_LOGGERS
 from .head import Head, find_head, resolve_address
 from .session import dashboard_address
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 CLUSTER_HOME = "/mnt/causalfusion"
 """Path at which a cluster's nodes are expected to mount the folder that outlives jobs."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C here (128 + SIGINT). The job itself goes on."""
-STOPPED = 143
-"""Exit status when someone stopped the job (128 + SIGTERM, the signal that `ray job stop` sends)."""
 
 # Without a trailing slash a pattern matches the folder itself, so that Ray does not walk into it.
 EXCLUDES = (
@@ -78,8 +73,9 @@ def submit_job(
         environ: environment to read addresses and the token from.
 
     Returns:
-        0 if the job succeeded, its driver's exit code if it failed (1 if Ray knows none), STOPPED if it was
-        stopped, INTERRUPTED if following was interrupted here. Without `wait`: 0 once submitted.
+        0 if the job succeeded, its driver's exit code if it failed (GAVE_UP if that is not one of `STATUSES`),
+        JOB_STOPPED if it was stopped, JOB_INTERRUPTED if following was interrupted here. Without `wait`: 0 once
+        submitted.
 
     Raises:
         UserError: nothing to run, no Ray head at the address, no accepted token, or a refused job.
@@ -104,7 +100,7 @@ def submit_job(
         return _follow(client, job, hints)
     except KeyboardInterrupt:
         _say(f"\nno longer following; job {job} goes on\n{hints}")
-        return INTERRUPTED
+        return JOB_INTERRUPTED
 
 
 def entrypoint(arguments: Sequence[str]) -> str:
@@ -202,10 +198,10 @@ def exit_status(status: str, driver_exit_code: int | None) -> int:
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
-        return STOPPED
-    if not driver_exit_code:
-        return 1
-    return driver_exit_code if driver_exit_code > 0 else 128 - driver_exit_code  # -N: ended by signal N
+        return JOB_STOPPED
+    code = driver_exit_code or GAVE_UP
+    code = code if code > 0 else 128 - code  # -N: ended by signal N
+    return code if code in STATUSES else GAVE_UP
 
 
 def _connect(head: Head) -> JobSubmissionClient:
@@ -251,7 +247,8 @@ def _follow(client: JobSubmissionClient, job: str, hints: str) -> int:
     code = exit_status(str(details.status.value), details.driver_exit_code)
     if code and details.driver_exit_code is None and details.message:
         _say(details.message)  # it never started, so that no log holds the reason
-    _say(f"job {job} {details.status.value.lower()}" + (f" with exit status {code}" if code else ""))
+    ended = details.driver_exit_code or code
+    _say(f"job {job} {details.status.value.lower()}" + (f" with exit status {ended}" if code else ""))
     return code
 
 

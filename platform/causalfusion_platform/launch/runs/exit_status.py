@@ -1,14 +1,8 @@
-"""Exit statuses and errors of a run that ends without having finished, for users and for schedulers."""
+"""Errors of a run that ends without having finished, for users and for schedulers."""
 
 from __future__ import annotations
 
-GAVE_UP = 3
-"""Exit status: faults did not stop, or training diverged. The message is the diagnosis."""
-STOPPED = 75
-"""Exit status (EX_TEMPFAIL): stopped by a signal or a preemption, with a checkpoint.
-
-The same command continues the run.
-"""
+from ...config.errors import GAVE_UP, STOPPED
 
 
 class NotFinished(Exception):

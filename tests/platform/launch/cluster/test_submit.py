@@ -17,7 +17,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from tests.conftest import ROOT
 
 from causalfusion_platform.config.compose import HOME_VARIABLE
-from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.errors import GAVE_UP, JOB_INTERRUPTED, JOB_STOPPED, UserError
 from causalfusion_platform.launch.cluster import head as head_module
 from causalfusion_platform.launch.cluster import submit as submit_module
 from causalfusion_platform.launch.cluster.head import DEFAULT_ADDRESS, Head, find_head, resolve_address
@@ -25,7 +25,6 @@ from causalfusion_platform.launch.cluster.session import free_port
 from causalfusion_platform.launch.cluster.submit import (
     CLUSTER_HOME,
     EXCLUDES,
-    STOPPED,
     check_working_dir,
     entrypoint,
     exit_status,
@@ -161,10 +160,11 @@ def test_ray_commands_work_as_printed() -> None:
     ("status", "code", "expected"),
     [
         ("SUCCEEDED", 0, 0),
-        ("FAILED", 3, 3),
-        ("FAILED", -9, 137),
-        ("FAILED", None, 1),
-        ("STOPPED", None, STOPPED),
+        *(("FAILED", code, code) for code in (2, 3, 75)),
+        *(("FAILED", code, GAVE_UP) for code in (None, 1, 7, 15, 255, -9)),
+        ("FAILED", -2, JOB_INTERRUPTED),
+        ("FAILED", -15, JOB_STOPPED),
+        ("STOPPED", None, JOB_STOPPED),
     ],
 )
 def test_the_exit_status_is_that_of_the_job(status: str, code: int | None, expected: int) -> None:
@@ -285,7 +285,7 @@ class FlakyClient:
             submission_id=job,
             entrypoint="",
             status=JobStatus.FAILED if ended else JobStatus.RUNNING,
-            driver_exit_code=5 if ended else None,
+            driver_exit_code=2 if ended else None,
         )
 
 
@@ -294,7 +294,7 @@ def test_a_broken_log_is_taken_up_where_it_broke(
 ) -> None:
     monkeypatch.setattr(submit_module, "_POLL_S", 0.01)
     client = FlakyClient()
-    assert submit_module._follow(client, "job-1", "hints") == 5
+    assert submit_module._follow(client, "job-1", "hints") == 2
     assert capsys.readouterr().out == FlakyClient.log
     assert client.streams == 3
 

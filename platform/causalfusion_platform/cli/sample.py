@@ -92,13 +92,15 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
 
     check_picture(grid)
     found = find_weights(checkpoint)
-    experiment = RunFolder(found.run).experiment if found.run else None
+    run = RunFolder(found.run) if found.run else None
+    experiment = run.experiment if run else None
     sampler = InteractiveSampler.open(
         found.folder,
         experiment.sampling if experiment else SamplingConfig(),
         settings or [],
         vae,
         experiment.diffusion if experiment else None,
+        run.autoencoder if run else None,
     )
     data = experiment.data.path if experiment else None
     names = class_names(found.folder, sampler.model.config.num_classes, data)

@@ -25,6 +25,8 @@ class Collected:
     """The pool features (N, F), float32, on the CPU. None: they were not kept."""
     probabilities: Tensor | None
     """(N, C), float32, on the CPU. None: the extractor has none, or they were not kept."""
+    image_size: int
+    """Side of the images, in pixels."""
 
 
 def collect(extractor: Extractor, batches: Iterable[Tensor], *, keep: bool = True) -> Collected:
@@ -40,8 +42,9 @@ def collect(extractor: Extractor, batches: Iterable[Tensor], *, keep: bool = Tru
     spatial: FeatureMoments | None = None
     vectors: list[Tensor] = []
     probabilities: list[Tensor] = []
+    size = 0
     for images in batches:
-        features = extractor.features(images)
+        features, size = extractor.features(images), images.shape[-1]
         if pool is None:
             pool = FeatureMoments(features.pool.shape[1], extractor.device)
             if features.spatial is not None:
@@ -60,6 +63,7 @@ def collect(extractor: Extractor, batches: Iterable[Tensor], *, keep: bool = Tru
         spatial,
         features=torch.cat(vectors) if vectors else None,
         probabilities=torch.cat(probabilities) if probabilities else None,
+        image_size=size,
     )
 
 

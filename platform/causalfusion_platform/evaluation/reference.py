@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..data.manifest import sha256_of
-from ..data.npz import IMAGES, holds_array, read_arrays
+from ..data.npz import IMAGES, Arrays, holds_array, read_arrays, read_images
 from ..storage.atomic import replacing
 from .collect import BATCH_SIZE, Collected, collect
 from .extractors.extractor import Extractor
@@ -22,7 +22,7 @@ from .extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from .metrics.statistics import Statistics
 from .npz import image_batches, statistics_in
 
-_FEATURES, _SPACE, _DIGEST, _SOURCE = "features", "space", "digest", "source"
+_FEATURES, _SPACE, _DIGEST, _SOURCE, _SIZE = "features", "space", "digest", "source", "image_size"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,43 @@ class Reference:
     """Statistics of the spatial features. None: not known, and sFID is left out."""
     features: Tensor | None = None
     """Pool features (N, F) float32. None: not known, and precision and recall are left out."""
+    image_size: int | None = None
+    """Side of the images, in pixels. None: not known."""
+
+
+def check_size(reference_size: int | None, size: int, named: str) -> None:
+    """Check that images of `size`×`size` pixels may be compared with a reference.
+
+    Args:
+        reference_size: side of the reference's images. None: not known, and not compared.
+        size: side of the samples.
+        named: name of the reference, for the message.
+
+    Raises:
+        UserError: the reference is of images of another size.
+    """
+    if reference_size not in (None, size):
+        raise UserError(
+            f"the reference ({named}) is of images of {reference_size}×{reference_size} pixels, the samples have "
+            f"{size}×{size}\n  name one of images of that size: --reference FILE"
+        )
+
+
+def size_in(path: Path) -> int | None:
+    """Return the side of the images behind a reference file, without reading them. None: the file does not say.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    arrays = read_arrays(path)
+    if holds_array(path, IMAGES):
+        return read_images(path).shape[1]
+    return _size_in(arrays)
+
+
+def _size_in(arrays: Arrays) -> int | None:
+    size = arrays.get(_SIZE)
+    return int(size) if size is not None and size.ndim == 0 and size.dtype.kind in "iu" else None
 
 
 def reference_from_images(
@@ -87,7 +124,8 @@ def read_reference(path: Path, extractor: Extractor, *, batch_size: int = BATCH_
     if _FEATURES in arrays:
         features = _features_in(arrays[_FEATURES], pool, path)
     source = str(arrays.get(_SOURCE, f"statistics in {_named(path)}"))
-    return Reference(*space, source=source, pool=pool, spatial=spatial, features=features)
+    size = _size_in(arrays) if images is None else images.image_size
+    return Reference(*space, source=source, pool=pool, spatial=spatial, features=features, image_size=size)
 
 
 def _named(path: Path) -> str:
@@ -106,6 +144,8 @@ def write_reference(path: Path, reference: Reference) -> None:
         if statistics is not None:
             arrays[f"mu{suffix}"] = statistics.mean.numpy()
             arrays[f"sigma{suffix}"] = statistics.covariance.numpy()
+    if reference.image_size is not None:
+        arrays[_SIZE] = np.array(reference.image_size)
     if reference.features is not None:
         arrays[_FEATURES] = reference.features.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +171,7 @@ def _reference(collected: Collected, extractor: Extractor, source: str) -> Refer
         pool=collected.pool.statistics(),
         spatial=None if collected.spatial is None else collected.spatial.statistics(),
         features=collected.features,
+        image_size=collected.image_size,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def cell(value: Any) -> str:
@@ -42,10 +45,10 @@ def _padded(text: str, width: int) -> str:
 
 
 def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Return a table for the terminal. Keys lose all but their last part to fit 80 columns."""
+    """Return a table for the terminal. Dotted keys lose all but their last part to fit 80 columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in columns:
-        table.add_column(column.rsplit(".", 1)[-1], overflow="fold")
+        table.add_column(column.rsplit(".", 1)[-1] if _KEY.fullmatch(column) else column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell(value)) for value in row))
     return table

@@ -24,6 +24,7 @@ from causalfusion.weights import load_diffusion
 
 from ..config.errors import UserError
 from ..data.autoencoder import Encoder, open_autoencoder
+from ..data.manifest import AutoencoderId
 from .generate import Request, generate
 from .grid import sample_grid
 from .labels import parse_classes
@@ -56,6 +57,7 @@ class InteractiveSampler:
         settings: Sequence[str],
         vae: Path | None,
         diffusion: DiffusionConfig | None = None,
+        made: AutoencoderId | None = None,
     ) -> InteractiveSampler:
         """Load the model in a folder of weights.
 
@@ -64,9 +66,10 @@ class InteractiveSampler:
             settings: `key=value` of `SamplingConfig`.
             vae: the autoencoder, as `open_autoencoder` takes it.
             diffusion: the noise process of training. Default: that beside the weights.
+            made: the autoencoder of the latents of training. None: not known.
 
         Raises:
-            UserError: a setting is wrong, does not fit the model, or an autoencoder is missing.
+            UserError: a setting is wrong, does not fit the model, or the autoencoder is missing or another one.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -77,7 +80,8 @@ class InteractiveSampler:
         sampling = parse_settings(settings, defaults)
         if model.config.architecture == "dit" and num_ar_steps(sampling) > 1:
             raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {num_ar_steps(sampling)}")
-        return cls(model, sampling, diffusion, open_autoencoder(vae, model.config.in_channels, device))
+        autoencoder = open_autoencoder(vae, model.config.in_channels, device, made=made)
+        return cls(model, sampling, diffusion, autoencoder)
 
     def parse_labels(self, text: str) -> list[int]:
         """Read classes such as 3, 0,2,7, 0-9 or cat,dog.

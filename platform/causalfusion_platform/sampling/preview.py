@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config.errors import UserError
-from ..data.autoencoder import Encoder, Identity, open_encoder
+from ..data.autoencoder import Encoder, Identity, check_autoencoder, open_encoder
 from ..data.classes import Classes, pick_rows, read_rows
 from ..data.manifest import Manifest
 from .grid import sample_grid
@@ -30,17 +30,7 @@ def open_decoder(manifest: Manifest, vae: str | None, device: str) -> Encoder | 
     if vae is None:
         return Identity(manifest.shape[0]) if made.name == "identity" else None
     given = open_encoder(vae, device)
-    # Without a hash in the manifest (pixels have none) the other fields must suffice.
-    same_weights = made.weights_sha256 in (None, given.weights_sha256)
-    if not same_weights or (made.name, made.scale) != (given.name, given.scale):
-        theirs, its = (
-            f"{coder.name}, scale {coder.scale:g}, weights {(coder.weights_sha256 or 'without a hash')[:16]}"
-            for coder in (made, given)
-        )
-        raise UserError(
-            f"--vae {vae} is another autoencoder than the one that made these latents:\n"
-            f"  theirs: {theirs}\n  given:  {its}\n  name the one that they were encoded with"
-        )
+    check_autoencoder(made, given, vae)
     return given
 
 

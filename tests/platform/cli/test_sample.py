@@ -16,6 +16,7 @@ from tests.platform.cli.conftest import Run, check_refusal
 from causalfusion import CausalFusion, save_weights
 from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.manifest import AutoencoderId
 from causalfusion_platform.launch.runs.state import RunState
 
 GAP, CELL = 6, 48
@@ -135,6 +136,19 @@ def test_classes_go_by_their_names(run: Run, weights: Path, own_folder: Path) ->
     for damaged, part in (('["a"]', "has 1 names for 10 classes"), ("{", "classes.json: "), ("{}", "not a list")):
         (weights / "classes.json").write_text(damaged)
         check_refusal(run("sample", str(weights)), part, "restore the file, or remove it")
+
+
+@pytest.mark.parametrize("verb", ["sample", "edit"])
+def test_another_autoencoder_than_the_runs_is_refused(
+    run: Run, of_a_run: Path, own_folder: Path, verb: str
+) -> None:
+    made = AutoencoderId(name="AutoencoderKL", scale=0.5, weights_sha256="a" * 64)
+    state = RunState.read(of_a_run)
+    assert state is not None
+    state.model_copy(update={"autoencoder": made}).write(of_a_run)
+    check_refusal(run(verb, str(of_a_run)), "made by an autoencoder: AutoencoderKL", "--vae PATH")
+    check_refusal(run(verb, str(of_a_run), "--vae", "identity"), "--vae identity is another autoencoder than")
+    assert not (own_folder / "samples.png").exists()
 
 
 # Edits

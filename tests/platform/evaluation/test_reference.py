@@ -16,8 +16,10 @@ from causalfusion_platform.evaluation.collect import batches_of
 from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from causalfusion_platform.evaluation.reference import (
     Reference,
+    check_size,
     read_reference,
     reference_from_images,
+    size_in,
     write_reference,
 )
 
@@ -44,7 +46,8 @@ def save_adm(path: Path, images: Tensor | None, width: int = 2048, spatial: int 
 
 
 def assert_same(found: Reference, expected: Reference) -> None:
-    assert (found.space, found.digest, found.source) == (expected.space, expected.digest, expected.source)
+    for name in ("space", "digest", "source", "image_size"):
+        assert getattr(found, name) == getattr(expected, name)
     for one, other in ((found.pool, expected.pool), (found.spatial, expected.spatial)):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
@@ -71,8 +74,9 @@ def test_others_can_read_what_is_written(tmp_path: Path) -> None:
     write_reference(tmp_path / "x.npz", reference)
     features = extractor.features(images)
     assert features.spatial is not None
+    names = ("space", "digest", "source")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
-        assert set(file) == {"mu", "sigma", "mu_s", "sigma_s", "features", "space", "digest", "source"}
+        assert set(file) == {"mu", "sigma", "mu_s", "sigma_s", "features", "image_size", *names}
         assert (str(file["space"]), str(file["digest"]), str(file["source"])) == ("tiny", extractor.digest, "noise")
         for suffix, of in (("", features.pool), ("_s", features.spatial)):
             exact = of.double().numpy()
@@ -163,3 +167,18 @@ def test_features_of_another_width_are_refused(tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", **(arrays | {"features": wrong}))
         with pytest.raises(UserError, match=r"wanted: \(N, 5\) float32"):
             read_reference(tmp_path / "x.npz", extractor)
+
+
+def test_a_file_says_the_size_of_its_images(tmp_path: Path, fid_like: TinyExtractor) -> None:
+    """By its images, or by a number of ours. Statistics alone say nothing."""
+    reference = reference_from_images([random_images(9)], TinyExtractor(), source="noise")
+    write_reference(tmp_path / "ours.npz", reference)
+    save_adm(tmp_path / "images.npz", random_images(6))
+    save_adm(tmp_path / "bare.npz", None)
+    assert [size_in(tmp_path / f"{name}.npz") for name in ("ours", "images", "bare")] == [4, 4, None]
+    assert read_reference(tmp_path / "images.npz", fid_like).image_size == 4
+    assert read_reference(tmp_path / "bare.npz", fid_like).image_size is None
+    for size in (None, 4):
+        check_size(size, 4, "x.npz")
+    with pytest.raises(UserError, match=r"the reference \(x\.npz\) is of images of 4×4 .*8×8\n  .*--reference"):
+        check_size(4, 8, "x.npz")

@@ -80,6 +80,13 @@ def test_a_terminal_table_shows_every_value() -> None:
     assert "objective" not in text
 
 
+def test_headings_that_are_no_keys_stay_whole() -> None:
+    heads = ["S=1 T=50 cfg=2.5", "S=2 T=4+8 cfg=1"]
+    text = rendered(terminal_table("10 samples", ["", *heads], [["fid", 3.5, 4.5]]))
+    for head in heads:
+        assert head in text
+
+
 def test_nothing_is_cut_from_long_cells() -> None:
     error = "RuntimeError: " + "the workers were lost, " * 10
     text = rendered(terminal_table("t", ["a", "b"], [[1, error]]))

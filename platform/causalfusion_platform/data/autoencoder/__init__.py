@@ -4,6 +4,14 @@
 """
 
 from .encoder import Autoencoder, Encoder, Identity, encode_both
-from .open import open_autoencoder, open_encoder
+from .open import check_autoencoder, open_autoencoder, open_encoder
 
-__all__ = ["Autoencoder", "Encoder", "Identity", "encode_both", "open_autoencoder", "open_encoder"]
+__all__ = [
+    "Autoencoder",
+    "Encoder",
+    "Identity",
+    "check_autoencoder",
+    "encode_both",
+    "open_autoencoder",
+    "open_encoder",
+]

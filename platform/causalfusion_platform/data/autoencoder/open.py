@@ -11,6 +11,7 @@ from typing import Any
 from causalfusion.weights.vae import import_vae
 
 from ...config.errors import UserError
+from ..manifest import AutoencoderId
 from .encoder import Autoencoder, Encoder, Identity
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -48,30 +49,64 @@ def open_encoder(spec: Path | str, device: str = "cpu", *, bf16: bool = False) -
     return Autoencoder(vae.to(device).eval(), bf16=bf16)
 
 
-def open_autoencoder(path: Path | str | None, channels: int | None, device: str = "cpu") -> Encoder:
+def open_autoencoder(
+    path: Path | str | None, channels: int | None, device: str = "cpu", *, made: AutoencoderId | None = None
+) -> Encoder:
     """Return the autoencoder of a model's latents.
 
     Args:
         path: as in `open_encoder`. None or `identity`: latents of 1 or 3 channels are pixels.
         channels: channels of the latents. None: those of the autoencoder.
+        made: the autoencoder that made the latents of training. None: not known, and not compared.
 
     Raises:
-        UserError: an autoencoder is needed and not given, is missing, or has other latents.
+        UserError: an autoencoder is needed and not given, is missing, has other latents, or is another than `made`.
     """
     if path is None or str(path) == "identity":
-        if channels is None or channels in _PIXEL_CHANNELS:
-            return Identity(channels or 3)
-        raise UserError(
-            f"latents of {channels} channels need an autoencoder to become images: --vae FOLDER\n"
-            f"  MAR's KL-16 (16 channels): causalfusion weights import kl16.ckpt FOLDER; "
-            f"SD's (4 channels): a diffusers AutoencoderKL folder"
-        )
-    encoder = open_encoder(path, device)
-    if channels is not None and encoder.latent_channels != channels:
-        raise UserError(
-            f"the autoencoder in {path} has {encoder.latent_channels} latent channels, the model {channels}"
-        )
+        if channels is not None and channels not in _PIXEL_CHANNELS:
+            raise UserError(
+                f"latents of {channels} channels need an autoencoder to become images: --vae FOLDER\n"
+                f"  MAR's KL-16 (16 channels): causalfusion weights import kl16.ckpt FOLDER; "
+                f"SD's (4 channels): a diffusers AutoencoderKL folder"
+            )
+        encoder: Encoder = Identity(channels or 3)
+    else:
+        encoder = open_encoder(path, device)
+        if channels is not None and encoder.latent_channels != channels:
+            raise UserError(
+                f"the autoencoder in {path} has {encoder.latent_channels} latent channels, the model {channels}"
+            )
+    if made is not None:
+        check_autoencoder(made, encoder, path)
     return encoder
+
+
+def check_autoencoder(made: AutoencoderId, given: Encoder, path: Path | str | None) -> None:
+    """Check that an autoencoder is the one that made some latents.
+
+    Args:
+        made: the one that made them.
+        given: the one to decode with.
+        path: its name on the command line. None: it was left out, and latents were taken for pixels.
+
+    Raises:
+        UserError: name, scale or weights differ.
+    """
+    # Without a hash in the manifest (pixels have none) the other fields must suffice.
+    same_weights = made.weights_sha256 in (None, given.weights_sha256)
+    if same_weights and (made.name, made.scale) == (given.name, given.scale):
+        return
+    theirs, its = (
+        f"{coder.name}, scale {coder.scale:g}, weights {(coder.weights_sha256 or 'without a hash')[:16]}"
+        for coder in (made, given)
+    )
+    if path is None:
+        raise UserError(f"these latents were made by an autoencoder: {theirs}\n  name it: --vae PATH")
+    right = "leave --vae out" if made.name == Identity.name else "name the one that they were encoded with"
+    raise UserError(
+        f"--vae {path} is another autoencoder than the one that made these latents:\n"
+        f"  theirs: {theirs}\n  given:  {its}\n  {right}"
+    )
 
 
 def _read_folder(folder: Path) -> Any:

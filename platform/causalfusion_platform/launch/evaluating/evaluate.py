@@ -15,6 +15,7 @@ import numpy as np
 
 from ...config.errors import UserError
 from ...data.npz import read_images
+from ...evaluation.reference import check_size
 from ...sampling.labels import asked_labels
 from ...sampling.outputs import NPZ_FILE
 from ...sampling.pixels import Pixels
@@ -104,8 +105,9 @@ def evaluate(
         StoppedRun: a signal came. The same call goes on.
     """
     requests = [dataclasses.replace(request, settings=[*request.settings, *cell.settings]) for cell in cells]
-    for one in requests:
-        plan_set(one)  # finds faults before hours go into the first places
+    for one in requests:  # finds faults before hours go into the first places
+        plan, _ = plan_set(one)
+        check_size(measuring.reference.image_size, plan.image_size, measuring.reference.source)
     total = request.num * len(requests)
 
     def show_all(place: int) -> GeneratingSink:

@@ -92,7 +92,8 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
         raise UserError(
             f"the weights in {found.folder} are of no run that samples could lie in\n  add --out FOLDER"
         )
-    experiment = RunFolder(found.run).experiment if found.run else None
+    run = RunFolder(found.run) if found.run else None
+    experiment = run.experiment if run else None
     model = _read_model(found.folder)
     base = request.sampling or (experiment.sampling if experiment else SamplingConfig())
     sampling = parse_settings(request.settings, base)
@@ -102,7 +103,7 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
     vae = request.vae
     if vae is not None and vae != "identity":
         vae = str(Path(vae).absolute())
-    coder = open_autoencoder(vae, model.in_channels)
+    coder = open_autoencoder(vae, model.in_channels, made=run.autoencoder if run else None)
     versions = package_versions()
     plan = SamplePlan(
         num=request.num,

@@ -6,13 +6,14 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ...config.compose import Composed, flatten, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...data.manifest import AutoencoderId, Manifest
 from ...data.validate import CheckedShards
 from ...storage.atomic import write_atomically
 from ...storage.run_layout import RunPaths
@@ -74,6 +75,17 @@ class RunFolder(RunPaths):
         if self._experiment is None and self.state is not None:
             self._experiment = validate(self.state.config, self.name)
         return self._experiment
+
+    @property
+    def autoencoder(self) -> AutoencoderId | None:
+        """The autoencoder that made the latents of training. None: not known, or the run was never started."""
+        if self.state is None or self.experiment is None:
+            return None
+        if self.state.autoencoder is not None:
+            return self.state.autoencoder
+        with suppress(UserError):  # an earlier version began the run: its shards say so if they are still there
+            return Manifest.read(self.experiment.data.path).autoencoder
+        return None
 
     @property
     def journal(self) -> Journal:
@@ -171,7 +183,12 @@ class RunFolder(RunPaths):
         outbox.data(shards.manifest, experiment.data.path)
         outbox.artifact(write_config(composed, self.config_file))
         return self._write(
-            RunState(tracking_uri=experiment.tracking_uri, config=tree, bad_shards=sorted(shards.bad))
+            RunState(
+                tracking_uri=experiment.tracking_uri,
+                config=tree,
+                bad_shards=sorted(shards.bad),
+                autoencoder=shards.manifest.autoencoder,
+            )
         )
 
     def read_summary(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ...config.compose import flatten, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...data.manifest import AutoencoderId
 from ...storage.atomic import write_atomically
 from ...storage.run_layout import RunPaths
 
@@ -62,6 +63,8 @@ class RunState(BaseModel):
     finished: bool = False
     bad_shards: list[str] = []
     """Shards that the newest launch goes without."""
+    autoencoder: AutoencoderId | None = None
+    """Autoencoder that made the latents of training. Null in runs of earlier versions."""
     launches: int = 1
     """Times that the run was launched: 1, and one more for each resume."""
     order: int = 0

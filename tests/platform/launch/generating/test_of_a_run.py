@@ -7,17 +7,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from tests.platform.checkpoint.made import facts, hash_files
-from tests.platform.launch.generating.asked import FEW
+from tests.platform.launch.generating.asked import FEW, Nobody
 from torch import Tensor
 
 from causalfusion import DiffusionConfig, SamplingConfig
 from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest
 from causalfusion_platform.data.npz import read_images
 from causalfusion_platform.launch.evaluating.evaluate import PlanePoint, evaluate
 from causalfusion_platform.launch.generating.actors import LocalGenerator
@@ -74,6 +76,7 @@ class Counting:
     """Measures how many images there are."""
 
     provenance: ClassVar = {"space": "count", "weights_sha256": "0" * 64}
+    reference: ClassVar = SimpleNamespace(image_size=None, source="none")
 
     def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
         return {"count": float(len(read_images(npz).batches(100).__next__()))}
@@ -116,3 +119,36 @@ def test_classes_have_names(of_a_run: Path) -> None:
     assert plan.classes == (9, 1, 3)
     with pytest.raises(UserError, match="'cat' is neither a number"):
         plan_set(GenerateRequest(checkpoint=of_a_run, num=4, classes="cat"))
+
+
+def test_a_reference_of_another_size_is_refused_before_anything_is_generated(of_a_run: Path) -> None:
+    class Larger(Counting):
+        reference: ClassVar = SimpleNamespace(image_size=32, source="large.npz")
+
+    measuring: Any = Larger()
+    with pytest.raises(
+        UserError, match=r"large\.npz\) is of images of 32×32 pixels, the samples have 8×8\n  .*--ref"
+    ):
+        evaluate(GenerateRequest(checkpoint=of_a_run, num=4), [PlanePoint()], measuring, Nobody())
+    assert not (of_a_run / "samples").exists()
+
+
+def test_another_autoencoder_than_that_of_the_runs_latents_is_refused(of_a_run: Path, digits_folder: Path) -> None:
+    """The run names it. A run of an earlier version does not, and its shards do."""
+    made = AutoencoderId(name="AutoencoderKL", scale=0.5, weights_sha256="a" * 64)
+    request = GenerateRequest(checkpoint=of_a_run, num=4)
+    plan_set(request)  # not known: its shards are gone
+    state = RunState.read(of_a_run)
+    assert state is not None
+    state.model_copy(update={"autoencoder": made}).write(of_a_run)
+    for vae, part in ((None, "name it: --vae PATH"), ("identity", "--vae identity is another autoencoder than")):
+        with pytest.raises(UserError, match=r"AutoencoderKL, scale 0\.5, weights aaaaaaaaaaaaaaaa") as caught:
+            plan_set(GenerateRequest(checkpoint=of_a_run, num=4, vae=vae))
+        assert part in str(caught.value)
+    config = {**state.config, "data": {**state.config["data"], "path": "shards"}}
+    state.model_copy(update={"config": config}).write(of_a_run)
+    shutil.copytree(digits_folder, "shards")
+    plan_set(request)  # the pixels that it samples
+    Manifest.read(Path("shards")).model_copy(update={"autoencoder": made}).write(Path("shards"))
+    with pytest.raises(UserError, match="made by an autoencoder: AutoencoderKL"):
+        plan_set(request)

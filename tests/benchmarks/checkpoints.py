@@ -15,7 +15,7 @@ from causalfusion_platform.tracking.journal import Checkpointed, Journal, StepRe
 ROUNDS = 2
 AFTER = 3200
 """Images trained after the checkpoint, while it is copied in the background."""
-SHORT = ["data.prepare=true", "evaluation.num_samples=20", "evaluation.classifier_epochs=1"]
+SHORT = ["data.prepare=true", "evaluation.num_samples=20"]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,12 @@ from causalfusion_platform.launch.training.train import Outcome, run_training
 INJECTED = Path(__file__).parent / "injected"
 EVERY = 256
 """Images between checkpoints: four steps."""
-SHORT = [f"train.checkpoint_every_images={EVERY}", f"train.log_every_images={BATCH}", "train.precision=fp32"]
+SHORT = [
+    f"train.checkpoint_every_images={EVERY}",
+    f"train.log_every_images={BATCH}",
+    "train.precision=fp32",
+    "evaluation.score=false",
+]
 """Overrides of the smoke experiment: 16 steps of 64 images, all of them in the journal."""
 
 ENOUGH = 280

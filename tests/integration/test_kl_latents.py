@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.platform.data.tiny_vaes import moments_of, new_kl
 from causalfusion_platform.config.compose import compose_experiment
 from causalfusion_platform.data.manifest import AutoencoderId, Description, SourceId
 from causalfusion_platform.data.shards import Rows, write_shards
+from causalfusion_platform.launch.evaluating.analyze import analyze_run
 from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.tracking.journal import Journal, StepReport
 
@@ -73,6 +75,14 @@ def test_training_draws_from_posteriors_and_mirrors(home: Path) -> None:
         assert losses_of(other)[-1] != pytest.approx(losses_of(drawn)[-1], rel=1e-4)
     summary = drawn.summary
     assert summary["class_accuracy"] is None  # latents are not images that the classifier could look at
+    assert "fd_data_cnn" in summary  # the name does not say digits
     samples = load_file(Path(summary["run_dir"]) / "samples" / "final.safetensors")["latents"]
     assert samples.shape == (20, 4, 8, 8)
     assert bool(torch.isfinite(samples).all())
+
+    # The parts of Figure 4 that need no pixels are drawn.
+    out = analyze_run(Path(summary["run_dir"]), home / "out", ar_steps=[1, 2], diffusion_steps=[2], num=10)
+    assert {path.name for path in out.iterdir()} == {"ar_step_sizes.png", "loss_by_step.png", "analysis.json"}
+    numbers = json.loads((out / "analysis.json").read_text())
+    assert set(numbers) == {"ar_step_sizes", "loss_by_step"}
+    assert [len(losses) for losses in numbers["loss_by_step"].values()] == [1, 2]

@@ -27,7 +27,6 @@ SMALL = [
     "train.log_every_images=64",
     "sampling.num_inference_steps=4",
     "evaluation.num_samples=20",
-    "evaluation.classifier_epochs=1",
 ]
 
 

@@ -23,10 +23,10 @@ def evaluate(
     extractor: Annotated[
         str,
         typer.Option(
-            help="digits_cnn: a classifier trained on the run's pixels. inception:PATH: the released Inception "
-            "weights, for FID. package.module:factory?TEXT: yours."
+            help="classifier: that of the run's data, whose latents must be pixels. inception:PATH: the released "
+            "Inception weights, for FID. package.module:factory?TEXT: yours."
         ),
-    ] = "digits_cnn",
+    ] = "classifier",
     reference: Annotated[
         Path | None, typer.Option(help="Real images or their statistics, .npz of ADM (default: the run's data).")
     ] = None,

@@ -105,6 +105,8 @@ def compare(
         console.print("their configurations are the same")
     for table in comparison_tables(found):
         console.print(table)
+    if found.note:
+        console.print(found.note, soft_wrap=True)
 
 
 @runs_app.command("tag")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import typing
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,14 @@ from causalfusion.model import CONFIGS
 
 from .errors import UserError
 from .schema import Experiment
+
+logger = logging.getLogger(__name__)
+
+_RETIRED = {
+    "evaluation.classifier_epochs": "one classifier scores all runs on a data set, trained by one fixed recipe\n"
+    "  leave the key out; to end a run without scores: evaluation.score=false",
+}
+"""Keys of earlier versions → the reason for their end, and advice. Files and runs may hold them, to no effect."""
 
 HOME_VARIABLE = "CAUSALFUSION_HOME"
 
@@ -84,6 +93,8 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
     if owner is None:
         raise UserError(_unknown_experiment(name, folders))
     others = ",".join(_quoted(f"file://{folder}") for folder in folders if folder != owner)
+    for text in overrides:
+        _refuse_retired(text.partition("=")[0].lstrip("+~"))
     arguments = [_as_hydra_override(text, folders) for text in overrides]
     if others:
         arguments.append(f"hydra.searchpath=[{others}]")
@@ -99,6 +110,8 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
             f"experiment {name!r} with {' '.join(overrides) or 'no overrides'} does not compose: {cause}\n"
             f"  see what composes: causalfusion config show {name}"
         ) from error
+    for key in _retired_in(resolved):
+        logger.warning(f"{key} of {name}.yaml has no effect: {_RETIRED[key]}")
     return Composed(validate(resolved, name), unresolved)
 
 
@@ -109,7 +122,7 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
         UserError: a key or value is wrong. Every fault is listed, and unknown keys with the nearest valid one.
     """
     try:
-        experiment = Experiment.model_validate(tree)
+        experiment = Experiment.model_validate(_without_retired(tree))
     except ValidationError as error:
         faults = "\n".join(f"  {_describe(fault)}" for fault in error.errors())
         raise UserError(
@@ -134,8 +147,26 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], name: str) -
     if "model.preset" in changes:
         tree.model = {}  # the preset's own values, not those of the model before
     for key, value in changes.items():
+        _refuse_retired(key)
         OmegaConf.update(tree, key, value, force_add=True)
     return validate(_plain(tree, resolve=True), name)
+
+
+def _refuse_retired(key: str) -> None:
+    if key in _RETIRED:
+        raise UserError(f"{key} does not exist any more: {_RETIRED[key]}")
+
+
+def _without_retired(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a tree without keys of earlier versions, which runs and files may still hold."""
+    for key in _retired_in(tree):
+        section, _, name = key.partition(".")
+        tree = {**tree, section: {other: value for other, value in tree[section].items() if other != name}}
+    return tree
+
+
+def _retired_in(tree: dict[str, Any]) -> list[str]:
+    return [key for key in _RETIRED if key in dict(flatten(tree))]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

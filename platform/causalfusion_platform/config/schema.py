@@ -244,13 +244,20 @@ class EvaluationConfig(Section):
     """Samples to generate, with classes in turn."""
     batch_size: int = Field(64, ge=1)
     """Samples per worker and forward pass (guidance doubles the rows). Fewer samples take less memory."""
-    classifier_epochs: int = Field(30, ge=1)
-    """Epochs of the classifier that scores samples, trained on the real images of the data set."""
+    score: bool = True
+    """Score the samples by the data set's classifier, which is trained once and kept beside the shards.
+    `false`: the run ends without scores."""
     ar_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """More numbers of AR steps S_eval beside sampling.num_ar_steps, each with num_samples samples. Their scores end
     with the number, such as `fd_digits_cnn_s4`."""
     while_training: bool = False
     """Also score the samples of each grid. A sweep can end or replace trials by these scores."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        if self.while_training and not self.score:
+            raise ValueError("while_training scores samples, but score is false: leave one of them out")
+        return self
 
 
 class TrackingConfig(Section):

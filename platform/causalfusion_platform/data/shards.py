@@ -21,6 +21,8 @@ _SHARD_FILES = re.compile(r"shard-\d+-of-\d+\.parquet|\.(shard-\d+-of-\d+\.parqu
 
 QUARANTINE = "quarantine"
 """Folder for shards that were set aside, inside the folder of shards."""
+CLASSIFIER = re.compile(r"\.classifier-[0-9a-f]{16}")
+"""Name of the folder of a data set's classifier, inside the folder of shards. It is not a part of the data."""
 LATENT_COLUMNS = latent_columns(posterior=True, flip=True)
 
 
@@ -100,9 +102,16 @@ def shard_name(index: int, count: int) -> str:
     return f"shard-{index:05d}-of-{count:05d}.parquet"
 
 
+def classifier_folder(folder: Path, identity: str) -> Path:
+    """Return the folder beside the shards that keeps the classifier of this identity."""
+    return folder / f".classifier-{identity[:16]}"
+
+
 def is_replaceable(folder: Path) -> bool:
     """Return True if a folder holds only files of `write_shards`, complete or not."""
-    others = {path.name for path in folder.iterdir() if not _SHARD_FILES.fullmatch(path.name)} - {QUARANTINE}
+    names = {path.name for path in folder.iterdir()}
+    others = {name for name in names if not (_SHARD_FILES.fullmatch(name) or CLASSIFIER.fullmatch(name))}
+    others.discard(QUARANTINE)
     if others != {MANIFEST_FILE} or any(folder.glob("shard-*")):
         return others <= {MANIFEST_FILE}
     try:  # many programs have a manifest.json

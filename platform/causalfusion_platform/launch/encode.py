@@ -24,7 +24,7 @@ from ..data.encode.records import Fault, ShardRecord, count_faults, finished_sha
 from ..data.encode.stages import stopped
 from ..data.faults import FaultStop
 from ..data.manifest import MANIFEST_FILE, Manifest
-from ..data.shards import QUARANTINE
+from ..data.shards import CLASSIFIER, QUARANTINE
 from ..data.sources import Listing, Source
 from .cluster.failures import user_error_in
 from .cluster.resources import encoding_resources
@@ -39,7 +39,8 @@ _LOSSES = 3
 
 _HALF_WRITTEN = re.compile(r"\.(shard-\d+.*|manifest\.json|faults\.csv|plan\.json)\.\d+")
 _OURS = re.compile(
-    rf"shard-\d+-of-\d+\.parquet|manifest\.json|faults\.csv|{QUARANTINE}|{RECORDS_FOLDER}|{_HALF_WRITTEN.pattern}"
+    rf"shard-\d+-of-\d+\.parquet|manifest\.json|faults\.csv|{QUARANTINE}|{RECORDS_FOLDER}|"
+    rf"{CLASSIFIER.pattern}|{_HALF_WRITTEN.pattern}"
 )
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..data.pixels import to_pixels
+
 _GAP = 6
 _INK = 30
 _LONGEST_NAME = 24
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Map images in [−1, 1] to uint8, rounding to nearest: (B, channels, height, width)."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def sample_grid(

@@ -10,7 +10,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .grid import to_pixels
+from ..data.pixels import to_pixels
 
 Uint8Rule = Literal["round", "truncate", "adm"]
 Pixels = NDArray[np.uint8]

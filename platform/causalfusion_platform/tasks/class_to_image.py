@@ -18,9 +18,13 @@ from causalfusion.flops import training_flops
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
-from ..data.read import LATENT, Batch, read_all, to_batch
+from ..data.pixels import to_pixels
+from ..data.read import LATENT, Batch, to_batch
 from ..data.validate import CheckedShards, check_model_fits
-from ..evaluation.evaluate import SampleScorer, Scores
+from ..evaluation.classifier.folder import open_classifier
+from ..evaluation.evaluate import SampleScorer, score_names
+from ..evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE, space_of
+from ..evaluation.identity import CLASSIFIER_KEY
 from ..sampling.generate import Request, generate_together, labels_in_turn
 from ..sampling.grid import sample_grid
 from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
@@ -36,9 +40,7 @@ from .task import Task, TaskContext
 logger = logging.getLogger(__name__)
 
 GRID_SAMPLES_PER_CLASS = 8
-SCORED_FOR_AR_STEPS = ("class_accuracy", "fd_digits_cnn")
-"""Scores that are also measured with each S of `evaluation.ar_steps`, as `<name>_s<S>`."""
-_SCORES = tuple(field.name for field in dataclasses.fields(Scores))
+_FEWEST_ROWS = 10
 
 
 class ClassToImage(Task):
@@ -60,6 +62,11 @@ class ClassToImage(Task):
         """
         data = self.experiment.data
         check_model_fits(shards.manifest, self.experiment.model, data.path)
+        if self._is_scored(shards.manifest) and shards.usable.rows < _FEWEST_ROWS:
+            raise UserError(
+                f"the shards in {data.path} hold {shards.usable.rows} rows, too few for the classifier that scores "
+                f"samples; at least {_FEWEST_ROWS} are needed\n  end the run without scores: evaluation.score=false"
+            )
         if self.experiment.evaluation.while_training and shards.manifest.autoencoder.name != "identity":
             raise UserError(
                 f"evaluation.while_training=true needs latents that are pixels, but those in {data.path} are of "
@@ -131,50 +138,72 @@ class ClassToImage(Task):
         """Score the final samples and draw their grid.
 
         Returns:
-            The scores, those of other numbers of AR steps with names that end with them, `num_samples` and
-            `grid_path`. Scores are null where latents are not pixels: their images need the autoencoder's decoder.
+            The scores, those of other numbers of AR steps with names that end with them, the classifier's hash,
+            `num_samples` and `grid_path`. Scores and hash are null without `evaluation.score`. They also are where
+            latents are not pixels, whose images need the autoencoder's decoder.
         """
         experiment = self.experiment
         latents, labels = final["latents"], final["labels"]
-        scores: dict[str, Any] = dict.fromkeys(_SCORES)
-        if manifest.autoencoder.name == "identity":
+        if lost := int((~latents.isfinite()).flatten(1).any(dim=1).sum()):
+            logger.warning(f"{lost} of {len(latents)} samples hold NaN or infinity, and are scored as black pixels")
+        space, classifier_sha256 = space_of(manifest), None
+        scores: dict[str, Any] = dict.fromkeys(score_names(space))
+        if self._is_scored(manifest):
+            scorer = SampleScorer(open_classifier(experiment.data.path, manifest))
             logger.info(f"scoring {len(labels)} samples")
-            scorer = build_scorer(experiment, manifest)
-            scores = dataclasses.asdict(scorer.score(latents, labels))
+            classifier_sha256 = scorer.classifier.extractor.digest
+            scores = dict(scorer.score(to_pixels(latents), labels).by_name)
             for ar_steps in experiment.evaluation.ar_steps:
-                others = scorer.score(final[f"latents_s{ar_steps}"], labels)
-                scores |= {f"{name}_s{ar_steps}": getattr(others, name) for name in SCORED_FOR_AR_STEPS}
+                others = scorer.score(to_pixels(final[f"latents_s{ar_steps}"]), labels).by_name
+                scores |= {f"{name}_s{ar_steps}": others[name] for name in _for_ar_steps(space)}
+            tracker.tags({"classifier.sha256": classifier_sha256, "classifier.space": space})
         grid = sample_grid(latents, labels, manifest.class_names)
         path = RunPaths(experiment.run_dir).samples / "final.png"
         grid.save(path)
         tracker.image("samples/final", grid, experiment.train.total_images)
         tracker.artifact(path, SAMPLES_FOLDER)
         tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
-        return {**scores, "num_samples": len(labels), "grid_path": str(path)}
+        return {**scores, CLASSIFIER_KEY: classifier_sha256, "num_samples": len(labels), "grid_path": str(path)}
 
     def scores(self) -> list[str]:
-        """Return the scores of the final samples, with those of each S of `evaluation.ar_steps`."""
-        several = [f"{name}_s{s}" for s in self.experiment.evaluation.ar_steps for name in SCORED_FOR_AR_STEPS]
-        return [*_SCORES, *several]
+        """Return the scores of the final samples on any data, with those of each S of `evaluation.ar_steps`."""
+        if not self.experiment.evaluation.score:
+            return []
+        return list(dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in self._scores_in(space)))
 
     def scores_on(self, manifest: Manifest) -> list[str]:
         """Return the scores where latents are pixels. Images of others need the autoencoder's decoder."""
-        return self.scores() if manifest.autoencoder.name == "identity" else []
+        return self._scores_in(space_of(manifest)) if self._is_scored(manifest) else []
+
+    def classifier_of(self, shards: CheckedShards) -> str | None:
+        """Return the hash of the data set's classifier, which is trained if need be. None: without scores."""
+        if not self._is_scored(shards.manifest):
+            return None
+        return open_classifier(shards.folder, shards.usable).extractor.digest
 
     def show_scores(self, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return accuracy and Fréchet distance beside those of real images, if the samples were scored."""
         if summary.get("class_accuracy") is None:
             return []
-        accuracy = (
-            f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples; the classifier itself has "
-            f"{summary['judge_accuracy']:.3f} on real images it has not seen"
-        )
-        distance = f"{summary['fd_digits_cnn']:.2f} (as many real images: {summary['fd_digits_cnn_real']:.2f})"
-        return [("class accuracy", accuracy), ("fd_digits_cnn", distance)]
+        accuracy = f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples"
+        if summary.get("judge_accuracy") is not None:
+            seen = f"{summary['judge_accuracy']:.3f} on real images it has not seen"
+            accuracy += f"; the classifier itself has {seen}"
+        name = next(name for space in (DIGITS_SPACE, DATA_SPACE) if (name := f"fd_{space}") in summary)
+        real = summary.get(f"{name}_real")
+        beside = "too few real images to compare with" if real is None else f"as many real images: {real:.2f}"
+        return [("class accuracy", accuracy), (name, f"{summary[name]:.2f} ({beside})")]
 
     def scores_while_training(self) -> list[str]:
-        """Return the scores of the grids' samples."""
-        return list(_SCORES)
+        """Return the scores of the grids' samples on any data."""
+        return list(dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in score_names(space)))
+
+    def _scores_in(self, space: str) -> list[str]:
+        several = [f"{name}_s{s}" for s in self.experiment.evaluation.ar_steps for name in _for_ar_steps(space)]
+        return [*score_names(space), *several]
+
+    def _is_scored(self, manifest: Manifest) -> bool:
+        return self.experiment.evaluation.score and manifest.autoencoder.name == "identity"
 
     def _sampler(self, context: TaskContext) -> Model:
         """Return the model that samples are generated with, which takes the averages' weights."""
@@ -283,7 +312,7 @@ def final_samples(
 
 
 def build_measure(experiment: Experiment, context: TaskContext) -> Measure | None:
-    """Return a function that measures the samples of grids, or None. Its classifier is trained at first use."""
+    """Return a function that measures the samples of grids, or None. It opens its classifier at first use."""
     journal = context.journal
     if not experiment.evaluation.while_training or journal is None:
         return None
@@ -294,22 +323,25 @@ def build_measure(experiment: Experiment, context: TaskContext) -> Measure | Non
         if images <= recorded:  # before a fault
             return
         if not scorer:
-            scorer.append(build_scorer(experiment, context.manifest))
-        values = dataclasses.asdict(scorer[0].score(latents, labels))
+            alive = lambda: context.control.mark("classifier", images)  # noqa: E731
+            scorer.append(SampleScorer(open_classifier(experiment.data.path, context.manifest, alive=alive)))
+        found = scorer[0].score(to_pixels(latents), labels).by_name
+        values = {name: value for name, value in found.items() if value is not None}
         # A Fréchet distance depends on the number of samples, so these get curves apart from the final scores.
         curves = {f"eval/{key}_n{len(labels)}": value for key, value in values.items() if key != "judge_accuracy"}
-        journal.add(Measured(attempt=context.attempt, images=images, values=values, curves=curves))
+        journal.add(
+            Measured(
+                attempt=context.attempt,
+                images=images,
+                values=values,
+                curves=curves,
+                classifier_sha256=scorer[0].classifier.extractor.digest,
+            )
+        )
 
     return measure
 
 
-def build_scorer(experiment: Experiment, manifest: Manifest) -> SampleScorer:
-    """Train the classifier of samples on the experiment's real images. Latents must be pixels."""
-    real = read_all(experiment.data.path, manifest)
-    return SampleScorer(
-        real.latents,
-        real.labels,
-        num_classes=len(manifest.class_names),
-        epochs=experiment.evaluation.classifier_epochs,
-        seed=experiment.seed,
-    )
+def _for_ar_steps(space: str) -> tuple[str, str]:
+    """Return the scores that are also measured with each S of `evaluation.ar_steps`, as `<name>_s<S>`."""
+    return "class_accuracy", f"fd_{space}"

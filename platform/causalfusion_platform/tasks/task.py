@@ -175,6 +175,13 @@ class Task(ABC):
         """Return those of `scores` that a run on these shards measures."""
         return self.scores()
 
+    def classifier_of(self, shards: CheckedShards) -> str | None:
+        """Return the hash of the classifier that scores of a run on these shards depend on, or None.
+
+        Scores under two classifiers are not compared. A summary holds its own as `classifier_sha256`.
+        """
+        return None
+
     def show_scores(self, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return names and values that the terminal shows at the end of a run. The default is all of `scores`."""
         return [(name, f"{value:.4g}") for name in self.scores() if (value := summary.get(name)) is not None]

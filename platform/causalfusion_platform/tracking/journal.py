@@ -189,6 +189,8 @@ class Measured(Line):
     """Score → value, such as `class_accuracy`."""
     curves: dict[str, float] = Field(default_factory=dict)
     """MLflow's point at step `images`. Empty in journals of versions that recorded it elsewhere."""
+    classifier_sha256: str | None = None
+    """The classifier behind the scores. None: they depend on none, or an earlier version measured them."""
 
     def metrics(self) -> dict[str, float] | None:
         """Return MLflow's point at step `images`. None if MLflow must not get one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,9 @@ class Tracker(Protocol):
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Record a file."""
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record tags of the run."""
+
 
 class NoTracker:
     """Record nothing, on ranks other than the first."""
@@ -35,3 +39,6 @@ class NoTracker:
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Drop the file."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Drop the tags."""

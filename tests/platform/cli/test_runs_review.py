@@ -88,6 +88,24 @@ def test_the_same_numbers_as_json(run: Run, make_run: MakeRun) -> None:
     }
 
 
+def test_scores_under_two_classifiers_are_not_shown_side_by_side(run: Run, make_run: MakeRun) -> None:
+    """An earlier version recorded no classifier: its scores are of one that nobody knows."""
+    make_run("a", summary={"fd_digits_cnn": 6.25, "goodput": 0.5, "classifier_sha256": "a" * 64})
+    make_run("b", summary={"fd_digits_cnn": 6.5, "goodput": 0.25})
+    result = run("runs", "compare", "a", "b")
+    assert ["goodput", "0.5", "0.25"] in rows_of(result.out)
+    assert "fd_digits_cnn" not in result.out
+    assert result.out.splitlines()[-4:] == [
+        "scores are left out, because different classifiers measured them:",
+        "  aaaaaaaaaaaa…: a",
+        "  an unknown one (an earlier version recorded none): b",
+        "  measure each run under one classifier: causalfusion evaluate RUN",
+    ]
+    found = json.loads(run("runs", "compare", "a", "b", "--json").out)
+    assert "fd_digits_cnn" not in found["outcome"]
+    assert found["note"].startswith("scores are left out")
+
+
 def test_many_runs_and_long_values_fit_eighty_columns(run: Run, make_run: MakeRun) -> None:
     names = [f"{'ar_decay-0.95.patch_order-raster.seed-' * 2}{number}" for number in range(7)]
     for number, name in enumerate(names):

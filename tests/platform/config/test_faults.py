@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.config.trees import MODEL_GROUPS, SHIPPED, change, fault_of, message_of, write_yaml
+from tests.platform.config.trees import (
+    MODEL_GROUPS,
+    SHIPPED,
+    change,
+    fault_of,
+    load_experiment,
+    message_of,
+    write_yaml,
+)
 
-from causalfusion_platform.config.compose import experiment_names
+from causalfusion_platform.config.compose import experiment_names, with_overrides
+from causalfusion_platform.config.errors import UserError
 
 
 def test_an_unknown_experiment() -> None:
@@ -179,3 +188,29 @@ def test_an_environment_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch
 def test_a_file_that_is_not_yaml(own_folder: Path) -> None:
     write_yaml(own_folder / "experiments/broken.yaml", "name: [a\ntrain: }")
     assert "'broken'" in message_of("broken")
+
+
+def test_a_key_of_an_earlier_version_is_refused_where_it_is_given(quickstart: dict[str, Any]) -> None:
+    for text in ("evaluation.classifier_epochs=3", "+evaluation.classifier_epochs=3"):
+        message = message_of("quickstart", text)
+        assert message.startswith("evaluation.classifier_epochs does not exist any more: one classifier scores all")
+        assert "evaluation.score=false" in message
+    with pytest.raises(UserError, match=r"evaluation\.classifier_epochs does not exist any more"):
+        with_overrides(change(quickstart), {"evaluation.classifier_epochs": 3}, "trial")
+
+
+def test_a_key_of_an_earlier_version_has_no_effect_in_files_and_runs(
+    own_folder: Path, quickstart: dict[str, Any], log_lines: list[str]
+) -> None:
+    assert change(quickstart, "evaluation.classifier_epochs=3") == change(quickstart)  # as in run.json
+    assert log_lines == []
+    text = "defaults: [quickstart, _self_]\nevaluation: {classifier_epochs: 3}\n"
+    write_yaml(own_folder / "experiments/old.yaml", text)
+    assert load_experiment("old").evaluation == load_experiment("quickstart").evaluation
+    (line,) = log_lines
+    assert line.startswith("evaluation.classifier_epochs of old.yaml has no effect: one classifier scores all runs")
+
+
+def test_scores_of_grids_without_scores(quickstart: dict[str, Any]) -> None:
+    message = fault_of(quickstart, "evaluation.score=false", "evaluation.while_training=true")
+    assert "evaluation: while_training scores samples, but score is false" in message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_image
 from torch import Tensor
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.evaluation.classifier.folder import open_classifier
 from causalfusion_platform.evaluation.collect import batches_of
-from causalfusion_platform.evaluation.extractors.digits_cnn import DigitsClassifier, train_classifier
-from causalfusion_platform.evaluation.extractors.digits_extractor import DigitsExtractor
+from causalfusion_platform.evaluation.extractors.classifier_extractor import ClassifierExtractor, space_of
 from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
 from causalfusion_platform.evaluation.measure import is_fid, measure, provenance
 from causalfusion_platform.evaluation.metrics.frechet import frechet_distance
@@ -28,7 +30,9 @@ def fid_like(width: int = 5) -> TinyExtractor:
     return TinyExtractor(space=FID_SPACE, digest=FID_DIGEST, width=width)
 
 
-def reference_of(extractor: TinyExtractor | DigitsExtractor, images: Tensor = REAL, keep: bool = True) -> Reference:
+def reference_of(
+    extractor: TinyExtractor | ClassifierExtractor, images: Tensor = REAL, keep: bool = True
+) -> Reference:
     return reference_from_images([images], extractor, source="real images", keep=keep)
 
 
@@ -140,50 +144,47 @@ def test_samples_that_cannot_be_measured() -> None:
 
 
 @pytest.fixture(scope="module")
-def classifier(digit_images: tuple[Tensor, Tensor]) -> DigitsClassifier:
-    """Return a classifier of the digits."""
-    return train_classifier(*digit_images, num_classes=10, epochs=2, seed=0)
+def classifier(digits_folder: Path) -> ClassifierExtractor:
+    """Return the classifier of the digits."""
+    return open_classifier(digits_folder, Manifest.read(digits_folder)).extractor
 
 
-def test_digits(digit_images: tuple[Tensor, Tensor], classifier: DigitsClassifier) -> None:
-    """Digits as uint8 measure as the classifier has them in [−1, 1]; noise is neither accurate nor memorized."""
+def test_digits(digit_images: tuple[Tensor, Tensor], classifier: ClassifierExtractor) -> None:
+    """Digits as uint8 measure as the network has them in [−1, 1]; noise is neither accurate nor memorized."""
     images, labels = digit_images
     pixels = ((images + 1) * 127.5).round().byte()
-    extractor = DigitsExtractor(classifier)
-    reference = reference_of(extractor, pixels)
+    reference = reference_of(classifier, pixels)
     some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))[:400]
-    found = measure(pixels[some], reference, extractor, labels=labels[some], training=reference.features)
+    found = measure(pixels[some], reference, classifier, labels=labels[some], training=reference.features)
     as_drawn = pixels.float() / 127.5 - 1
-    assert found["class_accuracy"] == classifier.accuracy(as_drawn[some], labels[some])
-    exact = frechet_distance(classifier.features(as_drawn[some]), classifier.features(as_drawn))
-    assert found["fd_digits_cnn"] == pytest.approx(exact, rel=1e-4)
+    network = classifier.network
+    assert found["class_accuracy"] == pytest.approx(
+        float((network(as_drawn[some]).argmax(dim=1) == labels[some]).double().mean())
+    )
+    features = network.features(as_drawn).double()
+    assert found["fd_digits_cnn"] == pytest.approx(frechet_distance(features[some], features), rel=1e-4)
     assert (found["precision_digits_cnn"], found["memorized_share_digits_cnn"]) == (1.0, 1.0)
     assert "sfd_digits_cnn" not in found
     assert 5 < found["classifier_score_digits_cnn"] <= 10
     noise = torch.randint(0, 256, (400, 1, 8, 8), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    of_noise = measure(noise, reference, extractor, labels=labels[some], training=reference.features)
+    of_noise = measure(noise, reference, classifier, labels=labels[some], training=reference.features)
     assert of_noise["class_accuracy"] < 0.3
     assert of_noise["memorized_share_digits_cnn"] < 0.05
     assert of_noise["fd_digits_cnn"] > 20 * found["fd_digits_cnn"]
 
 
-def test_the_classifiers_digest_is_of_its_weights(
-    digit_images: tuple[Tensor, Tensor], classifier: DigitsClassifier
-) -> None:
-    images, labels = digit_images
-    other = train_classifier(images[:100], labels[:100], num_classes=10, epochs=1, seed=3)
-    same = train_classifier(*digit_images, num_classes=10, epochs=2, seed=0)
-    digests = [DigitsExtractor(one).digest for one in (classifier, same, other)]
-    assert digests[0] == digests[1] != digests[2]
-    assert len(digests[0]) == 64
+def test_the_space_says_digits_on_the_digits_alone(digits_folder: Path) -> None:
+    manifest = Manifest.read(digits_folder)
+    assert space_of(manifest) == "digits_cnn"
+    others = manifest.source.model_copy(update={"kind": "folders"})
+    assert space_of(manifest.model_copy(update={"source": others})) == "data_cnn"
 
 
 def test_the_classifier_takes_grey_images_with_three_channels(
-    digit_images: tuple[Tensor, Tensor], classifier: DigitsClassifier
+    digit_images: tuple[Tensor, Tensor], classifier: ClassifierExtractor
 ) -> None:
     """As files in ADM's layout hold them."""
-    extractor = DigitsExtractor(classifier)
     grey = ((digit_images[0][:5] + 1) * 127.5).round().byte()
-    assert torch.equal(extractor.features(grey.expand(-1, 3, -1, -1)).pool, extractor.features(grey).pool)
+    assert torch.equal(classifier.features(grey.expand(-1, 3, -1, -1)).pool, classifier.features(grey).pool)
     with pytest.raises(ValueError, match=r"torch.uint8"):
-        extractor.features(torch.zeros(1, 2, 8, 8).byte())
+        classifier.features(torch.zeros(1, 2, 8, 8).byte())

@@ -14,6 +14,7 @@ from tests.platform.data.sources.makers import digit, write_files
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.encode.plan import EncodeSettings
 from causalfusion_platform.data.faults import parse_policies
+from causalfusion_platform.data.shards import classifier_folder
 from causalfusion_platform.data.sources import open_source
 from causalfusion_platform.launch import encode as launch
 from causalfusion_platform.launch.encode import encode_source
@@ -91,8 +92,13 @@ def test_a_file_in_the_place_of_the_folder_is_refused(source: Path, tmp_path: Pa
         encode(source, tmp_path / "out")
 
 
-def test_an_empty_folder_will_do(source: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_will_do_and_so_will_one_with_the_classifier_of_its_data(
+    source: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
+    with pytest.raises(AssertionError, match="Ray was started"):
+        encode(source, tmp_path / "out")
+    classifier_folder(tmp_path / "out", "0123456789abcdef" * 4).mkdir()
     with pytest.raises(AssertionError, match="Ray was started"):
         encode(source, tmp_path / "out")
 

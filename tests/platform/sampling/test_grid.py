@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from causalfusion_platform.sampling.grid import sample_grid, to_pixels
+from causalfusion_platform.data.pixels import to_pixels
+from causalfusion_platform.sampling.grid import sample_grid
 
 NAMES = ["zero", "one", "a rather long name", "three"]
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,13 +16,17 @@ from causalfusion import Model, load_weights
 from ...checkpoint.find import find_weights
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.read import Batch, read_all
+from ...data.manifest import Manifest
+from ...data.pixels import to_pixels
+from ...data.read import read_all
 from ...data.validate import open_shards
+from ...evaluation.classifier.folder import open_classifier
 from ...evaluation.evaluate import SampleScorer
+from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.figures import loss_figure, plane_figure
 from ...sampling.generate import Request, generate, labels_in_turn
 from ..runs.folder import RunFolder
-from .figure_four import draw_step_sizes, losses_by_step
+from .figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +56,11 @@ def analyze_run(
 ) -> Path:
     """Write plane.png, ar_step_sizes.png, loss_by_step.png and analysis.json into `out`, and return it.
 
-    The loss is measured on the training images, since the bundled digits have no others. `show` is called with the
-    number of points measured, and of all.
+    The loss is measured on the first training rows. The plane is left out where latents are not pixels, because the
+    classifier of the data set scores its samples. `show` is called with the number of points measured, and of all.
 
     Raises:
-        UserError: no run, no weights, latents that are not pixels, or steps that do not fit the model.
+        UserError: no run, no weights, or steps that do not fit the model.
     """
     experiment = RunFolder(run).experiment
     if experiment is None:
@@ -69,18 +74,25 @@ def analyze_run(
             f"and {times} times"
         )
     manifest = open_shards(experiment.data.path).usable
-    if manifest.autoencoder.name != "identity":
-        raise UserError(
-            f"latents in {experiment.data.path} are not pixels; the classifier of digits cannot score them"
-        )
-    data = read_all(experiment.data.path, manifest)
     model = load_weights(find_weights(run).folder, device="cuda" if torch.cuda.is_available() else "cpu")
-    numbers = {
-        "plane": _plane(experiment, model, data, out, ar_steps, diffusion_steps, num, show),
+    out.mkdir(parents=True, exist_ok=True)
+    numbers: dict[str, Any] = {}
+    if manifest.autoencoder.name == "identity":
+        classifier = open_classifier(experiment.data.path, manifest)
+        scorer = SampleScorer(classifier)
+        numbers["plane"] = _plane(experiment, model, scorer, out, ar_steps, diffusion_steps, num, show)
+        numbers[CLASSIFIER_KEY] = classifier.extractor.digest
+    else:
+        logger.info(
+            f"no plane: latents in {experiment.data.path} are of {manifest.autoencoder.name}, not pixels\n"
+            f"  measure its places: causalfusion evaluate {run} --vae PATH --extractor inception:PATH "
+            f"--reference FILE"
+        )
+    numbers |= {
         "ar_step_sizes": draw_step_sizes(
             tokens, {*_LAWS, experiment.objective.ar_decay}, experiment.seed, out / "ar_step_sizes.png"
         ),
-        "loss_by_step": _losses(experiment, model, data, out, ar_steps),
+        "loss_by_step": _losses(experiment, model, manifest, out, ar_steps),
     }
     (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n")
     return out
@@ -89,22 +101,16 @@ def analyze_run(
 def _plane(
     experiment: Experiment,
     model: Model,
-    data: Batch,
+    scorer: SampleScorer,
     out: Path,
     ar_steps: list[int],
     diffusion_steps: list[int],
     num: int,
     show: Callable[[int, int], None],
-) -> list[dict[str, float]]:
-    scorer = SampleScorer(
-        data.latents,
-        data.labels,
-        num_classes=experiment.model.num_classes,
-        epochs=experiment.evaluation.classifier_epochs,
-        seed=experiment.seed,
-    )
+) -> list[dict[str, float | None]]:
     labels = labels_in_turn(num, experiment.model.num_classes)
-    points: list[dict[str, float]] = []
+    points: list[dict[str, float | None]] = []
+    values: list[float] = []
     for size in ar_steps:
         for steps in diffusion_steps:
             sampling = dataclasses.replace(
@@ -113,21 +119,21 @@ def _plane(
             request = Request(
                 labels=labels, sampling=sampling, diffusion=experiment.diffusion, seed=experiment.seed, bf16=False
             )
-            scores = scorer.score(generate(model, request, list(range(num))), labels)
-            point = {"ar_steps": size, "diffusion_steps": steps, **dataclasses.asdict(scores)}
-            points.append(point)
+            scores = scorer.score(to_pixels(generate(model, request, list(range(num)))), labels)
+            points.append({"ar_steps": size, "diffusion_steps": steps, **scores.by_name})
+            values.append(scores.distance)
             logger.info(
                 f"S = {size:<3} T = {steps:<4} class accuracy {scores.class_accuracy:.3f}  "
-                f"fd_digits_cnn {scores.fd_digits_cnn:.2f}"
+                f"fd_{scores.space} {scores.distance:.2f}"
             )
             show(len(points), len(ar_steps) * len(diffusion_steps))
     width = len(diffusion_steps)
-    values = [point["fd_digits_cnn"] for point in points]
+    real = "" if scores.distance_real is None else f" (real ones: {scores.distance_real:.2f})"
     plane_figure(
         [values[start : start + width] for start in range(0, len(values), width)],
         ar_steps,
         diffusion_steps,
-        what=f"fd_digits_cnn of {num} samples (real ones: {points[0]['fd_digits_cnn_real']:.2f}), lower is better",
+        what=f"fd_{scores.space} of {num} samples{real}, lower is better",
         title=f"The factorization plane, run {experiment.name}",
         path=out / "plane.png",
     )
@@ -135,8 +141,9 @@ def _plane(
 
 
 def _losses(
-    experiment: Experiment, model: Model, data: Batch, out: Path, ar_steps: list[int]
+    experiment: Experiment, model: Model, manifest: Manifest, out: Path, ar_steps: list[int]
 ) -> dict[str, list[float]]:
+    data = read_all(experiment.data.path, manifest, at_most=LOSS_ROWS)
     logger.info(f"measuring the loss of each AR step on {len(data.labels):,} images, for S = {ar_steps}")
     losses = losses_by_step(model, data, experiment.diffusion, ar_steps, experiment.seed + 1)
     loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")

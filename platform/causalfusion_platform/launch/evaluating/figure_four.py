@@ -11,6 +11,8 @@ from causalfusion.analysis import sampled_step_sizes, step_size_law, validation_
 from ...data.read import Batch
 from ...report.figures import step_size_figure
 
+LOSS_ROWS = 2048
+"""Training rows whose loss is drawn: a part of a large data set is enough."""
 _SPLITS_DRAWN = 2000
 # Orders, times and noises drawn for each image: one draw leaves the loss of few tokens noisy.
 _LOSS_DRAWS = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +11,21 @@ from torch import Tensor
 
 from ...config.errors import UserError
 from ...data.manifest import Manifest
-from ...data.read import Batch, read_all
+from ...data.pixels import read_pixels
 from ...data.validate import CheckedShards, open_shards
-from ...evaluation.collect import batches_of
-from ...evaluation.extractors.digits_cnn import train_classifier
-from ...evaluation.extractors.digits_extractor import DigitsExtractor
+from ...evaluation.classifier.folder import open_classifier
+from ...evaluation.classifier.progress import LoggedProgress
+from ...evaluation.classifier.recipe import RECIPE
+from ...evaluation.classifier.train import DataClassifier
+from ...evaluation.extractors.classifier_extractor import DIGITS_SPACE
 from ...evaluation.extractors.extractor import Extractor
 from ...evaluation.measure import measure, provenance
 from ...evaluation.npz import image_batches
 from ...evaluation.open import open_extractor
 from ...evaluation.reference import Reference, read_reference, reference_from_images
-from ...sampling.grid import to_pixels
 
-DIGITS = "digits_cnn"
-_CLASSIFIER_SEED, _CLASSIFIER_EPOCHS = 0, 30
-"""The same extractor for every run on a data set: runs are compared in the space of its features."""
+CLASSIFIER = "classifier"
+"""Name of the classifier of the data set as an extractor. Runs on a data set are compared in its features."""
 
 
 @dataclass(frozen=True)
@@ -57,53 +58,87 @@ def open_measuring(
     """Open the extractor and the reference that a command or a table names.
 
     Args:
-        extractor: `digits_cnn`, a classifier trained on the data set itself, whose latents must be pixels.
-            Others are as `open_extractor` takes them.
-        reference: statistics or images of the real data set, a .npz of ADM or of `write_reference`. None: the
-            images of `data`.
+        extractor: `classifier`, or its older name `digits_cnn`: the classifier of the data set itself. Its latents
+            must be pixels. It is trained if it was not trained before. Others are as `open_extractor` takes them.
+        reference: statistics or images of the real data set, a .npz of ADM or of `write_reference`. None: those of
+            the classifier, or the images of `data`.
         data: shards that the model was trained on. None: not known.
         checked: an earlier check of these shards.
 
     Raises:
         UserError: a file is missing or does not fit.
     """
-    pixels = None if data is None else _pixels(data, checked)
-    if extractor == DIGITS:
-        if pixels is None:
+    manifest = None if data is None else _pixels(data, checked)
+    own: Reference | None = None
+    training: Tensor | None = None
+    if is_classifier(extractor):
+        if data is None or manifest is None:
             raise UserError(
-                f"--extractor {DIGITS} is a classifier trained on the real images, not at hand as pixels\n"
+                f"--extractor {extractor} is a classifier trained on the real images, not at hand as pixels\n"
                 f"  evaluate a run whose data are there, or give --extractor inception:PATH --reference FILE"
             )
-        opened: Extractor = _trained_extractor(*pixels)
+        classifier = open_classifier(data, manifest)
+        opened: Extractor = classifier.extractor
+        training, own = _of_classifier(data, manifest, classifier)
     else:
         opened = open_extractor(extractor, "cuda" if torch.cuda.is_available() else "cpu")
-    training = None if pixels is None else _reference(*pixels, opened)
+        if data is not None and manifest is not None:
+            training, own = _of_data(data, manifest, opened)
     if reference is not None:
-        chosen = read_reference(reference, opened)
-    elif training is not None:
-        chosen = training
-    else:
+        own = read_reference(reference, opened)
+    if own is None:
         raise UserError(
             "the training images are not at hand as pixels: a reference is needed\n"
             "  name one of ADM's, such as --reference VIRTUAL_imagenet256_labeled.npz"
         )
-    return Measuring(opened, chosen, None if training is None else training.features)
+    return Measuring(opened, own, training)
 
 
-def _pixels(data: Path, checked: CheckedShards | None) -> tuple[Manifest, Batch] | None:
-    """Return the manifest and all images (N, channels, H, W) in [−1, 1]. None: latents are not pixels."""
+def is_classifier(extractor: str) -> bool:
+    """Return whether `--extractor` names the classifier of the data set."""
+    return extractor in (CLASSIFIER, DIGITS_SPACE)
+
+
+def _pixels(data: Path, checked: CheckedShards | None) -> Manifest | None:
+    """Return the manifest of the shards, without bad ones. None: latents are not pixels."""
     manifest = open_shards(data, known=checked).usable
-    return (manifest, read_all(data, manifest)) if manifest.autoencoder.name == "identity" else None
+    return manifest if manifest.autoencoder.name == "identity" else None
 
 
-def _trained_extractor(manifest: Manifest, images: Batch) -> DigitsExtractor:
-    classes = len(manifest.class_names)
-    classifier = train_classifier(
-        images.latents, images.labels, num_classes=classes, epochs=_CLASSIFIER_EPOCHS, seed=_CLASSIFIER_SEED
+def _of_classifier(data: Path, manifest: Manifest, classifier: DataClassifier) -> tuple[Tensor, Reference]:
+    """Return the features of all images, and the reference: the images that the classifier was trained on."""
+    kept: list[Tensor] = []
+    inside: list[Tensor] = []
+    progress = LoggedProgress(f"features of {data}", manifest.rows)
+    for rows in read_pixels(data, manifest):
+        kept.append(classifier.extractor.features(rows.images).pool)
+        inside.append(~RECIPE.is_held_out(rows.row_ids.tolist()))
+        progress.show(sum(map(len, kept)))
+    progress.finish()
+    training = torch.cat(kept)
+    reference = Reference(
+        space=classifier.extractor.space,
+        digest=classifier.extractor.digest,
+        source=f"{classifier.train_rows} of {manifest.rows} images of data {manifest.digest[:12]}",
+        pool=classifier.reference,
+        features=training[torch.cat(inside)],
+        image_size=manifest.shape[1],
     )
-    return DigitsExtractor(classifier)
+    return training, reference
 
 
-def _reference(manifest: Manifest, images: Batch, extractor: Extractor) -> Reference:
+def _of_data(data: Path, manifest: Manifest, extractor: Extractor) -> tuple[Tensor | None, Reference]:
+    """Return the features of all images, and a reference of all images."""
+    progress = LoggedProgress(f"features of {data}", manifest.rows)
+
+    def batches() -> Iterator[Tensor]:
+        done = 0
+        for rows in read_pixels(data, manifest):
+            yield rows.images
+            done += len(rows.labels)
+            progress.show(done)
+
     source = f"{manifest.rows} images of data {manifest.digest[:12]}"
-    return reference_from_images(batches_of(to_pixels(images.latents)), extractor, source=source)
+    reference = reference_from_images(batches(), extractor, source=source)
+    progress.finish()
+    return reference.features, reference

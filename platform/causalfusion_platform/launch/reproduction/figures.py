@@ -20,14 +20,12 @@ from ...report.runs.curves import Curve, training_loss_figure
 from ...report.sample_plane import sample_plane
 from ...sampling.pixels import Pixels
 from ...tracking.journal import StepReport
-from ..evaluating.figure_four import draw_step_sizes, losses_by_step
+from ..evaluating.figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
 from ..runs.folder import RunFolder
 from .rows import Reproduction, trial_name
 
 _GAMMAS = (1.0, 0.95, 0.9, 0.8)
 _AR_STEPS = (2, 4, 8, 16, 64, 256)
-_IMAGES = 2048
-"""Training images whose loss is drawn: a part of a large data set is enough."""
 _LAST = 0.25
 """Last share of a training over which the mean loss is taken."""
 
@@ -122,7 +120,7 @@ def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
         model = load_weights(find_weights(run.root).folder, device="cuda" if torch.cuda.is_available() else "cpu")
         path = experiment.data.path
         shards = open_shards(path, known=reproduction.job.checked.get(path))
-        data = read_all(path, shards.usable, at_most=_IMAGES)
+        data = read_all(path, shards.usable, at_most=LOSS_ROWS)
         steps = [steps for steps in _AR_STEPS if steps <= experiment.model.num_tokens]
         by_seed.append(losses_by_step(model, data, experiment.diffusion, steps, seed + 1))
     if not by_seed:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from ...config.errors import UserError
 from ...config.paper_table import Row
+from ...config.schema import Experiment
 from ...data.autoencoder.open import open_autoencoder
-from ...data.npz import read_arrays
+from ...data.manifest import AutoencoderId, Manifest
+from ...evaluation.extractors.classifier_extractor import DIGITS_SPACE, space_of
 from ...evaluation.open import open_extractor
-from ..evaluating.measuring import DIGITS
+from ...evaluation.reference import check_size, size_in
+from ..evaluating.measuring import is_classifier
 from .rows import Reproduction, trial_name
 
 
@@ -20,15 +24,17 @@ def check_measurable(reproduction: Reproduction) -> None:
         UserError: one of them is missing, does not fit, or rows of two image sizes would share a reference.
     """
     sizes: dict[str | None, dict[int, Row]] = {}
+    own_classifier = is_classifier(reproduction.extractor)
     for row in reproduction.rows:
-        model = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])].model
+        experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
+        model = experiment.model
         path = reproduction.vaes.of(row)
         try:
-            coder = open_autoencoder(path, model.in_channels)
+            coder = open_autoencoder(path, model.in_channels, made=_made(experiment))
         except UserError as error:
             raise UserError(f"row {row.file}: {error}\n  for this row alone: --vae {row.file}=PATH") from error
         size, reference = model.input_size * coder.downsampling, reproduction.references.of(row)
-        if coder.name != "identity" and (reference is None or reproduction.extractor == DIGITS):
+        if coder.name != "identity" and (reference is None or own_classifier):
             raise UserError(
                 f"row {row.file} trains on latents of {coder.name}, which do not say what real images are like\n"
                 f"  add --extractor inception:PATH --reference VIRTUAL_imagenet{size}_labeled.npz"
@@ -41,8 +47,45 @@ def check_measurable(reproduction: Reproduction) -> None:
                 f"row {one.file} has images of {first}×{first}, {other.file} of {second}×{second}: each is to be "
                 f"measured against real images of its own size\n  add --reference {other.file}=FILE"
             )
-    if reproduction.extractor != DIGITS:
+    if own_classifier:
+        _check_one_data_set(reproduction)
+    else:
         open_extractor(reproduction.extractor, "cpu")
-    for reference in sizes:
+    for reference, rows in sizes.items():
         if reference is not None:
-            read_arrays(Path(reference))
+            [size] = rows
+            check_size(size_in(Path(reference)), size, reference)
+
+
+def _check_one_data_set(reproduction: Reproduction) -> None:
+    """Raise `UserError` unless one classifier measures all rows, in the space that the table names."""
+    advice = (
+        "  add --extractor inception:PATH --reference FILE, or train all on the digits: data.path=shards/digits"
+    )
+    paths: dict[Path, Row] = {}
+    for row in reproduction.rows:
+        experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
+        paths.setdefault(experiment.data.path, row)
+    if len(paths) > 1:
+        (first, one), (second, other) = [*paths.items()][:2]
+        raise UserError(
+            f"row {one.file} trains on {first}, {other.file} on {second}: each has a classifier of its own, under "
+            f"which distances do not compare\n{advice}"
+        )
+    [path] = paths
+    try:
+        space = space_of(Manifest.read(path))
+    except UserError:  # the shards are not there yet, and `prepare` will write the digits
+        return
+    wanted = reproduction.plan.metrics.values()
+    if space != DIGITS_SPACE and any(name.endswith(DIGITS_SPACE) for name in wanted):
+        raise UserError(
+            f"the table measures {', '.join(wanted)}, but the data in {path} are not the bundled digits\n{advice}"
+        )
+
+
+def _made(experiment: Experiment) -> AutoencoderId | None:
+    """Return the autoencoder of the shards that a row trains on. None: they are not there yet."""
+    with suppress(UserError):
+        return Manifest.read(experiment.data.path).autoencoder
+    return None

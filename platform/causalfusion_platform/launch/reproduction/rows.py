@@ -15,7 +15,7 @@ from ...config.paper_table import PaperTable, Row, Scale, ScalePlan, load_table
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
 from ...storage.run_layout import STATE_FILE, RunPaths
-from ..evaluating.measuring import DIGITS
+from ..evaluating.measuring import CLASSIFIER
 from ..runs.folder import RunFolder
 from ..sweeping.job import SweepJob
 from ..sweeping.trials import Trial, compose_trial
@@ -123,7 +123,7 @@ def reproduction_of(
         rows: files of rows. Empty: all.
         seeds: seeds. Empty: those that the table plans.
         overrides: `key=value` changes of every row.
-        extractor: name or path. Default: `digits_cnn` at digits scale. At paper scale it must be given.
+        extractor: name or path. Default: `classifier` at digits scale. At paper scale it must be given.
         references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
         vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row. Empty: latents are pixels.
         command: the command, as it was given.
@@ -152,7 +152,7 @@ def reproduction_of(
                 "at paper scale FID needs the released Inception weights and a reference\n"
                 "  add --extractor inception:PATH --reference VIRTUAL_imagenet256_labeled.npz"
             )
-        extractor = DIGITS
+        extractor = CLASSIFIER
     chosen = tuple(known[row] for row in dict.fromkeys(rows)) or planned
     sweep = _sweep(table, scale, overrides)
     trials = [
@@ -165,7 +165,7 @@ def reproduction_of(
     # A trial that another one of this launch stands for is not run. The result of a finished run is taken over.
     folders = {sweep.experiment.run_dir / trial.name for trial in trials}
     own = [trial for trial in trials if elsewhere.get(trial.name) not in folders]
-    job = SweepJob(sweep, sweep.experiment.sweep, own, dict(elsewhere), anew="runs=FOLDER")
+    job = SweepJob(sweep, sweep.experiment.sweep, own, dict(elsewhere), anew="runs=FOLDER", measured_anew=True)
     experiments = {trial.name: trial.experiment for trial in trials}
     return Reproduction(
         table=table,

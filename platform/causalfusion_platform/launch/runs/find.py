@@ -13,6 +13,7 @@ from typing import Any
 from ...config.compose import flatten, home
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...evaluation.identity import classifiers_of, depends_on_classifier, describe_classifiers
 from ...report.runs.comparison import Comparison
 from ...report.runs.show import CheckpointSize, RunView
 from ...report.terminal import as_path
@@ -24,6 +25,10 @@ from .sync import sync_run
 
 _NAMING = ("name", "description", "runs", "tracking", "sweep")
 _TAG_KEY = re.compile(r"(?!/)[\w./ -]{1,250}")
+_INCOMPARABLE = (
+    "scores are left out, because different classifiers measured them:\n{}\n"
+    "  measure each run under one classifier: causalfusion evaluate RUN"
+)
 _LONGEST_TAG = 8000  # characters, MLflow's limit
 
 
@@ -130,19 +135,25 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
     configs = [_settings(run) for run in runs]
     views = [look_at(run) for run in runs]
     summaries = [view.summary or {} for view in views]
+    short = _short_names([run.root for run in runs])
+    classifiers = classifiers_of(dict(zip(short, summaries, strict=True)))
     keys = dict.fromkeys(key for config in configs for key in config)
     settings = {key: [config.get(key) for config in configs] for key in keys}
     numbers = dict.fromkeys(
-        name for summary in summaries for name, value in summary.items() if isinstance(value, float)
+        name
+        for summary in summaries
+        for name, value in summary.items()
+        if isinstance(value, float) and not (len(classifiers) > 1 and depends_on_classifier(name))
     )
     return Comparison(
-        names=_short_names([run.root for run in runs]),
+        names=short,
         differing={key: values for key, values in settings.items() if any(one != values[0] for one in values)},
         outcome={
             "status": [view.status for view in views],
             "images": [f"{view.account.images:,}" for view in views],
             **{name: [summary.get(name) for summary in summaries] for name in numbers},
         },
+        note=_INCOMPARABLE.format(describe_classifiers(classifiers)) if len(classifiers) > 1 else "",
     )
 
 

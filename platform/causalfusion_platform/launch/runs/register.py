@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...checkpoint.find import find_weights
 from ...config.errors import UserError
-from ...evaluation.evaluate import Scores
+from ...evaluation.evaluate import score_names
+from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
+from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.terminal import as_path
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias
 from .folder import RunFolder
+
+CLASSIFIER_TAG = "classifier.sha256"
+"""Tag of a version: the classifier behind its scores."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:
     """Return the tags of the version of a run's weights: the run, its images, and its final scores."""
     images = int(entry.weights.parent.name.removeprefix("images-"))
     summary = run.read_summary() if run.summary_file.is_file() else {}
-    scores = {field.name: summary.get(field.name) for field in fields(Scores)}
-    measured = {name: f"{value:.6g}" for name, value in scores.items() if value is not None}
-    return {"run": run.name, "images": str(images), **measured}
+    names = dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in score_names(space))
+    measured = {name: f"{value:.6g}" for name in names if (value := summary.get(name)) is not None}
+    classifier = summary.get(CLASSIFIER_KEY)
+    measured_by = {CLASSIFIER_TAG: classifier} if classifier is not None else {}
+    return {"run": run.name, "images": str(images), **measured, **measured_by}

@@ -45,6 +45,7 @@ _FREE = (
     "train.keep_every_images",
     "train.staging",
     "tracking.tags",
+    "evaluation.score",
 )
 # Keys that no checkpoint survives a change of.
 _FIXED = ("task", "model", "name", "tracking")

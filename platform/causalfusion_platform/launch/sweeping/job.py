@@ -30,6 +30,8 @@ class SweepJob:
     """Trial → folder of a finished run of another sweep with the same settings, which is taken as its own."""
     anew: str = "name=…"
     """Argument of the command line that makes it another sweep."""
+    measured_anew: bool = False
+    """A report measures all trials anew, so that their own scores need not compare."""
     checked: dict[Path, CheckedShards] = field(default_factory=dict)
     """Folder of shards → the check of them by the sweep. Trials do not read them again."""
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import Manifest
+from ...evaluation.identity import CLASSIFIER_KEY, depends_on_classifier
 from ...report.numbers import size
 from ...report.terminal import as_path
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias, version_of
 from ..runs.folder import RunFolder
-from ..runs.register import entry_of, version_tags
+from ..runs.register import CLASSIFIER_TAG, entry_of, version_tags
 from .results import TrialEnd
 from .trials import sweep_of
 
@@ -28,7 +29,7 @@ def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd]) -> Non
     """Register the best finished trial of a sweep, by its first target, under the MLflow experiment's name.
 
     The alias `best` goes to it, unless a version that did at least as well has it. Versions are compared by the
-    same metric on the same data. Errors are logged and not raised, since the sweep is done.
+    same metric, data and classifier. Errors are logged and not raised, since the sweep is done.
 
     Args:
         experiment: the sweep's.
@@ -61,6 +62,7 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
         return
     model = model_name(experiment.tracking.experiment)
     ours = {"metric": metric, "data.digest": Manifest.read(experiment.data.path).digest}
+    classifier = best.summary.get(CLASSIFIER_KEY) if depends_on_classifier(metric) else None
     version = register_weights(
         entry.uri,
         model,
@@ -78,15 +80,19 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
     )
     held = version_of(entry.uri, model, BEST)
     done = f"{best.name} is version {version.number} of model {model}"
-    if held is not None and held.number != version.number and _is_ahead(held, ours, mode, value):
+    if (
+        held is not None
+        and held.number != version.number
+        and _is_ahead(held, {**ours, CLASSIFIER_TAG: classifier}, mode, value)
+    ):
         logger.info(f"{done}; its alias best stays at version {held.number}, with {metric} {held.tags['value']}")
         return
     set_alias(entry.uri, version, BEST)
     logger.info(f"{done}, alias best: {metric} {value:.4g}")
 
 
-def _is_ahead(held: Version, ours: dict[str, str], mode: str, value: float) -> bool:
-    """Return whether a version did at least as well by the same metric on the same data."""
+def _is_ahead(held: Version, ours: dict[str, str | None], mode: str, value: float) -> bool:
+    """Return whether a version did at least as well by the same metric, data and classifier."""
     if any(held.tags.get(key) != text for key, text in ours.items()):
         return False
     try:

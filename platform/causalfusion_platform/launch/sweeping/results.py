@@ -13,6 +13,8 @@ from typing import Any, Self
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
+from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
+from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.sweeps.html import SweepReport
 from ...report.sweeps.records import TrialRecord
 from ...report.tables import markdown_table
@@ -31,7 +33,6 @@ TABLE_FILE = "results.md"
 STOPPED = "stopped before its end"
 _GONE_SECONDS = 30.0
 SPEEDS = ("images_per_second", "total_seconds")
-_COLUMNS = ("class_accuracy", "fd_digits_cnn", *SPEEDS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class TrialEnd:
         if stopped or not measured:
             return cls(name, values, error=STOPPED)
         last = measured[-1]
-        summary = {**last.values, "images_seen": last.images, "run_dir": str(run_dir)}
+        measured_by = {CLASSIFIER_KEY: last.classifier_sha256} if last.classifier_sha256 else {}
+        summary = {**last.values, **measured_by, "images_seen": last.images, "run_dir": str(run_dir)}
         return cls(name, values, summary, ended_early_at=last.images)
 
 
@@ -85,7 +87,7 @@ def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> Swee
     targets = sweep.targets
     first, mode = next(iter(targets.items()))
     keys = list(dict.fromkeys(key for end in ended for key in end.values))
-    measured = [*targets, *(column for column in _COLUMNS if column not in targets)]
+    measured = [*targets, *(column for column in _columns(ended) if column not in targets)]
     sign = -1 if mode == "max" else 1
 
     def rank(end: TrialEnd) -> tuple[bool, bool, float]:
@@ -109,6 +111,13 @@ def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> Swee
         mlflow_run_id=run_id,
         ends=ends,
     )
+
+
+def _columns(ended: Sequence[TrialEnd]) -> list[str]:
+    """Return the measurements that the table shows beside the targets."""
+    distances = [f"fd_{space}" for space in (DIGITS_SPACE, DATA_SPACE)]
+    known = [name for name in distances if any(name in (end.summary or {}) for end in ended)] or distances[:1]
+    return ["class_accuracy", *known, *SPEEDS]
 
 
 def figures_of(sweep: SweepConfig, result: SweepResult) -> dict[str, float]:

@@ -20,6 +20,7 @@ from ..cluster.session import ray_session
 from ..runs.folder import RunFolder
 from ..runs.signals import StopRequest, stop_on_signals
 from ..training.train import check_inputs
+from .comparable import check_comparable, comparable
 from .description import pinned
 from .job import SweepJob, finished_trials
 from .population import newest_of
@@ -44,8 +45,13 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     folder.refuse_if_under_way()
     folder.check_config(experiment, anew=job.anew)
     shards = check_inputs(experiment)
-    measured = {*open_task(experiment).scores_on(shards.manifest), *SPEEDS}
-    absent = [target for target in job.sweep.targets if target not in measured]
+    scores = open_task(experiment).scores_on(shards.manifest)
+    absent = [target for target in job.sweep.targets if target not in {*scores, *SPEEDS}]
+    if absent and scores:
+        raise UserError(
+            f"trials are to be ranked by {', '.join(absent)}, which runs on the data in {experiment.data.path} do "
+            f"not measure\n  they measure: {', '.join([*scores, *SPEEDS])}"
+        )
     if job.chosen_on_the_way and absent:
         raise UserError(
             f"Optuna learns from {', '.join(absent)}, which runs of task={experiment.task} do not measure on the "
@@ -60,6 +66,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         folder.check_config(experiment, anew=job.anew)  # another launch may have come before the lock
         done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
         job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
+        check_comparable(job, done)
         started.enter_context(ray_session())
         stop = started.enter_context(stop_on_signals())
         concurrent = concurrent_trials(job)
@@ -71,6 +78,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
             except BaseException:
                 outbox.finish("FAILED")
                 raise
+            ended = comparable(ended)
             result = tabulate(job.sweep, ended, run_id)
             for path in write_results(experiment, job.sweep, ended, result):
                 outbox.artifact(path)

@@ -23,6 +23,8 @@ class Comparison:
     """Key of the configuration → its value in each run, where they are not all the same."""
     outcome: dict[str, list[Any]]
     """Status, images, and each number of summary.json → its value in each run. None: missing."""
+    note: str = ""
+    """Scores that are left out, and the reason. Empty: none are."""
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "runs": found.names,
         "differing": {key: dict(zip(found.names, row, strict=True)) for key, row in found.differing.items()},
         "outcome": {key: dict(zip(found.names, row, strict=True)) for key, row in found.outcome.items()},
+        **({"note": found.note} if found.note else {}),
     }
 
 

@@ -12,6 +12,7 @@ from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_image
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.evaluation.reference import reference_from_images, write_reference
 from causalfusion_platform.launch.reproduction.measurable import check_measurable
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
@@ -127,10 +128,14 @@ EXTRACTOR = f"{__name__}:tiny"
 
 @pytest.fixture
 def reference(own_folder: Path) -> str:
-    write_reference(
-        own_folder / "256.npz", reference_from_images([random_images(9)], TinyExtractor(), source="nine images")
-    )
+    save_reference(own_folder / "256.npz", 256)
     return "256.npz"
+
+
+def save_reference(path: Path, size: int | None) -> None:
+    """Write a reference that says it is of images of a size."""
+    found = reference_from_images([random_images(9)], TinyExtractor(), source="nine images")
+    write_reference(path, dataclasses.replace(found, image_size=size))
 
 
 def test_rows_of_two_autoencoders(vaes: dict[int, Path], reference: str) -> None:
@@ -148,7 +153,7 @@ def test_rows_of_two_autoencoders(vaes: dict[int, Path], reference: str) -> None
         asked("a", "b")
 
 
-def test_rows_of_two_sizes(vaes: dict[int, Path], reference: str) -> None:
+def test_rows_of_two_sizes(vaes: dict[int, Path], reference: str, own_folder: Path) -> None:
     given = [str(vaes[16])]
 
     def table4(*references: str) -> Reproduction:
@@ -158,7 +163,10 @@ def test_rows_of_two_sizes(vaes: dict[int, Path], reference: str) -> None:
         check_measurable(table4(reference))
     with pytest.raises(UserError, match=r"512\.npz"):
         check_measurable(table4(reference, "xl-512=512.npz"))
-    shutil.copy(reference, "512.npz")
+    save_reference(own_folder / "512.npz", 256)
+    with pytest.raises(UserError, match=r"\(512\.npz\) is of images of 256×256 pixels, the samples have 512×512"):
+        check_measurable(table4(reference, "xl-512=512.npz"))
+    save_reference(own_folder / "512.npz", 512)
     found = table4(reference, "xl-512=512.npz")
     check_measurable(found)
     assert [found.references.of(row) for row in found.rows] == [reference, reference, "512.npz"]
@@ -168,3 +176,22 @@ def test_rows_of_two_sizes(vaes: dict[int, Path], reference: str) -> None:
 
 def test_pixels_need_nothing(own_folder: Path) -> None:
     check_measurable(reproduction_of("table3a", "digits"))
+
+
+def test_one_classifier_measures_all_rows(own_folder: Path, digits_folder: Path) -> None:
+    """The table's numbers are named by the space of the digits, and of those alone."""
+    table = reproduction_of("table3a", "digits", overrides=[f"data.path={digits_folder}"])
+    check_measurable(table)
+    other = Path(shutil.copytree(digits_folder, own_folder / "other"))
+    manifest = Manifest.read(other)
+    source = manifest.source.model_copy(update={"kind": "folders"})
+    manifest.model_copy(update={"source": source}).write(other)
+    with pytest.raises(UserError, match=r"fd_digits_cnn, but the data in .*other are not the bundled digits"):
+        check_measurable(reproduction_of("table3a", "digits", overrides=[f"data.path={other}"]))
+    data = table.job.experiment.data.model_copy(update={"path": other})
+    mixed = {
+        name: one.model_copy(update={"data": data}) if name.startswith("gamma-0.8.") else one
+        for name, one in table.experiments.items()
+    }
+    with pytest.raises(UserError, match=r"gamma-0\.8 on .*other: each has a classifier of its own.*\n  add --ext"):
+        check_measurable(dataclasses.replace(table, experiments=mixed))

@@ -29,9 +29,11 @@ from causalfusion_platform.launch.sweeping.job import SweepJob, job_of
 from causalfusion_platform.launch.sweeping.results import SweepResult
 from causalfusion_platform.launch.training.launch import Launch
 from causalfusion_platform.report.sweeps.live import LiveTable
+from causalfusion_platform.tasks.class_to_image import ClassToImage
 from causalfusion_platform.tracking.mlflow import check_reachable
 
 MakeExperiment = Callable[..., Experiment]
+DIGEST = "c" * 64
 
 
 class Tuner:
@@ -69,12 +71,18 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return digest(file, name)
 
     def finish(launch: Launch, *_: object) -> dict[str, Any]:
-        summary = {"fd_digits_cnn": 1.0, "bad_shards": launch.shards.bad, "run_dir": str(launch.folder.root)}
+        summary = {
+            "fd_digits_cnn": 1.0,
+            "classifier_sha256": DIGEST,
+            "bad_shards": launch.shards.bad,
+            "run_dir": str(launch.folder.root),
+        }
         launch.folder.write_summary(summary)
         launch.folder.keep(finished=True)
         return summary
 
     Tuner.reports, Tuner.between = [], staticmethod(lambda: None)
+    monkeypatch.setattr(ClassToImage, "classifier_of", lambda *_: DIGEST)
     monkeypatch.setattr(hashlib, "file_digest", counted)
     monkeypatch.setattr(Launch, "run", finish)
     monkeypatch.setattr(tune, "Tuner", Tuner)
@@ -170,22 +178,59 @@ def test_a_copy_of_the_data_that_the_sweep_has_not_seen_is_read(job: SweepJob, o
     assert [list(report["bad_shards"]) for report in Tuner.reports] == [[], [first.file], [first.file]]
 
 
-def test_trials_that_another_launch_finishes_before_the_lock_are_not_begun(
-    job: SweepJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def finishing_two(job: SweepJob, *classifiers: str | None) -> Callable[[str], None]:
+    """Return a check of MLflow in which another launch finishes two of three trials."""
+
     def finish_all_but_one(uri: str) -> None:
         """The other launch ends after this one's checks, and before it has the lock."""
-        for trial in job.trials[:2]:
+        for seed, trial in enumerate(job.trials[:2]):
             state = RunState(tracking_uri=uri, config=trial.experiment.model_dump(mode="json"), finished=True)
             trial.experiment.run_dir.mkdir(parents=True)
             state.write(trial.experiment.run_dir)
-            job.run(trial.name).write_summary({"fd_digits_cnn": 7.0, "run_dir": str(trial.experiment.run_dir)})
+            summary = {"fd_digits_cnn": 7.0, "classifier_sha256": classifiers[seed % len(classifiers)]}
+            job.run(trial.name).write_summary({**summary, "run_dir": str(trial.experiment.run_dir)})
         check_reachable(uri)
 
-    monkeypatch.setattr(sweep, "check_reachable", finish_all_but_one)
+    return finish_all_but_one
+
+
+def test_trials_that_another_launch_finishes_before_the_lock_are_not_begun(
+    job: SweepJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "check_reachable", finishing_two(job, DIGEST))
     result = run(job)
     assert [report["trial"] for report in Tuner.reports] == [job.trials[2].name]
     assert sorted(end.summary["fd_digits_cnn"] for end in result.ends if end.summary) == [1.0, 7.0, 7.0]
+
+
+def test_trials_under_another_classifier_are_not_ranked(job: SweepJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before Ray starts, unless a report measures all of them anew."""
+    monkeypatch.setattr(sweep, "check_reachable", finishing_two(job, None))
+    monkeypatch.setattr(sweep, "ray_session", None)
+    with pytest.raises(UserError, match="ranked by fd_digits_cnn, but different classifiers score them") as caught:
+        run(job)
+    lines = str(caught.value).splitlines()
+    names = [trial.name for trial in job.trials]
+    assert lines[1].endswith(f"an unknown one (an earlier version recorded none): {names[0]}, {names[1]}")
+    assert lines[2].endswith(f"cccccccccccc…: {names[2]}")
+    assert "name=…" in lines[3]
+    assert "causalfusion evaluate RUN" in lines[3]
+
+    monkeypatch.setattr(sweep, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(sweep, "check_reachable", check_reachable)
+    job.measured_anew = True
+    result = run(job)
+    assert [report["trial"] for report in Tuner.reports] == [job.trials[2].name]
+    assert not any("fd_digits_cnn" in (end.summary or {}) for end in result.ends)
+
+
+def test_a_metric_that_the_data_do_not_give_is_refused(job: SweepJob) -> None:
+    """The name of a distance says digits on the digits alone."""
+    job.sweep = job.sweep.model_copy(update={"metric": "fd_data_cnn"})
+    with pytest.raises(
+        UserError, match=r"fd_data_cnn, which runs on the data .*\n  they measure: .*fd_digits_cnn, "
+    ):
+        run(job)
 
 
 def test_a_sweep_waits_for_no_lock_and_starts_no_ray_beside_another(

@@ -88,7 +88,7 @@ def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> SampleRo
     """Read some rows, counted in the order of the manifest's shards.
 
     Raises:
-        UserError: a shard is damaged.
+        UserError: a shard is damaged, or a latent is not finite.
     """
     groups = [(shard, group, size) for shard in manifest.shards for group, size in enumerate(shard.row_groups)]
     starts = np.cumsum([0, *(size for _, _, size in groups)])

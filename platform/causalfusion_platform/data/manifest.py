@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..config.errors import UserError
 from ..storage.atomic import write_atomically
@@ -20,6 +21,14 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+_MOST_PIXELS = 2**16
+# Numbers of a latent. Arrow counts them in 32 bits.
+_MOST_NUMBERS = 2**28
+_INT64 = 2**63 - 1
+
+Pixels = Annotated[int, Field(ge=1, le=_MOST_PIXELS)]
+
+
 class SourceId(_Part):
     """Source of the images."""
 
@@ -27,7 +36,7 @@ class SourceId(_Part):
     """`folders`, `flat`, `webdataset`, `parquet`, or `bundled`."""
     location: str
     """Location as given by the user."""
-    items: int = Field(ge=1)
+    items: int = Field(ge=1, le=_INT64)
     """Images and other files of the source, including those left out. Row ids are below this number."""
     digest: str
     """SHA-256 over every item's key, size and label, without the location. Empty: bundled with the platform."""
@@ -38,7 +47,7 @@ class AutoencoderId(_Part):
 
     name: str
     """`identity` (pixels in [−1, 1]), `AutoencoderKL` or `AutoencoderTiny`."""
-    scale: float = Field(gt=0)
+    scale: float = Field(gt=0, allow_inf_nan=False)
     """Factor by which the stored latents were multiplied (SD 0.18215, MAR's KL-16 0.2325, identity 1)."""
     weights_sha256: str | None = None
     """SHA-256 over the names, shapes and values of its weights. null: without weights."""
@@ -49,7 +58,7 @@ class Crop(_Part):
 
     kind: Literal["adm_center"] = "adm_center"
     """ADM's centre crop: halvings with a box filter, then bicubic to the shorter side, then the middle."""
-    size: int = Field(ge=1)
+    size: Pixels
     """Side of the square, in pixels."""
 
 
@@ -58,10 +67,10 @@ class Shard(_Part):
 
     file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.parquet$")
     """File name inside the folder."""
-    rows: int = Field(ge=1)
-    row_groups: list[int] = Field(min_length=1)
+    rows: int = Field(ge=1, le=_INT64)
+    row_groups: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     """Rows of each Parquet row group."""
-    bytes: int = Field(ge=1)
+    bytes: int = Field(ge=1, le=_INT64)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -84,7 +93,7 @@ class Description(_Part):
     """null: images were not cropped."""
     order: Literal["source", "shuffled"] = "source"
     """Order of rows: that of the source's keys, or one fixed permutation of it."""
-    shape: tuple[int, int, int]
+    shape: tuple[Pixels, Pixels, Pixels]
     """Channels, height and width of one latent."""
     dtype: Literal["float16"] = "float16"
     posterior: bool = False
@@ -97,6 +106,13 @@ class Description(_Part):
     """Name of each class. Labels are indices into this list."""
     faults: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Kind of fault of the source's images → action (convert, keep, skip) → count."""
+
+    @field_validator("shape")
+    @classmethod
+    def _shape_fits(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        if math.prod(shape) > _MOST_NUMBERS:
+            raise ValueError(f"a latent of {'×'.join(map(str, shape))} numbers is too large: allowed are 2^28")
+        return shape
 
     @property
     def latent_columns(self) -> tuple[str, ...]:
@@ -158,6 +174,8 @@ class Manifest(Description):
             )
         try:
             manifest = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}\n  check its permissions") from error
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "the file"

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..config.errors import UserError
+from .finite import rows_not_finite
 from .manifest import Manifest, Shard
+from .shards import LATENT_COLUMNS
 
 T = TypeVar("T")
 
@@ -65,7 +67,7 @@ def read_groups(folder: Path, shard: Shard, columns: Sequence[str]) -> Iterator[
     """Yield some columns of each row group of a shard, with verified page checksums.
 
     Raises:
-        UserError: the shard is damaged. The message names it.
+        UserError: the shard is damaged, or a latent is not finite. The message names the shard.
     """
     for group in range(len(shard.row_groups)):
         yield read_group(folder, shard, group, columns)
@@ -75,17 +77,24 @@ def read_group(folder: Path, shard: Shard, group: int, columns: Sequence[str]) -
     """Return some columns of one row group.
 
     Raises:
-        UserError: the shard is damaged. The message names it.
+        UserError: the shard is damaged, or a latent is not finite. The message names the shard.
     """
     path = folder / shard.file
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read_row_group(group, columns=list(columns), use_threads=False)
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"shard {path} cannot be read: row group {group}: {error}\n"
             f"  see what is wrong: causalfusion data verify {folder}"
         ) from error
+    for name in LATENT_COLUMNS:
+        if name in columns and len(rows_not_finite(latents_of(table, name))):
+            raise UserError(
+                f"shard {path} holds NaN or infinity: {name} in row group {group}\n"
+                f"  see where: causalfusion data verify {folder}"
+            )
+    return table
 
 
 def latents_of(table: pa.Table, name: str) -> NDArray[np.float16]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from causalfusion import draws
 
 from ..config.errors import UserError
+from .finite import rows_not_finite
 from .manifest import Manifest, latent_columns
 from .order import RowGroup, Window, row_order, windows_between
 
@@ -115,7 +116,7 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
             files[group.file] = pq.ParquetFile(path, page_checksum_verification=True)
         # Columns are read in parallel, which makes the first batch available sooner.
         table = files[group.file].read_row_group(group.index, columns=data.columns, use_threads=True)
-        return {name: _as_numpy(table.column(name)) for name in data.columns}
+        columns = {name: _as_numpy(table.column(name)) for name in data.columns}
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # a damaged footer has other columns
         share = next(shard.rows for shard in data.manifest.shards if shard.file == group.file) / data.manifest.rows
         raise UserError(
@@ -123,6 +124,19 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
             f"  see what is wrong: causalfusion data verify {data.folder}; restore the file and run the same "
             f"command again, or go on without its rows: data.verify=hash data.max_bad_rows={share + 5e-4:.3f}"
         ) from error
+    _check_finite(path, columns)
+    return columns
+
+
+def _check_finite(path: Path, columns: Columns) -> None:
+    """Check latents that a manifest vouches for, but that were damaged before they were hashed."""
+    for name, values in columns.items():
+        rows = rows_not_finite(values) if values.dtype == np.float16 else ()
+        if len(rows):
+            raise UserError(
+                f"shard {path} holds NaN or infinity: {name} of row id {columns['row_id'][rows[0]]}\n"
+                f"  set bad shards aside: causalfusion data verify {path.parent} --quarantine"
+            )
 
 
 def _draw_latents(
@@ -187,7 +201,9 @@ def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Ba
     for shard in manifest.shards:
         if at_most is not None and sum(map(len, tables)) >= at_most:
             break
-        tables.append(pq.read_table(folder / shard.file, columns=names, page_checksum_verification=True))
+        path = folder / shard.file
+        tables.append(pq.read_table(path, columns=names, page_checksum_verification=True))
+        _check_finite(path, to_columns(tables[-1]))
     rows = pa.concat_tables(tables).slice(0, at_most)
     row_id, label, latent = (_as_numpy(rows.column(name)) for name in names)
     return to_batch({"row_id": row_id, "label": label, "latent": latent}, 0)

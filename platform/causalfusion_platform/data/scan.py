@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .fingerprints import Fingerprints, clashes, fingerprints, same_latents
+from .finite import rows_not_finite
 from .manifest import Manifest, Shard
 from .passes import ShowRows, Tick, latents_of, over_shards
 from .validate import CheckedShards, shard_fault
 
-# In half precision NaN and infinity have all bits of the exponent set, and −0 has the sign bit alone.
-_EXPONENT, _MINUS_ZERO = 0x7C00, 0x8000
+# In half precision −0 has the sign bit alone.
+_MINUS_ZERO = 0x8000
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,20 @@ def look_at_shard(path: Path, shard: Shard, manifest: Manifest, tick: Tick = lam
 def _group_fault(table: pa.Table, manifest: Manifest) -> str | None:
     row_ids, labels = table.column("row_id").to_numpy(), table.column("label").to_numpy()
     rows_where = partial(_first_row, row_ids)
-    if where := rows_where((row_ids < 0) | (row_ids >= manifest.source.items)):
+    if where := rows_where(np.flatnonzero((row_ids < 0) | (row_ids >= manifest.source.items))):
         return (
             f"the row id of {where} is out of range: allowed is 0…{manifest.source.items - 1}, the source's items"
         )
-    if where := rows_where((labels < 0) | (labels >= len(manifest.class_names))):
+    if where := rows_where(np.flatnonzero((labels < 0) | (labels >= len(manifest.class_names)))):
         return f"the label of {where} is out of range: allowed is 0…{len(manifest.class_names) - 1}"
     for name in manifest.latent_columns:
         if table.column(name).combine_chunks().storage.flatten().null_count:
             return f"{name} has missing numbers"
-        bits = latents_of(table, name).view(np.uint16).reshape(len(row_ids), -1)
-        if where := rows_where(np.any((bits & _EXPONENT) == _EXPONENT, axis=1)):
+        latents = latents_of(table, name)
+        if where := rows_where(rows_not_finite(latents)):
             return f"{name} holds NaN or infinity in {where}"
-        if name.startswith("std") and (where := rows_where(np.any(bits > _MINUS_ZERO, axis=1))):
+        bits = latents.view(np.uint16).reshape(len(row_ids), -1)
+        if name.startswith("std") and (where := rows_where(np.flatnonzero(np.any(bits > _MINUS_ZERO, axis=1)))):
             return f"{name} is negative in {where}"
     if manifest.captions:
         captions = table.column("captions").combine_chunks()
@@ -113,9 +115,8 @@ def _group_fault(table: pa.Table, manifest: Manifest) -> str | None:
     return None
 
 
-def _first_row(row_ids: NDArray[np.int64], at: NDArray[np.bool_]) -> str:
-    """Return the name of the first row with `at` and the number of others, or an empty text without any."""
-    rows = np.flatnonzero(at)
+def _first_row(row_ids: NDArray[np.int64], rows: NDArray[np.int64]) -> str:
+    """Return the name of the first of some rows and the number of others, or an empty text without any."""
     if not len(rows):
         return ""
     more = f" and {len(rows) - 1} more of the row group" if len(rows) > 1 else ""

@@ -6,7 +6,7 @@ import base64
 import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from causalfusion import ModelConfig
 
 from ..config.errors import UserError
+from .fingerprints import Fingerprints, clashes
 from .manifest import Manifest, Shard, sha256_of
 from .read import LATENT
 from .shards import manifest_schema
@@ -70,13 +71,13 @@ class CheckedShards:
 def open_shards(
     folder: Path, *, max_bad_rows: float = 0.0, hashes: bool = True, known: CheckedShards | None = None
 ) -> CheckedShards:
-    """Check every shard of `folder`: presence, size, SHA-256, schema, rows of every row group, range of labels.
+    """Check every shard: presence, size, SHA-256, schema, rows of every row group, labels' range, repeated row ids.
 
     The schema must be exactly that of shards, which excludes pickled extension types.
 
     Args:
         max_bad_rows: largest share of rows in bad shards.
-        hashes: read every byte to compare SHA-256. Page checksums are compared in training in any case.
+        hashes: read every byte to compare SHA-256, and every row id. Readers compare page checksums in any case.
         known: result of an earlier check, reused for each shard with the same size and times.
 
     Raises:
@@ -88,8 +89,10 @@ def open_shards(
     stamps = {shard.file: stamp for shard in manifest.shards if (stamp := _stamp(folder / shard.file)) is not None}
     trusted = {file for file, stamp in stamps.items() if known is not None and known.still_holds(file, stamp)}
     found = dict(faults(folder, manifest, hashes=hashes, but=trusted))
-    before = {} if known is None else {file: fault for file, fault in known.bad.items() if file in trusted}
-    bad = {shard.file: fault for shard in manifest.shards if (fault := (found | before).get(shard.file))}
+    found |= {} if known is None else {file: fault for file, fault in known.bad.items() if file in trusted}
+    if hashes and len(trusted) < len(manifest.shards):
+        found |= _repeated_row_ids(folder, [shard for shard in manifest.shards if shard.file not in found])
+    bad = {shard.file: fault for shard in manifest.shards if (fault := found.get(shard.file))}
     share = sum(shard.rows for shard in manifest.shards if shard.file in bad) / manifest.rows
     if share > max_bad_rows:
         named = "\n".join(
@@ -103,6 +106,23 @@ def open_shards(
             f"{without if float(enough) < 1 else ''}"
         )
     return CheckedShards(folder, manifest, bad, stamps, hashes)
+
+
+def _repeated_row_ids(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
+    """Return file → fault of the shards with a row id that is twice in them, or in an earlier shard too."""
+
+    def read(shard: Shard) -> Fingerprints | str:
+        try:
+            with pq.ParquetFile(folder / shard.file) as file:
+                ids = file.read(columns=["row_id"], use_threads=False).column(0).to_numpy()
+        except (OSError, pa.ArrowException) as error:
+            return f"it is not readable Parquet ({error})"
+        return replace(Fingerprints.none(), row_ids=ids)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        found = dict(zip((shard.file for shard in shards), threads.map(read, shards), strict=True))
+    prints = {file: print_ for file, print_ in found.items() if isinstance(print_, Fingerprints)}
+    return {file: fault for file, fault in found.items() if isinstance(fault, str)} | clashes(folder, prints)
 
 
 def _stamp(path: Path) -> Stamp | None:

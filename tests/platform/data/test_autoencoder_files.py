@@ -164,6 +164,7 @@ def cut_in_half(folder: Path) -> None:
     [
         (lambda folder: (folder / WEIGHTS).unlink(), f"there is no {WEIGHTS}\n"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON: "),
+        (lambda folder: (folder / "config.json").write_text("[" * 200_000), "config.json is not JSON: "),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json is of a list; allowed: Autoenc"),
         (change_config(_class_name="UNet2DModel"), "of a UNet2DModel; allowed: AutoencoderKL, AutoencoderTiny"),
         (change_config(down_block_types=["Strange"] * 4), "Strange"),
@@ -172,6 +173,7 @@ def cut_in_half(folder: Path) -> None:
         (change_config(latents_mean=[0.0, 0.1, 0.2, 0.3]), "has latents_mean [0.0, 0.1, 0.2, 0.3]; allowed"),
         (change_config(scaling_factor=0.0), "has scaling_factor 0.0; allowed: numbers above 0"),
         (change_config(scaling_factor=math.inf), "has scaling_factor inf; allowed: numbers above 0"),
+        (change_config(scaling_factor=10**400), "; allowed: numbers above 0"),
         (change_config(scaling_factor=None), "has scaling_factor None; allowed: numbers above 0"),
         (cut_in_half, "Unable to load weights"),
         (change_weights(lambda state: state.pop("encoder.conv_in.bias")), "there is no encoder.conv_in.bias\n"),

@@ -15,13 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.platform.data.damage import put, rewrite
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.classes import read_rows
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.order import row_order, windows_between
 from causalfusion_platform.data.read import Batch, Dataset, local_batches, read_all, read_window
 from causalfusion_platform.data.shards import Rows
 from causalfusion_platform.data.stream import worker_rows
+from causalfusion_platform.data.validate import open_shards
 
 ROWS = 23
 WriteSmall = Callable[..., tuple[Path, Rows, Manifest]]
@@ -176,6 +179,23 @@ def test_a_page_damaged_after_the_checks_is_not_read(digits_folder: Path, own_fo
             batches_of(data, 0, 1797)
         assert str(caught.value).startswith(f"shard {path} cannot be read: row group 1: ")
         assert f"causalfusion data verify {folder}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "mean_flip", "std_flip"])
+def test_latents_that_are_not_finite_are_not_trained_on(write_small: WriteSmall, name: str) -> None:
+    """The manifest has the hash of such a shard, and its pages have checksums."""
+    folder, _, _ = write_small(ROWS, rows_per_shard=10, rows_per_group=4, posterior=True, flip=True)
+    file = rewrite(folder, 1, put(name, 5, np.nan))
+    manifest = open_shards(folder).manifest
+    data = Dataset(folder, manifest, 0, 4, sample_posterior=True, flip=True)
+    message = rf"{file} holds NaN or infinity: {name} of row id 15\n.*data verify {folder} --quarantine"
+    with pytest.raises(UserError, match=message):
+        batches_of(data, 0, ROWS)
+    if name == "mean":
+        with pytest.raises(UserError, match=message):
+            read_all(folder, manifest)
+        with pytest.raises(UserError, match=f"{file} holds NaN or infinity: mean in row group 1\n"):
+            read_rows(folder, manifest, [15])
 
 
 def test_a_shard_that_is_gone_is_named(write_small: WriteSmall) -> None:

@@ -135,10 +135,13 @@ def test_a_damaged_page(folder: Path) -> None:
 )
 def test_a_row_that_is_there_twice(folder: Path, name: str, own: object, others: object, text: str) -> None:
     file = rewrite(folder, 1, put(name, 2, own))  # row 7 of the shard has it
-    assert only_fault(folder, file) == f"{text.format(own)} is twice in it (row 7 here, row 2 there)"
+    expected = f"{text.format(own)} is twice in it (row 7 here, row 2 there)"
+    assert scan_shards(folder).checked.bad == {file: expected}
     rewrite(folder, 1, put(name, 2, others))  # the first shard has it
     expected = f"{text.format(others)} is in {FILES[0]} too (row 2 here, row 4 there)"
-    assert only_fault(folder, file) == expected
+    assert scan_shards(folder).checked.bad == {file: expected}
+    before_a_run = open_shards(folder, max_bad_rows=0.4).bad
+    assert before_a_run == ({file: expected} if name == "row_id" else {})
 
 
 def test_a_shard_that_repeats_a_bad_one_is_good(folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_numbers_that_are_none(
 ) -> None:
     folder, _, _ = write_small(30, rows_per_shard=10, rows_per_group=4, posterior=True, flip=True)
     file = rewrite(folder, 1, put(name, 5, value))
-    with pytest.raises(UserError, match=rf"{file} holds NaN or infinity\n .*causalfusion data verify"):
+    with pytest.raises(UserError, match=rf"{file} holds NaN or infinity: .*\n .*causalfusion data verify"):
         latent_stats(folder, Manifest.read(folder))
 
 

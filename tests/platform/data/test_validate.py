@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -17,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from causalfusion import PRESETS
 from causalfusion_platform.config.errors import UserError
@@ -25,6 +29,13 @@ from causalfusion_platform.data.shards import Rows
 from causalfusion_platform.data.validate import check_draws, check_model_fits, open_shards, shard_fault
 
 SHARD = "shard-00001-of-00004.parquet"
+STRANGE: list[Any] = [
+    *(None, True, -1, 0, 2**31, 2**63, 10**400, 1e308, math.inf, -math.inf, math.nan, "", "\0", "x" * 5000),
+    *([], {}, [[]], [None] * 1000, functools.reduce(lambda inner, _: [inner], range(900), [])),
+]
+"""Values that no field of a manifest is meant to have."""
+MANIFESTS: dict[Path, str] = {}
+"""Manifests as they were before the first change."""
 
 
 @pytest.fixture
@@ -168,7 +179,11 @@ def test_a_manifest_that_cannot_be_read(folder: Path, content: bytes) -> None:
         ("version", 3),
         ("dtype", "float32"),
         ("autoencoder.scale", 0),
+        ("autoencoder.scale", math.inf),
+        ("autoencoder.scale", math.nan),
+        ("shape", [2**16, 2**16, 1]),
         ("source.items", 0),
+        ("source.items", 2**80),
         ("crop", {"kind": "random"}),
         ("order", "sorted"),
         ("posterior", "half of them"),
@@ -189,6 +204,43 @@ def test_a_manifest_with_other_values(folder: Path, key: str, value: object) -> 
     message = refusal(folder)
     assert str(folder / "manifest.json") in message
     assert f"version 2: {key}" in message
+
+
+@pytest.mark.parametrize("shape", [[2**40, 1, 1], [1, 8, 2**16 + 1], [0, 8, 8], [1, -8, 8], [1e300, 8, 8]])
+def test_a_latent_of_a_size_that_none_has(folder: Path, shape: list[float]) -> None:
+    """Refused before memory of that size is allocated."""
+    change_manifest(folder, lambda tree: tree.update(shape=shape))
+    assert "version 2: shape." in refusal(folder)
+
+
+@pytest.mark.parametrize("row_groups", [[-1, 451], [0, 450], [10**30]])
+def test_row_groups_of_a_size_that_none_has(folder: Path, row_groups: list[int]) -> None:
+    change_manifest(folder, lambda tree: tree["shards"][1].update(row_groups=row_groups))
+    assert any(reason in refusal(folder) for reason in ("version 2: shards.1.row_groups.0: ", "do not add up"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_change_of_a_manifest_is_refused_or_harmless(
+    digits_folder: Path, folder: Path, data: st.DataObject
+) -> None:
+    """Values of other types, huge numbers and deep nesting end in one message, and never in a traceback."""
+    path = folder / "manifest.json"
+    tree = json.loads(MANIFESTS.setdefault(path, path.read_text()))
+    part, key = tree, data.draw(st.sampled_from(sorted(tree)))
+    while isinstance(part[key], dict | list) and part[key] and data.draw(st.booleans()):
+        part = part[key]
+        key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+    part[key] = data.draw(st.sampled_from(STRANGE))
+    text = json.dumps(tree)
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(text))))
+    path.write_text(text[:cut])
+    try:
+        checked = open_shards(folder, max_bad_rows=0.999)
+    except UserError as error:
+        assert "\n  " in str(error)
+    else:
+        assert checked.usable.rows <= 1797
 
 
 def test_a_manifest_of_the_first_version(folder: Path) -> None:

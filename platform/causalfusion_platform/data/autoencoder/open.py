@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from .encoder import Autoencoder, Encoder, Identity
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 _PIXEL_CHANNELS = (1, 3)
+# Of float32. Integers of JSON may be larger than any float.
+_LARGEST_SCALE = 3.4e38
 
 
 def open_encoder(spec: Path | str, device: str = "cpu", *, bf16: bool = False) -> Encoder:
@@ -115,7 +116,7 @@ def _read_folder(folder: Path) -> Any:
             raise UserError(f"no autoencoder in {folder}: there is no {file}\n  {_known(folder)}")
     try:
         config = json.loads((folder / _CONFIG).read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"no autoencoder in {folder}: {_CONFIG} is not JSON: {error}\n  {_known(folder)}"
         ) from error
@@ -154,8 +155,10 @@ def _check(config: Any, path: Path) -> None:
             f"allowed: RGB images, 3 to 3"
         )
     scale = config.scaling_factor
-    if not (isinstance(scale, int | float) and 0 < scale < math.inf):
-        raise UserError(f"the autoencoder in {path} has scaling_factor {scale!r}; allowed: numbers above 0")
+    if isinstance(scale, bool) or not (isinstance(scale, int | float) and 0 < scale < _LARGEST_SCALE):
+        raise UserError(
+            f"the autoencoder in {path} has scaling_factor {scale!r}; allowed: numbers above 0 that float32 holds"
+        )
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if getattr(config, name, None):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.encode.plan import EncodeSettings
 from causalfusion_platform.data.faults import parse_policies
 from causalfusion_platform.data.manifest import Manifest
-from causalfusion_platform.data.sources import open_source
+from causalfusion_platform.data.sources import EARLIER_RULES, open_source
 from causalfusion_platform.data.validate import open_shards
 from causalfusion_platform.launch import encode as launch
 from causalfusion_platform.launch.encode import Encoded, encode_source
@@ -163,6 +164,34 @@ def test_no_manifest_is_to_be_trusted_while_shards_are_missing(
     monkeypatch.setattr("causalfusion_platform.launch.encode.run_pipeline", fail)
     with pytest.raises(KeyboardInterrupt):
         encode(source, out)
+
+
+def test_a_folder_begun_under_the_earlier_rules_is_continued_under_them(tmp_path: Path) -> None:
+    """What a Mac left was a class then, and `train` and `val` were two. The command makes the same bytes still."""
+    picture = saved(photo(60, 60), "JPEG")
+    names = ["train/0.jpg", "train/.ipynb_checkpoints/0.jpg", "val/0.jpg", "__MACOSX/train/0.jpg"]
+    source = write_files(tmp_path / "source", dict.fromkeys(names, picture))
+    chosen, out = parse_policies([]), tmp_path / "out"
+    settings = EncodeSettings(policies=chosen, size=8, max_pixels=10**6, batch_size=2, rows_per_shard=2)
+    opened = open_source(str(source), policies=chosen, rules=EARLIER_RULES)
+    encoded = encode_source(opened, "identity", settings, out)
+    assert encoded.manifest.class_names == ["__MACOSX", "train", "val"]
+    assert "rules" not in json.loads((out / "encoding/plan.json").read_bytes())
+    before = files_of(out)
+    next(out.glob("shard-00001-*")).unlink()
+
+    layout = ["--size=8", "--max-pixels=1000000", "--batch-size=2", "--rows-per-shard=2"]
+    command = ["data", "encode", str(source), str(out), "--vae=identity", *layout]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert files_of(out) == before
+    command[3] = str(tmp_path / "new")
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError)
+    assert "the splits train/ (1 file), val/ (1 file)" in str(result.exception)
+    result = CliRunner().invoke(app, [*command, "--split=train"])
+    assert isinstance(result.exception, UserError)  # train/ holds images and no class folders
+    assert "has no class folders" in str(result.exception)
 
 
 @pytest.mark.ray

@@ -23,7 +23,7 @@ def encode(
     image_column: Annotated[
         str, typer.Option(help="Column or suffix of images in Parquet, tars or labels.")
     ] = "auto",
-    label_column: Annotated[str, typer.Option(help="Where the label is.")] = "auto",
+    label_column: Annotated[str, typer.Option(help="Where the label is. none: images without classes.")] = "auto",
     caption_column: Annotated[
         str | None, typer.Option(help="Column or suffix of captions (default: without captions).")
     ] = None,
@@ -43,19 +43,26 @@ def encode(
     batch_size: Annotated[int, typer.Option(help="Images per forward pass of the autoencoder.")] = 32,
     rows_per_shard: Annotated[int, typer.Option(help="Items per shard.")] = 4096,
     rows_per_group: Annotated[int, typer.Option(help="Rows per Parquet row group, the unit of shuffling.")] = 256,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split to take where names tell several apart: train, …, or all (tars, Parquet)."),
+    ] = None,
     encoders: Annotated[
         int | None, typer.Option(help="Ray actors that encode (default: one per GPU, or per node without GPUs).")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show classes, splits and what is left out. Write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON line, last.")] = False,
 ) -> None:
     """Encode images into verified latent shards. The same command continues an interrupted one."""
     from rich.console import Console
 
-    from ..data.encode.plan import EncodeSettings
+    from ..data.encode.plan import EncodeSettings, EncodingPlan, recorded_rules
     from ..data.faults import parse_policies
-    from ..data.sources import open_source
-    from ..launch.encode import encode_source
-    from ..report.data.encoding import EncodingDisplay, encoding_panel
+    from ..data.sources import Listing, open_source
+    from ..launch.encode import RECORDS_FOLDER, encode_source, plan_encoding
+    from ..report.data.encoding import EncodingDisplay, encoding_panel, plan_facts, plan_panel
     from ..report.log import log_to
     from ..report.terminal import as_path
 
@@ -72,6 +79,10 @@ def encode(
         order=order,
     )
     console = Console(highlight=False)
+
+    def announce(listing: Listing, plan: EncodingPlan) -> None:
+        console.print(plan_panel(listing, plan, as_path(out)))
+
     with log_to(console), EncodingDisplay(console) as display:
         opened = open_source(
             source,
@@ -80,11 +91,25 @@ def encode(
             image_column=image_column,
             label_column=label_column,
             caption_column=caption_column,
+            split=split,
             policies=policies,
+            rules=recorded_rules(out / RECORDS_FOLDER),
         )
-        encoded = encode_source(opened, vae, settings, out, encoders=encoders, show=display.show)
+        if dry_run:
+            listing, plan = plan_encoding(opened, vae, settings, out)
+        else:
+            encoded = encode_source(
+                opened, vae, settings, out, encoders=encoders, announce=announce, show=display.show
+            )
+    if dry_run:
+        announce(listing, plan)
+        if as_json:
+            print(json.dumps({"dry_run": True, "shards": plan.num_shards, **plan_facts(listing)}))
+        return
     manifest = encoded.manifest
-    console.print(encoding_panel(manifest, encoded.faults, encoded.seconds, encoded.made, as_path(out)))
+    console.print(
+        encoding_panel(manifest, encoded.faults, encoded.seconds, encoded.made, as_path(out), encoded.empty_classes)
+    )
     if as_json:
         summary = {
             "rows": manifest.rows,
@@ -94,6 +119,8 @@ def encode(
             "seconds": encoded.seconds,
             "faults": manifest.faults,
             "digest": manifest.digest,
+            **plan_facts(encoded.listing),
+            "empty_classes": encoded.empty_classes,
         }
         print(json.dumps(summary))
 

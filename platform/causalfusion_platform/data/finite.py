@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 _EXPONENT = 0x7C00
 
 
-def rows_not_finite(latents: NDArray[np.float16]) -> NDArray[np.int64]:
-    """Return the rows of latents (rows, …) that hold NaN or infinity, sorted."""
+def rows_not_finite(latents: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return the rows of latents (rows, …) in float16 that hold NaN or infinity, sorted."""
     bits = latents.view(np.uint16).reshape(len(latents), -1)
     if np.left_shift(bits, 1).max(initial=0) < _EXPONENT << 1:  # the shift drops the sign: two fast passes
         return np.empty(0, np.int64)

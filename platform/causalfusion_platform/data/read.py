@@ -131,7 +131,7 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
 def _check_finite(path: Path, columns: Columns) -> None:
     """Check latents that a manifest vouches for, but that were damaged before they were hashed."""
     for name, values in columns.items():
-        rows = rows_not_finite(values) if values.dtype == np.float16 else ()
+        rows = rows_not_finite(values) if values.dtype == np.float16 else []
         if len(rows):
             raise UserError(
                 f"shard {path} holds NaN or infinity: {name} of row id {columns['row_id'][rows[0]]}\n"

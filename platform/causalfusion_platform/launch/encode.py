@@ -48,8 +48,11 @@ _OURS = re.compile(
 class Encoded:
     """Result of an encoding."""
 
+    listing: Listing
     manifest: Manifest
     faults: list[Fault]
+    empty_classes: list[str]
+    """Classes without rows."""
     made: int
     """Shards made by this launch. The others were there."""
     seconds: float
@@ -62,6 +65,7 @@ def encode_source(
     out: Path,
     *,
     encoders: int | None = None,
+    announce: Callable[[Listing, EncodingPlan], None] = lambda *_: None,
     show: Callable[[EncodingProgress], None] = lambda _: None,
 ) -> Encoded:
     """Encode every image of a source, or those that an earlier call left. The manifest comes last.
@@ -71,21 +75,16 @@ def encode_source(
         settings: size, faults, and the layout of shards.
         out: folder of shards, on storage that all nodes share.
         encoders: actors with an autoencoder each. Default: one per GPU, or one for all CPUs.
+        announce: called with the list of images and the plan, before anything is written.
         show: called with progress, about twice a second.
 
     Raises:
         UserError: an argument is wrong, or an image has a fault that stops. Finished shards stay.
     """
     started = time.perf_counter()
-    encoder = open_encoder(vae)
-    try:
-        listing = source.listing()
-    except FaultStop as stop:
-        raise stopped(stop) from stop
-    plan = make_plan(listing, encoder, settings)
-    del encoder  # the actors open their own
+    listing, plan = plan_encoding(source, vae, settings, out)
+    announce(listing, plan)
     records = out / RECORDS_FOLDER
-    _check_folder(out)
     with _only_one(out, records):
         plan.begin(records)
         finished = finished_shards(records, out, plan.num_shards)
@@ -106,7 +105,25 @@ def encode_source(
                 finished = _make_shards(make, plan, missing, out)
         manifest, faults = _finish(plan, listing, finished, out)
     made = sum(finished[shard].shard is not None for shard in missing)
-    return Encoded(manifest, faults, made, time.perf_counter() - started)
+    empty = listing.empty_classes([fault.key for fault in faults if fault.action == "skip"])
+    return Encoded(listing, manifest, faults, empty, made, time.perf_counter() - started)
+
+
+def plan_encoding(source: Source, vae: str, settings: EncodeSettings, out: Path) -> tuple[Listing, EncodingPlan]:
+    """List a source, and plan its shards. Nothing is written.
+
+    Raises:
+        UserError: an argument is wrong, an image has a fault that stops, or `out` holds something else.
+    """
+    encoder = open_encoder(vae)
+    try:
+        listing = source.listing()
+    except FaultStop as stop:
+        raise stopped(stop) from stop
+    plan = make_plan(listing, encoder, settings)
+    _check_folder(out)
+    plan.is_begun(out / RECORDS_FOLDER)
+    return listing, plan
 
 
 def _make_shards(

@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 from tests.platform.cli.conftest import Run, check_refusal
 from tests.platform.conftest import description_of, small_rows
 from tests.platform.data.damage import put, rewrite
+from tests.platform.data.encode.in_process import without_ray
+from tests.platform.data.sources.makers import digit, write_files
 from tests.platform.data.tiny_vaes import new_kl
 
 from causalfusion_platform.data.autoencoder import open_encoder
@@ -111,6 +113,57 @@ def test_images_that_are_there_twice(run: Run, own_folder: Path) -> None:
 def test_no_data_set(run: Run, own_folder: Path, verb: str) -> None:
     check_refusal(run("data", verb, "nowhere"), "nowhere", "does not exist", "causalfusion data digits")
     assert not list(own_folder.iterdir())
+
+
+# encode
+
+
+def test_a_dry_run_says_what_would_be_encoded(run: Run, own_folder: Path) -> None:
+    """Classes, split and what is left out, before anything is written."""
+    names = [f"{name}/{row}.png" for name in ("cat", "dog") for row in range(2)]
+    for split in ("train", "val"):
+        write_files(own_folder / "pets" / split, {name: digit(row) for row, name in enumerate(names)})
+    write_files(own_folder / "pets/train", {"__MACOSX/._0.png": b"", "cat/.DS_Store": b"", "owl/.DS_Store": b""})
+    command = ("data", "encode", "pets", "out", "--vae", "identity", "--size", "8", "--dry-run")
+    refused = run(*command)
+    check_refusal(refused, "train/ (4 files)", "val/ (4 files)", "--split train")
+    result = run(*command, "--split", "train", "--json")
+    assert result.status == 0
+    assert not Path("out").exists()
+    *lines, last = result.out.splitlines()
+    text = "\n".join(line.strip("│").strip() for line in lines)
+    assert "source     folders, pets/train" in text
+    assert "images     4" in text
+    assert "split      train, of train (4 files), val (4 files)" in text
+    assert "classes    3: cat, dog, owl" in text
+    assert "no images  in 1: owl" in text
+    assert "left out   system files: 2 .DS_Store, 1 __MACOSX/" in text
+    assert json.loads(last) == {
+        "dry_run": True,
+        "shards": 1,
+        "kind": "folders",
+        "items": 4,
+        "classes": 3,
+        "class_names": ["cat", "dog", "owl"],
+        "empty_classes": ["owl"],
+        "split": "train",
+        "splits": {"train": 4, "val": 4},
+        "left_out": {".DS_Store": 2, "__MACOSX/": 1},
+    }
+
+
+def test_an_encoding_says_it_before_and_names_a_class_without_rows(run: Run, own_folder: Path) -> None:
+    write_files(own_folder / "pets", {"cat/0.png": digit(0), "dog/0.png": b"no image", "dog/.DS_Store": b""})
+    with without_ray():
+        result = run("data", "encode", "pets", "out", "--vae", "identity", "--size", "8", "--json")
+    assert result.status == 0
+    before, after = result.out.split("encoded into")
+    assert "classes   2: cat, dog" in before
+    assert "split     not named: every file is taken" in before
+    assert "no rows      in 1: dog" in after
+    summary = json.loads(result.out.splitlines()[-1])
+    assert (summary["rows"], summary["classes"], summary["empty_classes"]) == (1, 2, ["dog"])
+    assert summary["left_out"] == {".DS_Store": 1}
 
 
 # inspect

@@ -163,7 +163,7 @@ def faulty_images() -> dict[str, FaultyImage]:
         "truncated.ppm": (saved(rgb, "PPM")[:9000], {"truncated"}, False),
         "truncated16.ppm": (b"P6 96 80 65535\n" + rgb.tobytes(), {"truncated"}, False),
         "not_image.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", {"not_image"}, False),
-        "Thumbs.db": (bytes(range(256)) * 8, {"not_image"}, False),
+        "noise.dat": (bytes(range(256)) * 8, {"not_image"}, False),
         "corrupt.png": (with_flipped(png, len(png) // 2), {"corrupt"}, False),
         "corrupt_header.png": (with_flipped(png, 25), {"corrupt"}, False),
         "corrupt.jpg": (jpeg.replace(b"\xff\xdb", b"\xff\xfe"), {"corrupt"}, False),  # no quantization tables

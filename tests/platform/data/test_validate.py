@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -31,7 +30,7 @@ from causalfusion_platform.data.validate import check_draws, check_model_fits, o
 SHARD = "shard-00001-of-00004.parquet"
 STRANGE: list[Any] = [
     *(None, True, -1, 0, 2**31, 2**63, 10**400, 1e308, math.inf, -math.inf, math.nan, "", "\0", "x" * 5000),
-    *([], {}, [[]], [None] * 1000, functools.reduce(lambda inner, _: [inner], range(900), [])),
+    *([], {}, [[]], [None] * 1000, json.loads("[" * 900 + "]" * 900)),
 ]
 """Values that no field of a manifest is meant to have."""
 MANIFESTS: dict[Path, str] = {}

@@ -22,7 +22,7 @@ from ..autoencoder import Encoder
 from ..faults import Policies
 from ..manifest import AutoencoderId, Crop, Description, SourceId
 from ..shards import shard_name
-from ..sources import Listing
+from ..sources import EARLIER_RULES, RULES, Listing
 
 PLAN_FILE = "plan.json"
 
@@ -85,6 +85,8 @@ class EncodingPlan:
     description: Description
     order: NDArray[np.int64]
     """(items,) positions in the listing, in the order of the shards."""
+    rules: int = RULES
+    """Version of the rules by which the source was listed."""
 
     @property
     def num_shards(self) -> int:
@@ -121,27 +123,32 @@ class EncodingPlan:
         described["source"].pop("location")  # the same images may have been moved
         # The description has the order that `auto` stands for.
         settings = {name: value for name, value in vars(self.settings).items() if name != "order"}
-        return {**described, **settings, "policies": dict(self.settings.policies)}
+        rules = {} if self.rules == EARLIER_RULES else {"rules": self.rules}
+        return {**described, **settings, "policies": dict(self.settings.policies), **rules}
 
     def begin(self, folder: Path) -> None:
         """Write the identity of this encoding into `folder`, or compare it with that of an earlier call.
 
-        A policy that was `stop` may change, because no finished shard holds an image that it applies to.
-
         Raises:
             UserError: the identities differ. The differences are listed.
         """
-        path = folder / PLAN_FILE
-        text = (json.dumps(self.identity, indent=2) + "\n").encode()
-        mine = dict(_flatten(self.identity))
-        if not path.is_file():
+        if not self.is_begun(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text)
-            return
-        try:
-            theirs = dict(_flatten(json.loads(path.read_bytes())))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {error}\n  encode into another folder, or remove it") from error
+            write_atomically(folder / PLAN_FILE, (json.dumps(self.identity, indent=2) + "\n").encode())
+
+    def is_begun(self, folder: Path) -> bool:
+        """Return True if `folder` holds exactly this identity.
+
+        A policy that was `stop` may change, because no finished shard holds an image that it applies to.
+
+        Raises:
+            UserError: the folder holds another identity. The differences are listed.
+        """
+        path = folder / PLAN_FILE
+        if not path.is_file():
+            return False
+        mine = dict(_flatten(self.identity))
+        theirs = dict(_flatten(_read(path)))
         changed = [
             f"  {key}: was {theirs.get(key)!r}, now {mine.get(key)!r}"
             for key in sorted({*mine, *theirs})
@@ -153,8 +160,7 @@ class EncodingPlan:
                 f"{folder.parent} was begun with other images or settings:\n{lines}\n"
                 f"  use the old ones to continue it, or encode into another folder"
             )
-        if mine != theirs:
-            write_atomically(path, text)
+        return mine == theirs
 
 
 def make_plan(listing: Listing, encoder: Encoder, settings: EncodeSettings) -> EncodingPlan:
@@ -186,12 +192,43 @@ def make_plan(listing: Listing, encoder: Encoder, settings: EncodeSettings) -> E
         captions="captions" in listing.table.column_names,
         class_names=listing.class_names,
     )
-    return EncodingPlan(settings, description, order)
+    return EncodingPlan(settings, description, order, listing.selection.rules)
+
+
+def recorded_rules(folder: Path) -> int:
+    """Return the version of the rules of listing under which an encoding was begun. Without one: the present one.
+
+    Args:
+        folder: folder of the plan.
+
+    Raises:
+        UserError: the plan is damaged, or of a later version.
+    """
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        return RULES
+    rules = _read(path).get("rules", EARLIER_RULES)
+    if rules not in (EARLIER_RULES, RULES):
+        raise UserError(
+            f"{path} has the rules {rules!r}; allowed: {EARLIER_RULES}, {RULES}\n"
+            f"  continue it with the version of the platform that began it, or encode into another folder"
+        )
+    return int(rules)
 
 
 def take_items(table: pa.Table, items: NDArray[np.int64]) -> pa.Table:
     """Return the rows of some items of the listing."""
     return table.take(pa.array(items))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_bytes())
+        if not isinstance(tree, dict):
+            raise ValueError(f"it holds a {type(tree).__name__} where an object should be")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}\n  encode into another folder, or remove it") from error
+    return tree
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

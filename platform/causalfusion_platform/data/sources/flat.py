@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,8 +13,10 @@ from .files import SourceFiles
 from .filesystem import locate
 from .folders import FileReader, file_columns
 from .label_file import LabelColumns, read_label_file
-from .labels import as_labels, number_labels
+from .labels import as_labels, no_classes, number_labels
 from .listing import Listing, leave_out, make_listing, utf8
+from .selection import EARLIER_RULES
+from .system_files import system_part
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,17 @@ class FlatFolder:
 
     def listing(self) -> Listing:
         """List the images that have a label."""
-        files = self.files
-        entries = read_label_file(self.labels, self.columns)
+        files, rules = self.files, self.files.selection.rules
+        entries = read_label_file(self.labels, self.columns, rules)
         filesystem, label_path = locate(self.labels)
         own = {name for name in files.names if files.path(name) == label_path and filesystem == files.filesystem}
         names = utf8(files.names, files.location)
-        numbered = number_labels(as_labels(entries.labels, entries.places), self.labels)
-        listed = pa.array(entries.names, pa.string())
+        if entries.labels[0] is None:
+            numbered = no_classes(len(entries.labels))
+        else:
+            values = as_labels(entries.labels)
+            numbered = number_labels(values, self.labels, place_of=entries.places.__getitem__, rules=rules)
+        listed = utf8(entries.names, self.labels)
         entry = pc.index_in(names, value_set=listed)
         if not entry.is_valid().true_count:
             raise UserError(
@@ -51,14 +57,17 @@ class FlatFolder:
             )
             if name not in own
         ]
-        there = pc.is_in(listed, value_set=names)
-        missing = [(name, "has a label, but is not there") for name in listed.filter(pc.invert(there)).to_pylist()]
+        absent = listed.filter(pc.invert(pc.is_in(listed, value_set=names))).to_pylist()
+        system = {name: part for name in absent if rules != EARLIER_RULES and (part := system_part(name))}
+        missing = [(name, "has a label, but is not there") for name in absent if name not in system]
         columns = file_columns(files, names, labels, found)
         if entries.captions is not None:
             captions = pa.array(entries.captions, pa.list_(pa.string()))
             columns["captions"] = pc.take(captions, entry.filter(found))
         findings = leave_out("unlabelled", unlabelled, self.policies) + leave_out("missing", missing, self.policies)
-        return make_listing("flat", files.location, numbered.class_names, columns, findings)
+        selection = files.selection
+        selection = replace(selection, left_out=tuple(sorted({*selection.left_out, *system.values()})))
+        return make_listing("flat", files.location, numbered.class_names, columns, findings, selection)
 
     def reader(self) -> FileReader:
         """Return the reader of the images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,9 @@ from ..faults import Policies
 from .files import SourceFiles
 from .filesystem import read_patiently, read_whole
 from .listing import Listing, leave_out, make_listing, utf8
+from .selection import EARLIER_RULES
+
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,16 @@ class ClassFolders:
     """Folder with one folder per class.
 
     Every file below a class folder counts as an image. Files of other kinds are reported when they are decoded.
-    Files beside the class folders and in hidden folders do not have a label.
+    Files beside the class folders do not have a label.
     """
 
     files: SourceFiles
     policies: Policies
 
     def listing(self) -> Listing:
-        """List the images. Classes are the folders, sorted bytewise, including empty ones."""
+        """List the images. Classes are the folders, including empty ones: sorted bytewise, or by number."""
         files = self.files
-        class_names = sorted({name for name in files.folders if not name.startswith(".")})
+        class_names = _class_names(files)
         if not class_names:
             raise UserError(
                 f"{files.location} has no class folders\n"
@@ -66,10 +70,16 @@ class ClassFolders:
         found = labels.is_valid()
         stray = [(name, "lies in no class folder") for name in names.filter(pc.invert(found)).to_pylist()]
         columns = file_columns(files, names, labels, found)
-        return make_listing(
-            "folders", files.location, class_names, columns, leave_out("unlabelled", stray, self.policies)
-        )
+        findings = leave_out("unlabelled", stray, self.policies)
+        return make_listing("folders", files.location, class_names, columns, findings, files.selection)
 
     def reader(self) -> FileReader:
         """Return the reader of the images."""
         return FileReader(self.files.filesystem)
+
+
+def _class_names(files: SourceFiles) -> list[str]:
+    names = sorted({name for name in files.folders if not name.startswith(".")})
+    if files.selection.rules != EARLIER_RULES and all(_NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=int)  # 2 before 10, as for labels that are integers
+    return names

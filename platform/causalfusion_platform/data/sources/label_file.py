@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from dataclasses import dataclass, field
 
 from ...config.errors import UserError
 from .filesystem import locate, read_whole
+from .labels import NO_LABELS, read_label
+from .selection import EARLIER_RULES, RULES
 
 _FILE_HEADERS = ("file", "file_name", "filename", "path", "image")
 _FORMS = (
     "allowed: a .csv file with the header file,label (or two columns without a header), or a .json file with "
     '{"file": label}, [["file", label], …] or {"labels": [["file", label], …]}'
 )
-_INTEGER = re.compile(r"-?[0-9]+")
-_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]*")
 
 
 @dataclass
@@ -26,6 +25,7 @@ class LabelFile:
 
     names: list[str] = field(default_factory=list)
     labels: list[int | str | None] = field(default_factory=list)
+    """All None: images without classes."""
     places: list[str] = field(default_factory=list)
     """Place of each entry in the file, for messages."""
     captions: list[list[str]] | None = None
@@ -40,7 +40,7 @@ class LabelColumns:
     caption: str | None = None
 
 
-def read_label_file(location: str, columns: LabelColumns) -> LabelFile:
+def read_label_file(location: str, columns: LabelColumns, rules: int = RULES) -> LabelFile:
     """Read a label file: a path or URL that ends in .csv or .json.
 
     Raises:
@@ -57,7 +57,7 @@ def read_label_file(location: str, columns: LabelColumns) -> LabelFile:
             raise UserError(
                 f"label file {location}: JSON has no columns\n  leave out the names of columns, or use CSV"
             )
-        entries = _read_json(text, location)
+        entries = _read_json(text, location, rules)
     elif path.lower().endswith(".csv"):
         entries = _read_csv(text, location, columns)
     else:
@@ -75,7 +75,7 @@ def read_label_file(location: str, columns: LabelColumns) -> LabelFile:
 def _read_csv(text: str, location: str, columns: LabelColumns) -> LabelFile:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     entries = LabelFile(captions=None if columns.caption is None else [])
-    wanted: list[int] = []
+    wanted: list[int | None] = []
     width = 0
     try:
         for row in rows:
@@ -89,8 +89,8 @@ def _read_csv(text: str, location: str, columns: LabelColumns) -> LabelFile:
                     continue
             if len(row) != width:
                 raise UserError(f"{place} has {len(row)} values, the first line {width}\n  {_FORMS}")
-            file, label, *captions = (row[position].strip() for position in wanted)
-            _add(entries, file, _parse_label(label, place), place)
+            file, label, *captions = ("" if at is None else row[at].strip() for at in wanted)
+            _add(entries, file, None if wanted[1] is None else _parse_label(label, place), place)
             if entries.captions is not None:
                 entries.captions.append([caption for caption in captions if caption])
     except csv.Error as error:
@@ -98,8 +98,11 @@ def _read_csv(text: str, location: str, columns: LabelColumns) -> LabelFile:
     return entries
 
 
-def _choose_columns(row: list[str], place: str, columns: LabelColumns) -> tuple[list[int], bool]:
-    """Return the positions of file, label and caption if wanted, and True if the row is a header."""
+def _choose_columns(row: list[str], place: str, columns: LabelColumns) -> tuple[list[int | None], bool]:
+    """Return the positions of file, label and caption if wanted, and True if the row is a header.
+
+    The position of the label is None for images without classes.
+    """
     header = [name.strip().lower() for name in row]
     file = next((name for name in _FILE_HEADERS if name in header), "file")
     file, label = (
@@ -107,24 +110,28 @@ def _choose_columns(row: list[str], place: str, columns: LabelColumns) -> tuple[
         for given, default in ((columns.file, file), (columns.label, "label"))
     )
     wanted = [file, label] if columns.caption is None else [file, label, columns.caption.lower()]
-    absent = [name for name in wanted if name not in header]
+    without = columns.label == NO_LABELS or (
+        columns.label == "auto" and columns.caption is not None and label not in header
+    )
+    absent = [name for name in wanted if name not in header and not (without and name == label)]
     if absent and columns == LabelColumns() and len(row) == 2:
         return [0, 1], False
     if absent:
         raise UserError(f"{place}: there is no column {absent[0]!r} among {', '.join(row)}\n  {_FORMS}")
-    return [header.index(name) for name in wanted], True
+    return [None if without and name == label else header.index(name) for name in wanted], True
 
 
 def _parse_label(text: str, place: str) -> int | str:
-    if not text or _DECIMAL.fullmatch(text):
+    label = read_label(text)
+    if label is None:
         raise UserError(f"{place}: {text!r} is not a label\n  write the integer or the name of a class")
-    return int(text) if _INTEGER.fullmatch(text) else text
+    return label
 
 
-def _read_json(text: str, location: str) -> LabelFile:
+def _read_json(text: str, location: str, rules: int) -> LabelFile:
     try:
         content = json.loads(text, object_pairs_hook=_Pairs)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError
         raise UserError(f"label file {location} is not JSON: {error}\n  {_FORMS}") from error
     if isinstance(content, _Pairs):
         # An image may be called labels too, but its label is not a list.
@@ -138,6 +145,8 @@ def _read_json(text: str, location: str) -> LabelFile:
         name, label = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
         if not isinstance(name, str) or isinstance(label, bool) or not isinstance(label, int | str) or label == "":
             raise UserError(f"{place} is {_short(entry)}, not a file and its label\n  {_FORMS}")
+        if isinstance(label, str) and rules != EARLIER_RULES:
+            label = _parse_label(label, place)
         _add(entries, name, label, place)
     return entries
 
@@ -146,7 +155,7 @@ class _Pairs(list[tuple[str, object]]):
     """JSON object with all its keys, including repeated ones."""
 
 
-def _add(entries: LabelFile, name: str, label: int | str, place: str) -> None:
+def _add(entries: LabelFile, name: str, label: int | str | None, place: str) -> None:
     name = name.strip().removeprefix("./")
     if not name:
         raise UserError(f"{place}: the name of the file is empty\n  {_FORMS}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...config.errors import UserError
 from ..faults import FaultStop, Finding, Policies
+from .labels import NO_CLASS
+from .selection import Selection
 
 Kind = Literal["folders", "flat", "webdataset", "parquet"]
 
@@ -37,7 +40,7 @@ class Listing:
     location: str
     """Location as given by the user."""
     class_names: list[str]
-    """Name of each class. Labels are indices into this list."""
+    """Name of each class. Labels are indices into this list. Without classes: `NO_CLASS` alone."""
     digest: str
     """SHA-256 over one line of JSON per row of `table`: [key, size, label], and the captions if present.
 
@@ -59,6 +62,22 @@ class Listing:
     """Key and fault of each item that was left out, sorted by key."""
     shuffled: bool
     """True if images should be encoded in shuffled order, because their keys are sorted by class."""
+    selection: Selection = field(default_factory=Selection)
+    """Part of the location that was listed."""
+
+    @property
+    def has_classes(self) -> bool:
+        """False for images without labels, which count as one class."""
+        return self.kind == "folders" or self.class_names != [NO_CLASS]
+
+    def empty_classes(self, left_out: Collection[str] = ()) -> list[str]:
+        """Return the names of the classes without an image, apart from the images of some keys."""
+        labels = self.table["label"]
+        if left_out:
+            gone = pa.array(list(left_out), pa.string())
+            labels = labels.filter(pc.invert(pc.is_in(self.table["key"], value_set=gone)))
+        counts = np.bincount(labels.to_numpy(), minlength=len(self.class_names))
+        return [self.class_names[label] for label in np.flatnonzero(counts == 0)]
 
 
 class Reader(Protocol):
@@ -92,6 +111,7 @@ def make_listing(
     class_names: list[str],
     columns: Mapping[str, Iterable[object]],
     findings: list[tuple[str, Finding]],
+    selection: Selection | None = None,
 ) -> Listing:
     """Bring rows into canonical order.
 
@@ -100,6 +120,7 @@ def make_listing(
         columns: key, label, file and size, and if they apply offset, row_group and captions. They are sequences or
             Arrow arrays of one length, in any order.
         findings: faults of the items left out.
+        selection: part of the location that was listed.
 
     Raises:
         UserError: the source has no rows, or a key occurs twice.
@@ -129,6 +150,7 @@ def make_listing(
         table=table,
         findings=sorted(findings, key=lambda left_out: (left_out[0].encode(), left_out[1].kind)),
         shuffled=kind in ("folders", "flat"),
+        selection=selection or Selection(),
     )
 
 

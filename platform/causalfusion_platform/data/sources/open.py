@@ -13,6 +13,8 @@ from .folders import ClassFolders
 from .label_file import LabelColumns
 from .listing import Kind, Source
 from .parquet import ParquetFiles
+from .selection import EARLIER_RULES, RULES
+from .splits import choose_split
 from .webdataset import IMAGE_SUFFIXES, Tars
 
 _TAR = (".tar",)
@@ -35,7 +37,9 @@ def open_source(
     image_column: str = "auto",
     label_column: str = "auto",
     caption_column: str | None = None,
+    split: str | None = None,
     policies: Policies,
+    rules: int = RULES,
 ) -> Source:
     """Open a source of images.
 
@@ -47,14 +51,16 @@ def open_source(
             the image (tars).
         label_column: column of the label. For tars `cls` or a key of .json.
         caption_column: column of the caption. For tars `txt` or a key of .json.
+        split: split to take where names tell several apart, such as `train`. `all`: every tar or Parquet file.
         policies: actions for images without labels and labels without images.
+        rules: version of the rules of listing, of which a folder that was begun keeps its own.
 
     Raises:
         UserError: the location is missing or empty, its kind is not clear, or options do not fit the kind.
     """
     if kind not in ("auto", *get_args(Kind)):
         raise UserError(f"{kind!r} is not a kind of source\n  name one: --kind auto, {', '.join(get_args(Kind))}")
-    files = list_files(location)
+    files = list_files(location, rules)
     if kind == "auto":
         kind = "flat" if labels is not None else _tell(files)
     if labels is not None and kind != "flat":
@@ -64,19 +70,24 @@ def open_source(
     if kind == "folders":
         if (image_column, label_column, caption_column) != ("auto", "auto", None):
             raise UserError("class folders have no columns\n  leave out the options that name columns")
-        return ClassFolders(files, policies)
+        return ClassFolders(choose_split(files, kind, split), policies)
     if kind == "flat":
         if labels is None:
             raise UserError(f"{location} needs a file of labels\n  name it: --labels FILE.csv (or .json)")
+        files = choose_split(files, kind, split)
         return FlatFolder(files, labels, LabelColumns(image_column, label_column, caption_column), policies)
     if kind == "webdataset":
         _refuse_compressed(files)
-        return Tars(_only(files, _TAR), policies, image_column, label_column, caption_column)
-    return ParquetFiles(_only(files, _PARQUET), policies, image_column, label_column, caption_column)
+        files = choose_split(_only(files, _TAR), kind, split)
+        return Tars(files, policies, image_column, label_column, caption_column)
+    files = choose_split(_only(files, _PARQUET), kind, split)
+    return ParquetFiles(files, policies, image_column, label_column, caption_column)
 
 
 def _tell(files: SourceFiles) -> Kind:
     tars, parquet, images = (files.ending_in(*suffixes) for suffixes in (_TAR, _PARQUET, _IMAGES))
+    if files.selection.rules != EARLIER_RULES:  # img2dataset writes a table of each tar beside it
+        parquet = [name for name in parquet if f"{name.rpartition('.')[0]}.tar" not in tars]
     found = {"tars": tars, "Parquet files": parquet, "images": images}
     if sum(map(bool, found.values())) > 1:
         held = ", ".join(f"{len(names):,} {kind} ({names[0]})" for kind, names in found.items() if names)
@@ -107,7 +118,9 @@ def _only(files: SourceFiles, suffixes: tuple[str, ...]) -> SourceFiles:
     names = files.ending_in(*suffixes)
     if not names:
         raise UserError(f"{files.location} holds no {' or '.join(suffixes)} file\n  {_KINDS}")
-    return replace(files, names=names, sizes=[sizes[name] for name in names])
+    left_out = tuple(name for name in files.selection.left_out if name.lower().endswith(("/", *suffixes)))
+    selection = replace(files.selection, left_out=left_out)
+    return replace(files, names=names, sizes=[sizes[name] for name in names], selection=selection)
 
 
 def _refuse_compressed(files: SourceFiles) -> None:

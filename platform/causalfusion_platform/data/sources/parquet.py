@@ -18,9 +18,10 @@ from ...config.errors import UserError
 from ..faults import Policies
 from .files import SourceFiles
 from .filesystem import read_patiently
-from .labels import number_labels
+from .labels import Numbered, no_classes, number_labels
 from .listing import Listing, leave_out, make_listing
 from .parquet_file import ParquetColumns, find_columns, open_parquet, require_column
+from .selection import EARLIER_RULES
 
 _THREADS = 8
 # Digits of a row's number in its key, so that keys sort as rows do.
@@ -98,24 +99,34 @@ class ParquetFiles:
                     f"  name files that belong together"
                 )
         rows = pa.concat_tables(table for _, table in parts)
-        place = f"{files.location} column {columns.label!r}"
-        names = columns.class_names if pa.types.is_integer(rows["label"].type) else None
-        numbered = number_labels(rows["label"], place, names)
+        numbered = no_classes(rows.num_rows) if columns.label is None else self._number(rows, columns)
         found = pa.array(numbered.labels >= 0)
         without = [
-            (key, "its label is null or negative") for key in rows["key"].filter(pc.invert(found)).to_pylist()
+            (key, "its label is null, negative or a decimal")
+            for key in rows["key"].filter(pc.invert(found)).to_pylist()
         ]
         findings = leave_out("unlabelled", without, self.policies)
         kept = rows.drop_columns("label").append_column("label", pa.array(numbered.labels)).filter(found)
         arrays = {name: kept[name] for name in kept.column_names}
-        return make_listing("parquet", files.location, numbered.class_names, arrays, findings)
+        return make_listing("parquet", files.location, numbered.class_names, arrays, findings, files.selection)
+
+    def _number(self, rows: pa.Table, columns: ParquetColumns) -> Numbered:
+        labels, rules = rows["label"], self.files.selection.rules
+        has_names = pa.types.is_integer(labels.type) or rules != EARLIER_RULES
+        return number_labels(
+            labels,
+            f"{self.files.location} column {columns.label!r}",
+            columns.class_names if has_names else None,
+            place_of=lambda row: str(rows["key"][row].as_py()),
+            rules=rules,
+        )
 
     def reader(self) -> ParquetReader:
         """Return the reader of the images."""
         files = self.files
         with self._mending(files.names[0]):
             schema = open_parquet(files.filesystem, files.path(files.names[0])).schema_arrow
-        columns = find_columns(schema, self.image_column, self.label_column, files.names[0])
+        columns = self._find_columns(schema, files.names[0])
         return ParquetReader(files.filesystem, columns.image)
 
     def _list_file(self, name: str) -> tuple[ParquetColumns, pa.Table]:
@@ -124,28 +135,37 @@ class ParquetFiles:
         with self._mending(name):
             file = open_parquet(self.files.filesystem, path)
             schema = file.schema_arrow
-            columns = find_columns(schema, self.image_column, self.label_column, name)
-            wanted = [columns.label]
+            columns = self._find_columns(schema, name)
+            wanted = [] if columns.label is None else [columns.label]
             if self.caption_column is not None:
                 require_column(schema, self.caption_column, name, "--caption-column")
                 wanted.append(self.caption_column)
             table = file.read(columns=wanted)
-            labels = _plain_labels(table[columns.label], name, columns.label)
+            rows = file.metadata.num_rows
+            labels = (
+                pa.nulls(rows, pa.int64())
+                if columns.label is None
+                else _plain_labels(table[columns.label], name, columns.label)
+            )
         groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        number = np.arange(table.num_rows)
+        number = np.arange(rows)
         arrays = {
             "key": pc.binary_join_element_wise(
                 pa.scalar(name), pc.utf8_lpad(pa.array(number).cast(pa.string()), _DIGITS, "0"), "#"
             ),
             "label": labels,
-            "file": pa.repeat(pa.scalar(path), table.num_rows),
+            "file": pa.repeat(pa.scalar(path), rows),
             "offset": pa.array(number),
-            "size": pa.repeat(pa.scalar(-1, pa.int64()), table.num_rows),
+            "size": pa.repeat(pa.scalar(-1, pa.int64()), rows),
             "row_group": pa.array(np.repeat(np.arange(len(groups)), groups)),
         }
         if self.caption_column is not None:
             arrays["captions"] = _captions(table[self.caption_column], name, self.caption_column)
         return columns, pa.table(arrays)
+
+    def _find_columns(self, schema: pa.Schema, name: str) -> ParquetColumns:
+        captioned = self.caption_column is not None
+        return find_columns(schema, self.image_column, self.label_column, name, captioned=captioned)
 
     @contextmanager
     def _mending(self, name: str) -> Iterator[None]:

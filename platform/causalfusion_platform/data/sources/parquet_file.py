@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ...config.errors import UserError
+from .labels import NO_LABELS
 
 _LABEL_NAMES = ("label", "labels", "cls", "class")
 # The Arrow schema is in the footer as base64, where a word can begin at any of three offsets.
@@ -22,7 +23,8 @@ class ParquetColumns(NamedTuple):
 
     image: str
     """Path of the leaf column with the bytes: `image`, or `image.bytes`."""
-    label: str
+    label: str | None
+    """None: images without classes."""
     class_names: list[str] | None
     """Class names of Hugging Face's metadata, for integer labels."""
 
@@ -46,25 +48,28 @@ def open_parquet(filesystem: fs.FileSystem, path: str) -> pq.ParquetFile:
     return pq.ParquetFile(file, page_checksum_verification=True, arrow_extensions_enabled=False)
 
 
-def find_columns(schema: pa.Schema, image: str, label: str, name: str) -> ParquetColumns:
+def find_columns(
+    schema: pa.Schema, image: str, label: str, name: str, *, captioned: bool = False
+) -> ParquetColumns:
     """Find the columns of images and labels.
 
     Args:
         image: name of the column of images. auto: the only one of bytes, or the one named image.
         label: name of the column of labels. auto: the only ClassLabel of Hugging Face's metadata, or the first
-            of label, labels, cls, class.
+            of label, labels, cls, class. none: images without classes.
         name: name of the file, for messages.
+        captioned: images have captions, and may do without labels.
 
     Raises:
         UserError: no column matches, or several do.
     """
     features = _features(schema)
-    label = _find_label(schema, features, label, name)
-    feature = features.get(label)
+    found = _find_label(schema, features, label, name, captioned)
+    feature = None if found is None else features.get(found)
     names = feature.get("names") if isinstance(feature, dict) else None
     return ParquetColumns(
         _find_image(schema, image, name),
-        label,
+        found,
         [str(known) for known in names] if isinstance(names, list) else None,
     )
 
@@ -111,7 +116,11 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _find_label(schema: pa.Schema, features: dict[str, object], given: str, name: str) -> str:
+def _find_label(
+    schema: pa.Schema, features: dict[str, object], given: str, name: str, captioned: bool
+) -> str | None:
+    if given == NO_LABELS:
+        return None
     if given == "auto":
         classes = [
             column
@@ -119,6 +128,13 @@ def _find_label(schema: pa.Schema, features: dict[str, object], given: str, name
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and column in schema.names
         ]
         usual = [column for column in _LABEL_NAMES if column in schema.names]
+        if captioned and not classes and not usual:
+            return None
+        if not classes and not usual:
+            raise UserError(
+                f"{name} has no column 'label' among {', '.join(schema.names)}\n"
+                f"  name one: --label-column, or take the images without classes: --label-column {NO_LABELS}"
+            )
         given = classes[0] if len(classes) == 1 else usual[0] if usual else "label"
     require_column(schema, given, name, "--label-column")
     return given
@@ -127,6 +143,6 @@ def _find_label(schema: pa.Schema, features: dict[str, object], given: str, name
 def _features(schema: pa.Schema) -> dict[str, object]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}

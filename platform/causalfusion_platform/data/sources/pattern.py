@@ -30,6 +30,12 @@ def split_pattern(location: str) -> tuple[str, str]:
     return folder or ("/" if location.startswith("/") else "."), pattern
 
 
+def inside_location(location: str, folder: str) -> str:
+    """Return the location of a folder inside a location, with the options of a URL at their place."""
+    path, options = _split_options(location)
+    return f"{path if path.endswith('://') else path.rstrip('/') + '/'}{folder}{options}"
+
+
 def _split_options(location: str) -> tuple[str, str]:
     """Split off the options of a URL, or the archive around its path."""
     path = re.split(r"::|\?", location, maxsplit=1)[0] if is_url(location) else location

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
@@ -16,8 +17,10 @@ from ...config.errors import UserError
 from ..faults import Policies
 from .files import SourceFiles
 from .filesystem import read_patiently
-from .labels import as_labels, number_labels
+from .labels import NO_LABELS, as_labels, no_classes, number_labels, read_label
 from .listing import Listing, leave_out, make_listing, utf8
+from .selection import EARLIER_RULES
+from .system_files import system_part
 from .tar_index import TarMember, index_tar
 
 IMAGE_SUFFIXES = frozenset(
@@ -27,7 +30,7 @@ IMAGE_SUFFIXES = frozenset(
     ]
 )
 _THREADS = 16
-_INTEGER = re.compile(r"\s*(-?[0-9]+)\s*")
+_DOTS = "has several dots, and WebDataset ends the name of a sample at the first one"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ class TarReader:
             yield read_patiently(partial(read_member, *place))
 
 
+class _Label(NamedTuple):
+    """Label of a sample."""
+
+    value: int | str | None
+    why: str = ""
+    """Reason of a missing value."""
+    absent: bool = False
+    """True if the sample has no place of a label."""
+
+
 @dataclass
 class _Samples:
     """Samples of the tars, column by column."""
@@ -66,10 +79,14 @@ class _Samples:
     files: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    labels: list[int | str] = field(default_factory=list)
+    labels: list[_Label] = field(default_factory=list)
     captions: list[list[str]] = field(default_factory=list)
     unlabelled: list[tuple[str, str]] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
+    dotted: list[str] = field(default_factory=list)
+    """A caption that is not found, because its name has several dots."""
+    system: set[str] = field(default_factory=set)
+    """System files and folders inside tars, which are left out."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ class Tars:
     image_column: str = "auto"
     """Extension of the images. auto: that of any image format."""
     label_column: str = "auto"
-    """`cls`, or a key of .json. auto: `cls` if present, else the key `label`."""
+    """`cls`, or a key of .json. auto: `cls` if present, else the key `label`. `NO_LABELS`: without classes."""
     caption_column: str | None = None
     """`txt`, or a key of .json."""
 
@@ -95,32 +112,44 @@ class Tars:
         with ThreadPoolExecutor(_THREADS) as pool:
             for name, members in zip(files.names, pool.map(self._index, files.names), strict=True):
                 self._add(samples, name, members)
-        findings = leave_out("unlabelled", samples.unlabelled, self.policies)
+        if self._is_without_labels(samples):
+            numbered = no_classes(len(samples.keys))
+        else:
+            values = as_labels([label.value for label in samples.labels])
+            numbered = number_labels(
+                values, files.location, place_of=samples.keys.__getitem__, rules=files.selection.rules
+            )
+        found = pa.array(numbered.labels >= 0)
+        unlabelled = samples.unlabelled + [
+            (samples.keys[row], samples.labels[row].why) for row in np.flatnonzero(numbered.labels < 0)
+        ]
+        findings = leave_out("unlabelled", unlabelled, self.policies)
         findings += leave_out("missing", samples.missing, self.policies)
-        numbered = number_labels(as_labels(samples.labels, samples.keys), files.location)
         columns = {
-            "key": utf8(samples.keys, files.location),
-            "label": numbered.labels,
-            "file": samples.files,
-            "offset": samples.offsets,
-            "size": samples.sizes,
+            "key": utf8(samples.keys, files.location).filter(found),
+            "label": pa.array(numbered.labels).filter(found),
+            "file": pa.array(samples.files, pa.string()).filter(found),
+            "offset": pa.array(samples.offsets, pa.int64()).filter(found),
+            "size": pa.array(samples.sizes, pa.int64()).filter(found),
         }
         if self.caption_column is not None:
             if not any(samples.captions):
+                dots = f": {samples.dotted[0]} {_DOTS}" if samples.dotted else ""
                 raise UserError(
-                    f"no sample of {files.location} has the caption {self.caption_column!r}\n"
+                    f"no sample of {files.location} has the caption {self.caption_column!r}{dots}\n"
                     f"  name txt or a key of the samples' .json: --caption-column"
                 )
-            columns["captions"] = samples.captions
-        return make_listing("webdataset", files.location, numbered.class_names, columns, findings)
+            columns["captions"] = pa.array(samples.captions, pa.list_(pa.string())).filter(found)
+        left_out = tuple(sorted({*files.selection.left_out, *samples.system}))
+        selection = replace(files.selection, left_out=left_out)
+        return make_listing("webdataset", files.location, numbered.class_names, columns, findings, selection)
 
     def reader(self) -> TarReader:
         """Return the reader of the images."""
         return TarReader(self.files.filesystem)
 
     def _index(self, name: str) -> list[TarMember]:
-        wanted = {"cls", "json"} if self.label_column == "auto" else {self.label_column}
-        wanted = wanted if wanted <= {"cls", "json"} else {"json"}
+        wanted = {"auto": {"cls", "json"}, "cls": {"cls"}, NO_LABELS: set()}.get(self.label_column, {"json"})
         if self.caption_column is not None:
             wanted |= {"txt"} if self.caption_column == "txt" else {"json"}
         files = self.files
@@ -132,6 +161,10 @@ class Tars:
     def _add(self, samples: _Samples, tar: str, members: list[TarMember]) -> None:
         groups: dict[str, dict[str, TarMember]] = {}
         for member in members:
+            system = None if self.files.selection.rules == EARLIER_RULES else system_part(member.name)
+            if system is not None:
+                samples.system.add(f"{tar}/{system}")
+                continue
             stem, extension = _split(member.name)
             group = groups.setdefault(stem, {})
             if extension in group:
@@ -143,16 +176,13 @@ class Tars:
         path = self.files.path(tar)
         for stem, group in groups.items():
             image = self._choose_image(tar, group)
-            label, why = self._label(group)
+            label = self._label(group)
             if image is None:
                 held = ", ".join(sorted(f".{extension}" for extension in group))
-                left_out = samples.missing if label is not None else samples.unlabelled
+                left_out = samples.missing if label.value is not None else samples.unlabelled
                 left_out.append((f"{tar}/{stem}", f"the sample has no image, only {held}"))
                 continue
             key = f"{tar}/{image.name}"
-            if label is None:
-                samples.unlabelled.append((key, why))
-                continue
             samples.keys.append(key)
             samples.files.append(path)
             samples.offsets.append(image.offset)
@@ -160,6 +190,21 @@ class Tars:
             samples.labels.append(label)
             if self.caption_column is not None:
                 samples.captions.append(self._captions(key, group))
+                samples.dotted += _dotted(group, ".txt")[: not samples.dotted]
+
+    def _is_without_labels(self, samples: _Samples) -> bool:
+        """Return True for images without classes: as asked for, or because the samples have captions alone."""
+        if self.label_column == NO_LABELS:
+            return True
+        if self.label_column != "auto" or not samples.labels or not all(label.absent for label in samples.labels):
+            return False
+        if self.caption_column is None:
+            raise UserError(
+                f"no sample of {self.files.location} has a label, such as {samples.keys[0]}: there is neither .cls "
+                f"nor a key 'label' of .json\n"
+                f"  name the key: --label-column KEY. Or take images without classes: --label-column {NO_LABELS}"
+            )
+        return True
 
     def _choose_image(self, tar: str, group: dict[str, TarMember]) -> TarMember | None:
         if self.image_column != "auto":
@@ -168,28 +213,40 @@ class Tars:
         if not images:  # the name has more dots: photo.v2.jpg
             images = [group[extension] for extension in group if extension.rpartition(".")[2] in IMAGE_SUFFIXES]
         if len(images) > 1:
+            first, second = images[0].name, images[1].name
+            extension = _split(first)[1]
+            dots, rename = "", ""
+            if "." in extension:
+                dots = f": {first} {_DOTS}"
+                rename = f"make the tar anew with other names, such as {_without_dots(first)}. Or "
             raise UserError(
-                f"{tar}: {images[0].name} and {images[1].name} are images of one sample\n"
-                f"  name the extension of the right ones: --image-column {_split(images[0].name)[1]}"
+                f"{tar}: {first} and {second} are images of one sample{dots}\n"
+                f"  {rename}name the extension of the right ones: --image-column {extension}"
             )
         return images[0] if images else None
 
-    def _label(self, group: dict[str, TarMember]) -> tuple[int | str | None, str]:
-        """Return the label and an empty text, or None and the reason of its absence."""
+    def _label(self, group: dict[str, TarMember]) -> _Label:
+        absent = False
         if "cls" in group and self.label_column in ("auto", "cls"):
             text = (group["cls"].text or b"").decode(errors="replace")
-            number = _INTEGER.fullmatch(text)
-            value: object = int(number[1]) if number else None
+            number = read_label(text)
+            value: object = number if isinstance(number, int) else None
             shown = f"its .cls holds {text[:40]!r}, no class number"
         elif "json" in group and self.label_column != "cls":
             column = "label" if self.label_column == "auto" else self.label_column
-            value = _json(group["json"]).get(column)
+            tree = _json(group["json"])
+            value, absent = tree.get(column), column not in tree
+            if isinstance(value, str) and self.files.selection.rules != EARLIER_RULES:
+                value = read_label(value)
             shown = f"its .json has no integer or name {column!r}"
         else:
-            value, shown = None, "the sample has no label"
+            value, shown, absent = None, "the sample has no label", True
+        dotted = _dotted(group, ".cls", ".json")
+        if absent and dotted:
+            shown, absent = f"{shown}: {dotted[0]} {_DOTS}", False
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-            return None, shown
-        return (None, "its label is negative") if isinstance(value, int) and value < 0 else (value, "")
+            return _Label(None, shown, absent)
+        return _Label(None, "its label is negative") if isinstance(value, int) and value < 0 else _Label(value)
 
     def _captions(self, key: str, group: dict[str, TarMember]) -> list[str]:
         if self.caption_column == "txt":
@@ -215,6 +272,18 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else (name, "")
+
+
+def _dotted(group: dict[str, TarMember], *suffixes: str) -> list[str]:
+    """Return the members whose extension ends in one of the suffixes but is longer, as that of a.v2.txt."""
+    return [member.name for extension, member in group.items() if extension.endswith(suffixes)]
+
+
+def _without_dots(name: str) -> str:
+    """Return a member's name with a single dot in its last part."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.rpartition(".")
+    return f"{folder}{slash}{stem.replace('.', '_')}{dot}{suffix}"
 
 
 def _json(member: TarMember) -> dict[str, object]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from ...data.encode.plan import EncodingPlan
 from ...data.encode.progress import EncodingProgress
 from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
 from ...data.manifest import Manifest
+from ...data.sources import Listing
+from ...data.sources.system_files import count_system_names
 from ..bar import BarDisplay
-from ..numbers import clock
+from ..numbers import clock, count
 from ..tables import facts_grid
 
 _NAMED = 3
+_CLASSES_NAMED = 10
+_WITHOUT_CLASSES = "none: images without labels, all with label 0"
 
 
 class EncodingDisplay(BarDisplay):
@@ -35,7 +43,69 @@ class EncodingDisplay(BarDisplay):
         self.draw(report.items, report.total, numbers)
 
 
-def encoding_panel(manifest: Manifest, faults: list[Fault], seconds: float, made: int, folder: str) -> Panel:
+def plan_facts(listing: Listing) -> dict[str, object]:
+    """Return what is to be encoded, for other programs."""
+    selection = listing.selection
+    return {
+        "kind": listing.kind,
+        "items": listing.table.num_rows + len(listing.findings),
+        "classes": len(listing.class_names) if listing.has_classes else 0,
+        "class_names": listing.class_names[:_CLASSES_NAMED] if listing.has_classes else [],
+        "empty_classes": listing.empty_classes(),
+        "split": selection.split,
+        "splits": dict(selection.splits),
+        "left_out": count_system_names(selection.left_out),
+    }
+
+
+def plan_panel(listing: Listing, plan: EncodingPlan, folder: str) -> Panel:
+    """Return the panel that begins an encoding: images, split, classes, and what is left out."""
+    rows = facts_grid()
+    selection = listing.selection
+    rows.add_row("source", escape(f"{listing.kind}, {listing.location}"))
+    faults = Counter(finding.kind for _, finding in listing.findings)
+    without = f", without {_list([f'{number:,} {kind}' for kind, number in faults.items()])}" if faults else ""
+    rows.add_row("images", f"{listing.table.num_rows:,}{without}")
+    rows.add_row("split", escape(_split_text(listing)))
+    rows.add_row("classes", escape(_class_text(listing.class_names) if listing.has_classes else _WITHOUT_CLASSES))
+    empty = listing.empty_classes()
+    if empty:
+        rows.add_row("no images", escape(f"in {_class_text(empty)}"))
+    system = count_system_names(selection.left_out)
+    if system:
+        names = _list([f"{number:,} {name}" for name, number in system.items()])
+        rows.add_row("left out", escape(f"system files: {names}"))
+    shape = "×".join(map(str, plan.description.shape))
+    rows.add_row("shards", f"{plan.num_shards:,}, latents {shape} {plan.description.dtype}")
+    return Panel(rows, title=f"to encode into {escape(folder)}", title_align="left", expand=True)
+
+
+def _split_text(listing: Listing) -> str:
+    selection = listing.selection
+    others = _list([f"{name} ({count(number, 'file')})" for name, number in selection.splits.items()])
+    if selection.split is not None:
+        return f"{selection.split}, of {others}"
+    return f"{others}, by its name" if others else "not named: every file is taken"
+
+
+def _class_text(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_CLASSES_NAMED])
+    return f"{len(names):,}: {shown}{', …' if len(names) > _CLASSES_NAMED else ''}"
+
+
+def _list(texts: Sequence[str]) -> str:
+    more = f", {len(texts) - _CLASSES_NAMED:,} others" if len(texts) > _CLASSES_NAMED else ""
+    return ", ".join(texts[:_CLASSES_NAMED]) + more
+
+
+def encoding_panel(
+    manifest: Manifest,
+    faults: list[Fault],
+    seconds: float,
+    made: int,
+    folder: str,
+    empty_classes: Sequence[str] = (),
+) -> Panel:
     """Return the panel that ends an encoding: its shards, and every kind of fault with some of its images."""
     rows = facts_grid()
     shape = "×".join(map(str, manifest.shape))
@@ -48,7 +118,9 @@ def encoding_panel(manifest: Manifest, faults: list[Fault], seconds: float, made
         if there > 0
         else f"{len(manifest.shards)}, {size / 2**20:.1f} MiB",
     )
-    rows.add_row("classes", str(len(manifest.class_names)))
+    rows.add_row("classes", escape(_class_text(manifest.class_names)))
+    if empty_classes:
+        rows.add_row("no rows", escape(f"in {_class_text(empty_classes)}"))
     rows.add_row("autoencoder", f"{manifest.autoencoder.name}, scale {manifest.autoencoder.scale:g}")
     rows.add_row("time", f"{seconds:.1f} s")
     rows.add_row("digest", manifest.digest[:16])
@@ -64,8 +136,8 @@ def _fault_table(manifest: Manifest, faults: list[Fault]) -> Table:
         table.add_column(name, justify=justify, no_wrap=name != "such as", overflow="fold")  # type: ignore[arg-type]
     order = list(FAULT_KINDS)
     for kind in sorted(manifest.faults, key=order.index):
-        for action, count in manifest.faults[kind].items():
+        for action, number in manifest.faults[kind].items():
             keys = sorted(fault.key for fault in faults if (fault.kind, fault.action) == (kind, action))
-            more = " …" if count > _NAMED else ""
-            table.add_row(kind, action, str(count), escape(", ".join(keys[:_NAMED]) + more))
+            more = " …" if number > _NAMED else ""
+            table.add_row(kind, action, str(number), escape(", ".join(keys[:_NAMED]) + more))
     return table

@@ -12,9 +12,16 @@ import pytest
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.autoencoder import open_encoder
-from causalfusion_platform.data.encode.plan import EncodeSettings, EncodingPlan, make_plan, take_items
+from causalfusion_platform.data.encode.plan import (
+    EncodeSettings,
+    EncodingPlan,
+    make_plan,
+    recorded_rules,
+    take_items,
+)
 from causalfusion_platform.data.faults import Finding, parse_policies
 from causalfusion_platform.data.sources.listing import Listing, make_listing
+from causalfusion_platform.data.sources.selection import EARLIER_RULES, RULES, Selection
 
 BLOCK = 128 * 2**20
 """The block that Ray Data hands on in one piece by default."""
@@ -32,6 +39,7 @@ def listing_of(
     sizes: int = 100,
     classes: int = 3,
     kind: Any = "folders",
+    rules: int = RULES,
 ) -> Listing:
     return make_listing(
         kind,
@@ -44,6 +52,7 @@ def listing_of(
             "size": [sizes] * count,
         },
         [(f"stray {number}", Finding("unlabelled", "skip", "no class")) for number in range(left_out)],
+        Selection(rules),
     )
 
 
@@ -218,8 +227,33 @@ def test_a_policy_that_stopped_may_change_once(tmp_path: Path) -> None:
         plan_of(30, "cmyk=skip").begin(tmp_path / "encoding")
 
 
-def test_damaged_plan_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"version": 2,', "[]", "3", "[" * 200_000])
+def test_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
     plan_of().begin(tmp_path / "encoding")
-    (tmp_path / "encoding/plan.json").write_text('{"version": 2,')
-    with pytest.raises(UserError, match=r"plan\.json is damaged: .*\n  encode into another folder"):
-        plan_of().begin(tmp_path / "encoding")
+    (tmp_path / "encoding/plan.json").write_text(text)
+    for look in (plan_of().begin, recorded_rules):
+        with pytest.raises(UserError, match=r"plan\.json is damaged: .*\n  encode into another folder"):
+            look(tmp_path / "encoding")
+
+
+def test_a_folder_keeps_the_rules_that_it_was_begun_under(tmp_path: Path) -> None:
+    """Plans of before record none. A version that is not known is refused."""
+    assert recorded_rules(tmp_path) == RULES
+    earlier = plan_of(listing=listing_of(30, rules=EARLIER_RULES))
+    assert "rules" not in earlier.identity
+    earlier.begin(tmp_path)
+    assert recorded_rules(tmp_path) == EARLIER_RULES
+    assert earlier.is_begun(tmp_path)
+    with pytest.raises(UserError, match=f"rules: was None, now {RULES}"):
+        plan_of().begin(tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan_of().identity}))
+    assert recorded_rules(tmp_path) == RULES
+    path.write_text(json.dumps({**plan_of().identity, "rules": 99}))
+    with pytest.raises(UserError, match="has the rules 99; allowed: 1, 2"):
+        recorded_rules(tmp_path)
+
+
+def test_a_comparison_writes_nothing(tmp_path: Path) -> None:
+    assert not plan_of().is_begun(tmp_path / "encoding")
+    assert not (tmp_path / "encoding").exists()

@@ -33,7 +33,6 @@ PETS: dict[str, bytes | str] = {
     "ant/9.png": digit(2),
     "Ant/flower.jpg": photograph("flower"),
     "ant/notes.txt": b"not an image",
-    "ant/.DS_Store": b"",
 }
 
 
@@ -72,14 +71,16 @@ def test_keys_sort_by_their_bytes(tmp_path: Path) -> None:
 
 
 def test_files_beside_the_classes_stop_or_are_counted(tmp_path: Path) -> None:
-    folder = write_files(tmp_path / "pets", {**PETS, "README": "hello", ".cache/x.png": digit(3)})
+    folder = write_files(
+        tmp_path / "pets", {**PETS, "README": "hello", "x.png": digit(3), ".cache/x.png": digit(4)}
+    )
     with pytest.raises(FaultStop) as stop:
         open_source(str(folder), policies=STRICT).listing()
-    assert (stop.value.key, stop.value.finding.kind) == (".cache/x.png", "unlabelled")
+    assert (stop.value.key, stop.value.finding.kind) == ("README", "unlabelled")
     assert "1 more" in stop.value.finding.detail
     listing = open_source(str(folder), policies=allow("unlabelled=skip")).listing()
-    assert left_out(listing) == [(".cache/x.png", "unlabelled"), ("README", "unlabelled")]
-    assert listing.class_names == ["Ant", "ant", "zebra"]  # a hidden folder would shift every label
+    assert left_out(listing) == [("README", "unlabelled"), ("x.png", "unlabelled")]
+    assert listing.class_names == ["Ant", "ant", "zebra"]
     assert keys_of(listing) == sorted(PETS, key=str.encode)
 
 

@@ -20,7 +20,7 @@ from causalfusion_platform.data.sources.pattern import expand_braces, split_patt
         (["a.parquet", "part.tar"], r"1 tars \(part\.tar\), 1 Parquet files \(a\.parquet\)\n.*--kind"),
         (["1.png", "2.png"], r"0 class folders and 0 files that may hold labels\n.*--labels FILE\.csv"),
         (["00/1.png", "dataset.json"], r"1 class folders and 1 files that .*\n.*--labels s/dataset\.json"),
-        ([".git/1.png"], "is not clear"),
+        ([".git/1.png", "1.png"], "0 class folders"),
     ],
 )
 def test_unclear_folders_are_refused(tmp_path: Path, names: list[str], message: str) -> None:

@@ -153,6 +153,25 @@ def test_a_name_ends_at_its_first_dot(tmp_path: Path) -> None:
     assert contents_of(source) == {"t.tar/b.v2.png": digit(2), "t.tar/d.x/a.png": digit(1)}
 
 
+def test_dots_in_names_are_named(tmp_path: Path) -> None:
+    """As two pictures of one sample, or as a label that is not found."""
+    pairs = [(f"d.x/22.0{row}.{end}", digit(row)) for row in range(2) for end in ("png", "cls")]
+    write_tar(tmp_path / "t.tar", pairs)
+    with pytest.raises(UserError) as caught:
+        open_source("t.tar", policies=STRICT).listing()
+    assert str(caught.value).startswith(
+        "t.tar: d.x/22.00.png and d.x/22.01.png are images of one sample: d.x/22.00.png has several dots, "
+    )
+    assert "with other names, such as d.x/22_00.png. Or name the extension" in str(caught.value)
+    assert "--image-column 00.png" in str(caught.value)
+    write_tar(tmp_path / "u.tar", [("a.v1.png", digit(0)), ("a.v1.cls", "0"), ("b.png", digit(1)), ("b.cls", "0")])
+    with pytest.raises(FaultStop, match=r"^u\.tar/a\.v1\.png: .*a\.v1\.cls has several dots, and WebDataset ends"):
+        open_source("u.tar", policies=STRICT).listing()
+    write_tar(tmp_path / "v.tar", [("a.v1.png", digit(0)), ("a.v1.txt", "a text")])
+    with pytest.raises(UserError, match=r"caption 'txt': a\.v1\.txt has several dots"):
+        open_source("v.tar", caption_column="txt", policies=STRICT).listing()
+
+
 def test_two_images_in_one_sample_need_a_choice(tmp_path: Path) -> None:
     write_tar(tmp_path / "t.tar", [("a.jpg", photograph("china")), ("a.png", digit(1)), ("a.cls", "0")])
     with pytest.raises(UserError, match=r"a\.jpg and a\.png are images of one sample\n.*--image-column jpg"):

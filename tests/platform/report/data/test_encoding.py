@@ -110,7 +110,8 @@ def test_panel_says_what_is_there() -> None:
     assert shown(manifest, [], made=9) == [
         "latents      900 of 1000 items, 4×32×32 float16",
         "shards       9, 13.5 MiB",
-        "classes      17",
+        "classes      17: class 0, class 1, class 2, class 3, class 4, class 5, class",
+        "             6, class 7, class 8, class 9, …",
         "autoencoder  AutoencoderKL, scale 0.18215",
         "time         12.3 s",
         f"digest       {manifest.digest[:16]}",

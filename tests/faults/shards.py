@@ -9,14 +9,14 @@ from pathlib import Path
 
 def check_finished_shards(out: Path) -> None:
     """Every record is whole, and so is its shard; the manifest is not there before all of them are."""
-    records = list(out.glob("encoding/shard-*.json"))
+    records = list(out.glob("_encoding/shard-*.json"))
     for path in records:
         shard = json.loads(path.read_bytes())["shard"]
         if shard is not None:
             content = (out / shard["file"]).read_bytes()
             assert hashlib.sha256(content).hexdigest() == shard["sha256"]
-    if (out / "manifest.json").exists():
-        whole = json.loads((out / "manifest.json").read_bytes())["shards"]
+    if (out / "_manifest.json").exists():
+        whole = json.loads((out / "_manifest.json").read_bytes())["shards"]
         assert {shard["file"] for shard in whole} == {path.name for path in out.glob("shard-*.parquet")}
         assert len(records) >= len(whole)
 

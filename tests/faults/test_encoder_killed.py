@@ -58,7 +58,7 @@ class Launch:
 
     def records(self) -> list[Path]:
         """Records of finished shards."""
-        return list(self.out.glob("encoding/shard-*.json"))
+        return list(self.out.glob("_encoding/shard-*.json"))
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a moment, or for the end of the process."""
@@ -106,7 +106,7 @@ def planned(seconds: float) -> Callable[[Launch], None]:
     """So long after the source was listed, while Ray starts and the autoencoder is opened."""
 
     def wait(launch: Launch) -> None:
-        launch.until((launch.out / "encoding/plan.json").is_file)
+        launch.until((launch.out / "_encoding/plan.json").is_file)
         until = time.monotonic() + seconds
         launch.until(lambda: time.monotonic() >= until)
 
@@ -152,7 +152,7 @@ def test_a_kill_before_every_step_without_ray(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     steps, whole = printed["steps"], files_of(folder / "whole")
-    assert {"os.rename manifest.json", "os.rename faults.csv", "os.rename plan.json"} <= set(steps)
+    assert {"os.rename _manifest.json", "os.rename _faults.csv", "os.rename plan.json"} <= set(steps)
     shards = [name for name in whole if name.endswith(".parquet")]
     assert len(shards) > 3
     assert {f"os.rename {name}" for name in shards} <= set(steps)

@@ -104,7 +104,7 @@ def test_every_fault_is_on_record_and_none_is_silent(done: Done) -> None:
     assert {row["key"] for row in done.rows.values()} == kept
     assert Manifest.read(done.folder) == manifest
     assert not scan_shards(done.folder).checked.bad
-    with (done.folder / "faults.csv").open(newline="") as file:
+    with (done.folder / "_faults.csv").open(newline="") as file:
         faults = list(csv.DictReader(file))
     kinds: dict[str, set[str]] = {key: set() for key in FAULTY}
     for fault in faults:

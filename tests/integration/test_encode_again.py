@@ -19,6 +19,7 @@ from causalfusion_platform.cli.main import app
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.encode.plan import EncodeSettings
 from causalfusion_platform.data.faults import parse_policies
+from causalfusion_platform.data.layout import CARD_FILE, EARLIER_NAMES, NAMES
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.sources import EARLIER_RULES, open_source
 from causalfusion_platform.data.validate import open_shards
@@ -64,6 +65,14 @@ def on_ray() -> Iterator[None]:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def with_earlier_names(folder: Path) -> None:
+    """Give the files of a folder the names that an earlier version gave them."""
+    for name, earlier in zip(NAMES, EARLIER_NAMES, strict=True):
+        if (folder / name).exists():
+            (folder / name).rename(folder / earlier)
+    (folder / CARD_FILE).unlink()
 
 
 def times_of(folder: Path) -> dict[str, int]:
@@ -145,7 +154,7 @@ def test_a_quarantined_shard_comes_back(copy: tuple[Path, Path]) -> None:
     encoded, said = encode(source, out)
     assert (encoded.made, encoded.manifest.digest) == (1, digest)
     assert said == ["7 of 8 shards are finished and whole; 1 to do"]
-    aside = {"quarantine/shard-00002-of-00008.parquet": bytes(content)}
+    aside = {"_quarantine/shard-00002-of-00008.parquet": bytes(content)}
     assert files_of(out) == {**before, **aside}
     assert times.items() <= times_of(out).items()
     assert open_shards(out).manifest.digest == digest
@@ -158,7 +167,7 @@ def test_no_manifest_is_to_be_trusted_while_shards_are_missing(
     (out / "shard-00004-of-00008.parquet").unlink()
 
     def fail(*_: object) -> None:
-        assert not (out / "manifest.json").exists()
+        assert not (out / "_manifest.json").exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("causalfusion_platform.launch.encode.run_pipeline", fail)
@@ -176,7 +185,8 @@ def test_a_folder_begun_under_the_earlier_rules_is_continued_under_them(tmp_path
     opened = open_source(str(source), policies=chosen, rules=EARLIER_RULES)
     encoded = encode_source(opened, "identity", settings, out)
     assert encoded.manifest.class_names == ["__MACOSX", "train", "val"]
-    assert "rules" not in json.loads((out / "encoding/plan.json").read_bytes())
+    assert "rules" not in json.loads((out / "_encoding/plan.json").read_bytes())
+    with_earlier_names(out)
     before = files_of(out)
     next(out.glob("shard-00001-*")).unlink()
 
@@ -202,7 +212,7 @@ def test_stopped_by_a_fault_then_continued_without_it(
     source, out = make_source(tmp_path / "source"), tmp_path / "out"
     policies = ("truncated=stop", "cmyk=stop")
     encode(source, out, *policies)
-    for path in (out / "shard-00007-of-00008.parquet", out / "encoding/shard-00007.json", out / "manifest.json"):
+    for path in (out / "shard-00007-of-00008.parquet", out / "_encoding/shard-00007.json", out / "_manifest.json"):
         path.unlink()  # as if stopped before
     content = (source / LAST).read_bytes()
     (source / LAST).write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))  # it goes bad in between
@@ -215,7 +225,7 @@ def test_stopped_by_a_fault_then_continued_without_it(
     assert first.startswith(f"image {LAST}: truncated (the file ends before its image does): JPEG of ")
     assert "--on truncated=skip" in advice
     assert times_of(out) == times
-    assert not (out / "manifest.json").exists()
+    assert not (out / "_manifest.json").exists()
 
     encoded, said = encode(source, out, "cmyk=stop")  # skip is the default
     assert encoded.made == 1
@@ -240,11 +250,11 @@ def test_an_image_without_a_class_stops_before_anything_is_made(
 
 def test_a_source_of_bad_images_says_where_to_look(tmp_path: Path) -> None:
     source = write_files(tmp_path / "source", {f"a/{number}.jpg": b"no image" for number in range(6)})
-    message = r"every image of .*source was left out; .*out/faults\.csv says why"
+    message = r"every image of .*source was left out; .*out/_faults\.csv says why"
     with pytest.raises(UserError, match=message):
         encode(source, tmp_path / "out")
-    assert (tmp_path / "out/faults.csv").read_text().count(",not_image,skip,") == 6
-    assert not (tmp_path / "out/manifest.json").exists()
+    assert (tmp_path / "out/_faults.csv").read_text().count(",not_image,skip,") == 6
+    assert not (tmp_path / "out/_manifest.json").exists()
     assert not times_of(tmp_path / "out")
     with pytest.raises(UserError, match=message):
         encode(source, tmp_path / "out")

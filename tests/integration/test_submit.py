@@ -192,7 +192,7 @@ def test_a_run_is_trained_on_the_cluster(cluster: Cluster, tmp_path: Path) -> No
     ]
     done = cluster.submit("--home", str(home), "--", "train", "smoke", "--json", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert any((home / "shards").rglob("manifest.json"))
+    assert any((home / "shards").rglob("_manifest.json"))
     summary = json.loads((home / "runs" / "smoke" / "summary.json").read_text())
     assert summary["images_seen"] == 256
     assert "bias" in summary

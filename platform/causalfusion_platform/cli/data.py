@@ -25,7 +25,7 @@ def digits(
     """Write the bundled handwritten digits as latent shards (pixels as latents)."""
     from ..config.errors import UserError
     from ..data.digits import write_digits
-    from ..data.manifest import MANIFEST_FILE
+    from ..data.layout import manifest_path
     from ..data.shards import is_replaceable
 
     if out.exists() and not (out.is_dir() and is_replaceable(out)):
@@ -35,7 +35,7 @@ def digits(
     manifest = write_digits(out)
     print(
         f"{manifest.rows} latents of {'×'.join(map(str, manifest.shape))} in {len(manifest.shards)} shards, "
-        f"{len(manifest.class_names)} classes\n{out / MANIFEST_FILE}  digest {manifest.digest[:16]}"
+        f"{len(manifest.class_names)} classes\n{manifest_path(out)}  digest {manifest.digest[:16]}"
     )
 
 

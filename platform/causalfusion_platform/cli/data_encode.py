@@ -60,8 +60,9 @@ def encode(
 
     from ..data.encode.plan import EncodeSettings, EncodingPlan, recorded_rules
     from ..data.faults import parse_policies
+    from ..data.layout import names_in
     from ..data.sources import Listing, open_source
-    from ..launch.encode import RECORDS_FOLDER, encode_source, plan_encoding
+    from ..launch.encode import encode_source, plan_encoding, records_folder
     from ..report.data.encoding import EncodingDisplay, encoding_panel, plan_facts, plan_panel
     from ..report.log import log_to
     from ..report.terminal import as_path
@@ -93,7 +94,7 @@ def encode(
             caption_column=caption_column,
             split=split,
             policies=policies,
-            rules=recorded_rules(out / RECORDS_FOLDER),
+            rules=recorded_rules(records_folder(out)),
         )
         if dry_run:
             listing, plan = plan_encoding(opened, vae, settings, out)
@@ -107,9 +108,16 @@ def encode(
             print(json.dumps({"dry_run": True, "shards": plan.num_shards, **plan_facts(listing)}))
         return
     manifest = encoded.manifest
-    console.print(
-        encoding_panel(manifest, encoded.faults, encoded.seconds, encoded.made, as_path(out), encoded.empty_classes)
+    panel = encoding_panel(
+        manifest,
+        encoded.faults,
+        encoded.seconds,
+        encoded.made,
+        as_path(out),
+        encoded.empty_classes,
+        names_in(out).faults,
     )
+    console.print(panel)
     if as_json:
         summary = {
             "rows": manifest.rows,

@@ -31,7 +31,7 @@ class DataConfig(Section):
     """Place of latent shards and settings of their streaming."""
 
     path: Path = Path("shards/digits")
-    """Folder of latent shards with a manifest.json. Relative paths count from CAUSALFUSION_HOME."""
+    """Folder of latent shards with a _manifest.json. Relative paths count from CAUSALFUSION_HOME."""
     prepare: bool = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet."""
     flip: bool | None = None

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config.errors import UserError
-from .manifest import MANIFEST_FILE, AutoencoderId, Description, Manifest, SourceId
+from .layout import manifest_path
+from .manifest import AutoencoderId, Description, Manifest, SourceId
 from .shards import Rows, is_replaceable, write_shards
 
 NUM_ROWS, SHAPE = 1797, (1, 8, 8)
@@ -45,7 +46,7 @@ def write_digits(folder: Path, *, rows_per_shard: int = 450, rows_per_group: int
 
 def ensure_digits(folder: Path) -> Manifest:
     """Return the manifest of `folder`. Write the digits first if it is missing or of an older version."""
-    if (folder / MANIFEST_FILE).is_file():
+    if manifest_path(folder).is_file():
         try:
             return Manifest.read(folder)
         except UserError:

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..config.errors import UserError
 from ..storage.atomic import write_atomically
-
-MANIFEST_FILE = "manifest.json"
+from .layout import NAMES, manifest_path
 
 
 class _Part(BaseModel):
@@ -151,7 +150,7 @@ class Manifest(Description):
 
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`, atomically."""
-        write_atomically(folder / MANIFEST_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+        write_atomically(manifest_path(folder), (self.model_dump_json(indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -166,10 +165,10 @@ class Manifest(Description):
         )
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder of latent shards: it does not exist\n  {make}")
-        path = folder / MANIFEST_FILE
+        path = manifest_path(folder)
         if not path.is_file():
             raise UserError(
-                f"{folder} has no {MANIFEST_FILE}, which is written last: its shards are incomplete "
+                f"{folder} has no {NAMES.manifest}, which is written last: its shards are incomplete "
                 f"or it is another folder\n  {make}"
             )
         try:

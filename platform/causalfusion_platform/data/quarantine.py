@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..config.errors import UserError
+from .layout import names_in
 from .manifest import Manifest, Quarantined
 from .scan import look_at_shard
-from .shards import QUARANTINE
 
 
 def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) -> Manifest:
-    """Move bad shards (file → fault) into `quarantine/`, and return the manifest of `folder` without them.
+    """Move bad shards (file → fault) into `_quarantine/`, and return the manifest of `folder` without them.
 
     Missing shards are only removed from the manifest. The manifest is written after the moves. If a call is killed
     in between, the next call removes the moved shards from the manifest.
@@ -24,7 +24,7 @@ def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) 
         raise UserError(
             f"all {len(bad)} shards in {folder} are bad; none was moved\n  {restore_advice(folder, manifest)}"
         )
-    aside = folder / QUARANTINE
+    aside = folder / names_in(folder).quarantine
     entries = []
     for shard in manifest.shards:
         if shard.file not in bad:
@@ -34,7 +34,7 @@ def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) 
             _move(path, aside)
         elif (aside / shard.file).is_file():  # an interrupted call has moved it
             fault = look_at_shard(aside / shard.file, shard, manifest)
-            reason = f"it was in {QUARANTINE}/ already: {fault if isinstance(fault, str) else reason}"
+            reason = f"it was in {aside.name}/ already: {fault if isinstance(fault, str) else reason}"
         entries.append(Quarantined(file=shard.file, rows=shard.rows, reason=reason))
     rest = manifest.without(bad).model_copy(update={"quarantined": [*manifest.quarantined, *entries]})
     rest.write(folder)

@@ -13,14 +13,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..config.errors import UserError
-from ..storage.atomic import replacing
-from .manifest import MANIFEST_FILE, Description, Manifest, Shard, latent_columns, sha256_of
+from ..storage.atomic import replacing, write_atomically
+from .layout import CARD_FILE, EARLIER_NAMES, NAMES, card, names_in
+from .manifest import Description, Manifest, Shard, latent_columns, sha256_of
 
-# Name of a shard, or of an unfinished shard or manifest.
-_SHARD_FILES = re.compile(r"shard-\d+-of-\d+\.parquet|\.(shard-\d+-of-\d+\.parquet|manifest\.json)\.\d+")
+_MANIFESTS = (NAMES.manifest, EARLIER_NAMES.manifest)
+# Name of a shard, or of an unfinished shard, card or manifest.
+_SHARD_FILES = re.compile(
+    rf"shard-\d+-of-\d+\.parquet"
+    rf"|\.(shard-\d+-of-\d+\.parquet|{'|'.join(map(re.escape, (*_MANIFESTS, CARD_FILE)))})\.\d+"
+)
 
-QUARANTINE = "quarantine"
-"""Folder for shards that were set aside, inside the folder of shards."""
 CLASSIFIER = re.compile(r"\.classifier-[0-9a-f]{16}")
 """Name of the folder of a data set's classifier, inside the folder of shards. It is not a part of the data."""
 LATENT_COLUMNS = latent_columns(posterior=True, flip=True)
@@ -111,9 +114,12 @@ def is_replaceable(folder: Path) -> bool:
     """Return True if a folder holds only files of `write_shards`, complete or not."""
     names = {path.name for path in folder.iterdir()}
     others = {name for name in names if not (_SHARD_FILES.fullmatch(name) or CLASSIFIER.fullmatch(name))}
-    others.discard(QUARANTINE)
-    if others != {MANIFEST_FILE} or any(folder.glob("shard-*")):
-        return others <= {MANIFEST_FILE}
+    others -= {NAMES.quarantine, EARLIER_NAMES.quarantine}
+    has_shards = any(folder.glob("shard-*"))
+    if has_shards or others & {*_MANIFESTS}:
+        others.discard(CARD_FILE)
+    if has_shards or not others or not others <= {*_MANIFESTS}:
+        return others <= {*_MANIFESTS}
     try:  # many programs have a manifest.json
         Manifest.read(folder)
     except UserError:
@@ -147,6 +153,13 @@ def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
         )
 
 
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest of complete shards, and before it the card of their columns."""
+    if names_in(folder) == NAMES:
+        write_atomically(folder / CARD_FILE, card(manifest_schema(manifest), manifest.class_names))
+    manifest.write(folder)
+
+
 def _leaf(name: str) -> str:
     """Return Parquet's path of a column. Lists and tensors are nested."""
     return name if name in ("row_id", "label", "key") else f"{name}.list.element"
@@ -165,7 +178,10 @@ def write_shards(
         rows_per_group: rows of each Parquet row group, the unit of reading.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    for name in (*_MANIFESTS, CARD_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / EARLIER_NAMES.quarantine).is_dir() and not (folder / NAMES.quarantine).exists():
+        (folder / EARLIER_NAMES.quarantine).rename(folder / NAMES.quarantine)
     for old in [path for path in folder.iterdir() if _SHARD_FILES.fullmatch(path.name)]:
         old.unlink()
     total = len(rows.labels)
@@ -175,5 +191,5 @@ def write_shards(
         part = slice(index * rows_per_shard, (index + 1) * rows_per_shard)
         shards.append(write_shard(rows.slice(part), folder / shard_name(index, count), rows_per_group))
     manifest = Manifest(**description.model_dump(), rows=total, shards=shards)
-    manifest.write(folder)
+    write_manifest(manifest, folder)
     return manifest

@@ -23,8 +23,9 @@ from ..data.encode.progress import EncodingProgress
 from ..data.encode.records import Fault, ShardRecord, count_faults, finished_shards, write_faults
 from ..data.encode.stages import stopped
 from ..data.faults import FaultStop
-from ..data.manifest import MANIFEST_FILE, Manifest
-from ..data.shards import CLASSIFIER, QUARANTINE
+from ..data.layout import CARD_FILE, EARLIER_NAMES, NAMES, names_in
+from ..data.manifest import Manifest
+from ..data.shards import CLASSIFIER, write_manifest
 from ..data.sources import Listing, Source
 from .cluster.failures import user_error_in
 from .cluster.resources import encoding_resources
@@ -32,16 +33,12 @@ from .cluster.session import ray_session
 
 logger = logging.getLogger(__name__)
 
-RECORDS_FOLDER = "encoding"
-
 # Losses of processes in a row, without a shard finished in between, that end an encoding.
 _LOSSES = 3
 
-_HALF_WRITTEN = re.compile(r"\.(shard-\d+.*|manifest\.json|faults\.csv|plan\.json)\.\d+")
-_OURS = re.compile(
-    rf"shard-\d+-of-\d+\.parquet|manifest\.json|faults\.csv|{QUARANTINE}|{RECORDS_FOLDER}|"
-    rf"{CLASSIFIER.pattern}|{_HALF_WRITTEN.pattern}"
-)
+_NAMES = "|".join(map(re.escape, (*NAMES, *EARLIER_NAMES, CARD_FILE)))
+_HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES})\.\d+")
+_OURS = re.compile(rf"shard-\d+-of-\d+\.parquet|{_NAMES}|{CLASSIFIER.pattern}|{_HALF_WRITTEN.pattern}")
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,14 @@ def encode_source(
     started = time.perf_counter()
     listing, plan = plan_encoding(source, vae, settings, out)
     announce(listing, plan)
-    records = out / RECORDS_FOLDER
+    records = records_folder(out)
     with _only_one(out, records):
         plan.begin(records)
         finished = finished_shards(records, out, plan.num_shards)
         missing = [shard for shard in range(plan.num_shards) if shard not in finished]
         if missing:
             _check_space(plan, missing, out)
-            (out / MANIFEST_FILE).unlink(missing_ok=True)  # shards count only once all of them are there
+            (out / names_in(out).manifest).unlink(missing_ok=True)  # shards count only once all of them are there
             if finished:
                 logger.info(
                     f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do"
@@ -122,8 +119,13 @@ def plan_encoding(source: Source, vae: str, settings: EncodeSettings, out: Path)
         raise stopped(stop) from stop
     plan = make_plan(listing, encoder, settings)
     _check_folder(out)
-    plan.is_begun(out / RECORDS_FOLDER)
+    plan.is_begun(records_folder(out))
     return listing, plan
+
+
+def records_folder(out: Path) -> Path:
+    """Return the folder with the plan of an encoding and the records of its shards."""
+    return out / names_in(out).records
 
 
 def _make_shards(
@@ -143,7 +145,7 @@ def _make_shards(
             if fault is not None or isinstance(error, RayTaskError) or not isinstance(error, RayError):
                 raise (fault or error) from error
             lost = error
-        finished = finished_shards(out / RECORDS_FOLDER, out, plan.num_shards)
+        finished = finished_shards(records_folder(out), out, plan.num_shards)
         if lost is None:
             return finished
         left = [shard for shard in missing if shard not in finished]
@@ -177,7 +179,7 @@ def _finish(
     manifest = Manifest(
         **described.model_dump(), rows=sum(shard.rows for shard in shards), shards=[dict(shard) for shard in shards]
     )
-    manifest.write(out)
+    write_manifest(manifest, out)
     return manifest, faults
 
 
@@ -187,7 +189,7 @@ def _check_folder(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"{out} is a file\n  name a new or empty folder")
     strange = [path.name for path in sorted(out.iterdir()) if not _OURS.fullmatch(path.name)]
-    if strange or (any(out.iterdir()) and not (out / RECORDS_FOLDER).is_dir()):
+    if strange or (any(out.iterdir()) and not records_folder(out).is_dir()):
         what = strange[0] if strange else "shards of another kind"
         raise UserError(f"{out} holds {what}: it was not made by this command\n  name a new or empty folder")
 

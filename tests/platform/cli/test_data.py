@@ -71,7 +71,7 @@ def test_quarantine_and_back(run: Run, digits: Path, digits_folder: Path) -> Non
     assert "NaN" in result.out
     rest = Manifest.read(digits)
     assert f"900 of 1797 rows are left in 2 shards, digest {rest.digest[:16]}" in result.out
-    assert (digits / "quarantine" / SHARDS[1]).is_file()
+    assert (digits / "_quarantine" / SHARDS[1]).is_file()
     assert run("data", "verify", "digits").out.startswith("digits: 2 shards and 900 rows are whole")
     assert "set aside     2 shards with 897 rows" in run("data", "inspect", "digits").out
     assert "make them anew: causalfusion data digits digits" in result.out
@@ -94,7 +94,7 @@ def test_nothing_is_left(run: Run, digits: Path) -> None:
     assert result.status == 2
     assert result.err.startswith("error: all 4 shards in digits are bad; none was moved")
     assert result.out.count("it has 7 bytes") == 4
-    assert not (digits / "quarantine").exists()
+    assert not (digits / "_quarantine").exists()
 
 
 def test_images_that_are_there_twice(run: Run, own_folder: Path) -> None:

@@ -122,7 +122,7 @@ def test_digits_are_written_and_verified(run: Run, own_folder: Path) -> None:
     "files",
     [
         {"notes.txt": "mine"},
-        {"manifest.json": '{"name": "a web application"}'},
+        {"_manifest.json": '{"name": "a web application"}'},
         {"results.parquet": "PAR1 mine PAR1"},
         {"inner/notes.txt": "mine"},
         {".hidden": "mine"},
@@ -148,7 +148,7 @@ def test_an_empty_or_interrupted_folder_is_filled(run: Run, own_folder: Path, di
     (own_folder / "empty").mkdir()
     assert run("data", "digits", "empty").status == 0
     shutil.copytree(digits_folder, own_folder / "interrupted")
-    (own_folder / "interrupted/manifest.json").unlink()
+    (own_folder / "interrupted/_manifest.json").unlink()
     assert run("data", "digits", "interrupted").status == 0
     assert run("data", "verify", "interrupted").status == 0
     (own_folder / "begun").mkdir()
@@ -165,7 +165,7 @@ def test_a_damaged_folder_is_made_anew(run: Run, own_folder: Path, digits_folder
             for shard in folder.glob("*.parquet"):
                 shard.unlink()
         else:
-            (folder / "manifest.json").write_text('{"version": ')
+            (folder / "_manifest.json").write_text('{"version": ')
         result = run("data", "verify", str(folder))
         assert result.status > 0
         assert f"causalfusion data digits {folder}" in result.out + result.err

@@ -11,21 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from causalfusion_platform.data.layout import manifest_path
+
 Change = Callable[[pa.Table], pa.Table]
 
 
 def rehash(folder: Path, index: int) -> None:
     """Write the size and hash of a shard as it is into the manifest."""
-    tree = json.loads((folder / "manifest.json").read_text())
+    tree = json.loads(manifest_path(folder).read_text())
     shard = tree["shards"][index]
     content = (folder / shard["file"]).read_bytes()
     shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    (folder / "manifest.json").write_text(json.dumps(tree))
+    manifest_path(folder).write_text(json.dumps(tree))
 
 
 def rewrite(folder: Path, index: int, change: Change) -> str:
     """Change the rows of a shard, and return its file's name."""
-    shard = json.loads((folder / "manifest.json").read_text())["shards"][index]
+    shard = json.loads(manifest_path(folder).read_text())["shards"][index]
     path = folder / shard["file"]
     table = change(pq.read_table(path))
     if "captions" in table.schema.names:  # read from Parquet, the lists' items have another name than when written

@@ -82,9 +82,9 @@ def forge(folder: Path, name: str, carried: bytes) -> None:
         writer.add_key_value_metadata({"ARROW:schema": base64.b64encode(named.serialize().to_pybytes())})
         writer.write_table(plain, row_group_size=128)
     content = (folder / SHARD).read_bytes()
-    tree = json.loads((folder / "manifest.json").read_text())
+    tree = json.loads((folder / "_manifest.json").read_text())
     tree["shards"][1] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps(tree))
+    (folder / "_manifest.json").write_text(json.dumps(tree))
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,13 @@ def test_bad_shards_are_set_aside(folder: Path) -> None:
     assert new == Manifest.read(folder) == open_shards(folder).manifest
     assert not scan_shards(folder).checked.bad
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        "manifest.json",
+        "_manifest.json",
+        ".huggingface.yaml",
         FILES[0],
         FILES[3],
-        f"quarantine/{FILES[1]}",
+        f"_quarantine/{FILES[1]}",
     }
-    assert (folder / "quarantine" / FILES[1]).read_bytes() == content
+    assert (folder / "_quarantine" / FILES[1]).read_bytes() == content
     assert new.rows == 14
     assert new.shards == [old.shards[0], old.shards[3]]
     assert [part.model_dump() for part in new.quarantined] == [
@@ -61,7 +62,7 @@ def test_a_call_that_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch, wh
     """Before the manifest is written, or between two moves: the next call finishes, and every file is there."""
     rewrite(folder, 0, put("mean", 0, np.inf))
     contents = {file: (folder / file).read_bytes() for file in (FILES[0], FILES[1], FILES[3])}
-    before = (folder / "manifest.json").read_bytes()
+    before = (folder / "_manifest.json").read_bytes()
     owner, name = (Manifest, "write") if when == "write" else (Path, "rename")
     rename = Path.rename
     moved: list[Path] = []
@@ -76,17 +77,17 @@ def test_a_call_that_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch, wh
         patch.setattr(owner, name, killed)
         with pytest.raises(KeyboardInterrupt):
             quarantine(folder)
-    assert (folder / "manifest.json").read_bytes() == before
+    assert (folder / "_manifest.json").read_bytes() == before
     assert not (folder / FILES[0]).exists()
     new = quarantine(folder)
     assert [part.file for part in new.quarantined] == FILES[:3]
     assert new.quarantined[0].reason == (
-        "it was in quarantine/ already: row group 0: mean holds NaN or infinity in row 0 (row id 0)"
+        "it was in _quarantine/ already: row group 0: mean holds NaN or infinity in row 0 (row id 0)"
     )
     assert new.quarantined[2].reason == "the file is missing"
     assert (folder / FILES[3]).read_bytes() == contents[FILES[3]]
     for file in FILES[:2]:
-        assert (folder / "quarantine" / file).read_bytes() == contents[file]
+        assert (folder / "_quarantine" / file).read_bytes() == contents[file]
     assert not scan_shards(folder).checked.bad
 
 
@@ -103,19 +104,19 @@ def test_all_shards_are_bad(folder: Path) -> None:
 
 def test_twice_the_same_shard(folder: Path) -> None:
     """Set aside, made anew, and bad again: both files are kept."""
-    manifest = (folder / "manifest.json").read_text()
+    manifest = (folder / "_manifest.json").read_text()
     first = (folder / FILES[1]).read_bytes()
     quarantine(folder)
-    (folder / "manifest.json").write_text(manifest)
+    (folder / "_manifest.json").write_text(manifest)
     (folder / FILES[1]).write_bytes(b"bad again")
     quarantine(folder)
-    assert (folder / "quarantine" / FILES[1]).read_bytes() == first
-    assert (folder / "quarantine" / f"{FILES[1]}.2").read_bytes() == b"bad again"
+    assert (folder / "_quarantine" / FILES[1]).read_bytes() == first
+    assert (folder / "_quarantine" / f"{FILES[1]}.2").read_bytes() == b"bad again"
 
 
 def test_earlier_entries_are_kept(folder: Path) -> None:
     quarantine(folder)
-    tree = json.loads((folder / "manifest.json").read_text())
+    tree = json.loads((folder / "_manifest.json").read_text())
     assert len(tree["shards"]) == 2
     rewrite(folder, 1, put("row_id", 0, 3))
     rehash(folder, 1)
@@ -125,7 +126,7 @@ def test_earlier_entries_are_kept(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written(folder: Path) -> None:
-    (folder / "quarantine").touch()
+    (folder / "_quarantine").touch()
     with pytest.raises(UserError, match=r"shard-00001-of-00004.parquet cannot be moved to .*quarantine"):
         quarantine(folder)
     assert Manifest.read(folder).rows == 34

@@ -51,9 +51,9 @@ def test_the_digits_manifest(digits_folder: Path) -> None:
 
 def test_the_manifest_says_what_the_files_are(digits_folder: Path) -> None:
     """Compare with hashlib, the file system and pyarrow alone."""
-    tree = json.loads((digits_folder / "manifest.json").read_text())
+    tree = json.loads((digits_folder / "_manifest.json").read_text())
     files = files_of(digits_folder)
-    assert set(files) == {"manifest.json", *(shard["file"] for shard in tree["shards"])}
+    assert set(files) == {"_manifest.json", ".huggingface.yaml", *(shard["file"] for shard in tree["shards"])}
     for shard in tree["shards"]:
         content = files[shard["file"]]
         assert shard["sha256"] == hashlib.sha256(content).hexdigest()
@@ -209,11 +209,15 @@ def test_an_interrupted_writer_leaves_nothing_to_trust(
             write_digits(folder)
     # Each shard's hash is taken before it gets its name.
     assert len(list(folder.glob("*.parquet"))) == interrupted_at - 1
-    with pytest.raises(UserError, match=re.escape(f"{folder} has no manifest.json")):
+    with pytest.raises(UserError, match=re.escape(f"{folder} has no _manifest.json")):
         Manifest.read(folder)
     manifest = ensure_digits(folder)
     assert open_shards(folder).usable.rows == 1797
-    assert set(files_of(folder)) == {"manifest.json", *(shard.file for shard in manifest.shards)}
+    assert set(files_of(folder)) == {
+        "_manifest.json",
+        ".huggingface.yaml",
+        *(shard.file for shard in manifest.shards),
+    }
 
 
 def test_an_interruption_while_the_manifest_is_written(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,12 +228,12 @@ def test_an_interruption_while_the_manifest_is_written(own_folder: Path, monkeyp
 
     write_digits(folder)
     manifest = Manifest.read(folder)
-    (folder / "manifest.json").unlink()
+    (folder / "_manifest.json").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
             manifest.write(folder)
-    with pytest.raises(UserError, match=r"has no manifest\.json"):
+    with pytest.raises(UserError, match=r"has no _manifest\.json"):
         Manifest.read(folder)
 
 
@@ -245,4 +249,8 @@ def test_old_shards_do_not_outlive_their_manifest(own_folder: Path) -> None:
     folder = own_folder / "digits"
     write_digits(folder, rows_per_shard=200)
     manifest = write_digits(folder, rows_per_shard=1000)
-    assert set(files_of(folder)) == {"manifest.json", *(shard.file for shard in manifest.shards)}
+    assert set(files_of(folder)) == {
+        "_manifest.json",
+        ".huggingface.yaml",
+        *(shard.file for shard in manifest.shards),
+    }

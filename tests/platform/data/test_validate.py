@@ -65,7 +65,7 @@ def shard_refusal(folder: Path) -> str:
 
 
 def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = folder / "manifest.json"
+    path = folder / "_manifest.json"
     tree = json.loads(path.read_text())
     change(tree)
     path.write_text(json.dumps(tree))
@@ -161,14 +161,14 @@ def test_a_file_in_place_of_the_folder(own_folder: Path) -> None:
 
 
 def test_a_folder_without_a_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-    assert f"{folder} has no manifest.json" in refusal(folder)
+    (folder / "_manifest.json").unlink()
+    assert f"{folder} has no _manifest.json" in refusal(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"rows": ', b"[]", b"null", b"\xff\xfe", b"{}", b'"text"'])
 def test_a_manifest_that_cannot_be_read(folder: Path, content: bytes) -> None:
-    (folder / "manifest.json").write_bytes(content)
-    assert f"{folder / 'manifest.json'} is not a shard manifest of version 2" in refusal(folder)
+    (folder / "_manifest.json").write_bytes(content)
+    assert f"{folder / '_manifest.json'} is not a shard manifest of version 2" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_manifest_with_other_values(folder: Path, key: str, value: object) -> 
 
     change_manifest(folder, change)
     message = refusal(folder)
-    assert str(folder / "manifest.json") in message
+    assert str(folder / "_manifest.json") in message
     assert f"version 2: {key}" in message
 
 
@@ -224,7 +224,7 @@ def test_any_change_of_a_manifest_is_refused_or_harmless(
     digits_folder: Path, folder: Path, data: st.DataObject
 ) -> None:
     """Values of other types, huge numbers and deep nesting end in one message, and never in a traceback."""
-    path = folder / "manifest.json"
+    path = folder / "_manifest.json"
     tree = json.loads(MANIFESTS.setdefault(path, path.read_text()))
     part, key = tree, data.draw(st.sampled_from(sorted(tree)))
     while isinstance(part[key], dict | list) and part[key] and data.draw(st.booleans()):
@@ -245,7 +245,7 @@ def test_any_change_of_a_manifest_is_refused_or_harmless(
 def test_a_manifest_of_the_first_version(folder: Path) -> None:
     """Its other keys are wrong too; what is said is that it is old."""
     entry = {"source": "s", "rows": 1, "shape": [1, 8, 8], "scale": 1.0, "autoencoder": "identity"}
-    (folder / "manifest.json").write_text(json.dumps({"version": 1, **entry, "class_names": ["a"], "shards": []}))
+    (folder / "_manifest.json").write_text(json.dumps({"version": 1, **entry, "class_names": ["a"], "shards": []}))
     assert "version 2: version: " in refusal(folder)
 
 
@@ -281,7 +281,7 @@ def test_a_shard_cannot_lie_outside_the_folder(folder: Path, file: str) -> None:
 def test_rows_that_do_not_add_up(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     change_manifest(folder, change)
     message = refusal(folder)
-    assert f"{folder / 'manifest.json'}: the rows of its shards do not add up" in message
+    assert f"{folder / '_manifest.json'}: the rows of its shards do not add up" in message
 
 
 def test_the_same_shard_twice(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_missing_autoencoder_is_told_first(source: Path, tmp_path: Path) -> None
 
 
 def test_a_second_encoder_of_a_folder_is_refused(source: Path, tmp_path: Path) -> None:
-    half_written = tmp_path / "out/encoding/.shard-00000.json.17"
+    half_written = tmp_path / "out/_encoding/.shard-00000.json.17"
 
     def second() -> None:
         half_written.touch()
@@ -74,9 +74,9 @@ def test_a_second_encoder_of_a_folder_is_refused(source: Path, tmp_path: Path) -
     ("files", "names"),
     [
         (["notes.txt"], "notes.txt"),
-        (["shard-00000-of-00002.parquet", "holiday.jpg", "encoding/plan.json"], "holiday.jpg"),
+        (["shard-00000-of-00002.parquet", "holiday.jpg", "_encoding/plan.json"], "holiday.jpg"),
         ([".git/HEAD"], ".git"),
-        (["shard-00000-of-00002.parquet", "manifest.json"], "shards of another kind"),
+        (["shard-00000-of-00002.parquet", "_manifest.json"], "shards of another kind"),
     ],
 )
 def test_a_folder_of_something_else_is_refused(source: Path, tmp_path: Path, files: list[str], names: str) -> None:
@@ -104,13 +104,13 @@ def test_an_empty_folder_will_do_and_so_will_one_with_the_classifier_of_its_data
 
 
 def test_what_a_killed_one_left_half_written_is_cleared(source: Path, tmp_path: Path) -> None:
-    left = [".shard-00000-of-00003.parquet.17", ".manifest.json.4", ".faults.csv.4"]
-    left += ["encoding/.shard-00001.json.17", "encoding/.plan.json.4"]
+    left = [".shard-00000-of-00003.parquet.17", "._manifest.json.4", "._faults.csv.4", "..huggingface.yaml.4"]
+    left += ["_encoding/.shard-00001.json.17", "_encoding/.plan.json.4"]
     out = write_files(tmp_path / "out", dict.fromkeys([*left, "shard-00000-of-00003.parquet"], "half"))
     with pytest.raises(AssertionError, match="Ray was started"):
         encode(source, out)
     assert sorted(path.name for path in out.rglob("*")) == [
-        "encoding",
+        "_encoding",
         "lock",
         "plan.json",
         "shard-00000-of-00003.parquet",  # without a record it is not trusted, and will be written again

@@ -12,9 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...storage.atomic import write_atomically
+from ..layout import names_in
 from ..manifest import Shard, sha256_of
-
-FAULTS_FILE = "faults.csv"
 
 
 class Fault(BaseModel):
@@ -87,6 +86,6 @@ def write_faults(folder: Path, faults: Iterable[Fault]) -> Path:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["key", "kind", "action", "detail"])
     rows.writerows(sorted((fault.key, fault.kind, fault.action, fault.detail) for fault in faults))
-    path = folder / FAULTS_FILE
+    path = folder / names_in(folder).faults
     write_atomically(path, text.getvalue().encode())
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.manifest import MANIFEST_FILE
+from ...data.layout import manifest_path
 from ...data.validate import open_shards
 from ...report.numbers import size
 from ...report.runs.dry_run import disk_needed
@@ -65,7 +65,7 @@ def check_disk(experiment: Experiment) -> Check:
 def check_shards(experiment: Experiment) -> Check:
     """Compare every shard's size, header and rows with the manifest. Hashes are compared when a run starts."""
     data = experiment.data
-    if data.prepare and not (data.path / MANIFEST_FILE).is_file():
+    if data.prepare and not manifest_path(data.path).is_file():
         return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")
     try:
         found = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=False)

@@ -12,7 +12,8 @@ from ...config.compose import Composed, flatten, home
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
-from ...data.manifest import MANIFEST_FILE, Manifest
+from ...data.layout import manifest_path
+from ...data.manifest import Manifest
 from ...data.validate import CheckedShards
 from ...report.runs.dry_run import DataPlan, Plan
 from ...tasks import Task, check_data, open_task
@@ -92,7 +93,7 @@ def _memory(task: Task, stage: int, precision: str) -> Memory | None:
 def _data(task: Task) -> DataPlan:
     experiment = task.experiment
     folder = experiment.data.path
-    if experiment.data.prepare and not (folder / MANIFEST_FILE).is_file():
+    if experiment.data.prepare and not manifest_path(folder).is_file():
         return DataPlan(NUM_ROWS, SHAPE, SOURCE, "written when training starts")
     try:
         manifest = Manifest.read(folder)

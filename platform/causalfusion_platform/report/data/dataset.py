@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 
 from ...data.classes import Classes
+from ...data.layout import names_in
 from ...data.manifest import Manifest
 from ...data.scan import Scan
-from ...data.shards import QUARANTINE
 from ...data.stats import LatentStats, Spread
 from ...data.validate import CheckedShards
 from ..numbers import count, size
@@ -154,8 +154,9 @@ def repeats_lines(scan: Scan) -> list[str]:
 
 def set_aside_lines(checked: CheckedShards, rest: Manifest, advice: str) -> list[str]:
     """Return what is left after bad shards were set aside."""
+    aside = checked.folder / names_in(checked.folder).quarantine
     return [
-        f"set aside in {checked.folder / QUARANTINE}; {rest.rows} of {checked.manifest.rows} rows are left "
+        f"set aside in {aside}; {rest.rows} of {checked.manifest.rows} rows are left "
         f"in {count(len(rest.shards), 'shard')}, digest {rest.digest[:16]}",
         f"  {advice}",
     ]

@@ -14,6 +14,7 @@ from ...data.encode.plan import EncodingPlan
 from ...data.encode.progress import EncodingProgress
 from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
+from ...data.layout import NAMES
 from ...data.manifest import Manifest
 from ...data.sources import Listing
 from ...data.sources.system_files import count_system_names
@@ -105,6 +106,7 @@ def encoding_panel(
     made: int,
     folder: str,
     empty_classes: Sequence[str] = (),
+    faults_file: str = NAMES.faults,
 ) -> Panel:
     """Return the panel that ends an encoding: its shards, and every kind of fault with some of its images."""
     rows = facts_grid()
@@ -126,7 +128,8 @@ def encoding_panel(
     rows.add_row("digest", manifest.digest[:16])
     parts: list[RenderableType] = [rows]
     if manifest.faults:
-        parts += ["", _fault_table(manifest, faults), f"every image with its fault: {escape(folder)}/faults.csv"]
+        place = escape(f"{folder}/{faults_file}")
+        parts += ["", _fault_table(manifest, faults), f"every image with its fault: {place}"]
     return Panel(Group(*parts), title=f"encoded into {escape(folder)}", title_align="left", expand=True)
 
 

@@ -127,7 +127,7 @@ def test_panel_names_images_of_every_fault() -> None:
     """In the order of the list of faults; at most three keys each, whole, folded where they are long."""
     lines = shown(manifest_of(9, FAULTS), FAULTS, made=9)
     table = lines[lines.index("") + 1 : -1]
-    assert lines[-1] == "every image with its fault: shards/[new]/faults.csv"
+    assert lines[-1] == "every image with its fault: shards/[new]/_faults.csv"
     assert table[0].split() == ["fault", "action", "images", "such", "as"]
     heads = [line.split()[:3] for line in table[1:] if not line.startswith(" ")]
     assert heads == [["unlabelled", "skip", "2"], ["truncated", "skip", "5"], ["tiny", "convert", "1"]]

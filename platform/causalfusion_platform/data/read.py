@@ -131,8 +131,7 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
 def _check_finite(path: Path, columns: Columns) -> None:
     """Check latents that a manifest vouches for, but that were damaged before they were hashed."""
     for name, values in columns.items():
-        rows = rows_not_finite(values) if values.dtype == np.float16 else []
-        if len(rows):
+        if values.dtype == np.float16 and len(rows := rows_not_finite(values)):
             raise UserError(
                 f"shard {path} holds NaN or infinity: {name} of row id {columns['row_id'][rows[0]]}\n"
                 f"  set bad shards aside: causalfusion data verify {path.parent} --quarantine"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
 from tests.platform.conftest import description_of, small_rows

@@ -73,7 +73,7 @@ def _split_level(files: SourceFiles) -> int | None:
     top = {_folder_split(name) for name in files.folders}
     if len(top - {None}) > 1 or (top and None not in top):
         return 0
-    second = {_folder_split(_part(name, 1)) for name in files.names}
+    second = {_folder_split(folder) for folder in {_part(name, 1) for name in files.names}}
     return 1 if len(second - {None}) > 1 else None
 
 

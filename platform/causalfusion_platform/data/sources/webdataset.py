@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import fs
 
 from ...config.errors import UserError
 from ..faults import Policies
 from .files import SourceFiles
-from .filesystem import read_patiently
 from .labels import NO_LABELS, as_labels, no_classes, number_labels, read_label
 from .listing import Listing, leave_out, make_listing, utf8
 from .selection import EARLIER_RULES
 from .system_files import system_part
 from .tar_index import TarMember, index_tar
+from .tar_reader import TarReader
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -31,34 +28,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 _THREADS = 16
 _DOTS = "has several dots, and WebDataset ends the name of a sample at the first one"
-
-
-@dataclass(frozen=True)
-class TarReader:
-    """Reader of images inside tars, by offset and size."""
-
-    filesystem: fs.FileSystem
-
-    def read(self, items: pa.Table) -> Iterator[bytes | OSError]:
-        """Yield the content of each row's member, or the error of reading it."""
-        file: pa.NativeFile | None = None
-        opened = ""
-
-        def read_member(path: str, offset: int, size: int) -> bytes:
-            nonlocal file, opened
-            try:
-                if file is None or path != opened:
-                    file, opened = self.filesystem.open_input_file(path), path
-                content: bytes = file.read_at(size, offset)
-            except Exception:
-                file = None
-                raise
-            if len(content) < size:
-                raise OSError(f"the tar ends {size - len(content)} bytes before its member")
-            return content
-
-        for place in zip(*(items[name].to_pylist() for name in ("file", "offset", "size")), strict=True):
-            yield read_patiently(partial(read_member, *place))
 
 
 class _Label(NamedTuple):

@@ -16,7 +16,7 @@ def verify(
     folder: FolderArgument,
     quick: Annotated[bool, typer.Option("--quick", help="Read only sizes and headers, in seconds.")] = False,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Move bad shards into FOLDER/quarantine, and go on without them.")
+        bool, typer.Option("--quarantine", help="Move bad shards into FOLDER/_quarantine, and go on.")
     ] = False,
 ) -> None:
     """Check every byte, number, row id and key of every shard. Status 2: there are bad shards, all of them named.

@@ -226,7 +226,6 @@ def test_readers_of_the_shards_do_not_see_it(copy: Path) -> None:
     before = Manifest.read(copy)
     assert write_digits(copy) == before
     assert place_of(copy).is_dir()
-    (copy / "manifest.json").unlink()
     assert len(pq.read_table(copy)) == 1797
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from ...evaluation.reference import Reference, read_reference, reference_from_im
 
 CLASSIFIER = "classifier"
 """Name of the classifier of the data set as an extractor. Runs on a data set are compared in its features."""
+MOST_COMPARED = 10_000
+"""Real images whose features precision and recall use. Their cost grows with the square of this number."""
 
 
 @dataclass(frozen=True)
@@ -108,37 +111,45 @@ def _pixels(data: Path, checked: CheckedShards | None) -> Manifest | None:
 def _of_classifier(data: Path, manifest: Manifest, classifier: DataClassifier) -> tuple[Tensor, Reference]:
     """Return the features of all images, and the reference: the images that the classifier was trained on."""
     kept: list[Tensor] = []
-    inside: list[Tensor] = []
+    found: list[Tensor] = []
     progress = LoggedProgress(f"features of {data}", manifest.rows)
     for rows in read_pixels(data, manifest):
         kept.append(classifier.extractor.features(rows.images).pool)
-        inside.append(~RECIPE.is_held_out(rows.row_ids.tolist()))
+        found.append(RECIPE.places(rows.row_ids.tolist()))
         progress.show(sum(map(len, kept)))
     progress.finish()
-    training = torch.cat(kept)
+    training, places = torch.cat(kept), torch.cat(found)
+    inside = places >= RECIPE.held_out
     reference = Reference(
         space=classifier.extractor.space,
         digest=classifier.extractor.digest,
         source=f"{classifier.train_rows} of {manifest.rows} images of data {manifest.digest[:12]}",
         pool=classifier.reference,
-        features=training[torch.cat(inside)],
+        features=_some(training[inside], places[inside]),
         image_size=manifest.shape[1],
     )
     return training, reference
 
 
-def _of_data(data: Path, manifest: Manifest, extractor: Extractor) -> tuple[Tensor | None, Reference]:
+def _of_data(data: Path, manifest: Manifest, extractor: Extractor) -> tuple[Tensor, Reference]:
     """Return the features of all images, and a reference of all images."""
     progress = LoggedProgress(f"features of {data}", manifest.rows)
+    places: list[Tensor] = []
 
     def batches() -> Iterator[Tensor]:
-        done = 0
         for rows in read_pixels(data, manifest):
             yield rows.images
-            done += len(rows.labels)
-            progress.show(done)
+            places.append(RECIPE.places(rows.row_ids.tolist()))
+            progress.show(sum(map(len, places)))
 
     source = f"{manifest.rows} images of data {manifest.digest[:12]}"
     reference = reference_from_images(batches(), extractor, source=source)
     progress.finish()
-    return reference.features, reference
+    training = reference.features
+    assert training is not None
+    return training, dataclasses.replace(reference, features=_some(training, torch.cat(places)))
+
+
+def _some(features: Tensor, places: Tensor) -> Tensor:
+    """Return the features that precision and recall take: all, or as many of a large set as ADM's reference has."""
+    return features if len(features) <= MOST_COMPARED else features[places.argsort(stable=True)[:MOST_COMPARED]]

@@ -19,6 +19,7 @@ from causalfusion_platform.evaluation.classifier import folder as kept
 from causalfusion_platform.evaluation.classifier.folder import open_classifier
 from causalfusion_platform.evaluation.classifier.recipe import RECIPE
 from causalfusion_platform.evaluation.evaluate import SampleScorer
+from causalfusion_platform.launch.evaluating import measuring as measuring_module
 from causalfusion_platform.launch.evaluating.measuring import Measuring, open_measuring
 
 
@@ -72,6 +73,22 @@ def test_the_reference_is_of_the_rows_of_training_and_memorization_of_all(
     torch.testing.assert_close(measuring.training, features)
     torch.testing.assert_close(measuring.reference.features, features[inside])
     assert measuring.provenance["reference"].startswith(f"{int(inside.sum())} of 1797 images of data ")
+
+
+def test_precision_and_recall_take_a_part_of_a_large_data_set(
+    measuring: Measuring, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random one, and of the reference's rows alone. Distance and memorization are still of all rows."""
+    monkeypatch.setattr(measuring_module, "MOST_COMPARED", 50)
+    found = open_measuring("classifier", None, digits_folder)
+    assert found.reference.features is not None
+    assert measuring.reference.features is not None
+    assert found.training is not None
+    whole = {tuple(row) for row in measuring.reference.features.tolist()}
+    assert len(found.reference.features) == 50
+    assert {tuple(row) for row in found.reference.features.tolist()} < whole
+    assert len(found.training) == 1797
+    assert torch.equal(found.reference.pool.covariance, measuring.reference.pool.covariance)
 
 
 def test_the_older_name_of_the_classifier_is_known(measuring: Measuring, digits_folder: Path) -> None:

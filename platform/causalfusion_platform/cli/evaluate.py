@@ -60,9 +60,9 @@ def evaluate(
     from ..launch.evaluating.evaluate import plane_points, read_scales
     from ..launch.evaluating.measuring import open_measuring
     from ..launch.evaluating.record import evaluation_table, record_evaluation
+    from ..launch.evaluating.shards import shards_of
     from ..launch.generating.actors import LocalGenerator, RayGenerators
     from ..launch.generating.request import GenerateRequest
-    from ..launch.runs.folder import RunFolder
     from ..report.bar import CountDisplay
     from ..report.generating import EvaluatingDisplay
     from ..report.log import log_to
@@ -79,8 +79,6 @@ def evaluate(
         read_scales(cfg) if cfg is not None else [],
     )
     found = find_weights(checkpoint)
-    experiment = RunFolder(found.run).experiment if found.run else None
-    data = experiment.data.path if experiment is not None and experiment.data.path.is_dir() else None
     request = GenerateRequest(
         checkpoint=checkpoint,
         num=num,
@@ -95,7 +93,7 @@ def evaluate(
     # Each place is a sample set of its own: `generate` would print lines for every one.
     quiet = log_to(console, ["launch.generating"])
     with quiet, RayGenerators(workers) as pool, EvaluatingDisplay(console) as display:
-        measuring = open_measuring(extractor, reference, data)
+        measuring = open_measuring(extractor, reference, shards_of(found))
         if save_reference is not None:
             write_reference(save_reference, measuring.reference)
         maker = LocalGenerator() if local else pool

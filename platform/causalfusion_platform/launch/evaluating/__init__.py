@@ -1,5 +1,5 @@
 """Measuring trained models: `evaluate` scores them over AR steps and diffusion steps, `analyze` draws Figure 4.
 
-`measuring` opens extractor and reference, `record` writes the results beside the run, `figure_four` computes the
-figure's laws and losses. Open `evaluate` first.
+`shards` finds the data of training, and `measuring` opens extractor and reference. `record` writes the results
+beside the run, `figure_four` computes the figure's laws and losses. Open `evaluate` first.
 """

@@ -27,6 +27,7 @@ from ...report.figures import loss_figure, plane_figure
 from ...sampling.generate import Request, generate, labels_in_turn
 from ..runs.folder import RunFolder
 from .figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
+from .shards import shards_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,10 @@ def analyze_run(
             f"AR steps {ar_steps} and diffusion steps {diffusion_steps} must not exceed the run's {tokens} tokens "
             f"and {times} times"
         )
+    weights = find_weights(run)
+    shards_of(weights)
     manifest = open_shards(experiment.data.path).usable
-    model = load_weights(find_weights(run).folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = load_weights(weights.folder, device="cuda" if torch.cuda.is_available() else "cpu")
     out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {}
     if manifest.autoencoder.name == "identity":

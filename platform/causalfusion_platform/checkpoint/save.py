@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..storage.held import hold, remove_if_left
 from .manifest import Facts
 from .parts import Abandoned, PartRecord, gather_parts, parts_folder, upload
 from .store import Retention, checkpoint_folder, complete, prune
@@ -26,6 +27,12 @@ from .store import Retention, checkpoint_folder, complete, prune
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 10
+_RUN = re.compile(r"[0-9a-f]{16}")
+"""Name of the staging folder of a run."""
+_RANK = re.compile(r"rank-\d{5}\..+")
+"""Name of a rank's folder inside."""
+_OLD_SECONDS = 24 * 3600.0
+"""Age of the staging folder of an earlier version, which does not hold it, after which it is left over."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Saver:
 
         Args:
             root: folder of the run's checkpoints, on storage that all ranks share.
-            staging: folder of this run on a fast local disk. Ranks of one machine may share it.
+            staging: folder of this run on a fast local disk. Ranks of one machine may share it. Those of other runs
+                beside it are removed if their processes were killed.
             attempt: a name that is the same on all ranks and new under `root`. It separates files that a process
                 of an earlier attempt still writes.
             retention: the checkpoints to keep after each save.
@@ -77,7 +85,11 @@ class Saver:
         self.attempt, self.timeout_seconds = attempt, timeout_seconds
         for left in staging.glob(f"rank-{rank:05d}.*"):
             shutil.rmtree(left, ignore_errors=True)
+        for left in staging.parent.glob("*"):
+            if left != staging and _RUN.fullmatch(left.name) and remove_if_left(left) is None:
+                _remove_if_old(left)
         self._staging = staging / f"rank-{rank:05d}.{attempt}"
+        self._held: int | None = None
         self._number, self._images = 0, 0
         self._thread: threading.Thread | None = None
         self._abandoned = threading.Event()
@@ -92,6 +104,8 @@ class Saver:
         self._join()
         # Counted first, so that ranks agree on the number even if one cannot make its folder.
         self._number, self._images = self._number + 1, images_seen
+        if self._held is None:
+            self._held = hold(self._staging.parent)
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
         return self._staging
@@ -193,6 +207,17 @@ class Saver:
     def _pause(self, seconds: float) -> None:
         if self._abandoned.wait(seconds):
             raise Abandoned
+
+
+def _remove_if_old(folder: Path) -> None:
+    try:
+        if not all(_RANK.fullmatch(path.name) for path in folder.iterdir()):
+            return  # a folder of something else
+        newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # its process is at work
+        return
+    if time.time() - newest > _OLD_SECONDS:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

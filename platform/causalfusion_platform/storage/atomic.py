@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+_UNFINISHED = re.compile(r"\..+\.(\d+)", re.DOTALL)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Yield a new file that takes the place of `path` when the body ends well.
 
-    The new file is `.NAME.PID` beside `path`. A killed process leaves it behind.
+    The new file is `.NAME.PID` beside `path`. A killed process leaves it behind: see `remove_unfinished`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -24,6 +27,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the new files in a folder whose writers were killed on this machine.
+
+    The caller ensures that no process of another machine writes into the folder.
+    """
+    for path in folder.glob(".*"):
+        match = _UNFINISHED.fullmatch(path.name)
+        if match and not _lives(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:

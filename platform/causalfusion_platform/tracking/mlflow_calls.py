@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import errno
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
+from ..storage.held import held_folder
 from .mlflow import client, open_experiment, parentage
 from .pending import Item
 from .records import Create, Ending, Input, Metrics, Parameters, RunFiles, Tags
@@ -146,14 +146,14 @@ class MlflowRun:
         if folder is None or not folder.is_dir():
             return
         # Not beside the images: the run's folder is not this thread's any more, once its launch has ended.
-        with tempfile.TemporaryDirectory() as thumbnails:
+        with held_folder() as thumbnails:
             if record.kind == "image":
                 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
                 for file in folder.glob("*.png"):
-                    _thumbnail(file, Path(thumbnails))
+                    _thumbnail(file, thumbnails)
                 api.set_tag(self.run_id, MLFLOW_LOGGED_IMAGES, True)
-            for file in sorted([*folder.iterdir(), *Path(thumbnails).iterdir()]):
+            for file in sorted([*folder.iterdir(), *thumbnails.glob("*.webp")]):
                 api.log_artifact(self.run_id, str(file), record.folder)
 
 

@@ -23,6 +23,7 @@ from causalfusion_platform.checkpoint import store
 from causalfusion_platform.checkpoint.manifest import check
 from causalfusion_platform.checkpoint.save import Failed, SavedCheckpoint, Saver
 from causalfusion_platform.checkpoint.store import Retention
+from causalfusion_platform.storage.held import hold
 
 MIB = 1 << 20
 
@@ -190,7 +191,7 @@ def test_staged_files_of_a_dead_process_are_removed(savers: Callable[..., list[S
     stage(savers(1)[0], 64)
     assert files_in(own_folder / "staging-a")
     savers(1)
-    assert not files_in(own_folder / "staging-a")
+    assert set(files_in(own_folder / "staging-a")) == {".held"}
 
 
 # Faults
@@ -380,3 +381,27 @@ def test_killed_between_files_and_manifest(savers: Callable[..., list[Saver]], o
     group = savers(2, attempt="next")
     assert isinstance(save(group, 128), SavedCheckpoint)
     assert names_in(root) == ["images-000000000064", "images-000000000128"]
+
+
+def test_staging_folders_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    """Also those of an earlier version, a day later. Folders of others stay."""
+    staging = tmp_path / "staging"
+    killed, earlier, fresh, running, strange = (staging / (digit * 16) for digit in "abcde")
+    os.close(hold(killed))
+    held = hold(running)
+    for folder in (killed, earlier, fresh, running):
+        (folder / "rank-00000.attempt-0001" / "engine").mkdir(parents=True)
+    (strange / "thesis").mkdir(parents=True)
+    old = time.time() - 2 * 24 * 3600
+    for path in (earlier, *earlier.rglob("*"), strange, strange / "thesis"):
+        os.utime(path, (old, old))
+    Saver(
+        tmp_path / "checkpoints",
+        staging / ("0" * 16),
+        rank=0,
+        world_size=1,
+        attempt="attempt-0001",
+        retention=Retention(1, 0),
+    )
+    assert sorted(staging.iterdir()) == [fresh, running, strange]
+    os.close(held)

@@ -6,13 +6,13 @@ import contextlib
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...config.errors import UserError
 from ...loopback import bypass_proxy
 from ...ray_private import local_options
+from .leftovers import ray_folder
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +75,9 @@ def ray_session(*, object_store_bytes: int | None = None) -> Iterator[None]:
     _protect_token()
     with (
         dashboard_address(f"http://127.0.0.1:{port}"),
-        # Ray's sockets live below this folder, and a socket's path may have 107 characters at most.
-        tempfile.TemporaryDirectory(prefix="cf-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        ray_folder() as folder,
     ):
-        ray.init(object_store_memory=object_store_bytes, **local_options(Path(folder), port), **quiet)
+        ray.init(object_store_memory=object_store_bytes, **local_options(folder, port), **quiet)
         _protect_token()
         try:
             yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from ...config.schema import Experiment
 from ...report.numbers import size
+from ...storage.held import held_folder
 from ...tasks import open_task
 from ...train.memory import Memory, estimate
 from ..training.dry_run import planned_precision
@@ -66,8 +66,8 @@ def check_compiler(experiment: Experiment, names: tuple[str, ...] = ("c++", "g++
     found = next((path for path in map(shutil.which, names) if path), None)
     if found is None:
         return Check("compiler", verdict, f"no {', '.join(names)}; {why}", "apt-get install g++ ninja-build")
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder) / "a.cpp", Path(folder) / "a.out"
+    with held_folder() as folder:
+        source, program = folder / "a.cpp", folder / "a.out"
         source.write_text("#include <vector>\nint main() { return std::vector<int>(3, 14)[2]; }\n")
         done = subprocess.run([found, source, "-o", program], capture_output=True, text=True, timeout=120)
         if done.returncode or subprocess.run([program], timeout=60).returncode != 14:

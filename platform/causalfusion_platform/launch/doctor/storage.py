@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...config.errors import UserError
@@ -13,6 +15,7 @@ from ...data.layout import manifest_path
 from ...data.validate import open_shards
 from ...report.numbers import size
 from ...report.runs.dry_run import disk_needed
+from ...storage.held import held_folder, remove_if_left
 from ...tasks import check_data, open_task
 from ...tracking.mlflow import check_reachable, client
 from ...train.memory import checkpoint_bytes
@@ -20,6 +23,7 @@ from ..training.dry_run import planned_precision
 from .check import Check
 
 _CONTENT = os.urandom(1 << 20)
+_SCRATCH = ".doctor-"
 
 
 def nearest(folder: Path) -> Path:
@@ -27,12 +31,21 @@ def nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
+@contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    """Yield a new folder in another one, once those of killed calls are removed."""
+    for left in place.glob(f"{_SCRATCH}*"):
+        remove_if_left(left)
+    with held_folder(_SCRATCH, place) as folder:
+        yield folder
+
+
 def check_storage(experiment: Experiment) -> Check:
     """Write a file where the run will write. It is synced to disk, read back, renamed over another, and removed."""
     place = nearest(experiment.runs)
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as name:
-            old, new = Path(name) / "old", Path(name) / "new"
+        with _scratch(place) as folder:
+            old, new = folder / "old", folder / "new"
             old.write_bytes(b"old")
             with new.open("wb") as file:
                 file.write(_CONTENT)
@@ -87,8 +100,8 @@ def check_mlflow(experiment: Experiment) -> Check:
             client(uri).search_experiments(max_results=1)
             return Check("MLflow", "ok", f"{uri} answers")
         place = nearest(Path(uri.removeprefix("sqlite:///")).parent)
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as name:
-            _use_store(Path(name))
+        with _scratch(place) as folder:
+            _use_store(folder)
     except UserError as error:
         return Check.failed("MLflow", str(error))
     except Exception as error:  # MLflow and its database raise many kinds

@@ -25,6 +25,7 @@ from ...sampling.parts import PARTS_FOLDER, SamplePart, finished_parts, part_ima
 from ...sampling.pixels import Pixels
 from ...sampling.progress import Generating, GeneratingSink
 from ...sampling.sample_set import PLAN_FILE, SamplePlan, SetRecord, begin
+from ...storage.atomic import remove_unfinished
 from ..runs.exit_status import StoppedRun
 from ..runs.lock import LOCK_FILE, is_under_way, only_launch
 from ..runs.signals import StopRequest, stop_on_signals
@@ -204,6 +205,7 @@ def _only_one(folder: Path) -> Iterator[None]:
             f"another process is generating into {folder}\n  wait for it, or name another folder: --out FOLDER"
         )
     with only_launch(folder):
+        remove_unfinished(folder)
         yield
 
 

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ...config.compose import Composed
 from ...config.schema import Experiment
 from ...config.sweep import Distribution, SweepConfig
 from ...storage.atomic import write_atomically
+from ...storage.held import held_folder
 from ...storage.run_layout import RunPaths
 from ...tracking.journal import Adopted, Journal
 from .trials import Trial, compose_trial, rounded
@@ -126,8 +126,10 @@ def adopt(checkpoint: Path, run_dir: Path, run: str) -> None:
 
 def report_with_pointer(values: dict[str, Any], run_dir: Path, images: int) -> None:
     """Report a measurement to Tune with the checkpoint that it is of."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _POINTER_FILE).write_text(json.dumps({"run_dir": str(run_dir), "images": images}))
+    with held_folder() as held:
+        folder = held / "pointer"
+        folder.mkdir()
+        (folder / _POINTER_FILE).write_text(json.dumps({"run_dir": str(run_dir), "images": images}))
         tune.report(values, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

@@ -13,13 +13,12 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000,
 ) -> None:
     """Open the MLflow dashboard on localhost. Ctrl-C ends it."""
-    import subprocess
-    import sys
-
     from ..config.compose import home
     from ..config.errors import UserError
     from ..config.schema import local_database
     from ..launch.cluster.session import port_is_free
+    from ..launch.runs.dashboard import serve, server_command
+    from ..tracking.local_store import renew_addresses
 
     folder = home() / runs
     database = local_database(folder)
@@ -28,12 +27,10 @@ def ui(
             f"there is no mlflow.db in {folder}: nothing has run there yet\n"
             f"  run something first: causalfusion quickstart; or name the folder: causalfusion ui --runs FOLDER"
         )
+    renew_addresses(database)
     if not port_is_free(port):
         raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
     print(f"MLflow dashboard: http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)")
     # A choice in the address would hold for one page only.
     print("  at the top left choose Model training: the browser remembers it", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{database}"]
-    command += ["--default-artifact-root", (folder / "mlartifacts").as_uri(), "--workers", "1"]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    raise typer.Exit(serve(server_command(database, port)))

@@ -9,6 +9,8 @@ JOURNAL_FILE = "journal.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
 EVALUATION_FOLDER = "evaluation"
+ARTIFACTS_FOLDER = "mlartifacts"
+"""Folder of artifacts beside the folders of runs, of MLflow's local store."""
 
 
 class RunPaths:

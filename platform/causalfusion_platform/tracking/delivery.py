@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Delivery:
         run_dir: the run's folder.
         uri: tracking URI, of a server or SQLite.
         run_id: the MLflow run. None: the `create` record makes it.
+        identity: see `Pending`.
+        lost: record that makes the run if the journal holds none, as after a damage. Its key is chosen here.
         on_run_id: called with the new run's id before the cursor passes the `create` record. It is called again
             after a crash in between. It runs in the delivery's thread.
         retry: pauses and attempts.
@@ -58,10 +61,12 @@ class Delivery:
         *,
         run_id: str | None,
         on_run_id: Callable[[str], None],
+        identity: str = "",
+        lost: Create | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         self.run_dir, self.uri, self._retry = run_dir, uri, retry or RetryPolicy()
-        self._waiting = Pending(run_dir)
+        self._waiting, self._lost = Pending(run_dir, identity), lost
         self._on_run_id = on_run_id
         self._run = MlflowRun(uri, run_id, self._keep_run_id)
         self._thread: threading.Thread | None = None
@@ -161,7 +166,23 @@ class Delivery:
 
     def _deliver_waiting(self) -> None:
         while not self._stopping and (items := self._waiting.items()):
+            if self._run.run_id is None and not isinstance(items[0].record, Create):
+                self._find_run(items[0])
             self._deliver(self._batch(items))
+
+    def _find_run(self, first: Item) -> None:
+        """Find or make the run whose id is not known, though the cursor has passed the record that makes it."""
+        made = self._waiting.created()
+        if made is None and self._lost is not None:
+            # The first record waits until the id is kept, so that a second try has the same key.
+            key = uuid.uuid5(uuid.NAMESPACE_URL, f"{self.run_dir.absolute()} {first.moment}").hex
+            made = Item(self._lost.model_copy(update={"key": key}), first.moment, None, first.end)
+        if made is None:
+            raise Unavailable("no record says which run of MLflow this is")
+        try:
+            self._run.send([made], 1)
+        except Exception as error:
+            self._fail(error, [made], checked=False)
 
     def _batch(self, items: list[Item]) -> list[Item]:
         """Return the next record, or as many records of metrics as go into one call."""
@@ -243,7 +264,7 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        pid = holder.read_text() if holder.is_file() else "unknown"
+        pid = _read_pid(holder)
         raise UserError(
             f"process {pid} delivers the records of {run_dir} already\n  wait for it to end, or end it: kill {pid}"
         ) from None
@@ -253,3 +274,11 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
     with suppress(OSError):  # a full disk; only the message needs it
         holder.write_text(str(os.getpid()))
     return lock
+
+
+def _read_pid(holder: Path) -> str:
+    """Return the text of the file with the process that delivers. A killed one may leave it empty."""
+    try:
+        return holder.read_text(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ..config.errors import UserError
 from ..loopback import bypass_proxy
+from .local_store import renew_addresses
 
 # With MLflow's defaults one call waits for 247 s when the server is down.
 _IMPATIENT = {
@@ -30,7 +31,11 @@ _ADVICE = "tracking.uri takes http(s)://HOST:PORT of an MLflow server, or sqlite
 
 
 def client(uri: str) -> Any:
-    """Return an MLflow client that gives up in seconds, not minutes."""
+    """Return an MLflow client that gives up in seconds, not minutes.
+
+    Raises:
+        OSError: a file-based store cannot be read.
+    """
     bypass_proxy()
     for name, value in _IMPATIENT.items():
         os.environ.setdefault(name, value)
@@ -43,6 +48,8 @@ def client(uri: str) -> Any:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    if uri.startswith("sqlite:///") and (database := Path(uri.removeprefix("sqlite:///"))).is_file():
+        renew_addresses(database)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -83,6 +90,21 @@ def answers(uri: str) -> str | None:
     except (OSError, ValueError, HTTPException) as error:
         return str(getattr(error, "reason", error))
     return None
+
+
+def has_run(uri: str, run_id: str) -> bool:
+    """Say whether a file-based store has a run."""
+    from mlflow.exceptions import MlflowException
+
+    if not Path(uri.removeprefix("sqlite:///")).is_file():
+        return False
+    try:
+        client(uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def check_reachable(uri: str) -> None:

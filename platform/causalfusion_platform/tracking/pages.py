@@ -27,7 +27,7 @@ def charts_of_children(uri: str, run_id: str, metric: str, mode: str) -> str | N
         return None
     try:
         experiment = client(uri).get_run(run_id).info.experiment_id
-    except MlflowException:
+    except (MlflowException, OSError):
         return None
     query = {
         "compareRunsMode": "CHART",

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..storage.atomic import write_atomically
 from ..storage.run_layout import RunPaths
@@ -38,9 +38,9 @@ _KINDS = ("create", "params", "tags", "metrics", "image", "artifact", "input", "
 class _Cursor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    offset: int = 0
+    offset: int = Field(0, ge=0, le=2**62)
     """Bytes of the journal up to which everything is delivered."""
-    moment: int = 0
+    moment: int = Field(0, ge=0, le=2**52)
     """Time at MLflow of the newest delivered record, milliseconds since 1970."""
 
 
@@ -67,10 +67,12 @@ class Pending:
 
     Args:
         run_dir: the run's folder.
+        identity: ends the key of the run at MLflow, where the folder is a copy of another run's.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, identity: str = "") -> None:
         paths = RunPaths(run_dir)
+        self._run_dir, self._identity = run_dir, identity
         self.journal, self.folder, self.old = paths.journal_file, paths.outbox_folder, paths.old_records
         self._cursor_file, self._lock = self.folder / "cursor.json", threading.Lock()
         self.reload()
@@ -82,6 +84,7 @@ class Pending:
             self._read_to, self._newest = self._cursor.offset, self._cursor.moment
             self._items: deque[Item] = deque()
             for path, record, moment in old_spool.read(self.old):
+                record = self._here(record)
                 self._items.append(Item(record, moment, old_spool.files_of(path), self._cursor.offset, path))
                 self._newest = max(self._newest, moment)
 
@@ -90,6 +93,23 @@ class Pending:
         with self._lock:
             self._read_on()
             return list(self._items)
+
+    def created(self) -> Item | None:
+        """Return the newest record that makes the run, whether it was delivered or not. None: it is lost."""
+        found, start = None, 0
+        while lines := read_on(self.journal, start, _CHUNK_BYTES):
+            for line in lines:
+                start += len(line)
+                record = _parse(line) if b'"create"' in line else None
+                if isinstance(record, Create):
+                    found = Item(self._here(record), round(record.time * 1000), None, start)
+        return found
+
+    def rewind(self) -> None:
+        """Let everything in the journal wait again. Files that were delivered are gone, and stay so."""
+        with self._lock:
+            self._cursor_file.unlink(missing_ok=True)
+        self.reload()
 
     def delivered(self, items: Sequence[Item]) -> None:
         """Advance past the oldest items, which MLflow has taken or will never take."""
@@ -160,11 +180,21 @@ class Pending:
                 record = _parse(line)
                 if record is None:
                     continue
+                record = self._here(record)
                 if isinstance(record, Create):  # a launch that ended without a state delivered nothing
                     self._items.clear()
                 self._newest = max(self._newest + 1, round(record.time * 1000))
                 files = getattr(record, "files", None)
                 self._items.append(Item(record, self._newest, files and self.folder / files, self._read_to))
+
+    def _here(self, record: Record) -> Record:
+        """Return a record as it is where the folder lies now, which may have been moved or copied."""
+        if not isinstance(record, Create):
+            return record
+        key = f"{record.key}.{self._identity}" if self._identity else record.key
+        # Artifacts of a store without a server lie beside the folder of the run.
+        artifacts = self._run_dir.absolute().parent / record.artifacts.name
+        return record.model_copy(update={"key": key, "artifacts": artifacts})
 
 
 def _parse(line: bytes) -> Record | None:

@@ -149,6 +149,10 @@ def test_one_delivery_at_a_time(own_folder: Path, sqlite_uri: str) -> None:
     first.start()
     with pytest.raises(UserError, match=r"process \d+ delivers the records of .*run already\n.*kill \d+"):
         second.start()
+    for content in (b"", b"\xff"):  # its writer was killed
+        (own_folder / "run" / "outbox" / "delivery.pid").write_bytes(content)
+        with pytest.raises(UserError, match="delivers the records of"):
+            second.start()
     first.stop(60)
     second.start()
     second.stop(60)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from causalfusion_platform.tracking import pending as pending_module
-from causalfusion_platform.tracking.journal import Interval, Journal, Launched, Measured, StepReport
+from causalfusion_platform.tracking.journal import Interval, Journal, JournalReader, Launched, Measured, StepReport
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.pending import Item, Pending
 from causalfusion_platform.tracking.records import Create, Ending, Metrics, RunFiles
@@ -297,3 +297,47 @@ def test_a_measurement_is_one_line_and_a_point_of_each_curve(tmp_path: Path) -> 
     ((record),) = (item.record for item in Pending(tmp_path).items())
     assert isinstance(record, Metrics)
     assert (record.time, record.step, repr(record.values)) == (measured.time, 64, repr(measured.curves))
+
+
+def test_any_cut_of_a_journal_is_survived(tmp_path: Path) -> None:
+    """A power cut may shorten it anywhere. What is whole is read, and what follows too."""
+    outbox = Outbox(tmp_path)
+    journal = outbox.journal
+    outbox.metrics({"loss": 1.0}, 1)
+    journal.add(REPORT)
+    outbox.create("tests", "müde", artifacts=Path("art"), parameters={}, tags={"key": "value"})
+    content = journal.path.read_bytes()
+    for cut in range(len(content)):
+        journal.path.write_bytes(content[:cut])
+        whole = content[:cut].count(b"\n")
+        reader = JournalReader(tmp_path)
+        assert len(reader.new_events()) == (whole > 1)
+        # Cut right before its end, the last line is whole but for the character that ends it.
+        assert len(journal.events()) in {whole > 1, whole > 0}
+        waiting = Pending(tmp_path)
+        assert len(waiting.items()) == [0, 1, 2, 1][whole]
+        outbox.metrics({"loss": 1.0}, 2)
+        assert steps(waiting.items())[-1:] == steps(Pending(tmp_path).items())[-1:] == [2]
+
+
+def test_any_cut_of_the_cursor_and_of_an_old_record_is_survived(tmp_path: Path) -> None:
+    outbox, pending = Outbox(tmp_path), Pending(tmp_path)
+    for step in (1, 2):
+        outbox.metrics({"loss": 1.0}, step)
+    first, second = pending.items()
+    pending.delivered([first])
+    cursor = tmp_path / "outbox" / "cursor.json"
+    content = cursor.read_bytes()
+    for cut in range(len(content)):
+        cursor.write_bytes(content[:cut])
+        assert Pending(tmp_path).items() == [first, second]
+    for strange in (b'{"offset": -1}', b'{"offset": 1e400}', b'{"offset": 10000000000000000000000}', b"[1]"):
+        cursor.write_bytes(strange)
+        assert Pending(tmp_path).items() == [first, second]
+    cursor.write_bytes(content)
+    point = {"kind": "metrics", "values": {"loss": 1.0}, "step": 3, "time": 1_700_000_000_123}
+    old = write_old(tmp_path / "spool", "01700000000123000000-00000001.metrics", **point)
+    content = old.read_bytes()
+    for cut in range(len(content)):
+        old.write_bytes(content[:cut])
+        assert steps(Pending(tmp_path).items()) == [2]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,18 +14,27 @@ from typing import Any
 
 from ...config.compose import Composed, flatten, validate
 from ...config.errors import UserError
-from ...config.schema import Experiment
+from ...config.schema import Experiment, TrackingConfig
 from ...data.manifest import AutoencoderId, Manifest
 from ...data.validate import CheckedShards
-from ...storage.atomic import write_atomically
-from ...storage.run_layout import RunPaths
+from ...storage.atomic import remove_unfinished, write_atomically
+from ...storage.run_layout import ARTIFACTS_FOLDER, RunPaths
+from ...tracking.delivery import Delivery
 from ...tracking.journal import Journal
 from ...tracking.lineage import lineage_tags
+from ...tracking.mlflow import parentage
 from ...tracking.outbox import Outbox
 from ...tracking.pages import NOTE
-from .lock import is_under_way, only_launch, refuse_if_under_way
+from ...tracking.pending import Pending
+from ...tracking.records import Create
+from .lock import UnderWay, is_under_way, only_launch, refuse_if_under_way
+from .moved import is_another_run, is_elsewhere, state_here, summary_here, written_in
 from .public_config import public_config, write_config
 from .state import RunState, check_same_config
+
+logger = logging.getLogger(__name__)
+
+_FOLDER_TAG = "run.dir"
 
 
 class RunFolder(RunPaths):
@@ -39,6 +50,7 @@ class RunFolder(RunPaths):
         self._was_read = False
         self._state: RunState | None = None
         self._experiment: Experiment | None = None
+        self._elsewhere: RunState | None = None
 
     @property
     def state(self) -> RunState | None:
@@ -97,10 +109,32 @@ class RunFolder(RunPaths):
         """Takes records for MLflow."""
         return Outbox(self.root)
 
+    def delivery(self) -> Delivery:
+        """Return the delivery of the run's records to MLflow. The run's lock must be held."""
+        state = self.started
+        tracking = state.config.get("tracking")
+        known = tracking.get("experiment") if isinstance(tracking, dict) else None
+        return Delivery(
+            self.root,
+            state.tracking_uri,
+            run_id=state.mlflow_run_id,
+            on_run_id=lambda run_id: self.keep(mlflow_run_id=run_id),
+            identity=state.identity,
+            lost=Create(
+                key="",
+                experiment=known if isinstance(known, str) else TrackingConfig().experiment,
+                name=self.name,
+                parent=None,
+                artifacts=self.root.absolute().parent / ARTIFACTS_FOLDER,
+            ),
+        )
+
     def refresh(self) -> RunState | None:
         """Read the state again and return it."""
-        self._state, self._experiment = RunState.read(self.root), None
-        self._was_read = True
+        written = RunState.read(self.root)
+        self._state = None if written is None else state_here(written, self.root)
+        self._elsewhere = written if written is not None and is_elsewhere(written, self.root) else None
+        self._experiment, self._was_read = None, True
         return self._state
 
     def keep(self, **changes: Any) -> None:
@@ -109,6 +143,7 @@ class RunFolder(RunPaths):
             self._write(self.started.model_copy(update=changes))
 
     def _write(self, state: RunState) -> RunState:
+        state = state.model_copy(update={"folder": str(self.root.absolute())})
         state.write(self.root)
         self._state, self._was_read = state, True
         return state
@@ -136,8 +171,37 @@ class RunFolder(RunPaths):
             UnderWay: another process holds it.
         """
         with only_launch(self.root, wait_seconds):
+            for folder in (self.root, self.outbox_folder, self.members, self.evaluation):
+                remove_unfinished(folder)
             self.refresh()
+            self._settle()
             yield
+
+    def settle(self) -> None:
+        """Keep the addresses of a run that was moved or copied, unless a process holds its lock and has done it.
+
+        A copy gets a run of its own at MLflow. Its journal is delivered from the beginning.
+        """
+        if self.state is not None and self._elsewhere is not None:
+            with suppress(UnderWay), self.lock():
+                pass
+            self.refresh()
+
+    def _settle(self) -> None:
+        written, state = self._elsewhere, self.state
+        if written is None or state is None:
+            return
+        news: dict[str, Any] = {}
+        if is_another_run(written, state, self.root):
+            Pending(self.root).rewind()
+            news = {"mlflow_run_id": None, "identity": uuid.uuid4().hex}
+            logger.warning(
+                f"{self.root} was copied or moved from {written_in(written)}: MLflow gets another run for it, with "
+                f"what {self.journal_file.name} holds"
+            )
+        self.outbox.tags({_FOLDER_TAG: str(self.root.absolute())})
+        self.keep(**news)
+        self._elsewhere = None
 
     def check_config(self, experiment: Experiment, allow: Sequence[str] = (), anew: str | None = None) -> None:
         """Check that a run that was started is continued with the same configuration: see `check_same_config`."""
@@ -157,7 +221,14 @@ class RunFolder(RunPaths):
         experiment, state, outbox = composed.experiment, self.state, self.outbox
         tree = experiment.model_dump(mode="json")
         if state is not None:
-            news = {"launches": state.launches + 1, "bad_shards": sorted(shards.bad), "config": tree}
+            news = {
+                "launches": state.launches + 1,
+                "bad_shards": sorted(shards.bad),
+                "config": tree,
+                "tracking_uri": experiment.tracking_uri,
+            }
+            if state.identity:  # the sweep that a copied trial belongs to is another one
+                outbox.tags(parentage(parent))
             outbox.reopen()
             if tree != state.config:
                 outbox.artifact(write_config(composed, self.config_file))
@@ -170,10 +241,10 @@ class RunFolder(RunPaths):
         outbox.create(
             experiment.tracking.experiment,
             experiment.name,
-            artifacts=experiment.runs / "mlartifacts",
+            artifacts=experiment.runs / ARTIFACTS_FOLDER,
             parameters=dict(flatten(public_config(composed))),
             tags={
-                "run.dir": str(self.root),
+                _FOLDER_TAG: str(self.root),
                 NOTE: experiment.description,
                 **experiment.tracking.tags,
                 **lineage_tags(shards.manifest),
@@ -192,9 +263,8 @@ class RunFolder(RunPaths):
         )
 
     def read_summary(self) -> dict[str, Any]:
-        """Return the results of a finished run."""
-        summary: dict[str, Any] = json.loads(self.summary_file.read_text())
-        return summary
+        """Return the results of a finished run, with the paths of the folder that it lies in now."""
+        return summary_here(json.loads(self.summary_file.read_text()), self.root)
 
     def write_summary(self, summary: dict[str, Any]) -> Path:
         """Write the results of a run atomically, and return their file."""

@@ -63,6 +63,7 @@ def register_run(run: RunFolder, *, model: str | None = None, alias: str = BEST)
 
 
 def entry_of(run: RunFolder) -> Entry:
+    run.settle()
     state = run.started
     if state.mlflow_run_id is None:
         raise UserError(

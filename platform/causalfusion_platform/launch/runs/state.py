@@ -70,6 +70,10 @@ class RunState(BaseModel):
     """Times that the run was launched: 1, and one more for each resume."""
     order: int = 0
     """Times that the run went back to a checkpoint and took another order of the data: training had diverged."""
+    folder: str | None = None
+    """Folder of the run when this was written, which may have been moved since. Null in earlier versions."""
+    identity: str = ""
+    """Tells MLflow's run of a copied folder from the original's."""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 from ...config.errors import UserError
-from ...tracking.delivery import Delivery
 from ...tracking.mlflow import answers
 from .folder import RunFolder
 
@@ -25,12 +24,7 @@ def sync_run(run: RunFolder, *, seconds: float = 600, show: Callable[[int, int],
     run.refuse_if_under_way()
     with run.lock():
         state = run.started
-        delivery = Delivery(
-            run.root,
-            state.tracking_uri,
-            run_id=state.mlflow_run_id,
-            on_run_id=lambda run_id: run.keep(mlflow_run_id=run_id),
-        )
+        delivery = run.delivery()
         waiting = delivery.pending()
         reason = answers(state.tracking_uri)
         if waiting and reason is not None:

@@ -12,7 +12,6 @@ from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
 from ...tasks import open_task
-from ...tracking.delivery import Delivery
 from ...tracking.mlflow import check_reachable
 from ...tracking.pages import NOTE
 from ...tracking.tracker import AS_BARS
@@ -112,12 +111,7 @@ def _mlflow_run(folder: RunFolder) -> Iterator[str]:
         UserError: MLflow does not take the run.
     """
     uri = folder.started.tracking_uri
-    delivery = Delivery(
-        folder.root,
-        uri,
-        run_id=folder.started.mlflow_run_id,
-        on_run_id=lambda run_id: folder.keep(mlflow_run_id=run_id),
-    )
+    delivery = folder.delivery()
     delivery.start()
     try:
         if delivery.drain(_MLFLOW_SECONDS) or (run_id := folder.started.mlflow_run_id) is None:

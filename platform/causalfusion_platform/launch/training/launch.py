@@ -18,7 +18,6 @@ from ...data.validate import CheckedShards
 from ...tasks import open_task
 from ...tasks.final import read_final
 from ...tracking.accounting import account
-from ...tracking.delivery import Delivery
 from ...tracking.journal import Ended, Launched, last_attempt, recorded_images
 from ...tracking.mlflow import answers
 from ...tracking.tracker import AS_BARS
@@ -73,12 +72,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         self.journal, self.outbox = self.folder.journal, self.folder.outbox
-        self.delivery = Delivery(
-            self.folder.root,
-            self.experiment.tracking_uri,
-            run_id=self.folder.started.mlflow_run_id,
-            on_run_id=lambda run_id: self.folder.keep(mlflow_run_id=run_id),
-        )
+        self.delivery = self.folder.delivery()
 
     def run(self, stages: Stages, started: float) -> dict[str, Any]:
         """Train, evaluate, write the summary and return it. MLflow and the journal record any end.

@@ -111,7 +111,8 @@ def test_the_state_is_read_once_and_again_under_the_lock(own_folder: Path, make_
     folder, other = RunFolder(own_folder), RunFolder(own_folder)
     with pytest.raises(UserError, match="is no folder of a run"):
         _ = folder.started
-    state = RunState(tracking_uri="sqlite:///x", config=make_experiment().model_dump(mode="json"))
+    tree = make_experiment().model_dump(mode="json")
+    state = RunState(tracking_uri="sqlite:///x", config=tree, folder=str(own_folder))
     state.write(own_folder)
     assert folder.state is None
     assert other.started == state

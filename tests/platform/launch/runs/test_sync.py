@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,8 @@ def left_behind(experiment: Experiment, uri: str, run_id: str | None = None) -> 
     """A run that has ended while MLflow was away."""
     run_dir = experiment.run_dir
     run_dir.mkdir(parents=True)
-    RunState(tracking_uri=uri, config=experiment.model_dump(mode="json"), mlflow_run_id=run_id).write(run_dir)
+    tree = experiment.model_dump(mode="json")
+    RunState(tracking_uri=uri, config=tree, mlflow_run_id=run_id, folder=str(run_dir)).write(run_dir)
     outbox = Outbox(run_dir)
     if run_id is None:
         outbox.create("sync", "mine", artifacts=run_dir / "artifacts", parameters={"seed": 1}, tags={"a": "b"})
@@ -132,3 +134,36 @@ def test_an_interrupted_delivery_remembers_the_run(
     assert client(uri).get_run(state.mlflow_run_id).info.run_name == "mine"
     Outbox(run_dir).tags({"later": "yes"})
     assert sync_run(RunFolder(run_dir), seconds=60) == 1
+
+
+def test_a_lost_id_is_found_again(make_experiment: MakeExperiment, uri: str) -> None:
+    """As after a run.json from a backup. The cursor has passed the record that makes the run."""
+    run_dir = left_behind(make_experiment(name="lost-id"), uri)
+    sync_run(RunFolder(run_dir), seconds=60)
+    state = RunFolder(run_dir).started
+    state.model_copy(update={"mlflow_run_id": None}).write(run_dir)
+    Outbox(run_dir).metrics({"train/loss": 0.125}, 192)
+    assert sync_run(RunFolder(run_dir), seconds=60) == 1
+    assert RunFolder(run_dir).started == state
+    points = client(uri).get_metric_history(state.mlflow_run_id, "train/loss")
+    assert [point.step for point in points] == [64, 128, 192]
+
+
+def test_records_of_an_earlier_version_without_the_one_that_makes_the_run(
+    make_experiment: MakeExperiment, uri: str
+) -> None:
+    """Its delivery was killed after MLflow had made the run, and before the id was kept."""
+    experiment = make_experiment(name="old", tracking={"uri": uri, "experiment": "of the run"})
+    run_dir = left_behind(experiment, uri, run_id="x")
+    (run_dir / "journal.jsonl").unlink()
+    RunState(tracking_uri=uri, config=experiment.model_dump(mode="json")).write(run_dir)
+    (run_dir / "spool").mkdir()
+    for step in (64, 128):
+        record = {"kind": "metrics", "values": {"train/loss": 1.0}, "step": step, "time": 1_700_000_000_000 + step}
+        (run_dir / "spool" / f"{step:020d}-00000000.metrics.json").write_text(json.dumps(record))
+    assert sync_run(RunFolder(run_dir), seconds=60) == 2
+    run = client(uri).get_run(RunFolder(run_dir).started.mlflow_run_id)
+    assert run.info.run_name == "old"
+    assert client(uri).get_experiment(run.info.experiment_id).name == "of the run"
+    points = client(uri).get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in points] == [64, 128]

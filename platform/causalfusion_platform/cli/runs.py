@@ -56,7 +56,8 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([run_json(view) for _, view in views]))
     elif views:
-        Console(highlight=False).print(runs_table(views))
+        console = Console(highlight=False)
+        console.print(runs_table(views, console.width), soft_wrap=True)
     else:
         print(f"no runs in {folder}: nothing has run there yet\n  run something first: causalfusion quickstart")
 

@@ -22,6 +22,7 @@ from causalfusion_platform.tracking.journal import (
     Incident,
     Journal,
     Launched,
+    Measured,
     StepReport,
     TrainingStarted,
 )
@@ -193,8 +194,40 @@ def test_list_has_a_line_for_each_run_and_for_trials(run: Run, make_run: MakeRun
     make_run("trial", [], runs="runs/sweep")
     lines = run("runs", "list").out.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    assert lines[1].split() == ["one", "failed", "3,000", "50%", "50", "60%", "1", "1"]
-    assert lines[2].split() == ["sweep/trial", "unknown", "0", "0%", "–", "–", "0", "0"]
+    assert lines[1].split() == ["one", "failed", "–", "3,000", "50%", "50", "60%", "1"]
+    assert lines[2].split() == ["sweep/trial", "unknown", "–", "0", "0%", "–", "–", "0"]
+
+
+SUMMARY = {"name": "x", "class_accuracy": 0.98125, "fd_cnn": 6.5, "num_samples": 200, "images_seen": 9, "mfu": 0.5}
+
+
+def test_list_fits_eighty_columns_and_breaks_no_name(run: Run, make_run: MakeRun) -> None:
+    make_run("one", story(ENDED))
+    folder = make_run("ar_decay-0.95.patch_order-raster.seed-1", story(ENDED), runs="runs/gamma")
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    long = "base_lr-0.0001." * 6 + "x"
+    make_run(long, story(ENDED), runs="runs/gamma")
+    lines = run("runs", "list").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "gamma/ar_decay-0.95.patch_order-raster.seed-1",
+        f"gamma/{long}",
+        "failed",
+        "one",
+        "score:",
+    ]
+    assert lines[0].split()[:4] == ["run", "status", "score", "images"]
+    assert lines[1].split()[1:4] == ["failed", "0.9812", "3,000"]
+    assert lines[-1] == "score: class_accuracy"
+    assert all(len(line) <= 80 for line in lines if long not in line)
+
+
+def test_show_has_the_scores(run: Run, make_run: MakeRun) -> None:
+    """Those of training, and at the end the final ones."""
+    measured = Measured(time=1071, attempt=1, images=2000, values={"class_accuracy": 0.5})
+    folder = make_run("one", story(measured, ENDED))
+    assert "scores class_accuracy 0.5 at 2,000 images" in squeezed(run("runs", "show", "one").out)
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    assert "scores class_accuracy 0.9812 fd_cnn 6.5 speed" in squeezed(run("runs", "show", "one").out)
 
 
 def test_a_run_of_another_version_is_shown_as_far_as_it_goes(run: Run, make_run: MakeRun) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
+from rich.text import Text
 
 from ...tracking.accounting import Account
 from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
@@ -26,6 +27,8 @@ def run_panel(view: RunView) -> Panel:
     rows = facts_grid()
     rows.add_row("status", _status(view))
     rows.add_row("progress", _progress(view))
+    if view.scores:
+        rows.add_row("scores", escape(_scores(view)))
     if view.account.newest:
         rows.add_row("speed", _speed(view.account.newest, view.account))
     if view.account.training:
@@ -44,27 +47,63 @@ def run_panel(view: RunView) -> Panel:
     return Panel(rows, title=f"run {escape(view.name)}", title_align="left", expand=True)
 
 
-def runs_table(views: Sequence[tuple[str, RunView]]) -> Table:
-    """Return what `causalfusion runs list` prints, from (name, run)."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    table.add_column("status")
-    for column in ("images", "of all", "images/s", "goodput", "launches", "incidents"):
-        table.add_column(column, justify="right")
-    for name, view in views:
-        found = view.account
-        done = f"{found.images / view.total_images:.0%}" if view.total_images else "–"
-        table.add_row(
-            escape(name),
-            view.status,
-            f"{found.images:,}",
-            done,
-            f"{found.newest.images_per_second:.0f}" if found.newest else "–",
-            f"{found.goodput:.0%}" if found.elapsed_seconds else "–",
-            str(found.launches),
-            str(sum(found.incidents.values())),
-        )
-    return table
+def runs_table(views: Sequence[tuple[str, RunView]], width: int = 80) -> Text:
+    """Return the text of `causalfusion runs list`, a line for each run, from (name, run).
+
+    Columns at the right are left out where names are long. A name that is longer still has a line of its own.
+    """
+    titles = list(dict.fromkeys(next(iter(view.scores), None) for _, view in views if view.scores))
+    cells = [[*_COLUMNS], *(_cells(view, several=len(titles) > 1) for _, view in views)]
+    names = ["run", *(name for name, _ in views)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    count = len(_COLUMNS)
+    while count > _ALWAYS and _table_width(names, widths[:count]) > width:
+        count -= 1
+    room = max(width - _table_width([""], widths[:count]), cell_len("run"))
+    first = min(max(map(cell_len, names)), room)
+    lines = []
+    for name, row in zip(names, cells, strict=True):
+        if cell_len(name) > first:
+            lines.append(name)
+        status, *numbers = [
+            _padded(text, size, right=index > 0)
+            for index, (text, size) in enumerate(zip(row[:count], widths[:count], strict=True))
+        ]
+        beginning = _padded(name if cell_len(name) <= first else "", first, right=False)
+        lines.append("  ".join([beginning, status, *numbers]).rstrip())
+    if len(titles) == 1:
+        lines.append(f"score: {titles[0]}")
+    return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
+_COLUMNS = ("status", "score", "images", "of all", "images/s", "goodput", "launches", "incidents")
+_ALWAYS = 3
+"""Columns that are never left out."""
+
+
+def _cells(view: RunView, *, several: bool) -> list[str]:
+    found = view.account
+    score = next(iter(view.scores.items()), None)
+    shown = "–" if score is None else f"{score[0]} {score[1]:.4g}" if several else f"{score[1]:.4g}"
+    return [
+        view.status,
+        shown,
+        f"{found.images:,}",
+        f"{found.images / view.total_images:.0%}" if view.total_images else "–",
+        f"{found.newest.images_per_second:.0f}" if found.newest else "–",
+        f"{found.goodput:.0%}" if found.elapsed_seconds else "–",
+        str(found.launches),
+        str(sum(found.incidents.values())),
+    ]
+
+
+def _table_width(names: Sequence[str], widths: Sequence[int]) -> int:
+    return max(map(cell_len, names)) + sum(2 + width for width in widths)
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
 
 
 def _status(view: RunView) -> str:
@@ -99,6 +138,11 @@ def _progress(view: RunView) -> str:
     if view.status == "running" and total and found.newest and found.newest.images_per_second:
         words.append(f"ETA {clock((total - found.images) / found.newest.images_per_second)}")
     return " · ".join(words)
+
+
+def _scores(view: RunView) -> str:
+    scores = "\n".join(f"{name} {value:.4g}" for name, value in view.scores.items())
+    return scores if view.scored_images is None else f"{scores}\nat {view.scored_images:,} images"
 
 
 def _speed(rates: Rates, found: Account) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ...tracking.accounting import Account
-from ...tracking.journal import Event, Incident
+from ...tracking.journal import Event, Incident, Measured
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,26 @@ class RunView:
     """The command that opens MLflow's dashboard."""
     summary: dict[str, Any] | None
     """summary.json of a finished run."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Scores of a finished run, or the newest ones of training. The task's main one is the first."""
+        if self.summary is not None:
+            return summary_scores(self.summary)
+        measured = [event for event in self.events if isinstance(event, Measured)]
+        return measured[-1].values if measured else {}
+
+    @property
+    def scored_images(self) -> int | None:
+        """Images seen when the scores were measured in training. None: they are those of the end."""
+        measured = [event.images for event in self.events if isinstance(event, Measured)]
+        return measured[-1] if measured and self.summary is None else None
+
+
+def summary_scores(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores in a summary: the task writes its results between `name` and `images_seen`."""
+    results = takewhile(lambda item: item[0] != "images_seen", summary.items())
+    return {key: value for key, value in results if isinstance(value, float)}
 
 
 def run_json(view: RunView) -> dict[str, Any]:

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests bench clean
+.PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests soak bench clean
 
 help:
 	@echo "make quickstart   install, then train on bundled digits, score the samples, open nothing else"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-quick   install, then ruff and the tests that start neither Ray nor groups of processes"
 	@echo "make test-faults  install, then what kills processes and breaks storage; minutes"
 	@echo "make fault-table  the same, and its measurements into platform/TRAINING.md"
+	@echo "make soak         install, then kill processes at random for 20 minutes, and compare the ends"
 	@echo "make bench        install, then the speed measurements of tests/benchmarks"
 	@echo "make clean        remove .venv and caches; runs/ and shards/ stay"
 
@@ -71,6 +72,10 @@ fault-table: install
 	@rm -f .fault-results.jsonl
 	CAUSALFUSION_FAULT_RESULTS=$(CURDIR)/.fault-results.jsonl $(MAKE) test-faults
 	$(BIN)/python -m tests.faults.table .fault-results.jsonl platform/TRAINING.md
+
+# Minutes of random kills, by hand: each command is repeated, and its end compared with an undisturbed one.
+soak: install
+	$(BIN)/python -m tests.soak $(ARGS)
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)

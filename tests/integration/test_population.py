@@ -83,4 +83,6 @@ def test_the_worst_member_takes_the_weights_of_the_best(home: Path, ray_cluster:
     # Runs that were replaced say so: nothing is left as if it were running.
     runs = client.search_runs([page.info.experiment_id])
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
-    assert all(run.data.metrics["eval/fd_digits_cnn_n80"] > 0 for run in runs if run.info.run_name in members)
+    first = [run for run in runs if run.info.run_name in {f"{sweep.name}/{name}" for name in members}]
+    assert len(first) == len(members)
+    assert all(run.data.metrics["eval/fd_digits_cnn_n80"] > 0 for run in first)

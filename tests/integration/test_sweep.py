@@ -119,8 +119,8 @@ def test_a_stopped_sweep_goes_on_and_its_worse_trial_ends_early(home: Path, ray_
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.mlflow_run_id}'"
     )
     assert {run.info.run_name: run.info.status for run in children} == {
-        "base_lr-0.01": "FINISHED",
-        "base_lr-1e-09": "KILLED",
+        f"{composed.experiment.name}/base_lr-0.01": "FINISHED",
+        f"{composed.experiment.name}/base_lr-1e-09": "KILLED",
     }
     assert {run.data.params["optim.base_lr"] for run in children} == {"0.01", "1e-09"}
     assert len(client.search_runs([parent.info.experiment_id])) == 3

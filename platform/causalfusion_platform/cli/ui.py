@@ -18,7 +18,7 @@ def ui(
     from ..config.schema import local_database
     from ..launch.cluster.session import port_is_free
     from ..launch.runs.dashboard import serve, server_command
-    from ..tracking.local_store import renew_addresses
+    from ..tracking.views import newest_experiment, runs_page
 
     folder = home() / runs
     database = local_database(folder)
@@ -27,10 +27,11 @@ def ui(
             f"there is no mlflow.db in {folder}: nothing has run there yet\n"
             f"  run something first: causalfusion quickstart; or name the folder: causalfusion ui --runs FOLDER"
         )
-    renew_addresses(database)
     if not port_is_free(port):
         raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
-    print(f"MLflow dashboard: http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)")
-    # A choice in the address would hold for one page only.
-    print("  at the top left choose Model training: the browser remembers it", flush=True)
+    experiment = newest_experiment(f"sqlite:///{database}")
+    page = runs_page(experiment) if experiment else "#/experiments"
+    print(f"MLflow dashboard: http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)")
+    # A choice in the address holds for one page only.
+    print("  on other pages choose Model training at the top left: the browser remembers it", flush=True)
     raise typer.Exit(serve(server_command(database, port)))

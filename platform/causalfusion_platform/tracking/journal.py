@@ -145,7 +145,11 @@ class StepReport(Line):
         now = self.interval
         if now is None or self.repeated:
             return None
-        values = {
+        # The dashboard compares runs by the metric that was recorded first.
+        values: dict[str, float] = {}
+        if now.means is not None:
+            values |= {"train/loss": self.loss, **{f"train/{name}": value for name, value in now.means.items()}}
+        values |= {
             "train/learning_rate": now.learning_rate,
             "train/grad_norm": now.grad_norm,
             **{f"train/{name}": value for name, value in now.numbers.items()},
@@ -157,8 +161,6 @@ class StepReport(Line):
             "throughput/checkpoint_stall": now.checkpoint_stall,
             "memory/cpu_gib": self.cpu_bytes / 2**30,
         }
-        if now.means is not None:
-            values |= {"train/loss": self.loss, **{f"train/{name}": value for name, value in now.means.items()}}
         if now.mfu is not None:
             values["throughput/mfu"] = now.mfu
         if self.gpu_bytes:

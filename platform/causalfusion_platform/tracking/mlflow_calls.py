@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from ..storage.held import held_folder
 from .mlflow import client, open_experiment, parentage
 from .pending import Item
 from .records import Create, Ending, Input, Metrics, Parameters, RunFiles, Tags
+from .views import keep_view
 
 RUN_KEY = "spool.key"  # tag, which runs of all versions have
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
@@ -89,6 +91,7 @@ class MlflowRun:
     def send(self, batch: list[Item], points_per_call: int) -> None:
         """Send one record, or several of metrics."""
         from mlflow.entities import Metric, Param, RunTag
+        from mlflow.exceptions import MlflowException
 
         api = self._api()
         first = batch[0]
@@ -123,6 +126,8 @@ class MlflowRun:
             case Ending():
                 api.set_terminated(self.run_id, record.status, end_time=first.moment)
                 self._keep_one(api)
+                with suppress(MlflowException):  # tags of an experiment of others may not be ours to set
+                    keep_view(api, api.get_run(self.run_id).info.experiment_id)
 
     def _create(self, api: Any, record: Create, moment: int) -> None:
         experiment = open_experiment(api, self.uri, record.experiment, record.artifacts)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from .mlflow import answers, client
+from .views import runs_page
 
 NOTE = "mlflow.note.content"
 """The tag that holds the description of a run, as Markdown."""
@@ -29,10 +28,10 @@ def charts_of_children(uri: str, run_id: str, metric: str, mode: str) -> str | N
         experiment = client(uri).get_run(run_id).info.experiment_id
     except (MlflowException, OSError):
         return None
-    query = {
-        "compareRunsMode": "CHART",
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": "true" if mode == "min" else "false",
-    }
-    return f"#/experiments/{experiment}/runs?{urlencode(query)}"
+    return runs_page(
+        experiment,
+        compareRunsMode="CHART",
+        searchFilter=f"tags.`mlflow.parentRunId` = '{run_id}'",
+        orderByKey=f"metrics.`{metric}`",
+        orderByAsc="true" if mode == "min" else "false",
+    )

@@ -240,7 +240,7 @@ class RunFolder(RunPaths):
             shutil.rmtree(left, ignore_errors=True)
         outbox.create(
             experiment.tracking.experiment,
-            experiment.name,
+            experiment.name if parent is None else f"{experiment.runs.name}/{experiment.name}",
             artifacts=experiment.runs / ARTIFACTS_FOLDER,
             parameters=dict(flatten(public_config(composed))),
             tags={

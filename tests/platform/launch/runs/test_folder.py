@@ -47,7 +47,7 @@ def test_a_new_run_is_opened_and_then_again(make_experiment: MakeExperiment, dig
 
     created, *parameters, tags, data, config = records(outbox)
     assert isinstance(created, Create)
-    assert (created.experiment, created.name, created.parent) == ("causalfusion", "test", "above")
+    assert (created.experiment, created.name, created.parent) == ("causalfusion", "runs/test", "above")
     assert created.artifacts == experiment.runs / "mlartifacts"
     values: dict[str, str] = {}
     for one in parameters:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from ..library_warnings import leave_out
 from ..loopback import bypass_proxy
 from .analyze import analyze
 from .config import config_app
@@ -65,6 +66,7 @@ def _run() -> None:
     # reads this variable when it is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     bypass_proxy()
+    leave_out()
     # `task=module:Class` may name a module of the current directory. `python -m` searches there, a script does not.
     # Ray's workers search the driver's current directory.
     if not {"", here := str(Path.cwd())} & {*sys.path}:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
-import warnings
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -16,6 +14,7 @@ from PIL.ExifTags import Base
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
+from ..library_warnings import leave_out
 from .colour import to_rgb
 from .container import FORMATS, ends_early, family, format_by_name, format_by_signature, zeros_for_end
 from .crop import center_crop, enlarged_size
@@ -23,8 +22,7 @@ from .faults import FAULT_KINDS, Action, FaultStop, Finding, Policies
 
 # Threads share these settings. Faults become findings, and the limit of pixels is an argument.
 Image.MAX_IMAGE_PIXELS = None
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
+leave_out()
 
 _Turn = Image.Transpose
 _UPRIGHT = {

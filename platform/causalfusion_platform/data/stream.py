@@ -21,6 +21,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from ..library_warnings import leave_out
 from ..ray_private import set_up_ray_data, stream_blocks
 from .order import Window
 from .read import Collate, Columns, Dataset, read_window, to_batch, to_columns
@@ -105,6 +106,7 @@ class BatchCoordinator:
 
     def __init__(self, spec: StreamSpec, num_workers: int) -> None:
         set_up_ray_data()
+        leave_out()
         self.spec, self.num_workers = spec, num_workers
         self.rows_left = spec.stop - spec.start
         self.current: BlockSlice | None = None

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..config.errors import UserError
+from ..library_warnings import leave_out
 from ..loopback import bypass_proxy
 from .local_store import renew_addresses
 
@@ -39,13 +40,7 @@ def client(uri: str) -> Any:
     bypass_proxy()
     for name, value in _IMPATIENT.items():
         os.environ.setdefault(name, value)
-    # MLflow logs each database migration, which does not concern the user of a training run.
-    import logging
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Errors are raised as well, and logged tracebacks and retries would break the progress display.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    leave_out()
     from mlflow import MlflowClient
 
     if uri.startswith("sqlite:///") and (database := Path(uri.removeprefix("sqlite:///"))).is_file():

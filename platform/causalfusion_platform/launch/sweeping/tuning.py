@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,9 +99,7 @@ def fit(
             verbose=0,
         ),
     )
-    with ProgressThread(progress, display), warnings.catch_warnings():
-        # Tune cannot reuse actors here: each member's process holds a training run of its own.
-        warnings.filterwarnings("ignore", message="Consider boosting PBT performance by enabling `reuse_actors`")
+    with ProgressThread(progress, display):
         grid = tuner.fit()
     if len(grid) != search.waiting and not stop.reason:
         raise RuntimeError(f"Ray Tune returned {len(grid)} results for {search.waiting} trials")

@@ -12,6 +12,8 @@ def enter_worker(arguments: dict[str, Any]) -> None:
         arguments: `job`, a Job as JSON, and `actor`, the ProgressActor actor.
     """
     from ...assemble import Job
+    from ...library_warnings import leave_out
     from .worker import ray_worker
 
+    leave_out()
     ray_worker(Job.model_validate_json(arguments["job"]), arguments["actor"])

@@ -130,4 +130,4 @@ class _Numbers(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         text = str(task.fields["numbers"])
-        return Text(text if task.total is not None else f"{text}  {clock(task.elapsed or 0)}")
+        return Text(text if task.total is not None else f"{text}  {clock(task.elapsed or 0)}".lstrip())

@@ -85,6 +85,7 @@ def submit_job(
     head = find_head(resolve_address(address, environ), environ)
     home = job_home(home, head)
     client = _connect(head)
+    _say(f"sending {folder} to {head.address}")
     try:
         job = client.submit_job(
             entrypoint=command, runtime_env=runtime_env(folder, head, home), submission_id=job_id

@@ -78,6 +78,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
                 outbox.finish("FAILED")
                 raise
             ended = comparable(ended)
+            logger.info("writing the results and the report")
             result = tabulate(job.sweep, ended, run_id)
             for path in write_results(experiment, job.sweep, ended, result):
                 outbox.artifact(path)

@@ -30,7 +30,11 @@ def doctor(
     styles = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
     failed = 0
     with CountDisplay(console, "doctor", "checks") as display:
-        begin = lambda name, done, total: display.draw(done, total, name)  # noqa: E731
+
+        def begin(name: str, done: int, total: int) -> None:
+            display.part = name
+            display.draw(done, total, name)
+
         for check in diagnose(composed.experiment, os.environ.get("RAY_ADDRESS"), begin):
             failed += check.verdict == "FAIL"
             head = Text.assemble((f"{check.verdict:<5}", styles[check.verdict]), (f"{check.name:<12}", "bold"))

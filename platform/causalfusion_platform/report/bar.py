@@ -29,6 +29,8 @@ class BarDisplay:
     """Text at the bar until the first report."""
     says_end: bool = True
     """Elsewhere, print a line at the end too."""
+    part: str = ""
+    """Name of the part under way, for lines without a report."""
 
     def __init__(self, console: Console, *, transient: bool = False) -> None:
         """Make a bar of 80 columns, with free text at its right.
@@ -82,7 +84,7 @@ class BarDisplay:
         since = clock(time.monotonic() - self.started)
         state = f": {self.starting}" if self.starting else ""
         if self.total:
-            state = f" {self.done}/{self.total} {self.unit}"
+            state = f" {self.done}/{self.total} {self.unit}" + (f"  {self.part}" if self.part else "")
         self._print(f"{self.doing}{state}  {since} since the start")
 
     def _look(self) -> None:

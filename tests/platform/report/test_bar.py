@@ -25,11 +25,15 @@ def test_a_log_file_hears_of_a_job_that_reports_nothing(clock: Clock) -> None:
         for second in range(16, 40):
             clock.now = 100.0 + second
             display.look()
+        display.part = "the last shard"
+        clock.now = 150.0
+        display.look()
     assert screen.lines == [
         "verify: shards/a  0:03 since the start",
         "verify: shards/a  0:13 since the start",
         "verify 100/400 rows  0:23 since the start",
         "verify 100/400 rows  0:33 since the start",
+        "verify 100/400 rows  the last shard  0:50 since the start",
     ]
 
 

@@ -39,8 +39,16 @@ def _precision(precision: Arithmetic) -> dict[str, Any]:
         return {"bf16": {"enabled": True}, "data_types": {"buffer_dtype": "bf16"}}
     if precision == "fp16":
         return {"fp16": {"enabled": True, "loss_scale": 0}, "data_types": {"buffer_dtype": "fp16"}}  # 0: dynamic
-    # Parameters stay fp32. DeepSpeed switches an outer torch.autocast off, so it must do this itself.
-    return {"torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"}}
+    # Parameters stay fp32. DeepSpeed switches an outer torch.autocast off, so it must do this itself. Without this
+    # list it would also divide and reduce the gradients of linear layers and convolutions in bf16, at ZeRO 1 to 3.
+    in_bf16: list[str] = []
+    return {
+        "torch_autocast": {
+            "enabled": precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": in_bf16,
+        }
+    }
 
 
 def _offload(offload: Literal["none", "optimizer", "parameters"], device: torch.device) -> dict[str, Any]:

@@ -12,24 +12,35 @@ from tests.platform.config.trees import load_experiment
 from tests.platform.train.zero_process import BATCH, DIT, Curve, batch, new_model, plain_curve
 from torch import Tensor
 
+from causalfusion import Model, Objective, draw
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
+from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.engine import build_engine, choose_precision, grad_norm, optimizer_step
 
 STEPS, BAD_STEP = 8, 3
 CPU = torch.device("cpu")
+BF16 = ["train.precision=bf16", "optim.clip_grad_norm=0"]
+REDUCED_IN_BF16 = "+train.deepspeed.torch_autocast.lower_precision_safe_modules=[torch.nn.Linear,torch.nn.Conv2d]"
+"""Earlier versions had DeepSpeed's own list, of linear layers and convolutions."""
 
 
 class Run:
     """A model under training, in some layout."""
 
-    def __init__(self, rank: int, world: int, settings: Sequence[str]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world: int,
+        settings: Sequence[str],
+        make_model: Callable[[Experiment], Model] = new_model,
+    ) -> None:
         self.rank, self.world = rank, world
         self.experiment = experiment = load_experiment(
             "smoke", [f"train.num_workers={world}", f"train.global_batch_size={BATCH}", *settings]
         )
-        model = new_model(experiment)
+        model = make_model(experiment)
         self.objective = ClassToImageObjective(model, experiment)
         wanted = experiment.train.precision
         precision = "fp32" if wanted == "auto" else choose_precision(wanted, CPU)
@@ -119,6 +130,73 @@ def guarded(rank: int, world: int, settings: Sequence[str], *, damaged: bool) ->
     }
 
 
+def trained_model(experiment: Experiment) -> Model:
+    """A model whose every weight has a gradient. A new one predicts zero, so that most have none."""
+    model = new_model(experiment)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return model
+
+
+def plain_gradient(experiment: Experiment, rows_at_once: int) -> Tensor:
+    """The first step's gradient by torch alone: bf16 under autocast, micro-batches added up in fp32."""
+    model = trained_model(experiment)
+    rows, parts = batch(0, 0, 1), BATCH // rows_at_once
+    drawn = draw(experiment.model, experiment.objective, experiment.diffusion, seed=0, step=0, samples=rows.samples)
+    objective = Objective(model, experiment.objective, experiment.diffusion)
+
+    def predict(
+        noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+    ) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            out: Tensor = model(noised, clean, positions, t, labels, mask)
+        return out
+
+    for part in range(parts):
+        some = slice(part * rows_at_once, (part + 1) * rows_at_once)
+        loss = objective(predict, rows.latents[some], rows.labels[some], drawn.part(some))
+        (loss.weighted / parts).backward()  # type: ignore[no-untyped-call]
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def bf16_gradient(rank: int, world: int, settings: Sequence[str]) -> dict[str, Any]:
+    """The first step's gradient in two micro-batches a rank, against that of torch alone."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    at_once = BATCH // world // 2
+    run = Run(rank, world, [*BF16, micro(at_once), *settings], trained_model)
+    loss, _, norm = run.step(0)
+    scale = 1 - run.experiment.optim.betas[0]  # the first moment after one step is that times the gradient
+    moments = [
+        run.engine.basic_optimizer.state[parameter]["exp_avg"]
+        if run.experiment.train.zero_stage == 0
+        else safe_get_full_optimizer_state(parameter, "exp_avg")
+        for parameter in run.engine.module.parameters()
+    ]
+    found = torch.cat([moment.flatten() for moment in moments]) / scale
+    wanted = plain_gradient(run.experiment, at_once)
+    return {
+        "loss": loss,
+        "norms": [norm, float(found.norm()), float(wanted.norm())],
+        "error": float((found - wanted).abs().max() / wanted.abs().max()),
+        "share of zeros": float((wanted == 0).float().mean()),
+    }
+
+
+def continued(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """A bf16 run goes on from a checkpoint of a version that reduced gradients in bf16."""
+    settings = [*BF16, *stage(1, micro(4))]
+    old = Run(rank, world, [*settings, REDUCED_IN_BF16])
+    old.step(0)
+    save_engine(old.engine, folder)
+    new = Run(rank, world, settings)
+    load_engine(new.engine, folder)
+    same = all(torch.equal(a, b) for a, b in zip(old.weights(), new.weights(), strict=True))
+    return {"weights_equal": same, "losses": [run.step(1)[0] for run in (old, new)]}
+
+
 def bytes_kept(settings: Sequence[str]) -> int:
     """What the first forward pass keeps for the backward pass, parameters left out."""
     run, kept = Run(0, 1, settings), dict[int, int]()
@@ -190,4 +268,10 @@ def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
         results["refused"] = {
             name: guarded(rank, world, case, damaged=False) for name, case in cases.items() if "bf16" not in name
         }
+    # Last, since DeepSpeed keeps in its process that an engine has had autocast.
+    if world <= 2:
+        results["bf16"] = {str(number): bf16_gradient(rank, world, stage(number)) for number in (0, 1, 2, 3)}
+    if world == 2:
+        results["bf16"]["1, as before"] = bf16_gradient(rank, world, stage(1, REDUCED_IN_BF16))
+        results["continued"] = continued(rank, world, folder / "continued")
     return results

@@ -82,6 +82,28 @@ def test_bf16_weights_train_and_resume(results: Results, stage: str) -> None:
     assert measured["again"] == measured["curve"]
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_gradients_of_bf16_products_are_added_up_in_fp32(results: Results, stage: str, world: int) -> None:
+    """Two micro-batches a rank, against torch alone. Added up in bf16 the error is about 2^-9."""
+    found = results[world]["bf16"][stage]
+    assert found["error"] < 1e-6
+    assert found["norms"] == pytest.approx([found["norms"][2]] * 3, rel=1e-6)
+    assert found["loss"] == pytest.approx(results[world]["bf16"]["0"]["loss"], rel=1e-6)
+    assert found["share of zeros"] < 0.1
+
+
+def test_gradients_are_reduced_in_bf16_on_request(results: Results) -> None:
+    """The list of modules goes to DeepSpeed. This also shows that the test above can fail."""
+    assert 1e-4 < results[2]["bf16"]["1, as before"]["error"] < 2**-6
+
+
+def test_a_checkpoint_of_gradients_in_bf16_goes_on(results: Results) -> None:
+    continued = results[2]["continued"]
+    assert continued["weights_equal"]
+    assert continued["losses"][0] == continued["losses"][1]
+
+
 CASES = (
     "0",
     "0, no clipping, in parts",

@@ -99,7 +99,9 @@ def test_deepspeed_is_told_what_the_experiment_says(
     assert config["train_batch_size"] == 96
     assert config["train_micro_batch_size_per_gpu"] == rows
     assert config["gradient_accumulation_steps"] == parts
-    assert config["torch_autocast"] == {"enabled": precision == "bf16", "dtype": "bfloat16"}
+    assert config["torch_autocast"]["enabled"] is (precision == "bf16")
+    assert config["torch_autocast"]["dtype"] == "bfloat16"
+    assert config["torch_autocast"]["lower_precision_safe_modules"] == []  # gradients stay fp32
     assert not {"fp16", "bf16", "optimizer", "scheduler"} & set(config)  # parameters stay fp32
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _NAMES_LISTED = 12
+# Modules that hold a model and put their names into those of its tensors: torch.compile, FSDP, checkpoint_wrapper.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_PARALLEL = "module."  # DataParallel, DistributedDataParallel and AveragedModel, around the whole model
+_COUNTER = "n_averaged"  # of AveragedModel, beside the model
+
+
+class CheckpointNotice(UserWarning):
+    """A checkpoint was read in a way that its owner should know of."""
 
 
 def read_state(path: Path, *, prefer: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -24,11 +33,13 @@ def read_state(path: Path, *, prefer: tuple[str, ...] = ()) -> dict[str, Tensor]
     of `prefer` that exists is taken. An `argparse.Namespace` beside the tensors is allowed, because training
     scripts store their arguments in one. All other classes are refused.
 
+    The names of wrappers, such as `module.` and `_orig_mod.`, are left out of the names, with a `CheckpointNotice`.
     Tensors are on the CPU and may be memory-mapped. Copy those that must outlive the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file needs pickled code, is damaged, or holds something else than tensors.
+        ValueError: the file needs pickled code, is damaged, holds something else than tensors, or two tensors have
+            one name without the wrappers.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint file: {path}")
@@ -48,7 +59,18 @@ def read_state(path: Path, *, prefer: tuple[str, ...] = ()) -> dict[str, Tensor]
             f"{where} is not a dict of tensors by name: {len(others)} of {len(state)} entries are something else "
             f"({_listed(others)}){looked_for}; keys of the file: {_listed(content)}"
         )
-    return {name: value.detach() for name, value in state.items()}
+    return {name: value.detach() for name, value in _unwrapped(state, where).items()}
+
+
+def numbers_in(tensor: Tensor) -> torch.dtype:
+    """Return the narrowest floating-point type that holds a tensor's numbers, such as that of an earlier cast."""
+    narrow = (torch.bfloat16, torch.float16)
+    return next((kind for kind in narrow if torch.equal(tensor.to(kind).to(tensor.dtype), tensor)), tensor.dtype)
+
+
+def rounding(kind: torch.dtype) -> float:
+    """Return the largest error of a number in [−1, 1] that was cast from float32."""
+    return torch.finfo(kind).eps / 4 if kind in (torch.bfloat16, torch.float16) else 0.0
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], *, entries: tuple[str, ...] = ()) -> None:
@@ -87,6 +109,24 @@ def report_mismatch(
     lines = [f"{kind} ({len(names)}): {_listed(names)}" for kind, names in kinds.items() if names]
     if lines:
         raise ValueError("\n  ".join([f"{source} does not hold the tensors that are wanted.", *lines]))
+
+
+def _unwrapped(state: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+    """Return the tensors by their names in the model itself."""
+    names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in state}
+    removed = [f"{part}." for part in _WRAPPERS if any(part in name.split(".") for name in state)]
+    inside = {name: short for name, short in names.items() if short != _COUNTER}
+    while inside and all(short.startswith(_PARALLEL) for short in inside.values()):
+        names = inside = {name: short.removeprefix(_PARALLEL) for name, short in inside.items()}
+        removed = [_PARALLEL, *(part for part in removed if part != _PARALLEL)]
+    if not removed:
+        return state
+    unwrapped = {short: state[name] for name, short in names.items()}
+    if len(unwrapped) < len(names):
+        raise ValueError(f"{where} holds two tensors of one name, if {' and '.join(removed)} are left out")
+    notice = f"{where}: names of wrappers are left out of the names of its tensors: {', '.join(removed)}"
+    warnings.warn(notice, CheckpointNotice, stacklevel=3)
+    return unwrapped
 
 
 def _read_safetensors(path: Path) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..config import CausalFusionConfig, PositionEmbedding
 from ..embed import sinusoids_2d
 from ..transformer import CausalFusion
-from .checkpoint_file import read_state, report_mismatch, write_state
+from .checkpoint_file import CheckpointNotice, numbers_in, read_state, report_mismatch, rounding, write_state
 
 # The release's names → ours, as prefixes.
 _PREFIXES = {
@@ -64,8 +65,9 @@ def import_release(
         config: a configuration that the checkpoint must fit, in place of inferred sizes.
         use_ema: take the EMA weights of a checkpoint that has both.
         position_embedding: `auto` follows `config`. Without `config` it reads positions as sinusoids if they are
-            equal bit for bit, otherwise as learned. The release's EMA also averages frozen positions, and rounding
-            errors add up. `sinusoidal` therefore accepts positions within 1e-3 and replaces them by sinusoids.
+            equal bit for bit in the checkpoint's arithmetic, otherwise as learned. The release's EMA also averages
+            frozen positions, and rounding errors add up. `sinusoidal` therefore accepts positions within 1e-3 and
+            replaces them by sinusoids. `auto` tells of such positions with a `CheckpointNotice`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -88,7 +90,7 @@ def import_release(
     positions = state.get("pos_embed")
     if positions is not None and positions.numel() == config.num_tokens * config.hidden_size:
         table = sinusoids_2d(config.hidden_size, config.grid_size, config.grid_size)
-        config = _with_positions(config, positions.view_as(table), table, position_embedding)
+        config = _with_positions(config, positions.view_as(table), table, position_embedding, path)
     with torch.device("meta"):
         model = CausalFusion(config)
     report_mismatch({name: t.shape for name, t in _to_release(model).items()}, _shapes(state), path)
@@ -199,11 +201,22 @@ def _with_positions(
     positions: Tensor,
     table: Tensor,
     wanted: PositionEmbedding | Literal["auto"],
+    path: Path,
 ) -> CausalFusionConfig:
     """Return the configuration with the kind of the checkpoint's positions."""
-    if wanted == "auto":
-        wanted = "sinusoidal" if torch.equal(positions, table) else "learnable"
+    kind = numbers_in(positions)  # a checkpoint cast to 16 bits holds the table's numbers in 16 bits
     off = float((positions - table).abs().max())
-    if wanted == "sinusoidal" and not off <= _EMA_DRIFT:  # so that NaN is refused
+    near = off <= _EMA_DRIFT + rounding(kind)  # false for NaN
+    if wanted == "auto":
+        wanted = "sinusoidal" if torch.equal(positions.to(kind), table.to(kind)) else "learnable"
+        if near and wanted == "learnable":
+            warnings.warn(
+                f"{path}: its positions are within {off:.1g} of the sinusoids, as averages of frozen ones are, and "
+                f"are taken for learned ones; if they were frozen, import them as sinusoidal "
+                f"(--positions sinusoidal)",
+                CheckpointNotice,
+                stacklevel=3,
+            )
+    elif wanted == "sinusoidal" and not near:
         raise ValueError(f"the checkpoint's positions are not sinusoids: they are up to {off:.2g} off")
     return dataclasses.replace(config, position_embedding=wanted)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import get_args
 
 from causalfusion import PRESETS, CausalFusion, CausalFusionConfig, DiT, ModelConfig, count_parameters
 from causalfusion.config import PositionEmbedding
 from causalfusion.weights import export_dit, export_release, import_dit, import_release, load_weights, save_weights
-from causalfusion.weights.checkpoint_file import read_state
+from causalfusion.weights.checkpoint_file import CheckpointNotice, read_state
 from causalfusion.weights.vae import MAR_SCALE, import_vae
 
 from ..config.errors import UserError
@@ -27,11 +28,30 @@ def import_checkpoint(
     use_ema: bool,
     positions: str,
 ) -> str:
-    """Read a checkpoint of other code, write it into `out`, and return a description of it.
+    """Read a checkpoint of other code, write it into `out`, and return a description of it, with all notices.
 
     Raises:
         UserError: the format is unknown, the file does not fit, or `out` is not empty.
     """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CheckpointNotice)
+        description = _import(checkpoint, out, preset, heads, patch_size, use_ema, positions)
+    notices = [str(one.message) for one in caught if issubclass(one.category, CheckpointNotice)]
+    for other in caught:
+        if not issubclass(other.category, CheckpointNotice):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return "\n".join([description, *dict.fromkeys(notices)])
+
+
+def _import(
+    checkpoint: Path,
+    out: Path,
+    preset: str | None,
+    heads: int | None,
+    patch_size: int | None,
+    use_ema: bool,
+    positions: str,
+) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty\n  name another folder, or remove it")
     if preset is not None and preset not in PRESETS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from tests.malicious import MakesFolder
 from torch import Tensor
 
-from causalfusion.weights.checkpoint_file import read_state, report_mismatch
+from causalfusion.weights.checkpoint_file import CheckpointNotice, read_state, report_mismatch
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3).bfloat16(), "steps": torch.tensor(7)}
 OTHER = {"a.weight": torch.zeros(1)}
@@ -66,6 +67,61 @@ def test_the_first_preferred_entry_that_is_there_is_taken(tmp_path: Path) -> Non
     assert_same(read_state(tmp_path / "both.pt", prefer=("ema", "model")), STATE)
     assert_same(read_state(tmp_path / "both.pt", prefer=("model", "ema")), OTHER)
     assert_same(read_state(tmp_path / "one.pt", prefer=("ema", "model")), STATE)
+
+
+WRAPPED = {
+    "module.a.b": ["module."],
+    "_orig_mod.a.b": ["_orig_mod."],
+    "module._orig_mod.a.b": ["module.", "_orig_mod."],
+    "_orig_mod.module.a.b": ["module.", "_orig_mod."],
+    "module.module.a.b": ["module."],
+    "a._orig_mod.b": ["_orig_mod."],
+    "_fsdp_wrapped_module.a._checkpoint_wrapped_module.b": [
+        "_fsdp_wrapped_module.",
+        "_checkpoint_wrapped_module.",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_names_of_wrappers_are_left_out_and_it_is_said(tmp_path: Path, name: str) -> None:
+    other = name.removesuffix("b") + "c"
+    torch.save({"ema": {name: torch.ones(2), other: torch.zeros(1)}}, tmp_path / "model.pt")
+    with pytest.warns(CheckpointNotice) as said:
+        found = read_state(tmp_path / "model.pt", prefer=("ema",))
+    assert_same(found, {"a.b": torch.ones(2), "a.c": torch.zeros(1)})
+    (notice,) = said
+    assert str(notice.message).startswith(f"entry 'ema' of {tmp_path / 'model.pt'}: ")
+    assert str(notice.message).endswith(f": {', '.join(WRAPPED[name])}")
+
+
+def test_wrappers_of_torch_itself(tmp_path: Path) -> None:
+    """Their own state dicts, with the counter of an average."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    inner = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrapped = {
+        "parallel": torch.nn.DataParallel(model),
+        "average": torch.optim.swa_utils.AveragedModel(torch.nn.DataParallel(model)),
+    }
+    assert "n_averaged" in wrapped["average"].state_dict()
+    for name, module in wrapped.items():
+        torch.save(module.state_dict(), tmp_path / name)
+        with pytest.warns(CheckpointNotice):
+            assert_same(read_state(tmp_path / name), inner)
+
+
+def test_a_name_that_only_some_tensors_begin_with_is_the_models_own(tmp_path: Path) -> None:
+    state = {"module.a": torch.ones(1), "b": torch.zeros(1), "submodule.c": torch.zeros(1)}
+    torch.save(state, tmp_path / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(read_state(tmp_path / "model.pt"), state)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    torch.save({"a._orig_mod.b": torch.ones(1), "a.b": torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"two tensors of one name, if _orig_mod\. are left out"):
+        read_state(tmp_path / "model.pt")
 
 
 def release_checkpoint(**args: object) -> dict[str, object]:

@@ -218,6 +218,17 @@ def test_other_positions_are_refused(tmp_path: Path, offset: float, shown: str) 
         import_dit(saved(tmp_path, state), num_heads=2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_cast_to_16_bits(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in release_state().items()}
+    model = import_dit(saved(tmp_path, state), num_heads=2)
+    torch.testing.assert_close(model.positions, sinusoids(16)[0], rtol=0, atol=1e-6)
+    assert torch.equal(model.head.bias, state["final_layer.linear.bias"].float())
+    state["pos_embed"][0, 3, 5] += 0.02
+    with pytest.raises(ValueError, match=r"but is off by 0\.02"):
+        import_dit(saved(tmp_path, state), num_heads=2)
+
+
 def test_sizes_that_the_caller_states(tmp_path: Path) -> None:
     path = saved(tmp_path, release_state())
     assert import_dit(path, num_heads=4, patch_size=2).config.num_heads == 4

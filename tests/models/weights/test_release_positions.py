@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from causalfusion.config import PositionEmbedding
 from causalfusion.weights import import_release
+from causalfusion.weights.checkpoint_file import CheckpointNotice
 
 StateMaker = Callable[..., dict[str, Tensor]]
 Sinusoids = Callable[[int, int], Tensor]
@@ -69,6 +71,46 @@ def test_one_number_that_moved_makes_learned_positions(
     model = import_release(write(table), patch_size=2)
     assert model.config.position_embedding == "learnable"
     assert torch.equal(model.positions, table[0])
+
+
+CASTS: list[Callable[[Tensor], Tensor]] = [
+    Tensor.bfloat16,
+    Tensor.half,
+    Tensor.double,
+    lambda positions: positions.bfloat16().float(),  # downloaded in 16 bits, saved again in 32
+]
+
+
+@pytest.mark.parametrize("cast", CASTS, ids=["bf16", "fp16", "fp64", "bf16 in fp32"])
+def test_a_cast_of_a_checkpoint_does_not_make_sinusoids_learned(
+    write: Callable[[Tensor], Path], release_sinusoids: Sinusoids, cast: Callable[[Tensor], Tensor]
+) -> None:
+    """Rounding to bf16 moves them by up to 0.002. The model gets the exact ones back."""
+    table = release_sinusoids(4, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = import_release(write(cast(table)), patch_size=2)
+    assert model.config.position_embedding == "sinusoidal"
+    assert model.positions.dtype == torch.float32
+    assert torch.equal(model.positions, table[0])
+    moved = cast(table)
+    moved[0, 9, 3] += 0.01
+    assert import_release(write(moved), patch_size=2).config.position_embedding == "learnable"
+
+
+def test_an_average_of_sinusoids_in_bf16_is_taken_for_them_if_named_so(
+    write: Callable[[Tensor], Path], release_sinusoids: Sinusoids
+) -> None:
+    """Drift and rounding add up. Learned positions that are nearly sinusoids are told of."""
+    table = release_sinusoids(16, 64)
+    path = write(averaged(table, 6000).bfloat16())
+    with pytest.warns(CheckpointNotice, match=r"within 0\.00\d of the sinusoids.*--positions sinusoidal"):
+        assert import_release(path, patch_size=2).config.position_embedding == "learnable"
+    frozen = import_release(path, patch_size=2, position_embedding="sinusoidal")
+    assert torch.equal(frozen.positions, table[0])
+    off = table + 0.004
+    with pytest.raises(ValueError, match="are not sinusoids"):
+        import_release(write(off.bfloat16()), patch_size=2, position_embedding="sinusoidal")
 
 
 def test_an_average_of_sinusoids_is_taken_for_them_if_named_so(

@@ -138,6 +138,22 @@ def test_a_bare_state_in_safetensors(own_folder: Path) -> None:
     assert_same(own_folder / "again", model)
 
 
+def test_a_wrapped_model_in_bf16_is_recognised_and_it_is_said(own_folder: Path) -> None:
+    """What a training script saves of a compiled model under DistributedDataParallel, cast for its release."""
+    path, model = release_file(own_folder)
+    state = torch.load(path, weights_only=True)["ema"]
+    wrapped = {f"module._orig_mod.{name}": tensor.bfloat16() for name, tensor in state.items()}
+    torch.save({"ema": wrapped, "model": wrapped}, path)
+    message = take(path, own_folder / "again", patch_size=2)
+    *_, notice = message.splitlines()
+    assert notice.endswith("names of wrappers are left out of the names of its tensors: module., _orig_mod.")
+    assert message.count("wrappers") == 1
+    found = load_weights(own_folder / "again")
+    assert found.config == model.config  # frozen positions
+    wanted = {name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()}
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.state_dict().items())
+
+
 def test_positions_are_taken_for_what_is_said(own_folder: Path) -> None:
     path, _ = release_file(own_folder)
     take(path, own_folder / "again", patch_size=2, positions="learnable")

@@ -69,7 +69,7 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     link, _, note = parent.data.tags["mlflow.note.content"].partition("\n\n")
     assert link.startswith("[Charts of the trials, the best first](#/experiments/")
     assert note.startswith("# Table 3b")
-    best = client.get_model_version_by_alias("table3b-digits", "best")
+    [best] = client.search_model_versions("name = 'table3b-digits'")
     assert best.tags["trial"] == "random.seed-0"
     [child] = client.search_runs([parent.info.experiment_id], "tags.row = 'random' and tags.seed = '0'")
     assert child.data.tags["mlflow.parentRunId"] == state.mlflow_run_id

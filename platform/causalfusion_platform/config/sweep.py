@@ -78,6 +78,10 @@ class SweepConfig(Section):
     """Direction in which the metric is better."""
     objectives: dict[str, Mode] = Field(default_factory=dict)
     """Several metrics in place of `metric`. Optuna searches for Pareto-optimal trials."""
+    floor: float | None = None
+    """Worst value of the first metric with which the best trial gets the alias `best` in the model registry.
+
+    null: the task decides. Class accuracy must then be nearer to that of real images than to guessing."""
     asha: AshaConfig | None = None
     """Early end of worse trials."""
     pbt: PopulationConfig | None = None

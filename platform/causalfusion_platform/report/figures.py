@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from .canvas import PALE, canvas, name_ticks, save, shades, title_of
+from .numbers import significant
 
 # Of lines with more points only some are marked: S = 256 would be a band of marks.
 _MARKS = 32
@@ -81,7 +82,7 @@ def heat_map(
     axes.imshow(ranks, cmap="viridis_r", aspect="auto", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(table):
         ink = "white" if ranks[row, column] > 0.5 else "black"
-        text = f"{value:.3g}" if np.isfinite(value) else "–"
+        text = significant(value, 3) if np.isfinite(value) else "–"
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
     name_ticks(axes, "x", range(len(columns)), columns)
     name_ticks(axes, "y", range(len(rows)), rows)

@@ -18,6 +18,25 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def significant(value: float, digits: int = 4) -> str:
+    """Return a number with so many significant digits, and more where one below 1 would read 1."""
+    text = f"{value:.{digits}g}"
+    while abs(value) < 1 <= abs(float(text)):
+        digits += 1
+        text = f"{value:.{digits}g}"
+    return text
+
+
+def share(value: float, places: int = 0) -> str:
+    """Return a share as percent. One that is neither 0 nor 1 never reads 0% or 100%, but < 1% or > 99%."""
+    text, step = f"{value:.{places}%}", 10.0 ** -(2 + places)
+    if value > 0 and float(text[:-1]) == 0:
+        return f"< {step:.{places}%}"
+    if value < 1 and float(text[:-1]) == 100:
+        return f"> {1 - step:.{places}%}"
+    return text
+
+
 def count(number: int, what: str) -> str:
     """Return `1 row` or `1,200 rows`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -12,6 +12,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from .numbers import significant
+
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -19,7 +21,7 @@ def cell(value: Any) -> str:
     """Return a value as a table shows it: numbers with four significant digits, nothing as a dash."""
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return significant(value) if isinstance(value, float) else str(value)
 
 
 def plain(value: Any) -> str:

@@ -15,7 +15,7 @@ from rich.panel import Panel
 
 from ..train.progress import Progress as Report
 from .bar import BarDisplay
-from .numbers import clock
+from .numbers import clock, share
 from .tables import facts_grid
 
 
@@ -57,7 +57,7 @@ class TrainingDisplay(BarDisplay):
             f"{report.images_per_second:.0f} images/s  loss {report.loss:.4f}  ETA {clock(report.eta_seconds)}"
         )
         if report.mfu is not None:
-            numbers += f"  MFU {report.mfu:.{0 if report.mfu >= 0.1 else 1}%}"
+            numbers += f"  MFU {share(report.mfu, 0 if report.mfu >= 0.1 else 1)}"
         self.draw(report.images, report.total, numbers, at_once=first)
 
 

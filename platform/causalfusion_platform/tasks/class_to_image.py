@@ -25,6 +25,7 @@ from ..evaluation.classifier.folder import open_classifier
 from ..evaluation.evaluate import SampleScorer, score_names
 from ..evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE, space_of
 from ..evaluation.identity import CLASSIFIER_KEY
+from ..report.numbers import significant
 from ..sampling.generate import Request, generate_together, labels_in_turn
 from ..sampling.grid import sample_grid
 from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
@@ -185,14 +186,25 @@ class ClassToImage(Task):
         """Return accuracy and Fréchet distance beside those of real images, if the samples were scored."""
         if summary.get("class_accuracy") is None:
             return []
-        accuracy = f"{summary['class_accuracy']:.3f} of {summary['num_samples']} samples"
+        accuracy = f"{significant(summary['class_accuracy'], 3)} of {summary['num_samples']} samples"
         if summary.get("judge_accuracy") is not None:
-            seen = f"{summary['judge_accuracy']:.3f} on real images it has not seen"
+            seen = f"{significant(summary['judge_accuracy'], 3)} on real images it has not seen"
             accuracy += f"; the classifier itself has {seen}"
         name = next(name for space in (DIGITS_SPACE, DATA_SPACE) if (name := f"fd_{space}") in summary)
         real = summary.get(f"{name}_real")
         beside = "too few real images to compare with" if real is None else f"as many real images: {real:.2f}"
         return [("class accuracy", accuracy), (name, f"{summary[name]:.2f} ({beside})")]
+
+    def shortfall(self, summary: Mapping[str, Any]) -> str | None:
+        """Return that the samples' class accuracy is nearer to guessing than to that of real images, if it is."""
+        accuracy, real = summary.get("class_accuracy"), summary.get("judge_accuracy")
+        guessing = 1 / self.experiment.model.num_classes
+        if accuracy is None or real is None or accuracy >= (guessing + real) / 2:
+            return None
+        return (
+            f"class_accuracy {significant(accuracy)} is nearer to guessing ({significant(guessing)}) than to real "
+            f"images ({significant(real)})"
+        )
 
     def scores_while_training(self) -> list[str]:
         """Return the scores of the grids' samples on any data."""

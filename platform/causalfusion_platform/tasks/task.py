@@ -186,6 +186,17 @@ class Task(ABC):
         """Return names and values that the terminal shows at the end of a run. The default is all of `scores`."""
         return [(name, f"{value:.4g}") for name in self.scores() if (value := summary.get(name)) is not None]
 
+    def shortfall(self, summary: Mapping[str, Any]) -> str | None:
+        """Return why a finished run is near chance, so that no sweep calls it its best.
+
+        Args:
+            summary: content of its summary.json.
+
+        Returns:
+            None: it is not, or it is not known.
+        """
+        return None
+
     def scores_while_training(self) -> list[str]:
         """Return the scores that hooks record in the journal during training."""
         return []

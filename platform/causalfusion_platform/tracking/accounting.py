@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .journal import AttemptStarted, Cause, Event, Launched, StepReport, TrainingStarted
+from .journal import AttemptStarted, Cause, Checkpointed, Event, Launched, StepReport, TrainingStarted
 from .ledger import Category, Ledger, Status
 from .rates import Rates, rates, stretches
 
@@ -18,8 +18,9 @@ class Account:
     status: Status
     """`killed`: the newest launch has no end, and its driver is gone."""
     images: int
-    """Images seen at the newest report."""
+    """Images seen at the newest report, or at a checkpoint that the attempt saved after it."""
     step: int
+    """Optimizer steps up to there."""
     launches: int
     attempts: int
     incidents: dict[Cause, int]
@@ -65,13 +66,13 @@ def account(events: Sequence[Event], now: float | None = None) -> Account:
         ledger.take(event)
     status = ledger.close(now)
     attempts = stretches(events)
-    progress = [event for event in events if isinstance(event, StepReport)]
+    images, step = _reached(events)
     trainings = [event for event in events if isinstance(event, TrainingStarted)]
     starts = [event for event in events if isinstance(event, AttemptStarted)]
     return Account(
         status=status,
-        images=progress[-1].images if progress else 0,
-        step=progress[-1].step if progress else 0,
+        images=images,
+        step=step,
         launches=sum(isinstance(event, Launched) for event in events),
         attempts=len(starts),
         incidents=ledger.incidents,
@@ -84,3 +85,14 @@ def account(events: Sequence[Event], now: float | None = None) -> Account:
         whole=rates(attempts),
         reported=ledger.latest if events else None,
     )
+
+
+def _reached(events: Sequence[Event]) -> tuple[int, int]:
+    """Return images and steps of the newest report, or of a checkpoint that the attempt saved after it."""
+    known = [event for event in events if isinstance(event, StepReport | Checkpointed)]
+    reports = [event for event in known if isinstance(event, StepReport)]
+    newest = max((event.attempt for event in known), default=0)
+    images = max((event.images for event in known if event.attempt == newest), default=0)
+    if not reports or reports[-1].images == images or reports[-1].images <= 0:
+        return images, reports[-1].step if reports else 0
+    return images, round(images * reports[-1].step / reports[-1].images)  # all steps have the same number of images

@@ -100,7 +100,7 @@ class Interval(BaseModel):
     checkpoint_stall: float
     """Share of the attempt's time so far in which the loop waited for checkpoints."""
     mfu: float | None
-    """Model FLOP/s over the devices' peak. Null if the peak is unknown."""
+    """Model FLOP/s over the devices' peak. Null if the peak is unknown, or lower than what the device has done."""
     system: dict[str, float]
     """Readings of the first worker's machine, by their names in MLflow."""
 

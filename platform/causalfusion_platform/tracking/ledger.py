@@ -28,7 +28,7 @@ Category = Literal["useful", "redone", "data", "checkpoint", "grid", "other", "s
 - `other`: the rest of the loop, such as recording metrics.
 - `start`: from a launch to training.
 - `recovery`: from an incident to training again.
-- `end`: from the last report to the end of the launch, such as final samples and their scores.
+- `end`: from the last report to the end of the launch: final samples and their scores, or the end of a stopped run.
 """
 
 Status = Literal["running", "finished", "stopped", "preempted", "failed", "killed"]

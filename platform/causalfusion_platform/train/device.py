@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -59,20 +61,29 @@ def peak(device: torch.device, precision: str) -> Peak:
     A GPU's is looked up by its name. A CPU's is measured on the threads in use, in less than 0.3 s.
 
     Args:
-        precision: `fp32`, `bf16`, `bf16_weights` or `fp16`. On a GPU fp32 is TF32 if torch has been told to use it.
+        precision: `fp32`, `bf16`, `bf16_weights` or `fp16`.
     """
-    arithmetic: Arithmetic = "fp32"
-    if precision.startswith("bf16"):
-        arithmetic = "bf16"
-    elif precision == "fp16":
-        arithmetic = "fp16"
+    arithmetic = products_in(precision, device.type)
     if device.type == "cpu":
         return _measured(arithmetic)
     if device.type != "cuda":
         return Peak(None, f"not known for a device of type {device.type}")
-    if arithmetic == "fp32" and torch.backends.cuda.matmul.allow_tf32:
-        arithmetic = "tf32"
     return peak_of(torch.cuda.get_device_name(device), arithmetic)
+
+
+def products_in(precision: str, device_type: str) -> Arithmetic:
+    """Return the arithmetic of matrix products on `cpu` or `cuda`.
+
+    Args:
+        precision: a value of `train.precision`. `auto` is taken for bf16, which GPUs from A100 on multiply in. On a
+            GPU fp32 is TF32 if torch has been told to use it.
+        device_type: type of the device that computes.
+    """
+    if precision == "auto" or precision.startswith("bf16"):
+        return "bf16"
+    if precision == "fp16":
+        return "fp16"
+    return "tf32" if device_type == "cuda" and torch.backends.cuda.matmul.allow_tf32 else "fp32"
 
 
 def peak_of(name: str, arithmetic: Arithmetic) -> Peak:
@@ -89,19 +100,33 @@ def peak_of(name: str, arithmetic: Arithmetic) -> Peak:
 
 
 def _measured(arithmetic: Arithmetic) -> Peak:
-    """Time products of two square matrices. The best counts, since other processes only slow it down."""
-    size = _MEASURE_SIZE
+    """Time products of two square matrices."""
+    size, threads = _MEASURE_SIZE, torch.get_num_threads()
     left = torch.ones(size, size, dtype=_DTYPES[arithmetic])
     out = torch.empty_like(left)
     torch.mm(left[:64], left)  # the first product of a process starts its threads
-    best, until = float("inf"), time.perf_counter() + _MEASURE_SECONDS
-    while time.perf_counter() < until:
-        started = time.perf_counter()
-        torch.mm(left, left, out=out)
-        best = min(best, time.perf_counter() - started)
-    threads = torch.get_num_threads()
+    best = shortest(lambda: torch.mm(left, left, out=out), threads)
     source = f"measured: {size}×{size} {arithmetic} products on {threads} thread{'s' if threads > 1 else ''}"
     return Peak(2 * size**3 / best / 1e12, source)
+
+
+def shortest(
+    work: Callable[[], object],
+    threads: int,
+    wall: Callable[[], float] = time.perf_counter,
+    cpu: Callable[[], float] = time.process_time,
+) -> float:
+    """Return the shortest time of some work in seconds, as if no other process had the cores.
+
+    The wall clock goes on while another process computes on a core of this one. The CPU time of this process does
+    not. Shared over its threads it is the time that the work takes with a core for each.
+    """
+    best, until = math.inf, wall() + _MEASURE_SECONDS
+    while wall() < until:
+        started, used = wall(), cpu()
+        work()
+        best = min(best, wall() - started, (cpu() - used) / threads)
+    return best
 
 
 def memory_in_use(device: torch.device) -> tuple[int, int]:

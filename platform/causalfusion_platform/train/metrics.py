@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..tracking.journal import Interval, Journal, StepReport
+from ..tracking.rates import utilization
 from .device import Peak, memory_in_use
 from .loop import OptimizerStep, StepResult, TrainLoop
 from .progress import Progress, ProgressSink
@@ -59,6 +60,8 @@ class MetricsHook:
         self.recording, self.spent, self.peak = recording, spent, peak
         self.results: list[StepResult] = []
         self.flops, self.tokens, self.skipped = 0.0, 0, 0
+        self.fastest_tflops = 0.0
+        """TFLOP/s of a worker in the fastest report so far."""
         self.started = time.perf_counter()
         self.loss_since_checkpoint: list[tuple[float, int]] = []
         """Mean loss and number of updates of each report."""
@@ -70,8 +73,10 @@ class MetricsHook:
         self.spent.data += result.data_seconds
 
     def run(self, loop: TrainLoop) -> None:
-        """Record the steps since the last report."""
+        """Record the steps since the last report, if there are any."""
         results, self.results = self.results, []
+        if not results:  # on all ranks alike
+            return
         made = [result.step for result in results if not result.step.skipped]
         loss, means = self._average(made)
         if made:
@@ -108,7 +113,8 @@ class MetricsHook:
     ) -> Interval:
         # Steps alone: checkpoints and grids do not count as training time.
         seconds = sum(result.seconds for result in results)
-        worker_flops = flops / seconds / torch.distributed.get_world_size()
+        worker_tflops = flops / seconds / torch.distributed.get_world_size() / 1e12
+        self.fastest_tflops = max(self.fastest_tflops, worker_tflops)
         return Interval(
             means=means,
             numbers=_mean_numbers(results),
@@ -116,10 +122,10 @@ class MetricsHook:
             grad_norm=float(results[-1].step.grad_norm),
             images_per_second=sum(result.images for result in results) / seconds,
             tokens_per_second=tokens / seconds,
-            tflops_per_worker=worker_flops / 1e12,
+            tflops_per_worker=worker_tflops,
             data_wait=sum(result.data_seconds for result in results) / seconds,
             checkpoint_stall=self.spent.checkpoints / (time.perf_counter() - self.started),
-            mfu=worker_flops / (self.peak.tflops * 1e12) if self.peak.tflops else None,
+            mfu=utilization(worker_tflops, self.peak.tflops, self.fastest_tflops),
             system=system.read(),
         )
 

@@ -22,7 +22,7 @@ class Progress:
     images_per_second: float
     """Over all workers, since the last report."""
     mfu: float | None = None
-    """Model FLOP/s over the devices' peak, since the last report. None if the peak is unknown."""
+    """Model FLOP/s over the devices' peak, since the last report. None as in `Interval`."""
 
     @classmethod
     def of(cls, report: StepReport, total: int) -> Self:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from tests.platform.cli.conftest import Run, check_refusal
 
 from causalfusion import PRESETS, ObjectiveConfig
@@ -73,6 +74,22 @@ def test_a_run_for_gpus(run: Run) -> None:
     a100, h100 = (flops / (peak * 1e12 * 0.4) / 3600 for peak in (312, 989.5))
     assert f"assuming 40% MFU in bf16: {a100:,.0f} on A100, {h100:,.0f} on H100" in text
     assert re.search(r" 0( –){7} → 1 587 MiB 440 MiB 147 MiB", text)  # 2 P; (4 + 8) P / 8; 4 P / 8
+
+
+@pytest.mark.parametrize(
+    ("precision", "arithmetic"), [("auto", "bf16"), ("fp32", "fp32"), ("bf16_weights", "bf16"), ("fp16", "fp16")]
+)
+def test_a_run_and_a_sweep_name_the_same_arithmetic(
+    run: Run, monkeypatch: pytest.MonkeyPatch, precision: str, arithmetic: str
+) -> None:
+    """Its GPU-hours are those of other machines, whatever this one multiplies in."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assumed = f"assuming 40% MFU in {arithmetic}: "
+    assert assumed in plan(run, "smoke", f"train.precision={precision}")
+    swept = run("sweep", "sweeps/gamma", f"train.precision={precision}", "--dry-run")
+    assert swept.status == 0, swept.err
+    assert assumed in swept.out
 
 
 def test_the_plan_knows_the_shards(run: Run) -> None:

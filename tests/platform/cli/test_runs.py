@@ -119,6 +119,28 @@ def test_show_says_all_of_a_run(run: Run, make_run: MakeRun) -> None:
         assert part in text
 
 
+def test_a_speed_above_the_peak_has_no_mfu(run: Run, make_run: MakeRun) -> None:
+    events = story(ENDED)
+    report = events[3]
+    assert isinstance(report, StepReport)
+    events[3] = report.model_copy(update={"flops": 76e12})  # 0.63 TFLOP/s a worker
+    make_run("one", events)
+    text = squeezed(run("runs", "show", "one").out)
+    assert "1.27 TFLOP/s (0.633 a worker) · no MFU: faster than the peak below, which is too low" in text
+    assert "MFU 1" not in text
+
+
+@pytest.mark.parametrize("how", ["stopped", "finished"])
+def test_only_a_finished_run_has_final_samples(run: Run, make_run: MakeRun, how: End) -> None:
+    """A run that was stopped has a checkpoint of its last step, and all images of it."""
+    last = Checkpointed(time=1071, attempt=1, images=3200, bytes=5, stall_seconds=0.5, upload_seconds=2)
+    make_run("one", [*story()[:4], last, Ended(time=1090, launch=1, how=how)])
+    text = squeezed(run("runs", "show", "one").out)
+    assert "3,200 of 6,016 images (53%) · step 50" in text
+    assert "end 0:19 21.7%" in text
+    assert ("after the last report" in text, "final samples" in text) == (how == "stopped", how == "finished")
+
+
 def test_json_holds_the_same_numbers(run: Run, make_run: MakeRun) -> None:
     make_run("one", story(ENDED))
     shown = json.loads(run("runs", "show", "one", "--json").out)

@@ -82,6 +82,12 @@ def test_a_heat_map_ranks_what_is_there() -> None:
         assert (tick_names(axes, "y"), tick_names(axes, "x")) == (["a", "b"], ["c", "d"])
 
 
+def test_a_heat_map_rounds_no_accuracy_up_to_one() -> None:
+    _, axes = canvas()
+    heat_map(axes, [[0.995, 0.9995]], ["a"], ["c", "d"], higher_is_better=True)
+    assert [text.get_text() for text in axes.texts] == ["0.995", "0.9995"]
+
+
 def test_losses_of_many_ar_steps_keep_their_line(tmp_path: Path) -> None:
     path = tmp_path / "loss.png"
     loss_figure({1: [0.5], 2: [0.6, 0.3], 256: list(np.linspace(0.7, 0.1, 256))}, title="t", path=path)

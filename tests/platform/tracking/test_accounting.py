@@ -17,6 +17,7 @@ from causalfusion_platform.tracking.journal import (
     Ended,
     Event,
     Incident,
+    Interval,
     Launched,
     SetAside,
     StepReport,
@@ -274,6 +275,51 @@ def test_no_mfu_without_a_peak() -> None:
     assert found.newest is not None
     assert found.newest.mfu is None
     assert found.newest.tflops == pytest.approx(1 / 9)
+
+
+def test_no_mfu_where_a_worker_was_faster_than_its_peak() -> None:
+    """On average, or in one report. An attempt with a wrong peak leaves the others their MFU, but not the whole."""
+    wrong: list[Event] = [launched(0), attempt(0, workers=2), training(0), progress(9, 10, step=9, flops=37e12)]
+    right: list[Event] = [attempt(20, 2, workers=1), training(20, 2), progress(30, 20, 4, 2, flops=4e12)]
+    for events, mfu, whole in ((wrong, None, None), ([*wrong, incident(10), *right], 0.5, None)):
+        found = account(events, now=40)
+        assert found.newest is not None and found.whole is not None
+        assert (found.newest.mfu, found.whole.mfu) == (mfu, whole)
+        assert (found.newest.beyond_peak, found.whole.beyond_peak) == (mfu is None, True)
+    fast = Interval(
+        means=None,
+        numbers={},
+        learning_rate=0.1,
+        grad_norm=1.0,
+        images_per_second=1.0,
+        tokens_per_second=1.0,
+        tflops_per_worker=2.1,
+        data_wait=0.0,
+        checkpoint_stall=0.0,
+        mfu=None,
+        system={},
+    )
+    once = progress(30, 20, 4, 2, flops=4e12, interval=fast)
+    newest = account([launched(0), *right[:2], once], now=40).newest
+    assert newest is not None and newest.beyond_peak and newest.mfu is None
+
+
+@pytest.mark.parametrize(
+    ("events", "images", "step"),
+    [
+        ([progress(20, 100, step=9)], 100, 10),
+        ([progress(20, 100, step=9), saved(21, 130, 0.5)], 130, 13),  # lost before the next report
+        ([progress(20, 100, step=9), saved(21, 80, 0.5)], 100, 10),  # reported late
+        ([saved(15, 80, 0.5), progress(20, 100, step=9), attempt(30, 2), training(31, 2, 80)], 100, 10),
+        ([progress(20, 100, step=9), attempt(30, 2), training(31, 2, 80), saved(35, 90, 0.5, 2)], 90, 9),
+        ([saved(21, 80, 0.5)], 80, 0),
+        ([], 0, 0),
+    ],
+)
+def test_a_checkpoint_after_the_last_report_counts(events: list[Event], images: int, step: int) -> None:
+    """Ten images a step."""
+    found = account([launched(0), attempt(0), training(10), *events])
+    assert (found.images, found.step) == (images, step)
 
 
 times = st.floats(0, 1e6)

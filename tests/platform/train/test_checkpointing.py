@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.platform.train.trained import BATCH, DATA, Training, tiny
+from tests.platform.train.trained import BATCH, CPU, DATA, Training, tiny
 
 from causalfusion_platform.checkpoint.manifest import CheckpointManifest, check, config_digest
 from causalfusion_platform.checkpoint.save import Saver
 from causalfusion_platform.checkpoint.store import Retention, checkpoint_folder
-from causalfusion_platform.tracking.journal import Checkpointed, SaveFailed
+from causalfusion_platform.tracking.accounting import account
+from causalfusion_platform.tracking.journal import Checkpointed, SaveFailed, StepReport
 from causalfusion_platform.train.checkpointing import FAILED_SAVES, NotSaved
 from causalfusion_platform.train.control import StopHook, Stopped, StopReason
 from causalfusion_platform.train.guard import SKIPPED, Diverged
 from causalfusion_platform.train.loop import StepResult, TrainLoop
+from causalfusion_platform.train.metrics import Recording
+from causalfusion_platform.train.system import System
 
 
 def saved(training: Training) -> dict[int, CheckpointManifest]:
@@ -110,6 +113,19 @@ def test_a_request_to_stop_saves_the_very_step(tmp_path: Path) -> None:
     assert list(saved(training)) == [24, 32]  # complete when the loop has ended
     assert training.control.images == 32
     assert training.control.notes == ["preempted: saving a checkpoint at 32 images"]
+
+
+def test_a_stop_reports_the_steps_since_the_last_report(tmp_path: Path) -> None:
+    """Its checkpoint holds no more images than the run has reported."""
+    training = Training(tiny(tmp_path, train={"log_every_images": 24}))
+    training.metrics.recording = Recording(training.journal, lambda _: None, 1, 0, System(tmp_path, CPU))
+    stop = StopHook(training.control, training.checkpoints.now, training.checkpoints.storage_fails)
+    with pytest.raises(Stopped):
+        training.train(Each(lambda: setattr(training.control, "stop", "stopped"), 40), stop)
+    events = training.journal.events()
+    assert [event.images for event in events if isinstance(event, StepReport)] == [24, 40]
+    assert list(saved(training)) == [40]
+    assert account(events).images == 40
 
 
 def test_a_request_right_after_a_checkpoint_saves_no_second_one(tmp_path: Path) -> None:

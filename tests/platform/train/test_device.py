@@ -26,7 +26,9 @@ from causalfusion_platform.train.device import (
     memory_in_use,
     peak,
     peak_of,
+    products_in,
     sequence_tokens,
+    shortest,
     step_flops,
 )
 
@@ -81,6 +83,52 @@ def test_the_peak_of_a_cpu_is_measured_on_the_threads_in_use() -> None:
     assert 1e-5 < one.tflops < 10
     assert "bf16" in peak(CPU, "bf16_weights").source
     assert "fp16" in peak(CPU, "fp16").source
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu", "seconds"),
+    [
+        (0.005, 0.010, 0.005),  # alone, on two threads
+        (0.011, 0.010, 0.005),  # another process has half of the cores
+        (0.005, 0.014, 0.005),  # a third thread of this process computes too
+    ],
+)
+def test_the_time_of_a_product_is_that_with_a_core_for_each_thread(wall: float, cpu: float, seconds: float) -> None:
+    """Clocks that go on by so much at each product. Once it took longer, which does not count."""
+    clocks = {"wall": 100.0, "cpu": 7.0}
+    longer = iter([3.0])
+
+    def product() -> None:
+        slow = next(longer, 1.0)
+        clocks["wall"] += slow * wall
+        clocks["cpu"] += slow * cpu
+
+    found = shortest(product, 2, lambda: clocks["wall"], lambda: clocks["cpu"])
+    assert found == pytest.approx(seconds)
+    assert clocks["wall"] == pytest.approx(100.2, abs=0.04)  # it ends
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_cpu", "on_gpu"),
+    [
+        ("fp32", "fp32", "fp32"),
+        ("bf16", "bf16", "bf16"),
+        ("bf16_weights", "bf16", "bf16"),
+        ("fp16", "fp16", "fp16"),
+        ("auto", "bf16", "bf16"),
+    ],
+)
+def test_the_arithmetic_of_products(precision: str, on_cpu: str, on_gpu: str) -> None:
+    """Torch does not multiply fp32 in TF32 unless it is told to."""
+    assert (products_in(precision, "cpu"), products_in(precision, "cuda")) == (on_cpu, on_gpu)
+
+
+def test_a_gpu_multiplies_fp32_in_tf32_if_torch_is_told_so() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert (products_in("fp32", "cpu"), products_in("fp32", "cuda")) == ("fp32", "tf32")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_a_device_of_another_kind_has_no_known_peak() -> None:

@@ -193,6 +193,26 @@ def test_an_unknown_peak_has_no_utilization(tmp_path: Path) -> None:
     assert case.shown[0].mfu is None
 
 
+def test_a_peak_below_the_speed_seen_has_no_utilization(tmp_path: Path) -> None:
+    """Others computed while it was measured. What a later, slower report would make of it is as wrong."""
+    fast, slow = [result(1)], [result(5)]
+    speeds = [flops_of(Case(tmp_path), one) / one[0].seconds / 1e12 for one in (fast, slow)]
+    assert speeds[0] > speeds[1]
+    case = Case(tmp_path, peak=sum(speeds) / 2)
+    case.report(slow)
+    case.report(fast)
+    case.report(slow)
+    assert ["throughput/mfu" in values for values in case.metrics().values()] == [True, False, False]
+    assert [shown.mfu is None for shown in case.shown] == [False, True, True]
+
+
+def test_a_report_without_steps_is_none(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.report([result(1)])
+    case.report([])
+    assert len(case.progress()) == 1
+
+
 def test_other_ranks_record_nothing_but_average_too(tmp_path: Path) -> None:
     case = Case(tmp_path)
     case.hook.recording = None

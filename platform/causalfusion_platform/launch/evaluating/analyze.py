@@ -24,6 +24,7 @@ from ...evaluation.classifier.folder import open_classifier
 from ...evaluation.evaluate import SampleScorer
 from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.figures import loss_figure, plane_figure
+from ...report.numbers import significant
 from ...sampling.generate import Request, generate, labels_in_turn
 from ..runs.folder import RunFolder
 from .figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
@@ -126,7 +127,7 @@ def _plane(
             points.append({"ar_steps": size, "diffusion_steps": steps, **scores.by_name})
             values.append(scores.distance)
             logger.info(
-                f"S = {size:<3} T = {steps:<4} class accuracy {scores.class_accuracy:.3f}  "
+                f"S = {size:<3} T = {steps:<4} class accuracy {significant(scores.class_accuracy, 3)}  "
                 f"fd_{scores.space} {scores.distance:.2f}"
             )
             show(len(points), len(ar_steps) * len(diffusion_steps))

@@ -24,12 +24,14 @@ def sweep_cost(job: SweepJob) -> list[str]:
     if job.trials:
         names = [trial.name for trial in job.trials[:_SHOWN]]
         lines.append("  " + ", ".join(names) + (f", … and {total - _SHOWN} more" if total > _SHOWN else ""))
-    flops = [_flops(task) for task in tasks]
-    if None in flops:
+    flops = [one for task in tasks if (one := _flops(task)) is not None]
+    if len(flops) < len(tasks):
         lines.append(f"  FLOPs are not known: task={job.experiment.task} does not state them")
     else:
-        whole = sum(filter(None, flops)) * total / len(tasks)
-        lines.append(f"  at most {whole:.3g} FLOPs; GPU-hours {gpu_hours(whole)}")
+        repeated = total / len(tasks)  # points that a search has still to draw cost as much as the given one
+        precisions = [task.experiment.train.precision for task in tasks]
+        work = [(repeated * one, precision) for one, precision in zip(flops, precisions, strict=True)]
+        lines.append(f"  at most {repeated * sum(flops):.3g} FLOPs; GPU-hours {gpu_hours(work)}")
     seconds = [value for one in finished if (value := _seconds(one)) is not None]
     if seconds and left:
         mean = sum(seconds) / len(seconds)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
@@ -13,6 +14,7 @@ from ...data.manifest import Manifest
 from ...evaluation.identity import CLASSIFIER_KEY, depends_on_classifier
 from ...report.numbers import size
 from ...report.terminal import as_path
+from ...tasks import open_task
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias, version_of
 from ..runs.folder import RunFolder
 from ..runs.register import CLASSIFIER_TAG, entry_of, version_tags
@@ -28,8 +30,9 @@ LARGEST_BYTES = 2 * 10**9
 def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd]) -> None:
     """Register the best finished trial of a sweep, by its first target, under the MLflow experiment's name.
 
-    The alias `best` goes to it, unless a version that did at least as well has it. Versions are compared by the
-    same metric, data and classifier. Errors are logged and not raised, since the sweep is done.
+    The alias `best` goes to it, unless it is worse than the sweep's floor or than the version that has the alias.
+    Versions are compared by the same metric, data and classifier. Errors are logged and not raised, since the sweep
+    is done.
 
     Args:
         experiment: the sweep's.
@@ -78,8 +81,14 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
         },
         about=f"Trial {best.name}, the best of sweep {experiment.name} by {metric}: {value:.4g}.",
     )
-    held = version_of(entry.uri, model, BEST)
     done = f"{best.name} is version {version.number} of model {model}"
+    if reason := _short_of_floor(experiment, run, best.summary, value):
+        logger.warning(
+            f"{done}, without the alias best: {reason}\n"
+            f"  give it the alias all the same: causalfusion runs register {as_path(run.root)}"
+        )
+        return
+    held = version_of(entry.uri, model, BEST)
     if (
         held is not None
         and held.number != version.number
@@ -89,6 +98,16 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
         return
     set_alias(entry.uri, version, BEST)
     logger.info(f"{done}, alias best: {metric} {value:.4g}")
+
+
+def _short_of_floor(experiment: Experiment, run: RunFolder, summary: dict[str, Any], value: float) -> str | None:
+    """Return why the best trial is not good enough for the alias. None: it is, or nothing is known."""
+    sweep = sweep_of(experiment)
+    metric, mode = next(iter(sweep.targets.items()))
+    if sweep.floor is None:
+        return open_task(run.experiment or experiment).shortfall(summary)
+    worse = value < sweep.floor if mode == "max" else value > sweep.floor
+    return f"{metric} {value:.4g} is worse than sweep.floor={sweep.floor:g}" if worse else None
 
 
 def _is_ahead(held: Version, ours: dict[str, str | None], mode: str, value: float) -> bool:

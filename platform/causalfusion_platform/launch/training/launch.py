@@ -15,11 +15,13 @@ from ...assemble import Job, TrainingTimes
 from ...checkpoint import store
 from ...config.schema import Experiment
 from ...data.validate import CheckedShards
+from ...report.tables import markdown_table
 from ...tasks import open_task
 from ...tasks.final import read_final
 from ...tracking.accounting import account
 from ...tracking.journal import Ended, Launched, last_attempt, recorded_images
 from ...tracking.mlflow import answers
+from ...tracking.pages import NOTE
 from ...tracking.tracker import AS_BARS
 from ...train.progress import ProgressSink
 from ..cluster.resources import cluster_resources
@@ -115,6 +117,7 @@ class Launch:
         values = {f"time/{name}": seconds for name, seconds in accounted.seconds.items()}
         self.outbox.metrics({"time/goodput": accounted.goodput, **values}, AS_BARS)
         self.outbox.artifact(self.folder.write_summary(summary))
+        self.outbox.tags({NOTE: self._description(summary)})
         self.outbox.finish()
         self.folder.keep(finished=True)
         self._deliver()
@@ -174,6 +177,13 @@ class Launch:
     def _end_task(self, times: TrainingTimes) -> dict[str, Any]:
         final = read_final(self.folder.final_samples, times.final_attempt)
         return open_task(self.experiment).evaluate(final, self.shards.usable, self.outbox)
+
+    def _description(self, summary: dict[str, Any]) -> str:
+        """Return the description of the run's page in MLflow, with its scores: charts round to two decimals."""
+        scores = [[name, summary.get(name)] for name in open_task(self.experiment).scores()]
+        known = [row for row in scores if row[1] is not None]
+        table = markdown_table(["final score", "value"], known) if known else ""
+        return f"{self.experiment.description}\n\n{table}".strip()
 
     def _summary(
         self, results: dict[str, Any], times: TrainingTimes, stages: Stages, started: float

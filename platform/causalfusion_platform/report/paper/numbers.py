@@ -38,8 +38,10 @@ def p_text(value: float | None) -> str:
 def _with_half_width(mean: float | None, half: float | None) -> str:
     if mean is None or half is None:
         return cell(mean)
+    if not half:  # all seeds gave the same
+        return f"{cell(mean)} ± 0"
     # Two digits of the interval's half width.
-    places = max(0, 1 - math.floor(math.log10(half))) if half else 2
+    places = max(0, 1 - math.floor(math.log10(half)))
     if places > _MOST_PLACES:
         return f"{mean:.4g} ± {half:.1g}"
     return f"{mean:.{places}f} ± {half:.{places}f}"

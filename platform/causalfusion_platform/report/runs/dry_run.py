@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ...config.schema import Experiment
-from ...train.device import Arithmetic, Peak, peak_of
+from ...config.schema import Experiment, Precision
+from ...train.device import Peak, peak_of, products_in
 from ...train.memory import Memory
 from ..numbers import size
 from ..terminal import as_path
@@ -154,10 +154,7 @@ def _cost(plan: Plan) -> str:
     if plan.flops is None:
         return f"not known: task={plan.experiment.task} does not state its FLOPs"
     lines = [f"{plan.flops:.3g} FLOPs, forward and backward, of what the mask shows"]
-    arithmetic: Arithmetic = (
-        "bf16" if plan.precision.startswith("bf16") else "fp16" if plan.precision == "fp16" else "tf32"
-    )
-    lines.append(f"GPU-hours, {gpu_hours(plan.flops, arithmetic)}")
+    lines.append(f"GPU-hours, {gpu_hours([(plan.flops, plan.experiment.train.precision)])}")
     if plan.cpu_peak.tflops:
         least = _hours(plan.flops / plan.cpu_peak.tflops / 1e12)
         lines.append(
@@ -167,14 +164,23 @@ def _cost(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def gpu_hours(flops: float, arithmetic: Arithmetic = "bf16") -> str:
-    """Return the GPU-hours that so many FLOPs take on well-known GPUs, with what is assumed."""
+def gpu_hours(trainings: Iterable[tuple[float, Precision]]) -> str:
+    """Return the GPU-hours that trainings take on well-known GPUs, with what is assumed.
+
+    Args:
+        trainings: FLOPs and `train.precision` of each.
+    """
+    work = [(flops, products_in(precision, "cuda")) for flops, precision in trainings]
     hours = []
     for name in _GPUS:
-        tflops = peak_of(name, arithmetic).tflops
-        assert tflops
-        hours.append(f"{_hours(flops / (tflops * 1e12 * _ASSUMED_MFU))} on {name.split()[1].split('-')[0]}")
-    return f"assuming {_ASSUMED_MFU:.0%} MFU in {arithmetic}: {', '.join(hours)}"
+        seconds = 0.0
+        for flops, arithmetic in work:
+            tflops = peak_of(name, arithmetic).tflops
+            assert tflops
+            seconds += flops / (tflops * 1e12 * _ASSUMED_MFU)
+        hours.append(f"{_hours(seconds)} on {name.split()[1].split('-')[0]}")
+    used = " and ".join(dict.fromkeys(arithmetic for _, arithmetic in work))
+    return f"assuming {_ASSUMED_MFU:.0%} MFU in {used}: {', '.join(hours)}"
 
 
 def _hours(seconds: float) -> str:

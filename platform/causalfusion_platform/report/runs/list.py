@@ -13,7 +13,7 @@ from rich.text import Text
 from ...tracking.accounting import Account
 from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
 from ...tracking.rates import Rates
-from ..numbers import clock, size
+from ..numbers import clock, share, significant, size
 from ..tables import facts_grid
 from ..terminal import as_path
 from .goodput import goodput_table
@@ -84,14 +84,14 @@ _ALWAYS = 3
 def _cells(view: RunView, *, several: bool) -> list[str]:
     found = view.account
     score = next(iter(view.scores.items()), None)
-    shown = "–" if score is None else f"{score[0]} {score[1]:.4g}" if several else f"{score[1]:.4g}"
+    shown = "–" if score is None else f"{score[0]} {significant(score[1])}" if several else significant(score[1])
     return [
         view.status,
         shown,
         f"{found.images:,}",
-        f"{found.images / view.total_images:.0%}" if view.total_images else "–",
+        share(found.images / view.total_images) if view.total_images else "–",
         f"{found.newest.images_per_second:.0f}" if found.newest else "–",
-        f"{found.goodput:.0%}" if found.elapsed_seconds else "–",
+        share(found.goodput) if found.elapsed_seconds else "–",
         str(found.launches),
         str(sum(found.incidents.values())),
     ]
@@ -126,7 +126,7 @@ def _progress(view: RunView) -> str:
     found, total = view.account, view.total_images
     reports = [event for event in view.events if isinstance(event, StepReport)]
     words = [
-        f"{found.images:,} of {total:,} images ({found.images / total:.0%})"
+        f"{found.images:,} of {total:,} images ({share(found.images / total)})"
         if total
         else f"{found.images:,} images"
     ]
@@ -141,15 +141,17 @@ def _progress(view: RunView) -> str:
 
 
 def _scores(view: RunView) -> str:
-    scores = "\n".join(f"{name} {value:.4g}" for name, value in view.scores.items())
+    scores = "\n".join(f"{name} {significant(value)}" for name, value in view.scores.items())
     return scores if view.scored_images is None else f"{scores}\nat {view.scored_images:,} images"
 
 
 def _speed(rates: Rates, found: Account) -> str:
     workers = f" ({rates.tflops_per_worker:.3g} a worker)" if found.attempt and found.attempt.workers > 1 else ""
     first = f"{rates.images_per_second:.4g} images/s · {rates.tokens_per_second:.4g} tokens/s"
-    mfu = f" · MFU {rates.mfu:.1%}" if rates.mfu is not None else ""
-    shares = f"data wait {rates.data_share:.1%} · checkpoint stall {rates.checkpoint_share:.1%}"
+    mfu = f" · MFU {share(rates.mfu, 1)}" if rates.mfu is not None else ""
+    if rates.beyond_peak:
+        mfu = " · no MFU: faster than the peak below, which is too low"
+    shares = f"data wait {share(rates.data_share, 1)} · checkpoint stall {share(rates.checkpoint_share, 1)}"
     gpu = f"GPU {size(rates.gpu_bytes)} · " if rates.gpu_bytes else ""
     memory = f"memory of a worker: {gpu}CPU {size(rates.cpu_bytes)}"
     return f"{first}\n{rates.tflops:.3g} TFLOP/s{workers}{mfu}\n{shares}\n{memory}"

@@ -133,11 +133,11 @@ def _spots(axes: Axes, values: Sequence[Any]) -> list[float]:
         numbers = [float(value) for value in values]
         fit_axis(axes, "x", numbers)
         if len(set(numbers)) <= _FEW:
-            name_ticks(axes, "x", sorted(set(numbers)), [f"{number:.4g}" for number in sorted(set(numbers))])
+            name_ticks(axes, "x", sorted(set(numbers)), [f"{number:.10g}" for number in sorted(set(numbers))])
         return numbers
     numbers = sorted({float(value) for value in values if is_number(value)})
-    texts = [f"{value:.4g}" if is_number(value) else plain(value) for value in values]
-    order = [*(f"{number:.4g}" for number in numbers), *texts]
+    texts = [f"{value:.10g}" if is_number(value) else plain(value) for value in values]
+    order = [*(f"{number:.10g}" for number in numbers), *texts]
     names = list(dict.fromkeys(order))
     name_ticks(axes, "x", range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from ..numbers import clock
+from ..numbers import clock, share
 from ..tables import cell
 
 State = Literal["waiting", "running", "finished", "ended early", "failed", "stopped"]
@@ -150,9 +150,9 @@ def live_table(trials: Sequence[TrialView], metric: str, left: float | None = No
     order: list[State] = ["running", "finished", "ended early", "failed", "stopped", "waiting"]
     ranked = sorted(trials, key=lambda trial: order.index(trial.state))
     for trial in ranked[:_MOST_ROWS]:
-        share = f"{trial.images / trial.total:.0%}" if trial.total else "–"
+        done_part = share(trial.images / trial.total) if trial.total else "–"
         values = [cell(value) for value in (trial.loss, trial.metric)]
-        table.add_row(escape(trial.name), _MARKS[trial.state], share, *values)
+        table.add_row(escape(trial.name), _MARKS[trial.state], done_part, *values)
     if len(ranked) > _MOST_ROWS:
         table.caption = f"… and {len(ranked) - _MOST_ROWS} more"
     return table

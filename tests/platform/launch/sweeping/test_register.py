@@ -41,7 +41,16 @@ class Sweep:
         )
         write_digits(self.experiment.data.path)
 
-    def trial(self, name: str, score: float | None, *, images: int = 128, **end: Any) -> TrialEnd:
+    def trial(
+        self,
+        name: str,
+        score: float | None,
+        *,
+        images: int = 128,
+        accuracy: float = 0.5,
+        classifier: float | None = None,
+        **end: Any,
+    ) -> TrialEnd:
         """A run with one checkpoint, whose weights are of its own."""
         experiment = self.experiment.model_copy(
             update={"name": name, "runs": self.experiment.run_dir, "sweep": None}
@@ -55,7 +64,8 @@ class Sweep:
         )
         state.write(run_dir)
         put_weights(run_dir, images, seed=len(name) * 1000 + ord(name[-1]))
-        summary = {"run_dir": str(run_dir), "class_accuracy": 0.5, "fd_digits_cnn": score, "images_seen": images}
+        summary = {"run_dir": str(run_dir), "fd_digits_cnn": score, "images_seen": images}
+        summary |= {"class_accuracy": accuracy, "judge_accuracy": classifier}
         RunFolder(run_dir).write_summary(summary)
         return TrialEnd(name, {"seed": 0}, summary, **end)
 
@@ -129,6 +139,43 @@ def test_the_alias_stays_at_what_is_better(make_experiment: MakeExperiment, uri:
     write_digits(sweep.experiment.data.path, rows_per_shard=900)
     assert "alias best: fd_digits_cnn 9" in sweep.register(sweep.trial("fourth", 9.0))
     assert sweep.best[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "accuracy", "classifier", "reason"),
+    [
+        # Ten classes: guessing has 0.1, so the middle is 0.53.
+        ("below", {}, 0.5299, 0.96, "class_accuracy 0.5299 is nearer to guessing (0.1) than to real images (0.96)"),
+        ("above", {}, 0.5301, 0.96, None),
+        ("no classifier", {}, 0.01, None, None),
+        ("worse", {"floor": 6.4}, 0.9, 0.96, "fd_digits_cnn 6.5 is worse than sweep.floor=6.4"),
+        ("as bad", {"floor": 6.5}, 0.01, 0.96, None),
+        ("less", {"floor": 6.6, "mode": "max"}, 0.9, 0.96, "fd_digits_cnn 6.5 is worse than sweep.floor=6.6"),
+        ("as much", {"floor": 6.5, "mode": "max"}, 0.01, 0.96, None),
+    ],
+)
+def test_a_best_trial_near_chance_gets_no_alias(
+    make_experiment: MakeExperiment,
+    uri: str,
+    model: str,
+    settings: Any,
+    accuracy: float,
+    classifier: float | None,
+    reason: str | None,
+) -> None:
+    """It becomes a version, which a person may call the best all the same."""
+    sweep = Sweep(make_experiment, uri, model, **settings)
+    said = sweep.register(sweep.trial("only", 6.5, accuracy=accuracy, classifier=classifier))
+    start = f"only is version 1 of model {model}, "
+    if reason is None:
+        assert said == f"{start}alias best: fd_digits_cnn 6.5"
+        assert sweep.best[0] == 1
+        return
+    advice = "  give it the alias all the same: causalfusion runs register runs/sweep/only"
+    assert said == f"{start}without the alias best: {reason}\n{advice}"
+    assert version_of(uri, model, "best") is None
+    version = register_run(RunFolder(sweep.experiment.run_dir / "only"))
+    assert sweep.best[0] == version.number == 1
 
 
 def test_large_weights_wait_for_a_person(

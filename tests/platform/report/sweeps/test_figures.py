@@ -143,6 +143,7 @@ def test_every_key_has_a_panel() -> None:
     ("values", "names", "places"),
     [
         ([None, 16, 4.0], ["4", "16", "null"], {1: 2, 2: 1, 3: 0}),
+        ([1000.1, 1000.2, None], ["1000.1", "1000.2", "null"], {1: 0, 2: 1, 3: 2}),
         ([True, False, True], ["true", "false"], {1: 0, 2: 1, 3: 0}),
         ([[1, 2], "x", "only"], ["[1, 2]", "x", "only"], {1: 0, 2: 1, 3: 2}),
     ],

@@ -40,7 +40,7 @@ class Kill:
     @classmethod
     def drawn(cls, targets: Sequence[str], seconds: float, draw: random.Random) -> Kill:
         """Return a kill of a random target at a random moment of a launch that takes so long."""
-        return cls(draw.choice(list(targets)), draw.uniform(0.1, 0.95) * seconds, draw)
+        return cls(draw.choice(list(targets)), draw.uniform(0.1, 0.85) * seconds, draw)
 
     def attempt(self, driver: psutil.Process) -> None:
         """Kill a process of the kind, if there is one."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file
 
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.tracking.journal import StepReport
@@ -49,6 +50,13 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "missing"
 
 
+def _tensors(path: Path) -> object:
+    """Return the hash of each tensor in a file, which also says which attempt wrote it."""
+    if not path.is_file():
+        return "missing"
+    return {name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in load_file(path).items()}
+
+
 def run_state(run_dir: Path) -> State:
     """Return losses, weights, final samples and MLflow's points of a run. Times and speeds are left out."""
     from causalfusion_platform.tracking.mlflow import client
@@ -59,7 +67,7 @@ def run_state(run_dir: Path) -> State:
     state: State = {
         "losses": {event.images: event.loss for event in events if isinstance(event, StepReport)},
         "weights": [digest(folder / "weights" / "model.safetensors") for folder in newest],
-        "samples": digest(run.final_samples),
+        "samples": _tensors(run.final_samples),
         "finished": run.finished,
     }
     if run.state is not None and run.state.mlflow_run_id is not None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tests.platform.config.trees import load_experiment
 
-from causalfusion_platform.config.compose import HOME_VARIABLE
+from causalfusion_platform.config.files import HOME_VARIABLE
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.launch.cluster.submit import CLUSTER_HOME
 

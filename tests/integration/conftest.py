@@ -18,8 +18,10 @@ In fp32: the first step of sampling divides by √ᾱ, which is small, and round
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds the runs of all these tests."""
-    return tmp_path_factory.mktemp("home")
+    """The folder that holds the runs of all these tests. Its name has what shells, globs and URLs take apart."""
+    folder = tmp_path_factory.mktemp("home") / "müller's [runs], a=b #1 50% ~c"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT
 
-from causalfusion_platform.config.compose import HOME_VARIABLE
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.files import HOME_VARIABLE
 from causalfusion_platform.launch.cluster.head import find_head
 
 

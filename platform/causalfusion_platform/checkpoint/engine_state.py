@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +47,22 @@ def load_engine(engine: Any, folder: Path) -> None:
     Raises:
         pickle.UnpicklingError: a file holds code, which was not run.
     """
-    with weights_only():
-        path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    with weights_only(), plain_path(folder) as plain:
+        path, _ = engine.load_checkpoint(str(plain), tag=TAG)
     if path is None:  # DeepSpeed only logs it
         raise FileNotFoundError(f"{folder} holds no state of an engine")
+
+
+@contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+    """Yield a path of the folder without `[`, `*` and `?`, which DeepSpeed would take for a pattern of names."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cf-plain-") as links:
+        link = Path(links) / "folder"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
 
 
 @contextmanager

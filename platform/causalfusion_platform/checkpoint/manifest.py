@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from ..config.commands import command
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import sha256_of
@@ -140,7 +141,7 @@ def read(folder: Path) -> CheckpointManifest:
         raise UserError(
             f"{folder} was written by an older development version: its manifest has version {version}, this "
             f"code reads {VERSION}\n"
-            f"  start anew with another name=…; its weights: causalfusion weights export {folder} FILE"
+            f"  start anew with another name=…; its weights: {command('weights', 'export', folder, 'FILE')}"
         )
     try:
         return CheckpointManifest.model_validate_json(path.read_bytes())

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .engine_state import TAG, load_engine, weights_only
+from .engine_state import TAG, load_engine, plain_path, weights_only
 
 ENGINE_CONFIG: dict[str, Any] = {"checkpoint": {"load_universal": True}}
 """Required part of DeepSpeed's configuration for `load_universal`."""
@@ -58,16 +58,17 @@ def convert_here(engine_folder: Path, out: Path, stage: int, processes: int = 1)
     """Run `convert` in this process, or in its forks if `processes` is above 1."""
     from deepspeed.checkpoint import ds_to_universal
 
-    arguments = argparse.Namespace(
-        input_folder=str(engine_folder / TAG),
-        output_folder=str(out / TAG),
-        num_extract_workers=processes,
-        num_merge_workers=processes,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=stage < 3,
-    )
-    with weights_only():
+    out.mkdir(parents=True, exist_ok=True)
+    with weights_only(), plain_path(engine_folder) as source, plain_path(out) as target:
+        arguments = argparse.Namespace(
+            input_folder=str(source / TAG),
+            output_folder=str(target / TAG),
+            num_extract_workers=processes,
+            num_merge_workers=processes,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=stage < 3,
+        )
         ds_to_universal.main(arguments)
     return out
 

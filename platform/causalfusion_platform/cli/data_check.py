@@ -25,6 +25,7 @@ def verify(
     """
     from rich.console import Console
 
+    from ..config.commands import command
     from ..config.errors import WRONG
     from ..data.quarantine import quarantine_shards, restore_advice
     from ..data.scan import scan_shards
@@ -39,7 +40,7 @@ def verify(
         return
     if not quarantine:
         print(
-            f"  restore the files, or set them aside: causalfusion data verify {folder} --quarantine\n"
+            f"  restore the files, or set them aside: {command('data', 'verify', folder, '--quarantine')}\n"
             f"  {restore_advice(folder, checked.manifest)}"
         )
         raise typer.Exit(WRONG)

@@ -109,13 +109,14 @@ def evaluate(
     console.print(
         f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…; reference: {origin['reference']}",
         soft_wrap=True,
+        markup=False,
     )
     with CountDisplay(console, "record", starting="the table, in MLflow"):
         path = record_evaluation(checkpoint, results, measuring)
     if path is not None:
-        console.print(as_path(path), soft_wrap=True)
+        console.print(as_path(path), soft_wrap=True, markup=False)
     if keep_samples and (new := [result for result in results if result.measured_now]):
         folder = as_path(RunPaths(new[0].path.parent.parent).samples)
-        console.print(f"{NPZ_FILE} of {count(len(new), 'place')}: {folder}", soft_wrap=True)
+        console.print(f"{NPZ_FILE} of {count(len(new), 'place')}: {folder}", soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps({"provenance": origin, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}))

@@ -79,7 +79,9 @@ def reproduce(
     console = Console(highlight=False)
     console.print(preflight_line(), soft_wrap=True)
     console.print(
-        f"{reproduction.table.source}: {reproduction.table.title} → {as_path(reproduction.folder)}", soft_wrap=True
+        f"{reproduction.table.source}: {reproduction.table.title} → {as_path(reproduction.folder)}",
+        soft_wrap=True,
+        markup=False,
     )
     for line in sweep_cost(reproduction.job):
         console.print(line, soft_wrap=True)
@@ -90,7 +92,7 @@ def reproduce(
     with log_to(console, ["launch.generating"]), LiveTable(console, metric) as display:
         report = run(reproduction, display)
     console.print(render_terminal(report))
-    console.print(as_path(reproduction.folder / REPORT_FOLDER), soft_wrap=True)
+    console.print(as_path(reproduction.folder / REPORT_FOLDER), soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps(report_json(report), ensure_ascii=False))
     if not report.complete and not (rows or seeds):

@@ -46,7 +46,7 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     """List all runs, those of sweeps included."""
     from rich.console import Console
 
-    from ..config.compose import home
+    from ..config.files import home
     from ..launch.runs.find import look_at, runs_in
     from ..report.runs.list import runs_table
     from ..report.runs.show import run_json
@@ -138,15 +138,16 @@ def fetch(
     """Download a run's artifacts from MLflow, such as report, table, grids and configuration of a cluster job."""
     from rich.console import Console
 
-    from ..config.compose import home
+    from ..config.files import home
     from ..config.schema import local_database
     from ..report.bar import CountDisplay
     from ..report.terminal import as_path
+    from ..storage.sqlite import sqlite_address
     from ..tracking.fetch import fetch_artifacts
 
     folder = to or Path("fetched") / name
     with CountDisplay(Console(stderr=True), "fetch", starting=f"artifacts of {name} from MLflow"):
-        files = fetch_artifacts(uri or f"sqlite:///{local_database(home() / (runs or 'runs'))}", name, folder)
+        files = fetch_artifacts(uri or sqlite_address(local_database(home() / (runs or "runs"))), name, folder)
     print(f"{len(files)} files of {name} are in {as_path(folder)}")
 
 

@@ -17,7 +17,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and their cost, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search keys of an experiment with Ray Tune. The same command continues a stopped sweep."""
+    """Search keys of an experiment (sweeps/gamma) with Ray Tune. The same command continues a stopped sweep."""
     from rich.console import Console
 
     from ..config.compose import compose_experiment
@@ -35,7 +35,8 @@ def sweep(
     job = job_of(composed)
     console = Console(highlight=False)
     console.print(preflight_line(), soft_wrap=True)
-    console.print(f"sweep {composed.experiment.name} → {as_path(composed.experiment.run_dir)}", soft_wrap=True)
+    folder = as_path(composed.experiment.run_dir)
+    console.print(f"sweep {composed.experiment.name} → {folder}", soft_wrap=True, markup=False)
     for line in sweep_cost(job):
         console.print(line, soft_wrap=True)
     if dry_run:
@@ -46,7 +47,8 @@ def sweep(
     shown = [place for place, name in enumerate(result.columns) if name not in SPEEDS]
     columns, rows = [result.columns[i] for i in shown], [[row[i] for i in shown] for row in result.rows]
     console.print(terminal_table(f"sweep {composed.experiment.name}", columns, rows))
-    console.print(f"MLflow run {result.mlflow_run_id}; dashboard: {dashboard_command(composed)}", soft_wrap=True)
+    dashboard = dashboard_command(composed)
+    console.print(f"MLflow run {result.mlflow_run_id}; dashboard: {dashboard}", soft_wrap=True, markup=False)
     if as_json:
         trials = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
         print(json.dumps({"mlflow_run_id": result.mlflow_run_id, "failed": result.failed, "trials": trials}))

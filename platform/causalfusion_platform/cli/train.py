@@ -40,24 +40,31 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train an experiment, score its samples, record it in MLflow. The same name=… continues the same run."""
+    from ..config.commands import command
     from ..config.compose import compose_experiment
+    from ..config.secrets import redact
 
     composed = compose_experiment(experiment, overrides or [])
+    if composed.experiment.sweep is not None:
+        print(
+            f"{experiment} has a sweep section: train makes one run of it, with the values outside that section\n"
+            f"  to run its trials: {redact(command('sweep', experiment, *(overrides or [])))}"
+        )
     if dry_run:
-        show_plan(composed, f"{experiment} {' '.join(overrides or [])}".strip())
+        show_plan(composed, redact(command("config", "show", experiment, *(overrides or []))))
         return
     keys = [key.strip() for key in allow.split(",") if key.strip()]
     run_and_show(composed, local=local, as_json=as_json, allow_changes=keys)
 
 
-def show_plan(composed: Composed, command: str) -> None:
-    """Print stages, resources and cost of training."""
+def show_plan(composed: Composed, all_keys: str) -> None:
+    """Print stages, resources and cost of training, and the command that shows all keys."""
     from rich.console import Console
 
     from ..launch.training.dry_run import make_plan
     from ..report.runs.dry_run import plan_panel
 
-    Console(highlight=False).print(plan_panel(make_plan(composed), command))
+    Console(highlight=False).print(plan_panel(make_plan(composed), all_keys))
 
 
 def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_changes: Sequence[str] = ()) -> None:
@@ -72,13 +79,14 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     console = Console(highlight=False)
     experiment = composed.experiment
     console.print(preflight_line(), soft_wrap=True)
-    console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True)
+    console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True, markup=False)
     with log_to(console), TrainingDisplay(console) as display:
         outcome = run_training(composed, local=local, show=display.show, allow_changes=allow_changes)
     if outcome.already_finished:
         console.print(
             f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"
-            f"  to train again: name=ANOTHER, or remove {as_path(experiment.run_dir)}"
+            f"  to train again: name=ANOTHER, or remove {as_path(experiment.run_dir)}",
+            markup=False,
         )
     scores = open_task(experiment).show_scores(outcome.summary)
     console.print(closing_panel(outcome.summary, dashboard_command(composed), scores))
@@ -88,11 +96,14 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
 
 def dashboard_command(composed: Composed) -> str:
     """Return the command that opens the dashboard of an experiment's runs."""
-    from ..config.compose import home
+    from ..config.commands import command
+    from ..config.files import home
+    from ..config.secrets import redact
     from ..report.terminal import as_path
+    from ..storage.sqlite import is_sqlite
 
     experiment = composed.experiment
-    if not experiment.tracking_uri.startswith("sqlite"):
-        return f"open {experiment.tracking_uri}"
+    if not is_sqlite(experiment.tracking_uri):
+        return f"open {redact(experiment.tracking_uri)}"
     standard = experiment.runs == home() / "runs" and experiment.tracking.uri is None
-    return "causalfusion ui" if standard else f"causalfusion ui --runs {as_path(experiment.runs)}"
+    return command("ui", *(() if standard else ("--runs", as_path(experiment.runs))))

@@ -13,11 +13,12 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000,
 ) -> None:
     """Open the MLflow dashboard on localhost. Ctrl-C ends it."""
-    from ..config.compose import home
     from ..config.errors import UserError
+    from ..config.files import home
     from ..config.schema import local_database
     from ..launch.cluster.session import port_is_free
     from ..launch.runs.dashboard import serve, server_command
+    from ..storage.sqlite import sqlite_address
     from ..tracking.views import newest_experiment, runs_page
 
     folder = home() / runs
@@ -29,7 +30,7 @@ def ui(
         )
     if not port_is_free(port):
         raise UserError(f"port {port} is in use\n  choose another: causalfusion ui --port {port + 1}")
-    experiment = newest_experiment(f"sqlite:///{database}")
+    experiment = newest_experiment(sqlite_address(database))
     page = runs_page(experiment) if experiment else "#/experiments"
     print(f"MLflow dashboard: http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)")
     # A choice in the address holds for one page only.

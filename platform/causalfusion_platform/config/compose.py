@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import logging
 import os
-import typing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,19 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from causalfusion.model import CONFIGS
 
+from . import secrets
+from .commands import command
 from .errors import UserError
+from .files import SUFFIX, ExperimentFile, experiment_folders, find_experiment, home
 from .schema import Experiment
+from .text import keys_of, literals, may_be_secret, quoted, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ _RETIRED = {
 }
 """Keys of earlier versions → the reason for their end, and advice. Files and runs may hold them, to no effect."""
 
-HOME_VARIABLE = "CAUSALFUSION_HOME"
+_UNSET = object()
 
 
 @dataclass(frozen=True)
@@ -45,54 +48,45 @@ class Composed:
     unresolved: dict[str, Any]
     """The tree with interpolations such as ${oc.env:TOKEN} left as written, so that no secret is logged."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Take the secrets along into another process, where they are not shown either."""
+        return {**vars(self), "secrets": secrets.known()}
 
-def home() -> Path:
-    """Return the base of relative paths in a configuration: $CAUSALFUSION_HOME, or the working directory."""
-    return Path(os.environ.get(HOME_VARIABLE) or Path.cwd()).absolute()
-
-
-def experiment_folders() -> list[Path]:
-    """Return the folders to search for experiment names and groups, in order.
-
-    They are the working directory's `experiments/`, then the copy shipped with the package. In a source checkout
-    the copy is that of the checkout.
-    """
-    package = Path(__file__).resolve().parents[1]
-    candidates = [Path.cwd() / "experiments", package / "_experiments", package.parents[1] / "experiments"]
-    folders: list[Path] = []
-    for folder in candidates:
-        if folder.is_dir() and folder.resolve() not in [known.resolve() for known in folders]:
-            folders.append(folder)
-    return folders
-
-
-def experiment_names() -> list[str]:
-    """Return the names of all experiments: top-level files, those of `sweeps/`, and rows of tables."""
-    found = (
-        path.relative_to(folder).with_suffix("").as_posix()
-        for folder in experiment_folders()
-        for pattern in ("*.yaml", "sweeps/*.yaml", "*/digits/*.yaml", "*/paper/*.yaml")
-        for path in folder.glob(pattern)
-    )
-    return sorted(set(found))
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the secrets known here."""
+        secrets.remember(state.pop("secrets"))
+        vars(self).update(state)
 
 
 def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
     """Compose experiment `name` with `overrides` and validate it.
 
     Args:
-        name: file in `experiments/` without its suffix, such as `quickstart` or `sweeps/gamma`.
-        overrides: `key=value` with dotted keys, or `group=name` for a YAML group such as `model=digits`.
+        name: file in `experiments/` without its suffix, such as `quickstart` or `sweeps/gamma`, or a path.
+        overrides: `key=value` with dotted keys, or `group=name` for a YAML group such as `model=digits`. Text is
+            taken as given.
 
     Raises:
         UserError: unknown experiment, key or group, or a value that is not allowed.
     """
-    folders = experiment_folders()
-    name = name.removesuffix(".yaml")
-    owner = next((folder for folder in folders if (folder / f"{name}.yaml").is_file()), None)
-    if owner is None:
-        raise UserError(_unknown_experiment(name, folders))
-    others = ",".join(_quoted(f"file://{folder}") for folder in folders if folder != owner)
+    with composing(name, overrides) as (file, arguments):
+        tree = compose(config_name=file.name, overrides=arguments)
+        unresolved = _plain(tree, resolve=False)
+        resolved = _plain(tree, resolve=True)
+    for key in _retired_in(resolved):
+        logger.warning(f"{key} of {name.removesuffix(SUFFIX)}{SUFFIX} has no effect: {_RETIRED[key]}")
+    return Composed(validate(resolved, name), unresolved)
+
+
+@contextmanager
+def composing(name: str, overrides: Sequence[str]) -> Iterator[tuple[ExperimentFile, list[str]]]:
+    """Yield the file of an experiment and its overrides as Hydra reads them, with Hydra set up for its folder.
+
+    Raises:
+        UserError: unknown experiment, an override that is not of the form key=value, or Hydra failed in the body.
+    """
+    file, folders = find_experiment(name), experiment_folders()
+    others = ",".join(quoted(f"file://{folder}") for folder in folders if folder != file.folder)
     for text in overrides:
         _refuse_retired(text.partition("=")[0].lstrip("+~"))
     arguments = [_as_hydra_override(text, folders) for text in overrides]
@@ -100,23 +94,20 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
         arguments.append(f"hydra.searchpath=[{others}]")
     try:
         GlobalHydra.instance().clear()
-        with initialize_config_dir(version_base="1.3", config_dir=str(owner.absolute())):
-            tree = compose(config_name=name, overrides=arguments)
-        unresolved = _plain(tree, resolve=False)
-        resolved = _plain(tree, resolve=True)
+        with initialize_config_dir(version_base="1.3", config_dir=str(file.folder.absolute())):
+            yield file, arguments
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: model=3
         cause = " ".join(str(error.__cause__ or error).partition("Config search path")[0].split())
         raise UserError(
             f"experiment {name!r} with {' '.join(overrides) or 'no overrides'} does not compose: {cause}\n"
-            f"  see what composes: causalfusion config show {name}"
+            f"  see what composes: {command('config', 'show', name)}"
         ) from error
-    for key in _retired_in(resolved):
-        logger.warning(f"{key} of {name}.yaml has no effect: {_RETIRED[key]}")
-    return Composed(validate(resolved, name), unresolved)
 
 
 def validate(tree: dict[str, Any], name: str) -> Experiment:
     """Return the `Experiment` of a resolved tree, with relative paths made absolute from `home()`.
+
+    Description and tags are for readers only, and are kept without secrets.
 
     Raises:
         UserError: a key or value is wrong. Every fault is listed, and unknown keys with the nearest valid one.
@@ -129,8 +120,13 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
             f"experiment {name!r} has {error.error_count()} wrong value(s):\n{faults}\n"
             f"  all keys and ranges: causalfusion config schema"
         ) from error
+    tracking = experiment.tracking
+    if tracking.uri:
+        secrets.remember_address(tracking.uri)
     return experiment.model_copy(
         update={
+            "description": secrets.redact(experiment.description),
+            "tracking": tracking.model_copy(update={"tags": secrets.redacted(tracking.tags)}),
             "runs": home() / experiment.runs,
             "data": experiment.data.model_copy(update={"path": home() / experiment.data.path}),
         }
@@ -143,12 +139,12 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], name: str) -
     Raises:
         UserError: a key does not exist, or a value is not allowed.
     """
-    tree = OmegaConf.create(experiment.model_dump(mode="json"))
+    tree = OmegaConf.create(literals(experiment.model_dump(mode="json")))
     if "model.preset" in changes:
         tree.model = {}  # the preset's own values, not those of the model before
     for key, value in changes.items():
         _refuse_retired(key)
-        OmegaConf.update(tree, key, value, force_add=True)
+        OmegaConf.update(tree, key, literals(value), force_add=True)
     return validate(_plain(tree, resolve=True), name)
 
 
@@ -169,6 +165,21 @@ def _retired_in(tree: dict[str, Any]) -> list[str]:
     return [key for key in _RETIRED if key in dict(flatten(tree))]
 
 
+def recorded_tree(experiment: Experiment) -> dict[str, Any]:
+    """Return the experiment as it is written to disk: without secrets, where text may hold one."""
+    tree = _without_secrets(experiment.model_dump(mode="json"))
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _without_secrets(tree: Any, key: str = "") -> Any:
+    if isinstance(tree, dict):
+        return {name: _without_secrets(value, f"{key}.{name}".lstrip(".")) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_secrets(value, f"{key}[{place}]") for place, value in enumerate(tree)]
+    return secrets.redact(tree) if isinstance(tree, str) and may_be_secret(key) else tree
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, leaf value) of a nested dict."""
     for key, value in tree.items():
@@ -184,32 +195,37 @@ def _plain(tree: DictConfig, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
+def _environment(name: str, default: Any = _UNSET, *, _node_: Node) -> str | None:
+    """Resolve `${oc.env:NAME,default}` as OmegaConf does, and note the value if its key may hold a secret."""
+    if name in os.environ:
+        value = os.environ[name]
+        if may_be_secret(str(_node_._get_full_key(None))):
+            secrets.remember_variable(name, value)
+        return value
+    if default is _UNSET:
+        raise KeyError(f"Environment variable '{name}' not found")
+    return None if default is None else str(default)
+
+
+OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def _as_hydra_override(text: str, folders: list[Path]) -> str:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("hydra"):
         raise UserError(
             f"override {text!r} is not of the form key=value, such as train.images=25600\n"
             f"  all keys: causalfusion config schema"
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"override {text!r} is not UTF-8 text\n  give it as UTF-8") from error
     if any((folder / key).is_dir() for folder in folders):
         return text
+    key = key.lstrip("+")
     # The typed schema holds the defaults, and a key may be absent from the YAML: ++ adds or replaces it.
-    return f"++{key.lstrip('+')}={text.partition('=')[2]}"
-
-
-def _unknown_experiment(name: str, folders: list[Path]) -> str:
-    names = experiment_names()
-    near = difflib.get_close_matches(name, names, n=1)
-    places = ", ".join(str(folder) for folder in folders) or "(no experiments folder found)"
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return (
-        f"no experiment {name!r}{hint}\n  experiments: {', '.join(names)}\n  looked in: {places}\n"
-        f"  show one: causalfusion config show {near[0] if near else 'quickstart'}"
-    )
+    return f"++{key}={value_of(key, value)}"
 
 
 def _describe(fault: ErrorDetails) -> str:
@@ -228,22 +244,13 @@ def _describe(fault: ErrorDetails) -> str:
     if fault["type"] in ("missing", "missing_argument"):
         return f"{where}: missing; it must be given"
     given = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+        given = f"{given[:-1]}; a file needs quotes around such text)"
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _keys_at(path: list[str], model: type | None) -> list[str]:
     node: Any = Experiment
     for part in path:
-        node = model if model and part == "model" else _sections(node).get(part)
-    return sorted(_sections(node))
-
-
-def _sections(node: Any) -> dict[str, Any]:
-    """Map each key of a section to the type of its value. Anything else gives an empty dict."""
-    for candidate in (node, *typing.get_args(node)):  # a section may be optional or annotated
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return {key: field.annotation for key, field in candidate.model_fields.items()}
-        if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
-            extra = {"preset": str} if candidate in CONFIGS.values() else {}
-            return extra | {field.name: field.type for field in dataclasses.fields(candidate)}
-    return {}
+        node = model if model and part == "model" else keys_of(node).get(part)
+    return sorted(keys_of(node))

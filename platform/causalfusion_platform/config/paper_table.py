@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from .compose import experiment_folders
 from .errors import UserError
+from .files import experiment_folders
 from .section import Section
 
 TABLE_FILE = "table.yaml"

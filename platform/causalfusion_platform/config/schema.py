@@ -11,6 +11,7 @@ from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig,
 from causalfusion.noise.samplers import check_diffusion_steps
 from causalfusion.objective import check_objective
 
+from ..storage.sqlite import sqlite_address
 from .section import Section
 from .sweep import SweepConfig
 
@@ -355,7 +356,7 @@ class Experiment(Section):
     @property
     def tracking_uri(self) -> str:
         """MLflow tracking URI, or its default."""
-        return self.tracking.uri or f"sqlite:///{local_database(self.runs)}"
+        return self.tracking.uri or sqlite_address(local_database(self.runs))
 
 
 def local_database(runs: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ..config.commands import command
 from ..config.errors import UserError
 from ..storage.atomic import write_atomically
 from .layout import NAMES, manifest_path
@@ -160,8 +161,8 @@ class Manifest(Description):
             UserError: the folder or its manifest is missing, or the manifest is not one of ours.
         """
         make = (
-            f"make them from images: causalfusion data encode IMAGES {folder} --vae VAE, "
-            f"or the bundled digits: causalfusion data digits {folder}"
+            f"make them from images: {command('data', 'encode', 'IMAGES', folder, '--vae', 'VAE')}, "
+            f"or the bundled digits: {command('data', 'digits', folder)}"
         )
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder of latent shards: it does not exist\n  {make}")

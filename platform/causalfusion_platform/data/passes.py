@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..config.commands import command
 from ..config.errors import UserError
 from .finite import rows_not_finite
 from .manifest import Manifest, Shard
@@ -86,13 +87,13 @@ def read_group(folder: Path, shard: Shard, group: int, columns: Sequence[str]) -
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"shard {path} cannot be read: row group {group}: {error}\n"
-            f"  see what is wrong: causalfusion data verify {folder}"
+            f"  see what is wrong: {command('data', 'verify', folder)}"
         ) from error
     for name in LATENT_COLUMNS:
         if name in columns and len(rows_not_finite(latents_of(table, name))):
             raise UserError(
                 f"shard {path} holds NaN or infinity: {name} in row group {group}\n"
-                f"  see where: causalfusion data verify {folder}"
+                f"  see where: {command('data', 'verify', folder)}"
             )
     return table
 

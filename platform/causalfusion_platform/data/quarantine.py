@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..config.commands import command
 from ..config.errors import UserError
 from .layout import names_in
 from .manifest import Manifest, Quarantined
@@ -44,10 +45,10 @@ def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) 
 def restore_advice(folder: Path, manifest: Manifest) -> str:
     """Return the advice for making bad or missing shards again."""
     if manifest.source.kind == "bundled":
-        return f"make them anew: causalfusion data digits {folder}"
+        return f"make them anew: {command('data', 'digits', folder)}"
     return (
-        f"make them anew: the same command as before, causalfusion data encode {manifest.source.location} {folder} "
-        f"…, makes the shards that are missing"
+        f"make them anew: the same command as before, "
+        f"{command('data', 'encode', manifest.source.location, folder)} …, makes the shards that are missing"
     )
 
 

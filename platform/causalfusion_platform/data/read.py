@@ -16,6 +16,7 @@ from torch import Tensor
 
 from causalfusion import draws
 
+from ..config.commands import command
 from ..config.errors import UserError
 from .finite import rows_not_finite
 from .manifest import Manifest, latent_columns
@@ -121,8 +122,9 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
         share = next(shard.rows for shard in data.manifest.shards if shard.file == group.file) / data.manifest.rows
         raise UserError(
             f"shard {path} cannot be read: row group {group.index}: {error}\n"
-            f"  see what is wrong: causalfusion data verify {data.folder}; restore the file and run the same "
-            f"command again, or go on without its rows: data.verify=hash data.max_bad_rows={share + 5e-4:.3f}"
+            f"  see what is wrong: {command('data', 'verify', data.folder)}; restore the file and run the "
+            f"same command again, or go on without its rows: data.verify=hash "
+            f"data.max_bad_rows={share + 5e-4:.3f}"
         ) from error
     _check_finite(path, columns)
     return columns
@@ -134,7 +136,7 @@ def _check_finite(path: Path, columns: Columns) -> None:
         if values.dtype == np.float16 and len(rows := rows_not_finite(values)):
             raise UserError(
                 f"shard {path} holds NaN or infinity: {name} of row id {columns['row_id'][rows[0]]}\n"
-                f"  set bad shards aside: causalfusion data verify {path.parent} --quarantine"
+                f"  set bad shards aside: {command('data', 'verify', path.parent, '--quarantine')}"
             )
 
 

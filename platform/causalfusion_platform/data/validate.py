@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from causalfusion import ModelConfig
 
+from ..config.commands import command
 from ..config.errors import UserError
 from .fingerprints import Fingerprints, clashes
 from .manifest import Manifest, Shard, sha256_of
@@ -102,7 +103,7 @@ def open_shards(
         without = f"; or train without it: data.max_bad_rows={enough} (now {max_bad_rows:g})"
         raise UserError(
             f"{named}\n"
-            f"  restore the file, or set it aside: causalfusion data verify {folder} --quarantine"
+            f"  restore the file, or set it aside: {command('data', 'verify', folder, '--quarantine')}"
             f"{without if float(enough) < 1 else ''}"
         )
     return CheckedShards(folder, manifest, bad, stamps, hashes)

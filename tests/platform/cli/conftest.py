@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def check_refusal(result: Result, *parts: str) -> None:
     assert result.status == 2
-    assert result.err.startswith("error: ")
+    # The first command of a process says that it loads libraries.
+    assert re.match(r"([\w ]+: loading libraries\n)?error: ", result.err)
     assert result.err.count("error: ") == 1
     assert "Traceback" not in result.err
     assert result.out == ""

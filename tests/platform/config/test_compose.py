@@ -23,15 +23,9 @@ from tests.platform.config.trees import (
 )
 
 from causalfusion import PRESETS, preset
-from causalfusion_platform.config.compose import (
-    compose_experiment,
-    experiment_folders,
-    experiment_names,
-    flatten,
-    home,
-    with_overrides,
-)
+from causalfusion_platform.config.compose import compose_experiment, flatten, with_overrides
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.files import experiment_folders, experiment_names, home
 from causalfusion_platform.launch.runs.public_config import public_config, write_config
 
 # What composes
@@ -229,7 +223,7 @@ def test_secrets_are_not_shown(own_folder: Path, monkeypatch: pytest.MonkeyPatch
     )
     composed = compose_experiment("mine", ["description=${oc.env:TRACKING_TOKEN}"])
     assert composed.experiment.tracking_uri == "https://me:hunter2@host"
-    assert composed.experiment.description == "hunter2"
+    assert composed.experiment.description == "${oc.env:TRACKING_TOKEN}"  # for readers only
     shown = public_config(composed)
     assert "hunter2" not in json.dumps(shown)
     assert shown["tracking"]["uri"] == "https://me:${oc.env:TRACKING_TOKEN}@host"

@@ -18,8 +18,9 @@ from tests.platform.config.trees import (
     write_yaml,
 )
 
-from causalfusion_platform.config.compose import experiment_names, with_overrides
+from causalfusion_platform.config.compose import with_overrides
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.files import experiment_names
 
 
 def test_an_unknown_experiment() -> None:
@@ -150,8 +151,8 @@ def test_more_diffusion_steps_than_the_schedule_has(quickstart: dict[str, Any]) 
     assert change(quickstart, "sampling.num_inference_steps=1000").sampling.num_inference_steps == 1000
 
 
-def test_a_preset_that_is_not_a_name() -> None:
-    message = message_of("quickstart", "model.preset=[tiny]")
+def test_a_preset_that_is_not_a_name(quickstart: dict[str, Any]) -> None:
+    message = fault_of(quickstart, "model.preset=[tiny]")
     assert "['tiny']" in message
     assert "tiny, digits" in message
 
@@ -163,7 +164,7 @@ def test_an_override_that_is_not_key_value(text: str) -> None:
     assert "causalfusion config schema" in message
 
 
-@pytest.mark.parametrize("text", ["train.images=[1", "description=a,b", "~seed=1", "model=3", "model=null"])
+@pytest.mark.parametrize("text", ["train.images=[1", "sweep.grid=a,b", "~seed=1", "model=3", "model=null"])
 def test_an_override_that_cannot_be_read(text: str) -> None:
     message = message_of("quickstart", text)
     assert "does not compose" in message

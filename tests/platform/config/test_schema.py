@@ -12,7 +12,7 @@ import pytest
 from tests.platform.config.trees import load_experiment, shipped
 
 from causalfusion import CausalFusionConfig, DiffusionConfig, DiTConfig, ObjectiveConfig, SamplingConfig
-from causalfusion_platform.config.compose import experiment_names
+from causalfusion_platform.config.files import experiment_names
 from causalfusion_platform.config.schema import Experiment
 
 RECORDS = (CausalFusionConfig, DiTConfig, DiffusionConfig, ObjectiveConfig, SamplingConfig)

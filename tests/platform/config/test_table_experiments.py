@@ -11,7 +11,7 @@ from tests.platform.config.paper_settings import experiment
 from tests.platform.config.trees import SHIPPED
 
 from causalfusion.flops import training_flops
-from causalfusion_platform.config.compose import experiment_names
+from causalfusion_platform.config.files import experiment_names
 from causalfusion_platform.config.paper_table import (
     HIGHER_IS_BETTER,
     SCALES,

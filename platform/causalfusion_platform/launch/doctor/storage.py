@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...config.commands import command
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.layout import manifest_path
@@ -16,6 +17,7 @@ from ...data.validate import open_shards
 from ...report.numbers import size
 from ...report.runs.dry_run import disk_needed
 from ...storage.held import held_folder, remove_if_left
+from ...storage.sqlite import is_sqlite, sqlite_address, sqlite_file
 from ...tasks import check_data, open_task
 from ...tracking.mlflow import check_reachable, client
 from ...train.memory import checkpoint_bytes
@@ -86,7 +88,7 @@ def check_shards(experiment: Experiment) -> Check:
     except UserError as error:
         return Check.failed("shards", str(error))
     if found.bad:
-        return Check("shards", "warn", found.notice, f"causalfusion data verify {data.path}")
+        return Check("shards", "warn", found.notice, command("data", "verify", data.path))
     line = f"{data.path}: {found.manifest.rows:,} rows in {len(found.manifest.shards)} shards (sizes and headers)"
     return Check("shards", "ok", line)
 
@@ -95,11 +97,11 @@ def check_mlflow(experiment: Experiment) -> Check:
     """Ask the server, or write and read a scratch database beside the one that will be used."""
     uri = experiment.tracking_uri
     try:
-        if not uri.startswith("sqlite"):
+        if not is_sqlite(uri):
             check_reachable(uri)
             client(uri).search_experiments(max_results=1)
             return Check("MLflow", "ok", f"{uri} answers")
-        place = nearest(Path(uri.removeprefix("sqlite:///")).parent)
+        place = nearest(sqlite_file(uri).parent)
         with _scratch(place) as folder:
             _use_store(folder)
     except UserError as error:
@@ -111,7 +113,7 @@ def check_mlflow(experiment: Experiment) -> Check:
 
 
 def _use_store(folder: Path) -> None:
-    api = client(f"sqlite:///{folder / 'mlflow.db'}")
+    api = client(sqlite_address(folder / "mlflow.db"))
     experiment = api.create_experiment("doctor", artifact_location=(folder / "artifacts").as_uri())
     run = api.create_run(experiment)
     api.log_metric(run.info.run_id, "answer", 42.0)

@@ -14,6 +14,7 @@ import torch
 from causalfusion import Model, load_weights
 
 from ...checkpoint.find import find_weights
+from ...config.commands import command
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import Manifest
@@ -89,7 +90,7 @@ def analyze_run(
     else:
         logger.info(
             f"no plane: latents in {experiment.data.path} are of {manifest.autoencoder.name}, not pixels\n"
-            f"  measure its places: causalfusion evaluate {run} --vae PATH --extractor inception:PATH "
+            f"  measure its places: {command('evaluate', run)} --vae PATH --extractor inception:PATH "
             f"--reference FILE"
         )
     numbers |= {

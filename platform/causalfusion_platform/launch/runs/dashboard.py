@@ -13,6 +13,7 @@ from types import FrameType
 
 from ...config.errors import STOPPED
 from ...storage.run_layout import ARTIFACTS_FOLDER
+from ...storage.sqlite import sqlite_address
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _END_SECONDS = 10.0
@@ -23,7 +24,7 @@ _POLL_SECONDS = 0.1
 def server_command(database: Path, port: int) -> list[str]:
     """Return the command of MLflow's server on localhost for a folder of runs."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--backend-store-uri", sqlite_address(database)]
     return [*command, "--default-artifact-root", (database.parent / ARTIFACTS_FOLDER).as_uri(), "--workers", "1"]
 
 

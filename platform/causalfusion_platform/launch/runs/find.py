@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config.compose import flatten, home
+from ...config.commands import command
+from ...config.compose import flatten
 from ...config.errors import UserError
+from ...config.files import home
 from ...config.schema import Experiment
+from ...config.secrets import shown_address
 from ...evaluation.identity import classifiers_of, depends_on_classifier, describe_classifiers
 from ...report.runs.comparison import Comparison
 from ...report.runs.show import CheckpointSize, RunView
 from ...report.terminal import as_path
 from ...storage.run_layout import JOURNAL_FILE, STATE_FILE
+from ...storage.sqlite import is_sqlite, sqlite_file
 from ...tracking.accounting import account
 from .folder import RunFolder
 from .state import RunState
@@ -61,7 +65,7 @@ def find_run(name: str, runs: Path | None = None) -> RunFolder:
     known = [run.root.relative_to(folder).as_posix() for run in runs_in(folder)]
     near = difflib.get_close_matches(name, known, n=3) or known[:5]
     listed = f"did you mean {', '.join(near)}?" if near else "there are no runs there yet"
-    advice = "causalfusion runs list" if runs is None else f"causalfusion runs list --runs {runs}"
+    advice = command("runs", "list", *(("--runs", runs) if runs is not None else ()))
     raise UserError(
         f"no run {name!r} in {folder}; {listed}\n  all of them: {advice}; in another folder: --runs FOLDER"
     )
@@ -90,17 +94,17 @@ def look_at(run: RunFolder) -> RunView:
         checkpoints=_checkpoints(run.checkpoints),
         bad_checkpoints=sorted(path.name for path in (run.checkpoints / "bad").glob("*")),
         mlflow_run_id=state.mlflow_run_id if state else None,
-        tracking_uri=state.tracking_uri if state else None,
+        tracking_uri=shown_address(state.tracking_uri) if state else None,
         dashboard=_dashboard(state),
         summary=_summary(run),
     )
 
 
 def _dashboard(state: RunState | None) -> str:
-    if state and not state.tracking_uri.startswith("sqlite"):
-        return f"open {state.tracking_uri}"
-    folder = Path(state.tracking_uri.removeprefix("sqlite:///")).parent if state else home() / "runs"
-    return "causalfusion ui" if folder == home() / "runs" else f"causalfusion ui --runs {as_path(folder)}"
+    if state and not is_sqlite(state.tracking_uri):
+        return f"open {shown_address(state.tracking_uri)}"
+    folder = sqlite_file(state.tracking_uri).parent if state else home() / "runs"
+    return command("ui", *(() if folder == home() / "runs" else ("--runs", as_path(folder))))
 
 
 def _experiment(run: RunFolder) -> Experiment | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ...config.commands import command
 from ...config.errors import UserError
 
 LOCK_FILE = ".lock"
@@ -57,7 +58,7 @@ def is_under_way(run_dir: Path) -> bool:
     path = run_dir / LOCK_FILE
     if not path.is_file():
         return False
-    with path.open() as file:
+    with path.open("rb") as file:
         try:  # filelock knows no shared locks: with exclusive ones, two who ask would take each other for a launch
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -87,7 +88,7 @@ def in_turn(run_dir: Path, launch: Callable[[], None], poll_seconds: float = 1.0
 def _refusal(run_dir: Path) -> UnderWay:
     return UnderWay(
         f"run {run_dir.name!r} is under way: {_holder(run_dir / LOCK_FILE)}\n"
-        f"  follow it: causalfusion runs show {run_dir.name}; or start another with name=…"
+        f"  follow it: {command('runs', 'show', run_dir.name)}; or start another with name=…"
     )
 
 

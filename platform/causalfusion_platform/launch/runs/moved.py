@@ -9,6 +9,7 @@ from typing import Any
 from ...config.errors import UserError
 from ...config.schema import local_database
 from ...storage.run_layout import RunPaths
+from ...storage.sqlite import sqlite_address
 from ...tracking.mlflow import has_run
 from ...tracking.pending import Pending
 from .state import RunState
@@ -92,8 +93,8 @@ def _store_here(uri: str, before: Path, here: Path) -> str:
     if RunPaths(here.parent).state_file.is_file():  # a trial in the folder of its sweep
         places.append((before.parent.parent, here.parent.parent))
     for old, new in places:
-        if uri == f"sqlite:///{local_database(old)}":
-            return f"sqlite:///{local_database(new)}"
+        if uri == sqlite_address(local_database(old)):
+            return sqlite_address(local_database(new))
     return uri
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...checkpoint.find import find_weights
+from ...config.commands import command
 from ...config.errors import UserError
 from ...evaluation.evaluate import score_names
 from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
@@ -67,7 +68,7 @@ def entry_of(run: RunFolder) -> Entry:
     state = run.started
     if state.mlflow_run_id is None:
         raise UserError(
-            f"MLflow has not got run {run.name!r} yet\n  deliver it: causalfusion runs sync {as_path(run.root)}"
+            f"MLflow has not got run {run.name!r} yet\n  deliver it: {command('runs', 'sync', as_path(run.root))}"
         )
     return Entry(state.tracking_uri, state.mlflow_run_id, find_weights(run.root).folder)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...config.commands import command
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.manifest import Manifest
@@ -49,7 +50,7 @@ def register_best_trial(experiment: Experiment, ends: Sequence[TrialEnd]) -> Non
         _register_trial(experiment, best, metric, mode, sign * signed)
     except UserError as error:
         logger.warning(
-            f"{error}\n  register it later: causalfusion runs register {as_path(Path(best.summary['run_dir']))}"
+            f"{error}\n  register it later: {command('runs', 'register', as_path(Path(best.summary['run_dir'])))}"
         )
 
 
@@ -60,7 +61,7 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
     if entry.bytes > LARGEST_BYTES:
         logger.warning(
             f"{best.name} is not registered, {size(entry.bytes)} of weights are not uploaded unasked\n"
-            f"  ask for it: causalfusion runs register {as_path(run.root)}"
+            f"  ask for it: {command('runs', 'register', as_path(run.root))}"
         )
         return
     model = model_name(experiment.tracking.experiment)
@@ -85,7 +86,7 @@ def _register_trial(experiment: Experiment, best: TrialEnd, metric: str, mode: s
     if reason := _short_of_floor(experiment, run, best.summary, value):
         logger.warning(
             f"{done}, without the alias best: {reason}\n"
-            f"  give it the alias all the same: causalfusion runs register {as_path(run.root)}"
+            f"  give it the alias all the same: {command('runs', 'register', as_path(run.root))}"
         )
         return
     held = version_of(entry.uri, model, BEST)

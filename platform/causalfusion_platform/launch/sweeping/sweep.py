@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from ...config.commands import command
 from ...config.errors import UserError
 from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
@@ -123,7 +124,7 @@ def _mlflow_run(folder: RunFolder) -> Iterator[str]:
             if left := delivery.drain(_MLFLOW_SECONDS):
                 logger.warning(
                     f"{left} records for MLflow wait in {folder.root} ({delivery.state})\n"
-                    f"  deliver them when it is back: causalfusion runs sync {folder.root}"
+                    f"  deliver them when it is back: {command('runs', 'sync', folder.root)}"
                 )
     finally:
         delivery.stop()

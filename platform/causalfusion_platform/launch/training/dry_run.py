@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from ...config.compose import Composed, flatten, home
+from ...config.compose import Composed, flatten
 from ...config.errors import UserError
+from ...config.files import home
 from ...config.schema import Experiment
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
 from ...data.layout import manifest_path

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...assemble import Job, TrainingTimes
 from ...checkpoint import store
+from ...config.commands import command
 from ...config.schema import Experiment
 from ...data.validate import CheckedShards
 from ...report.tables import markdown_table
@@ -171,7 +172,7 @@ class Launch:
         if left:
             logger.warning(
                 f"{left} records for MLflow wait in {self.folder.root} ({self.delivery.state})\n"
-                f"  deliver them when it is back: causalfusion runs sync {self.experiment.run_dir}"
+                f"  deliver them when it is back: {command('runs', 'sync', self.experiment.run_dir)}"
             )
 
     def _end_task(self, times: TrainingTimes) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _config(plan: Plan, command: str) -> str:
     model = {key: value for key, value in plan.changed.items() if key.startswith("model.")}
     rest = {key: value for key, value in plan.changed.items() if key not in model and key != "description"}
     lines = [" ".join(f"{key}={_value(value)}" for key, value in part.items()) for part in (rest, model)]
-    lines.append(f"all keys: causalfusion config show {command}")
+    lines.append(f"all keys: {command}")
     return "\n".join(line for line in lines if line)
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
+from ...config.commands import command
 from ...tracking.accounting import Account
 from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
 from ...tracking.rates import Rates
@@ -208,7 +209,7 @@ def _next(view: RunView) -> list[str]:
     if view.status == "running":
         return [f"follow it: {view.dashboard}"]
     if view.status == "finished":
-        return [f"causalfusion sample {path}", f"causalfusion analyze {path}", view.dashboard]
+        return [command("sample", path), command("analyze", path), view.dashboard]
     newest = f"from {view.checkpoints[-1].name}" if view.checkpoints else "from the start"
     return [f"the command that started it, once more: the run goes on {newest}", view.dashboard]
 

@@ -16,8 +16,8 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 from tests.conftest import ROOT
 
-from causalfusion_platform.config.compose import HOME_VARIABLE
 from causalfusion_platform.config.errors import GAVE_UP, JOB_INTERRUPTED, JOB_STOPPED, UserError
+from causalfusion_platform.config.files import HOME_VARIABLE
 from causalfusion_platform.launch.cluster import head as head_module
 from causalfusion_platform.launch.cluster import submit as submit_module
 from causalfusion_platform.launch.cluster.head import DEFAULT_ADDRESS, Head, find_head, resolve_address

@@ -19,6 +19,7 @@ from .checkpoint.manifest import config_digest
 from .checkpoint.save import Saver
 from .checkpoint.store import Retention
 from .config.schema import Experiment
+from .config.secrets import remember
 from .data.manifest import Manifest
 from .data.read import Collate, Dataset
 from .storage.run_layout import RunPaths
@@ -61,6 +62,8 @@ class Job(BaseModel):
     """Images up to which metrics are recorded already."""
     other_data: bool = False
     """Continue even if the checkpoint was trained on other data."""
+    secrets: dict[str, str] = {}
+    """Secret → text in its place. Workers write none of them."""
 
     @property
     def paths(self) -> RunPaths:
@@ -111,6 +114,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         Diverged: skipping steps did not help.
         NotSaved: checkpoints cannot be written.
     """
+    remember(job.secrets)
     experiment, control, task = job.experiment, context.control, open_task(job.experiment)
     rank = torch.distributed.get_rank()
     journal = Journal(experiment.run_dir) if rank == 0 else None

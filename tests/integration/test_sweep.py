@@ -36,7 +36,18 @@ OVERRIDES = [
     "sweep.mode=min",
     "sweep.asha={grace_images: 1280, reduction_factor: 2}",
     "sweep.max_concurrent=1",
+    # A secret, of which nothing is to be left.
+    "description=with ${oc.env:PLANTED}",
+    "tracking.tags.token=${oc.env:PLANTED}",
+    "train.deepspeed.tensorboard={enabled: false, job_name: '${oc.env:PLANTED}'}",
 ]
+SECRET = "hunter2-planted"
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver has it in its environment. Ray's processes, which have started before, have not."""
+    monkeypatch.setenv("PLANTED", SECRET)
 
 
 def stop_in_a_trial(home: Path, job: SweepJob, trial: Path) -> None:
@@ -124,3 +135,7 @@ def test_a_stopped_sweep_goes_on_and_its_worse_trial_ends_early(home: Path, ray_
     }
     assert {run.data.params["optim.base_lr"] for run in children} == {"0.01", "1e-09"}
     assert len(client.search_runs([parent.info.experiment_id])) == 3
+    assert {run.data.tags["token"] for run in (parent, *children)} == {"${oc.env:PLANTED}"}
+    leaks = [path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert leaks == []
+    assert SECRET not in said

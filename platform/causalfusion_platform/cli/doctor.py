@@ -22,6 +22,7 @@ def doctor(
 
     from ..config.compose import compose_experiment
     from ..config.errors import WRONG
+    from ..config.secrets import redact
     from ..launch.doctor import diagnose
     from ..report.bar import CountDisplay
 
@@ -39,7 +40,8 @@ def doctor(
             failed += check.verdict == "FAIL"
             head = Text.assemble((f"{check.verdict:<5}", styles[check.verdict]), (f"{check.name:<12}", "bold"))
             advice = [f"→ {check.advice}"] if check.advice and check.verdict != "ok" else []
-            first, *rest = (line for text in (check.line, *advice) for line in wrap(text, console.width - 17))
+            texts = (redact(text) for text in (check.line, *advice))
+            first, *rest = (line for text in texts for line in wrap(text, console.width - 17))
             console.print(head + Text(first))
             for line in rest:
                 console.print(Text(" " * 17 + line))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
+from ..config.secrets import redact
+
 PLATFORM = "causalfusion_platform"
 """Logger of everything that the platform reports to a person."""
 
@@ -26,7 +28,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message."""
         try:
-            self.console.print(Text(self.format(record)), soft_wrap=True, highlight=False)
+            self.console.print(Text(redact(self.format(record))), soft_wrap=True, highlight=False)
         except Exception:
             self.handleError(record)
 

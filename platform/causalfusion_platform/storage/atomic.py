@@ -13,14 +13,20 @@ _UNFINISHED = re.compile(r"\..+\.(\d+)", re.DOTALL)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Yield a new file that takes the place of `path` when the body ends well.
 
     The new file is `.NAME.PID` beside `path`. A killed process leaves it behind: see `remove_unfinished`.
+
+    Args:
+        path: the file to replace.
+        private: let only its owner read it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,7 +56,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file, which is there whole or not at all."""
-    with replacing(path) as file:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Replace a file, which is there whole or not at all. Only its owner reads a private one."""
+    with replacing(path, private=private) as file:
         file.write(content)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ..config.secrets import redact
 from ..storage.run_layout import RunPaths
 from .lines import Line, append, read_on
 from .records import Record
@@ -304,8 +305,10 @@ class Journal:
         Returns:
             True if it was written.
         """
+        # Reasons are the texts of errors, which may quote anything.
+        texts = {name: redact(getattr(line, name)) for name in ("detail", "reason") if hasattr(line, name)}
         try:
-            append(self.path, line)
+            append(self.path, line.model_copy(update=texts))
         except (OSError, ValueError) as error:  # a text that is not UTF-8 must not end a run either
             self.lose(error)
             return False

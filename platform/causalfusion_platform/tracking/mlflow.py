@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..config.errors import UserError
+from ..config.secrets import remember_address
 from ..library_warnings import leave_out
 from ..loopback import bypass_proxy
+from ..storage.sqlite import is_sqlite, sqlite_file
 from .local_store import renew_addresses
 
 # With MLflow's defaults one call waits for 247 s when the server is down.
@@ -43,7 +46,7 @@ def client(uri: str) -> Any:
     leave_out()
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///") and (database := Path(uri.removeprefix("sqlite:///"))).is_file():
+    if is_sqlite(uri) and (database := sqlite_file(uri)).is_file():
         renew_addresses(database)
     return MlflowClient(tracking_uri=uri)
 
@@ -54,13 +57,14 @@ def check_address(uri: str) -> None:
     Raises:
         UserError: it is not an address, its scheme is not supported, or its folder cannot be created.
     """
+    remember_address(uri)
     try:
         parts = urlsplit(uri)
         _ = parts.port
     except ValueError as error:
         raise UserError(f"tracking.uri {uri} is not an address: {error}\n  {_ADVICE}") from error
     if parts.scheme == "sqlite":
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+        folder = sqlite_file(uri).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,11 +80,11 @@ def answers(uri: str) -> str | None:
 
     Takes `ANSWER_SECONDS` at most, as long as names resolve.
     """
-    if uri.startswith("sqlite"):
+    if is_sqlite(uri):
         return None
     bypass_proxy()
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.urlopen(_health(uri), timeout=ANSWER_SECONDS) as answer:
             answer.read()
     except (OSError, ValueError, HTTPException) as error:
         return str(getattr(error, "reason", error))
@@ -91,7 +95,7 @@ def has_run(uri: str, run_id: str) -> bool:
     """Say whether a file-based store has a run."""
     from mlflow.exceptions import MlflowException
 
-    if not Path(uri.removeprefix("sqlite:///")).is_file():
+    if not sqlite_file(uri).is_file():
         return False
     try:
         client(uri).get_run(run_id)
@@ -100,6 +104,15 @@ def has_run(uri: str, run_id: str) -> bool:
             return False
         raise
     return True
+
+
+def _health(uri: str) -> urllib.request.Request:
+    """Return the request for a server's health. urllib takes no user and password from an address."""
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    headers = {"Authorization": f"Basic {b64encode(unquote(user).encode()).decode()}"} if user else {}
+    path = f"{parts.path.rstrip('/')}/health"
+    return urllib.request.Request(urlunsplit((parts.scheme, host, path, parts.query, "")), headers=headers)
 
 
 def check_reachable(uri: str) -> None:
@@ -130,7 +143,7 @@ def open_experiment(api: Any, uri: str, name: str, artifacts: Path) -> str:
 
     found = api.get_experiment_by_name(name)
     if found is None:
-        location = artifacts.absolute().as_uri() if uri.startswith("sqlite") else None
+        location = artifacts.absolute().as_uri() if is_sqlite(uri) else None
         try:
             return str(api.create_experiment(name, artifact_location=location))
         except MlflowException:  # another run created it at the same moment

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from ..config.errors import UserError
+from ..config.secrets import redacted
 from ..data.manifest import Manifest
 from ..storage.run_layout import RunPaths
 from .journal import Journal
@@ -74,14 +75,14 @@ class Outbox:
             raise UserError(
                 f"{self.journal.path} cannot be written\n  free space there, then give the same command"
             )
-        for some in batches(parameters):
+        for some in batches(redacted(parameters)):
             self.journal.add(Parameters(values=some))
         self.tags(tags)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Record tags of the run."""
         if values:
-            self.journal.add(Tags(values=dict(values)))
+            self.journal.add(Tags(values=redacted(values)))
 
     def data(self, manifest: Manifest, folder: Path) -> None:
         """Record the shards in `folder` as the input of the run."""

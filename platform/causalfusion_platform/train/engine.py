@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checkpoint.universal import ENGINE_CONFIG
 from ..config.errors import UserError
 from ..config.schema import Experiment, Precision
+from ..config.secrets import redacted
 from .blocks import set_up_blocks
 from .deepspeed_config import Arithmetic, deepspeed_config
 from .objective import PartLoss, TrainingStep
@@ -79,6 +80,7 @@ def build_engine(
         config={**deepspeed_config(experiment, precision, device), **(ENGINE_CONFIG if load_universal else {})},
         dist_init_required=False,
     )
+    engine.config = redacted(engine.config)  # each checkpoint has a copy
     # Counts the calls of engine.step(), and loading a checkpoint does not set it back.
     optimizer.clock = lambda: engine.micro_steps
     return engine

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...config.compose import Composed, compose_experiment
+from ...config.compose import Composed, compose_experiment, recorded_tree
 from ...config.errors import UserError
 from ...config.paper_table import PaperTable, Row, Scale, ScalePlan, load_table
 from ...config.schema import Experiment
+from ...config.secrets import redact
 from ...config.sweep import SweepConfig
 from ...storage.run_layout import STATE_FILE, RunPaths
 from ..evaluating.measuring import CLASSIFIER
@@ -177,7 +178,7 @@ def reproduction_of(
         extractor=extractor,
         references=ByRow("--reference", references, [*known]),
         vaes=ByRow("--vae", vaes, [*known]),
-        command=command,
+        command=redact(command),
     )
 
 
@@ -258,5 +259,5 @@ def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list
 
 
 def _identity(experiment: Experiment) -> str:
-    tree = experiment.model_dump(mode="json", exclude=set(_NOT_TRAINED))
+    tree = {key: value for key, value in recorded_tree(experiment).items() if key not in _NOT_TRAINED}
     return json.dumps(tree, sort_keys=True)

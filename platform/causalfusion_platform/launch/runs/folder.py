@@ -12,9 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ...config.compose import Composed, flatten, validate
+from ...config.compose import Composed, flatten, recorded_tree, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment, TrackingConfig
+from ...config.secrets import with_variables
 from ...data.manifest import AutoencoderId, Manifest
 from ...data.validate import CheckedShards
 from ...storage.atomic import remove_unfinished, write_atomically
@@ -116,7 +117,7 @@ class RunFolder(RunPaths):
         known = tracking.get("experiment") if isinstance(tracking, dict) else None
         return Delivery(
             self.root,
-            state.tracking_uri,
+            state.address,
             run_id=state.mlflow_run_id,
             on_run_id=lambda run_id: self.keep(mlflow_run_id=run_id),
             identity=state.identity,
@@ -219,13 +220,13 @@ class RunFolder(RunPaths):
             parent: MLflow run that a new run is a child of.
         """
         experiment, state, outbox = composed.experiment, self.state, self.outbox
-        tree = experiment.model_dump(mode="json")
+        tree = recorded_tree(experiment)
         if state is not None:
             news = {
                 "launches": state.launches + 1,
                 "bad_shards": sorted(shards.bad),
                 "config": tree,
-                "tracking_uri": experiment.tracking_uri,
+                "tracking_uri": with_variables(experiment.tracking_uri),
             }
             if state.identity:  # the sweep that a copied trial belongs to is another one
                 outbox.tags(parentage(parent))
@@ -255,7 +256,7 @@ class RunFolder(RunPaths):
         outbox.artifact(write_config(composed, self.config_file))
         return self._write(
             RunState(
-                tracking_uri=experiment.tracking_uri,
+                tracking_uri=with_variables(experiment.tracking_uri),
                 config=tree,
                 bad_shards=sorted(shards.bad),
                 autoencoder=shards.manifest.autoencoder,
@@ -264,7 +265,7 @@ class RunFolder(RunPaths):
 
     def read_summary(self) -> dict[str, Any]:
         """Return the results of a finished run, with the paths of the folder that it lies in now."""
-        return summary_here(json.loads(self.summary_file.read_text()), self.root)
+        return summary_here(json.loads(self.summary_file.read_text(encoding="utf-8")), self.root)
 
     def write_summary(self, summary: dict[str, Any]) -> Path:
         """Write the results of a run atomically, and return their file."""

@@ -70,7 +70,7 @@ def entry_of(run: RunFolder) -> Entry:
         raise UserError(
             f"MLflow has not got run {run.name!r} yet\n  deliver it: {command('runs', 'sync', as_path(run.root))}"
         )
-    return Entry(state.tracking_uri, state.mlflow_run_id, find_weights(run.root).folder)
+    return Entry(state.address, state.mlflow_run_id, find_weights(run.root).folder)
 
 
 def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from ...config.compose import flatten, validate
+from ...config.compose import flatten, recorded_tree, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...config.secrets import redact, remember_address, restored
 from ...data.manifest import AutoencoderId
 from ...storage.atomic import write_atomically
 from ...storage.run_layout import RunPaths
@@ -59,8 +60,9 @@ class RunState(BaseModel):
     mlflow_run_id: str | None = None
     """Null until MLflow has answered for the first time."""
     tracking_uri: str
+    """Address of MLflow, with variables in place of their values."""
     config: dict[str, Any]
-    """The resolved experiment that the run was started with."""
+    """The resolved experiment that the run was started with, without secrets."""
     finished: bool = False
     bad_shards: list[str] = []
     """Shards that the newest launch goes without."""
@@ -74,6 +76,16 @@ class RunState(BaseModel):
     """Folder of the run when this was written, which may have been moved since. Null in earlier versions."""
     identity: str = ""
     """Tells MLflow's run of a copied folder from the original's."""
+
+    @property
+    def address(self) -> str:
+        """Address of MLflow to connect to.
+
+        Raises:
+            UserError: a variable in it is not set.
+        """
+        remember_address(self.tracking_uri)
+        return restored(self.tracking_uri)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -93,8 +105,11 @@ class RunState(BaseModel):
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Write the state into a run's folder, atomically."""
-        write_atomically(RunPaths(folder).state_file, (self.model_dump_json(indent=2) + "\n").encode())
+        """Write the state into a run's folder, atomically. Only its owner reads an address with a password."""
+        content = (self.model_dump_json(indent=2) + "\n").encode()
+        write_atomically(
+            RunPaths(folder).state_file, content, private=redact(self.tracking_uri) != self.tracking_uri
+        )
 
 
 def check_same_config(
@@ -122,9 +137,13 @@ def check_same_config(
         started = validate(state.config, experiment.name).model_dump(mode="json")
     except UserError:  # a key or one of its values does not exist now: compare as written
         started = state.config
-    old, new = (dict(flatten(tree)) for tree in (started, experiment.model_dump(mode="json")))
+    old, new = dict(flatten(started)), dict(flatten(recorded_tree(experiment)))
+    # Earlier versions wrote secrets as they are.
+    plain = dict(flatten(experiment.model_dump(mode="json")))
     changed = [
-        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_under(key, (*_FREE, *allow))
+        key
+        for key in sorted({*old, *new})
+        if old.get(key) not in (new.get(key), plain.get(key)) and not _is_under(key, (*_FREE, *allow))
     ]
     if not changed:
         return

@@ -24,9 +24,10 @@ def sync_run(run: RunFolder, *, seconds: float = 600, show: Callable[[int, int],
     run.refuse_if_under_way()
     with run.lock():
         state = run.started
+        address = state.address
         delivery = run.delivery()
         waiting = delivery.pending()
-        reason = answers(state.tracking_uri)
+        reason = answers(address)
         if waiting and reason is not None:
             raise UserError(
                 f"MLflow does not answer at {state.tracking_uri}: {reason}\n"

@@ -13,7 +13,7 @@ from ...config.sweep import SweepConfig
 from ...data.validate import CheckedShards
 from ..runs.folder import RunFolder
 from .population import member_of, newest_of
-from .search import check_metrics, measuring, optuna_trial, studied_points
+from .search import check_metrics, check_secrets, measuring, optuna_trial, studied_points
 from .trials import Trial, sweep_of, trials_of
 
 
@@ -65,6 +65,7 @@ def job_of(composed: Composed) -> SweepJob:
     composed = measuring(composed)
     sweep = sweep_of(composed.experiment)
     check_metrics(composed.experiment)
+    check_secrets(sweep)
     return SweepJob(composed, sweep, [] if sweep.search == "optuna" else trials_of(composed))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...config.secrets import redacted
 from ...config.sweep import SweepConfig
 from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
 from ...evaluation.identity import CLASSIFIER_KEY
@@ -137,7 +138,7 @@ def write_results(
     """Write results.json, results.md, report.html and its figures into the sweep's folder. Return their paths."""
     table, everything = experiment.run_dir / TABLE_FILE, experiment.run_dir / RESULTS_FILE
     write_atomically(table, markdown_table(result.columns, result.rows).encode())
-    tree = {"sweep": sweep.model_dump(mode="json"), "trials": [asdict(end) for end in ended]}
+    tree = {"sweep": redacted(sweep.model_dump(mode="json")), "trials": [asdict(end) for end in ended]}
     write_atomically(everything, (json.dumps(tree, indent=2) + "\n").encode())
     return [
         table,

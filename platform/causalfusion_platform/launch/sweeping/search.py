@@ -12,7 +12,9 @@ from ray import tune
 from ...config.compose import Composed, with_overrides
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...config.secrets import redacted
 from ...config.sweep import Distribution, SweepConfig
+from ...storage.sqlite import sqlite_address
 from ...tasks import open_task
 from .population import coordinate
 from .results import SPEEDS
@@ -86,6 +88,22 @@ def check_metrics(experiment: Experiment) -> None:
             )
 
 
+def check_secrets(sweep: SweepConfig) -> None:
+    """Check that no search stores the values of secrets: Optuna's study and a population's state hold theirs.
+
+    Raises:
+        UserError: one would.
+    """
+    if sweep.search != "optuna" and sweep.population is None:
+        return
+    for key, distribution in sweep.space.items():
+        if distribution.choice is not None and redacted(distribution.choice) != distribution.choice:
+            raise UserError(
+                f"sweep.space.{key} has values of environment variables, and this search would store them\n"
+                f"  use sweep.grid, or sweep.search=random"
+            )
+
+
 def search_of(
     sweep: SweepConfig, trials: list[Trial], total_images: int, concurrent: int, total: int | None = None
 ) -> Search:
@@ -124,7 +142,7 @@ def optuna_search(sweep: SweepConfig, folder: Path, seed: int) -> Search:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     assert sweep.num_trials is not None
     folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY_FILE}")
+    storage = optuna.storages.RDBStorage(sqlite_address(folder / STUDY_FILE))
     modes = [*sweep.targets.values()]
     study = _open_study(sweep, storage)
     states = optuna.trial.TrialState
@@ -182,7 +200,7 @@ def studied_points(sweep: SweepConfig, folder: Path) -> list[dict[str, Any]]:
     if not (folder / STUDY_FILE).is_file():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY_FILE}")
+    storage = optuna.storages.RDBStorage(sqlite_address(folder / STUDY_FILE))
     points = [trial.params for trial in _open_study(sweep, storage).get_trials(deepcopy=False)]
     return [point for point in points if set(point) == set(sweep.space)]
 

@@ -16,6 +16,7 @@ from causalfusion import draws
 from ...config.compose import Composed, with_overrides
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...config.secrets import redact, redacted
 from ...config.sweep import Distribution, SweepConfig
 
 
@@ -111,7 +112,7 @@ def rounded(value: float, bounds: tuple[float, float]) -> float:
 
 def point_name(values: Mapping[str, Any]) -> str:
     """Return the name of a point: the last part of each key with its value, such as `ar_decay-0.9.seed-1`."""
-    parts = [f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in values.items()]
+    parts = [f"{key.rsplit('.', 1)[-1]}-{redact(str(value))}" for key, value in values.items()]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", ".".join(parts)).strip("_.-")
 
 
@@ -132,7 +133,7 @@ def compose_trial(base: Composed, name: str, values: Mapping[str, Any], sweep: E
     changed = with_overrides(base.experiment, {**values, **place}, f"{sweep.name}/{name}")
     # The rest of the tree may hold interpolations, which are shown as written.
     unresolved = _without(base.unresolved, ["name", "runs", "sweep", *values])
-    return Trial(name, dict(values), Composed(changed.model_copy(update={"sweep": None}), unresolved))
+    return Trial(name, redacted(values), Composed(changed.model_copy(update={"sweep": None}), unresolved))
 
 
 def _without(tree: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

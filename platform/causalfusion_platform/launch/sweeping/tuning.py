@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 
 from ...config.errors import UserError
+from ...config.secrets import redact
 from ...report.sweeps.live import SweepDisplay
 from ...storage.run_layout import RunPaths
 from ..cluster.resources import TRIAL_CPUS, cluster_resources, trials_that_fit
@@ -137,7 +138,7 @@ def _end_of(job: SweepJob, result: Any, *, stopped: bool) -> TrialEnd:
         name = config["trial"]
         values = next(trial.values for trial in job.trials if trial.name == name)
     if result.error is not None:
-        return TrialEnd(name, values, error=str(result.error).strip().splitlines()[-1])
+        return TrialEnd(name, values, error=redact(str(result.error).strip().splitlines()[-1]))
     if "summary" in metrics:
         return TrialEnd.finished(name, values, metrics["summary"])
     return TrialEnd.unfinished(name, values, job.run_dir(name), stopped=stopped)

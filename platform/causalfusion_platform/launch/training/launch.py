@@ -15,6 +15,7 @@ from ...assemble import Job, TrainingTimes
 from ...checkpoint import store
 from ...config.commands import command
 from ...config.schema import Experiment
+from ...config.secrets import known, redact
 from ...data.validate import CheckedShards
 from ...report.tables import markdown_table
 from ...tasks import open_task
@@ -94,6 +95,7 @@ class Launch:
                 bad_shards=tuple(sorted(self.shards.bad)),
                 order=self.folder.started.order,
                 other_data=self.other_data,
+                secrets=known(),
             )
             began = time.perf_counter()
             times = self._supervisor(job).run()
@@ -207,7 +209,7 @@ class Launch:
             "data_digest": self.shards.manifest.digest,
             "bad_shards": self.shards.bad,
             "mlflow_run_id": self.folder.started.mlflow_run_id,
-            "tracking_uri": experiment.tracking_uri,
+            "tracking_uri": redact(experiment.tracking_uri),
         }
 
 

@@ -9,8 +9,9 @@ import typer
 
 from .data_check import inspect, stats, verify
 from .data_encode import encode, list_faults
+from .help import WholeHelp
 
-data_app = typer.Typer(help="Make and check latent shards.", no_args_is_help=True)
+data_app = typer.Typer(cls=WholeHelp, help="Make and check latent shards.", no_args_is_help=True)
 
 
 @data_app.callback()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from .config import Overrides
+from .config import ExperimentArgument, Overrides
 
 
 def doctor(
-    experiment: Annotated[str, typer.Argument(help="Experiment that is to run.")] = "quickstart",
+    experiment: ExperimentArgument = "quickstart",
     overrides: Overrides = None,
 ) -> None:
     """Check machine, storage, shards, MLflow, Ray, memory and a training step. Status 2: a check failed."""

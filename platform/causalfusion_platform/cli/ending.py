@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from typer.core import TyperGroup
 
 from ..config.errors import GAVE_UP, STATUSES, STOPPED, WRONG, MachineError, UserError
+from ..config.secrets import redact
 from ..launch.runs.exit_status import NotFinished, StoppedRun
+from .help import WholeHelp
 
 _AGAIN = "the same command starts it again"
 _SHOWN = 300
@@ -67,7 +68,7 @@ class Ending:
     """Empty: nobody reads it, or the error was printed before."""
 
 
-class Commands(TyperGroup):
+class Commands(WholeHelp):
     """The verbs. Their errors reach `run_to_end` as they were raised."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -183,7 +184,7 @@ def _unforeseen(error: BaseException) -> Ending:
     path = _write_traceback(error)
     if path is None:
         with contextlib.suppress(OSError, ValueError):
-            traceback.print_exception(error)
+            _print("".join(traceback.format_exception(error)))
     where = f"its traceback is in {path}" if path else "its traceback is above"
     return _error(
         GAVE_UP,
@@ -194,7 +195,7 @@ def _unforeseen(error: BaseException) -> Ending:
 
 def _write_traceback(error: BaseException) -> Path | None:
     """Write the traceback where results go, or else among temporary files. Nobody else can read it."""
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))
     for folder in (_home, lambda: Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError, ValueError):
             prefix = time.strftime("causalfusion-error-%Y%m%d-%H%M%S-")
@@ -206,7 +207,7 @@ def _write_traceback(error: BaseException) -> Path | None:
 
 
 def _home() -> Path:
-    from ..config.compose import home
+    from ..config.files import home
 
     return home()
 
@@ -236,7 +237,7 @@ def _reader_is_gone() -> bool:
 
 
 def _print(message: str) -> None:
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(redact(message))
 
 
 def _let_go_of_output() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -29,6 +32,17 @@ from .train import train
 from .ui import ui
 from .weights import weights_app
 
+_PACKAGES = ("causalfusion-platform", "torch", "ray", "deepspeed", "mlflow")
+
+
+def print_versions(wanted: bool) -> None:
+    """Print the versions of Python and of the packages that results depend on, if they are wanted."""
+    if wanted:
+        print("\n".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
+        print(f"python {platform.python_version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="causalfusion",
     cls=Commands,
@@ -37,6 +51,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print versions and stop.", callback=print_versions, is_eager=True),
+    ] = False,
+) -> None:
+    """CausalFusion experiments on Ray, DeepSpeed and MLflow."""
+
+
 app.command()(quickstart)
 app.command()(train)
 app.command()(sweep)

@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
-runs_app = typer.Typer(help="Show runs: status, speed, goodput, incidents, checkpoints.", no_args_is_help=True)
+from .help import WholeHelp
+
+runs_app = typer.Typer(
+    cls=WholeHelp, help="Show runs: status, speed, goodput, incidents, checkpoints.", no_args_is_help=True
+)
 
 RunsOption = Annotated[
     Path | None, typer.Option(help="Folder of runs (default: runs below CAUSALFUSION_HOME or here).")

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .config import Overrides
+from .config import ExperimentArgument, Overrides
 from .train import JsonOption, dashboard_command
 
 
 def sweep(
-    experiment: Annotated[str, typer.Argument(help="Experiment with a sweep section, such as sweeps/gamma.")],
+    experiment: ExperimentArgument,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and their cost, and stop.")] = False,
     as_json: JsonOption = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .config import Overrides
+from .config import ExperimentArgument, Overrides
 
 if TYPE_CHECKING:
     from ..config.compose import Composed
@@ -32,7 +32,7 @@ LocalOption = Annotated[
 
 
 def train(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment, see: causalfusion config list.")],
+    experiment: ExperimentArgument,
     overrides: Overrides = None,
     local: LocalOption = False,
     allow: AllowOption = "",

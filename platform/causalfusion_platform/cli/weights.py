@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .help import WholeHelp
+
 if TYPE_CHECKING:
     from ..report.bar import CountDisplay
 
 weights_app = typer.Typer(
-    help="Import and export checkpoints of other code, and make averages after training.", no_args_is_help=True
+    cls=WholeHelp,
+    help="Import and export checkpoints of other code, and make averages after training.",
+    no_args_is_help=True,
 )
 
 

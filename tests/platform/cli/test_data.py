@@ -84,7 +84,7 @@ def test_an_encoded_folder_is_restored_by_encoding(run: Run, own_folder: Path) -
     write_shards(rows, description_of(rows), own_folder / "mine", rows_per_shard=5, rows_per_group=5)
     (own_folder / "mine" / SHARDS[0]).unlink()
     for options in ([], ["--quarantine"]):
-        assert "causalfusion data encode numbers in turn mine" in run("data", "verify", "mine", *options).out
+        assert "causalfusion data encode 'numbers in turn' mine" in run("data", "verify", "mine", *options).out
 
 
 def test_nothing_is_left(run: Run, digits: Path) -> None:

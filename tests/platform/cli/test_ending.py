@@ -55,7 +55,8 @@ VERBS = {
     "doctor smoke": "launch.doctor.diagnose",
     "config show smoke": "launch.runs.public_config.public_config",
     "config schema": "config.schema.Experiment.model_json_schema",
-    "config list": "config.compose.experiment_names",
+    "config list": "config.files.experiment_files",
+    "config explain seed": "config.explain.explain",
     "data digits shards": "data.digits.write_digits",
     "data encode images shards --vae identity": "data.sources.open_source",
     "data faults": "rich.table.Table.add_row",
@@ -231,7 +232,7 @@ def test_a_traceback_is_written_where_it_can_be(
     def fail() -> None:
         raise KeyError("missing")
 
-    monkeypatch.setattr("causalfusion_platform.config.compose.experiment_names", fail)
+    monkeypatch.setattr("causalfusion_platform.config.files.experiment_files", fail)
     for there, expected in ((home, home), (home / "gone", temporary)):
         monkeypatch.setenv("CAUSALFUSION_HOME", str(there))
         result = run("config", "list")

@@ -6,15 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 from tests.platform.cli.conftest import Result, Run, check_refusal
-from tests.platform.config.trees import load_experiment
+from tests.platform.config.trees import load_experiment, write_yaml
 
-from causalfusion_platform.config.compose import experiment_names
+from causalfusion_platform.config.files import experiment_names
 
 # Wrong experiments and keys
 
@@ -60,11 +61,12 @@ def test_local_is_one_process(run: Run, own_folder: Path) -> None:
 
 
 def test_a_missing_data_set(run: Run, own_folder: Path) -> None:
-    result = run("train", "quickstart", "train.num_workers=1", "--local")
+    result = run("train", "quickstart", "train.num_workers=1", "--local", "runs=[red] runs[/]")
     assert result.status == 2
+    assert "run quickstart → [red] runs[/]/quickstart\n" in result.out
     assert f"{own_folder / 'shards/digits'} is not a folder of latent shards: it does not exist" in result.err
     assert f"causalfusion data digits {own_folder / 'shards/digits'}" in result.err
-    assert not (own_folder / "runs/quickstart").exists()
+    assert not (own_folder / "[red] runs[/]/quickstart").exists()
 
 
 def test_unknown_commands_and_options(run: Run) -> None:
@@ -99,8 +101,70 @@ def test_config_schema_is_a_json_schema(run: Run) -> None:
     assert "γ in [0, 1]" in result.out
 
 
-def test_config_list(run: Run) -> None:
-    assert run("config", "list").out.split() == experiment_names()
+def test_config_list(run: Run, own_folder: Path) -> None:
+    assert run("config", "list", "--names").out.split() == experiment_names()
+    lines = run("config", "list").out.splitlines()
+    assert [line.split()[0] for line in lines] == experiment_names()
+    assert any(line.split(maxsplit=1)[1].startswith("AR-step decay γ on digits") for line in lines)
+    write_yaml(own_folder / "experiments/tries/mine.yaml", "name: mine\ndescription: what I try\n")
+    mine = run("config", "list").out.splitlines()
+    assert mine[0] == f"yours, in {own_folder / 'experiments'}:"
+    assert mine[1].split(maxsplit=1) == ["tries/mine", "what I try"]
+    assert mine[2] == "shipped:"
+    assert len(mine) == len(lines) + 3
+
+
+def test_config_explain(run: Run, own_folder: Path) -> None:
+    write_yaml(own_folder / "mine.yaml", "defaults: [smoke, _self_]\nname: mine\ntrain: {images: 640}\n")
+    lines = run("config", "explain", "train.images", "--experiment", "./mine.yaml").out.splitlines()
+    assert lines == [
+        "train.images",
+        "Length of training, in images seen.",
+        "",
+        "  allowed  whole number, ≥ 1",
+        "  default  102400",
+        "  value    640 in ./mine.yaml, from mine.yaml",
+    ]
+    changed = run("config", "explain", "train.images", "train.images=1e3").out.splitlines()
+    assert changed[-1] == "  value    1000 in quickstart, from override train.images=1e3"
+    section = run("config", "explain", "tracking").out
+    assert "tracking.experiment" in section
+    assert "MLflow experiment\n" in section
+    check_refusal(run("config", "explain", "train.imags"), "did you mean 'train.images'?")
+
+
+def test_an_experiment_is_a_file(run: Run, own_folder: Path) -> None:
+    write_yaml(own_folder / "my tries/mine.yaml", "defaults: [sweeps/gamma, _self_]\nname: mine\n")
+    for verb in (["config", "show"], ["train", "--dry-run"], ["sweep", "--dry-run"]):
+        assert run(*verb, "./my tries/mine.yaml").status == 0
+
+
+def test_training_a_file_with_a_sweep_says_so(run: Run, own_folder: Path) -> None:
+    out = run("train", "sweeps/gamma", "--dry-run", "description=γ sweep").out
+    assert out.startswith("sweeps/gamma has a sweep section: train makes one run of it")
+    assert "causalfusion sweep sweeps/gamma 'description=γ sweep'\n" in out
+    assert "sweep section" not in run("train", "quickstart", "--dry-run").out
+
+
+def test_the_shell_completes_experiments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CAUSALFUSION_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "causalfusion train sweeps/")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert run().out.split() == ["sweeps/gamma"]
+
+
+def test_the_version(run: Run) -> None:
+    lines = dict(line.split() for line in run("--version").out.splitlines())
+    assert lines["causalfusion-platform"] == version("causalfusion-platform")
+    assert {"python", "torch", "ray", "deepspeed", "mlflow"} < set(lines)
+
+
+@pytest.mark.parametrize("group", [[], ["config"], ["data"], ["runs"], ["weights"]])
+def test_help_is_not_cut(run: Run, monkeypatch: pytest.MonkeyPatch, group: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run(*group, "--help").out
+    assert "..." not in out.partition("Commands:")[2]
+    assert max(map(len, out.splitlines())) <= 80
 
 
 # Data
@@ -168,7 +232,7 @@ def test_a_damaged_folder_is_made_anew(run: Run, own_folder: Path, digits_folder
             (folder / "_manifest.json").write_text('{"version": ')
         result = run("data", "verify", str(folder))
         assert result.status > 0
-        assert f"causalfusion data digits {folder}" in result.out + result.err
+        assert f"causalfusion data digits '{folder}'" in result.out + result.err
         assert run("data", "digits", str(folder)).status == 0
         assert run("data", "verify", str(folder)).status == 0
 

@@ -40,7 +40,7 @@ def save_weights(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     for name, settings in ((CONFIG_FILE, config), (DIFFUSION_FILE, diffusion or DiffusionConfig())):
-        (folder / name).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+        (folder / name).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", encoding="utf-8")
     (folder / CLASSES_FILE).unlink(missing_ok=True)
     if class_names is not None:
         text = json.dumps(list(class_names), indent=2, ensure_ascii=False)
@@ -56,7 +56,7 @@ def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> M
         ValueError: the configuration is not one of a known model.
     """
     folder = Path(folder)
-    fields = json.loads((folder / CONFIG_FILE).read_text())
+    fields = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     architecture = fields.get("architecture", "causalfusion")
     if architecture not in CONFIGS:
         raise ValueError(
@@ -101,6 +101,6 @@ def _read(kind: type[_Settings], file: Path) -> _Settings:
         ValueError: a key is unknown, or a value is not allowed.
     """
     try:
-        return kind(**json.loads(file.read_text()))
+        return kind(**json.loads(file.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error

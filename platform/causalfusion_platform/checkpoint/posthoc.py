@@ -142,7 +142,7 @@ def reconstruct(source: Path, sigma: float, out: Path, show: Callable[[int, int]
     stored = _stored_averages(source)
     step, newest = stored[0].step, stored[0].checkpoint / WEIGHTS_FOLDER
     fit = combination([(average.step, average.sigma) for average in stored], (step, sigma))
-    fields = json.loads((newest / CONFIG_FILE).read_text())
+    fields = json.loads((newest / CONFIG_FILE).read_text(encoding="utf-8"))
     config = CONFIGS[fields.get("architecture", "causalfusion")](**fields)
     average = _combined(stored, fit.weights, show)
     save_weights(out, config, average, load_diffusion(newest), load_class_names(newest))

@@ -133,7 +133,9 @@ def move_aside(folder: Path, reason: str) -> Path:
     while target.exists():
         target, number = place / f"{folder.name}.{number}", number + 1
     folder.rename(target)
-    (target / REASON_FILE).write_text(f"{datetime.now(UTC).isoformat(timespec='seconds')} {reason}\n")
+    (target / REASON_FILE).write_text(
+        f"{datetime.now(UTC).isoformat(timespec='seconds')} {reason}\n", encoding="utf-8"
+    )
     return target
 
 

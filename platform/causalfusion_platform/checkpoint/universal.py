@@ -48,7 +48,9 @@ def convert(engine_folder: Path, out: Path, stage: int) -> Path:
         RuntimeError: a file was not written by DeepSpeed or holds code, which was not run, or the disk is full.
     """
     command = [sys.executable, "-m", __name__, str(engine_folder), str(out), str(stage)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{engine_folder} cannot be converted into {out}:\n{done.stdout[-2000:]}")
     return out

@@ -27,6 +27,7 @@ from .reproduce import reproduce
 from .runs import runs_app
 from .sample import edit, sample
 from .submit import submit
+from .surroundings import prepare
 from .sweep import sweep
 from .train import train
 from .ui import ui
@@ -84,6 +85,7 @@ app.add_typer(weights_app, name="weights")
 
 def main() -> None:
     """Run the command line, and end this process with a documented exit status."""
+    prepare()
     run_to_end(_run)
 
 

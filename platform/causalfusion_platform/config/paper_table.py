@@ -170,7 +170,7 @@ def load_table(name: str) -> PaperTable:
 
 def _read(path: Path) -> PaperTable:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         return PaperTable.model_validate({"name": path.parent.name, **tree})
     except (ValidationError, yaml.YAMLError, TypeError) as error:
         raise UserError(f"{path} is wrong: {error}") from error

@@ -272,13 +272,13 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
         _log.warning("%s cannot be locked: %s", folder, error)
         return None
     with suppress(OSError):  # a full disk; only the message needs it
-        holder.write_text(str(os.getpid()))
+        holder.write_text(str(os.getpid()), encoding="utf-8")
     return lock
 
 
 def _read_pid(holder: Path) -> str:
     """Return the text of the file with the process that delivers. A killed one may leave it empty."""
     try:
-        return holder.read_text(errors="replace").strip() or "unknown"
+        return holder.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"

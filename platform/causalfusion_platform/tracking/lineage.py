@@ -54,4 +54,6 @@ def _in_mlflows_words(sha: str) -> dict[str, str]:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+    ).stdout.strip()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..config.secrets import redact
 from ..storage.atomic import write_atomically
 from ..storage.run_layout import RunPaths
 from . import old_spool
@@ -132,8 +133,8 @@ class Pending:
         aside.parent.mkdir(parents=True, exist_ok=True)
         if item.files is not None and item.files.is_dir():
             shutil.copytree(item.files, aside.with_suffix(""), dirs_exist_ok=True)
-        aside.write_text(item.record.model_dump_json() + "\n")
-        aside.with_suffix(".txt").write_text(reason + "\n")
+        aside.write_text(item.record.model_dump_json() + "\n", encoding="utf-8")
+        aside.with_suffix(".txt").write_text(redact(reason) + "\n", encoding="utf-8")
         self.delivered([item])
 
     def remove_unnamed(self) -> None:

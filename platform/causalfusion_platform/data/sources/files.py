@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from pyarrow import fs
 
 from ...config.errors import UserError
+from ...storage.home import expanded
 from .filesystem import is_url, locate
 from .pattern import expand_braces, has_wildcard, matcher, split_pattern
 from .selection import EARLIER_RULES, RULES, Selection
@@ -70,7 +71,7 @@ def list_files(location: str, rules: int = RULES) -> SourceFiles:
         UserError: the location is empty or missing, or cannot be listed.
     """
     try:
-        if has_wildcard(location) and (is_url(location) or not Path(location).expanduser().exists()):
+        if has_wildcard(location) and (is_url(location) or not expanded(location).exists()):
             return _list_pattern(location, rules)
         filesystem, path = locate(location)
         info = filesystem.get_file_info(path)

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import fsspec  # type: ignore[import-untyped]
@@ -14,6 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ...config.errors import UserError
+from ...storage.home import expanded
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def locate(location: str) -> tuple[fs.FileSystem, str]:
         UserError: neither supports the URL.
     """
     if not is_url(location):
-        return fs.LocalFileSystem(), os.path.abspath(Path(location).expanduser())  # noqa: PTH100 (links stay)
+        return fs.LocalFileSystem(), os.path.abspath(expanded(location))  # noqa: PTH100 (links stay)
     try:
         filesystem, path = fs.FileSystem.from_uri(location)
     except (pa.ArrowException, ValueError, ImportError) as refused:

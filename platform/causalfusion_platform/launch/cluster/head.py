@@ -8,7 +8,6 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from urllib.request import Request, urlopen
 
 from ...config.errors import UserError
 from ...loopback import bypass_proxy
+from ...storage.home import expanded, ray_token_file
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -115,11 +115,11 @@ def _json(body: bytes) -> dict[str, Any]:
 
 def _token(address: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return the token and where it comes from, looking where Ray looks and in the same order."""
-    file = Path(environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    file = expanded(environ.get("RAY_AUTH_TOKEN_PATH") or ray_token_file())
     token, source = environ.get("RAY_AUTH_TOKEN", "").strip(), "RAY_AUTH_TOKEN"
     if not token and file.is_file():
         try:
-            token, source = file.read_text().strip(), str(file)
+            token, source = file.read_text(encoding="utf-8").strip(), str(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"the Ray token in {file} cannot be read: {error}") from error
     if not token:

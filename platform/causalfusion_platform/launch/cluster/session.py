@@ -7,16 +7,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 from ...config.errors import UserError
 from ...loopback import bypass_proxy
 from ...ray_private import local_options
+from ...storage.home import ray_token_file
 from .leftovers import ray_folder
 
 logger = logging.getLogger(__name__)
-
-_TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 
 
 def free_port() -> int:
@@ -102,4 +100,4 @@ def dashboard_address(address: str) -> Iterator[None]:
 def _protect_token() -> None:
     # Ray writes its token readable for everyone; it opens the whole cluster to whoever has it.
     with contextlib.suppress(OSError):
-        _TOKEN_FILE.chmod(0o600)
+        ray_token_file().chmod(0o600)

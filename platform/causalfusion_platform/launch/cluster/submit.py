@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...config.errors import GAVE_UP, JOB_INTERRUPTED, JOB_STOPPED, STATUSES, UserError
 from ...ray_private import JOB_CLIENT_LOGGERS
+from ...storage.home import expanded
 from .head import Head, find_head, resolve_address
 from .session import dashboard_address
 
@@ -129,10 +130,10 @@ def check_working_dir(working_dir: Path) -> Path:
     Raises:
         UserError: it is not a folder, or it is a home directory or the file system's root.
     """
-    folder = working_dir.expanduser().absolute()
+    folder = expanded(working_dir).absolute()
     if not folder.is_dir():
         raise UserError(f"--working-dir {str(working_dir)!r} is not a folder; name the one to send to the job")
-    if folder.resolve() in (Path.home().resolve(), Path(folder.anchor)):
+    if folder.resolve() in (expanded("~").resolve(), Path(folder.anchor)):
         raise UserError(
             f"--working-dir {str(folder)!r} would send all of it to the cluster\n"
             "  change to a project folder, or name one: causalfusion submit --working-dir FOLDER -- ..."
@@ -149,7 +150,7 @@ def job_home(option: str | None, head: Head) -> str:
     if option is None:
         return str(Path.cwd()) if head.on_this_host else CLUSTER_HOME
     if head.on_this_host:
-        return str(Path(option).expanduser().absolute())
+        return str(expanded(option).absolute())
     if not option.startswith("/"):
         raise UserError(
             f"--home {option!r} is not an absolute path; on a cluster elsewhere it must be one\n"

@@ -68,8 +68,12 @@ def check_compiler(experiment: Experiment, names: tuple[str, ...] = ("c++", "g++
         return Check("compiler", verdict, f"no {', '.join(names)}; {why}", "apt-get install g++ ninja-build")
     with held_folder() as folder:
         source, program = folder / "a.cpp", folder / "a.out"
-        source.write_text("#include <vector>\nint main() { return std::vector<int>(3, 14)[2]; }\n")
-        done = subprocess.run([found, source, "-o", program], capture_output=True, text=True, timeout=120)
+        source.write_text(
+            "#include <vector>\nint main() { return std::vector<int>(3, 14)[2]; }\n", encoding="utf-8"
+        )
+        done = subprocess.run(
+            [found, source, "-o", program], capture_output=True, encoding="utf-8", errors="replace", timeout=120
+        )
         if done.returncode or subprocess.run([program], timeout=60).returncode != 14:
             fault = (done.stderr.strip().splitlines() or ["its program gives a wrong answer"])[0]
             return Check("compiler", verdict, f"{found} does not work: {fault}; {why}", "apt-get install g++")
@@ -136,11 +140,11 @@ def check_memory(experiment: Experiment, *, elsewhere: bool, available: float | 
 
 def available_memory() -> float:
     """Return the bytes that processes may still take: the free memory, within the limit of this container."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     group = Path("/sys/fs/cgroup")
     try:
-        limit = float((group / "memory.max").read_text())
-        return min(free, limit - float((group / "memory.current").read_text()))
+        limit = float((group / "memory.max").read_text(encoding="utf-8"))
+        return min(free, limit - float((group / "memory.current").read_text(encoding="utf-8")))
     except (OSError, ValueError):  # no limit, or another kind of control group
         return free

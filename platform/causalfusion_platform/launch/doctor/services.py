@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from ...config.schema import Experiment
+from ...storage.home import ray_token_file
 from ..cluster.resources import Resources, training_resources
 from ..cluster.session import port_is_free
 from .check import Check
 
-TOKEN = Path.home() / ".ray" / "auth_token"
 PORTS: tuple[tuple[int, str], ...] = ((5000, "causalfusion ui --port 5001"),)
 """Pairs of a port and the remedy if it is taken. A local Ray takes any free ports."""
 
@@ -28,14 +29,20 @@ print(json.dumps([have.cpus, have.gpus]))
 """
 
 
-def check_token(token: Path = TOKEN) -> Check:
-    """Check that nobody else can read the token, which opens the whole cluster."""
+def check_token(token: Path | None = None) -> Check:
+    """Check that nobody else can read the token, which opens the whole cluster. Default: Ray's own."""
+    token = token or ray_token_file()
     try:
         mode = stat.S_IMODE(token.stat().st_mode)
     except FileNotFoundError:
         return Check("Ray token", "ok", f"none yet: Ray makes {token} when it starts, then it is set to 0600")
     if mode & 0o077:
-        return Check("Ray token", "FAIL", f"{token} has mode {mode:04o}: others can read it", f"chmod 600 {token}")
+        return Check(
+            "Ray token",
+            "FAIL",
+            f"{token} has mode {mode:04o}: others can read it",
+            f"chmod 600 {shlex.quote(str(token))}",
+        )
     return Check("Ray token", "ok", f"{token}, mode {mode:04o}")
 
 
@@ -69,7 +76,11 @@ def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0
         return Check("Ray cluster", "ok", f"{address} takes jobs, Ray {found}")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _JOIN, address], capture_output=True, text=True, timeout=seconds
+            [sys.executable, "-c", _JOIN, address],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer in {seconds:g} s", advice)

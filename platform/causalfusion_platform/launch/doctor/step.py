@@ -38,7 +38,12 @@ def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[st
     command = command or (sys.executable, "-m", __spec__.name)
     try:
         done = subprocess.run(
-            command, input=small.model_dump_json(), capture_output=True, text=True, timeout=seconds
+            command,
+            input=small.model_dump_json(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         advice = "look for other processes that are busy, or for a compiler at work: top"

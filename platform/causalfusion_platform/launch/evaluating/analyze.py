@@ -99,7 +99,7 @@ def analyze_run(
         ),
         "loss_by_step": _losses(experiment, model, manifest, out, ar_steps),
     }
-    (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return out
 
 

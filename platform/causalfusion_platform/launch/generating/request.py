@@ -141,7 +141,7 @@ def _read_model(folder: Path) -> ModelConfig:
     """Read the sizes of the model without building it."""
     file = folder / CONFIG_FILE
     try:
-        fields: dict[str, Any] = json.loads(file.read_text())
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return CONFIGS[fields.get("architecture", "causalfusion")](**fields)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not the configuration of a model: {error}") from error

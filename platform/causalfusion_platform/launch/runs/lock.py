@@ -94,7 +94,7 @@ def _refusal(run_dir: Path) -> UnderWay:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(path.read_text(encoding="utf-8"))
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
         return f"process {holder['pid']} on {holder['host']}, since {since}"
     except (OSError, ValueError, KeyError):

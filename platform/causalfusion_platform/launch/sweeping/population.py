@@ -129,7 +129,8 @@ def report_with_pointer(values: dict[str, Any], run_dir: Path, images: int) -> N
     with held_folder() as held:
         folder = held / "pointer"
         folder.mkdir()
-        (folder / _POINTER_FILE).write_text(json.dumps({"run_dir": str(run_dir), "images": images}))
+        content = json.dumps({"run_dir": str(run_dir), "images": images})
+        (folder / _POINTER_FILE).write_text(content, encoding="utf-8")
         tune.report(values, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
@@ -138,7 +139,7 @@ def _pointed_at() -> tuple[Path, int] | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        pointer = json.loads((Path(folder) / _POINTER_FILE).read_text())
+        pointer = json.loads((Path(folder) / _POINTER_FILE).read_text(encoding="utf-8"))
     return Path(pointer["run_dir"]), int(pointer["images"])
 
 

@@ -145,7 +145,9 @@ def _end_process(pid: int, stacks: str, rank: int) -> None:
     status = Path(f"/proc/{pid}/status")
     if status.is_file():
         Path(stacks).mkdir(parents=True, exist_ok=True)
-        (Path(stacks) / f"rank-{rank:05d}.status.txt").write_text(status.read_text())
+        (Path(stacks) / f"rank-{rank:05d}.status.txt").write_text(
+            status.read_text(encoding="utf-8"), encoding="utf-8"
+        )
     os.kill(pid, signal.SIGKILL)
 
 

@@ -67,7 +67,7 @@ class Heartbeat:
 
     def _dump(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"rank-{self.place.rank:05d}.txt").open("w") as file:
+        with (folder / f"rank-{self.place.rank:05d}.txt").open("w", encoding="utf-8") as file:
             file.write(f"rank {self.place.rank}, process {self.place.pid} on {self.place.host}\n")
             file.write(f"doing: {self.doing}, {self.images} images seen\n\n")
             file.flush()

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import shutil
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +108,7 @@ class Saver:
         self._number, self._images = self._number + 1, images_seen
         if self._held is None:
             self._held = hold(self._staging.parent)
+            weakref.finalize(self, os.close, self._held)
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
         return self._staging

@@ -5,6 +5,7 @@ Ranks are savers of one process: they meet in files alone, as those of several p
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ from causalfusion_platform.checkpoint import store
 from causalfusion_platform.checkpoint.manifest import check
 from causalfusion_platform.checkpoint.save import Failed, SavedCheckpoint, Saver
 from causalfusion_platform.checkpoint.store import Retention
-from causalfusion_platform.storage.held import hold
+from causalfusion_platform.storage.held import hold, remove_if_left
 
 MIB = 1 << 20
 
@@ -405,3 +406,13 @@ def test_staging_folders_of_killed_runs_are_removed(tmp_path: Path) -> None:
     )
     assert sorted(staging.iterdir()) == [fresh, running, strange]
     os.close(held)
+
+
+def test_a_staging_folder_is_held_as_long_as_its_saver_lives(tmp_path: Path) -> None:
+    staging = tmp_path / "staging"
+    saver = Saver(tmp_path / "run", staging, rank=0, world_size=1, attempt="a", retention=Retention(1))
+    saver.begin(64)
+    assert remove_if_left(staging) is False
+    del saver
+    gc.collect()
+    assert remove_if_left(staging) is True

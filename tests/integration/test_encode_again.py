@@ -194,6 +194,7 @@ def test_a_folder_begun_under_the_earlier_rules_is_continued_under_them(tmp_path
     command = ["data", "encode", str(source), str(out), "--vae=identity", *layout]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
+    assert "those that this folder was begun under" in result.output
     assert files_of(out) == before
     command[3] = str(tmp_path / "new")
     result = CliRunner().invoke(app, command)

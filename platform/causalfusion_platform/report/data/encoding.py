@@ -16,7 +16,7 @@ from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
 from ...data.layout import NAMES
 from ...data.manifest import Manifest
-from ...data.sources import Listing
+from ...data.sources import EARLIER_RULES, Listing
 from ...data.sources.system_files import count_system_names
 from ..bar import BarDisplay
 from ..numbers import clock, count
@@ -24,6 +24,7 @@ from ..tables import facts_grid
 
 _NAMED = 3
 _CLASSES_NAMED = 10
+_EARLIER = "those that this folder was begun under: system files are images, splits are not told apart"
 _WITHOUT_CLASSES = "none: images without labels, all with label 0"
 
 
@@ -76,6 +77,8 @@ def plan_panel(listing: Listing, plan: EncodingPlan, folder: str) -> Panel:
     if system:
         names = _list([f"{number:,} {name}" for name, number in system.items()])
         rows.add_row("left out", escape(f"system files: {names}"))
+    if selection.rules == EARLIER_RULES:
+        rows.add_row("rules", _EARLIER)
     shape = "×".join(map(str, plan.description.shape))
     rows.add_row("shards", f"{plan.num_shards:,}, latents {shape} {plan.description.dtype}")
     return Panel(rows, title=f"to encode into {escape(folder)}", title_align="left", expand=True)

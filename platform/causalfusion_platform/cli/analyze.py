@@ -25,7 +25,7 @@ def analyze(
     from ..report.log import log_to
 
     console = Console(highlight=False)
-    with log_to(console), CountDisplay(console, "analyze", "points", starting="images, classifier") as display:
+    with log_to(console), CountDisplay(console, "analyze", "parts", starting="images, classifier") as display:
         folder = analyze_run(
             run,
             out or run / "analysis",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -60,7 +61,8 @@ def analyze_run(
     """Write plane.png, ar_step_sizes.png, loss_by_step.png and analysis.json into `out`, and return it.
 
     The loss is measured on the first training rows. The plane is left out where latents are not pixels, because the
-    classifier of the data set scores its samples. `show` is called with the number of points measured, and of all.
+    classifier of the data set scores its samples. `show` is called with the number of points and losses measured,
+    and of all.
 
     Raises:
         UserError: no run, no weights, or steps that do not fit the model.
@@ -82,10 +84,13 @@ def analyze_run(
     model = load_weights(weights.folder, device="cuda" if torch.cuda.is_available() else "cpu")
     out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {}
+    of_plane = len(ar_steps) * len(diffusion_steps) if manifest.autoencoder.name == "identity" else 0
+    done, total = itertools.count(1), of_plane + len(ar_steps)
+    measured = lambda: show(next(done), total)  # noqa: E731
     if manifest.autoencoder.name == "identity":
         classifier = open_classifier(experiment.data.path, manifest)
         scorer = SampleScorer(classifier)
-        numbers["plane"] = _plane(experiment, model, scorer, out, ar_steps, diffusion_steps, num, show)
+        numbers["plane"] = _plane(experiment, model, scorer, out, ar_steps, diffusion_steps, num, measured)
         numbers[CLASSIFIER_KEY] = classifier.extractor.digest
     else:
         logger.info(
@@ -97,7 +102,7 @@ def analyze_run(
         "ar_step_sizes": draw_step_sizes(
             tokens, {*_LAWS, experiment.objective.ar_decay}, experiment.seed, out / "ar_step_sizes.png"
         ),
-        "loss_by_step": _losses(experiment, model, manifest, out, ar_steps),
+        "loss_by_step": _losses(experiment, model, manifest, out, ar_steps, measured),
     }
     (out / "analysis.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return out
@@ -111,7 +116,7 @@ def _plane(
     ar_steps: list[int],
     diffusion_steps: list[int],
     num: int,
-    show: Callable[[int, int], None],
+    measured: Callable[[], None],
 ) -> list[dict[str, float | None]]:
     labels = labels_in_turn(num, experiment.model.num_classes)
     points: list[dict[str, float | None]] = []
@@ -131,7 +136,7 @@ def _plane(
                 f"S = {size:<3} T = {steps:<4} class accuracy {significant(scores.class_accuracy, 3)}  "
                 f"fd_{scores.space} {scores.distance:.2f}"
             )
-            show(len(points), len(ar_steps) * len(diffusion_steps))
+            measured()
     width = len(diffusion_steps)
     real = "" if scores.distance_real is None else f" (real ones: {scores.distance_real:.2f})"
     plane_figure(
@@ -146,10 +151,18 @@ def _plane(
 
 
 def _losses(
-    experiment: Experiment, model: Model, manifest: Manifest, out: Path, ar_steps: list[int]
+    experiment: Experiment,
+    model: Model,
+    manifest: Manifest,
+    out: Path,
+    ar_steps: list[int],
+    measured: Callable[[], None],
 ) -> dict[str, list[float]]:
     data = read_all(experiment.data.path, manifest, at_most=LOSS_ROWS)
     logger.info(f"measuring the loss of each AR step on {len(data.labels):,} images, for S = {ar_steps}")
-    losses = losses_by_step(model, data, experiment.diffusion, ar_steps, experiment.seed + 1)
+    losses: dict[int, list[float]] = {}
+    for steps in ar_steps:
+        losses |= losses_by_step(model, data, experiment.diffusion, [steps], experiment.seed + 1)
+        measured()
     loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
     return {str(steps): loss for steps, loss in losses.items()}

@@ -6,6 +6,7 @@ Before Ray is upgraded, read this file against the new version, run its tests, a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import warnings
@@ -30,6 +31,9 @@ _ERROR_LINKS = ("cause", "_base_exc", "health_check_failure", "controller_failur
 # Ray ends an idle process after a second if there are more processes than CPUs, and actors count. On few cores each
 # window of rows would then be read by a new process, whose imports take seconds.
 _IDLE_MS = 60_000
+
+_METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
+_NO_PORT = "65536"  # Ray takes whole numbers, and logs that it cannot listen there
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ def draining_nodes() -> set[str]:
 
 
 def local_options(folder: Path, dashboard_port: int) -> dict[str, Any]:
-    """Return the options of `ray.init` for a local Ray with its files in `folder`.
+    """Return the options of `ray.init` for a local Ray with its files in a folder below `folder`.
+
+    Ray makes its folder writable for everybody. `folder` itself keeps its permissions, and nobody else can pass it.
+    Ports that show metrics are closed.
 
     Private: `_temp_dir` and `_system_config`. The environment variables that set the same are not public either,
     and every process of the driver would inherit them.
@@ -79,10 +86,73 @@ def local_options(folder: Path, dashboard_port: int) -> dict[str, Any]:
     return {
         "address": "local",
         "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
         "dashboard_port": dashboard_port,
-        "_temp_dir": str(folder),
-        "_system_config": {"idle_worker_killing_time_threshold_ms": _IDLE_MS},
+        "_temp_dir": str(folder / "ray"),
+        "_system_config": {
+            "idle_worker_killing_time_threshold_ms": _IDLE_MS,
+            "enable_metrics_collection": False,
+        },
     }
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts inside take 127.0.0.1 as its node's address. Its ports then listen there alone.
+
+    A driver that joins such a Ray inside finds it at 127.0.0.1.
+
+    Two more ports would show metrics of the dashboard and of the autoscaler. They are closed.
+
+    Private: `ray_constants.ENABLE_RAY_CLUSTER`, which is false on systems where Ray has no clusters. `ray.init`
+    replaces 127.0.0.1 as `_node_ip_address` by the address of a network interface. The variables of the two ports
+    are not documented.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER, {name: os.environ.get(name) for name in _METRICS_PORTS}
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.update(dict.fromkeys(_METRICS_PORTS, _NO_PORT))
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER, variables = before
+        for name, value in variables.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def found_address() -> str | None:
+    """Return HOST:PORT of the Ray that `auto` stands for on this machine, or None.
+
+    Private: `services.canonicalize_bootstrap_address`. The public `ray.init` waits for minutes if the Ray is gone.
+    """
+    from ray._private import services
+
+    with on_loopback():
+        try:
+            address: str | None = services.canonicalize_bootstrap_address("auto")
+        except ConnectionError:
+            return None
+    return address
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Let `ray.init` try once, for about 40 s, to join a cluster. It would otherwise try twenty times.
+
+    Not documented: the variable of the environment.
+    """
+    name = "RAY_gcs_server_port_wait_time_s"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def inner_errors(error: BaseException) -> list[BaseException]:

@@ -66,23 +66,23 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
     causes = sorted(_causes(error), key=lambda one: bool(inner_errors(one)))
     for one in causes:
         if isinstance(one, PreemptionError) or (isinstance(one, RayActorError) and one.preempted):
-            return "preempted", _first(one)
+            return "preempted", first_line(one)
     for one in causes:
         if isinstance(one, OutOfMemoryError) or "out of memory" in str(one).lower():
-            return "memory", _first(one)
+            return "memory", first_line(one)
     for one in causes:
         if isinstance(one, NodeDiedError) or "node has died" in str(one).lower() or "node died" in str(one).lower():
-            return "node", _first(one)
+            return "node", first_line(one)
     lost = [one for one in causes if isinstance(one, RayActorError)]
     if lost and not any(isinstance(one, WorkerGroupError) for one in causes):
-        return "controller", _first(lost[0])
+        return "controller", first_line(lost[0])
     if lost:
-        return "worker", _first(lost[0])
+        return "worker", first_line(lost[0])
     if any(isinstance(one, ControllerError) for one in causes):
-        return "controller", _first(causes[0])
+        return "controller", first_line(causes[0])
     deepest = [one for one in causes if not inner_errors(one)] or causes
     own = [one for one in deepest if not _is_collateral(one)]
-    return ("error", _first(own[0])) if own else ("worker", _first(deepest[0]))
+    return ("error", first_line(own[0])) if own else ("worker", first_line(deepest[0]))
 
 
 def _is_collateral(error: BaseException) -> bool:
@@ -100,6 +100,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         pending += inner_errors(error)
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

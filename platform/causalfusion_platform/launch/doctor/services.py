@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import stat
 import subprocess
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
+from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...storage.home import ray_token_file
+from ..cluster.address import cluster_address
 from ..cluster.resources import Resources, training_resources
 from ..cluster.session import port_is_free
 from .check import Check
@@ -21,10 +24,15 @@ PORTS: tuple[tuple[int, str], ...] = ((5000, "causalfusion ui --port 5001"),)
 """Pairs of a port and the remedy if it is taken. A local Ray takes any free ports."""
 
 _JOIN = """
-import json, sys, ray
+import json, sys
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.cluster.resources import cluster_resources
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
-have = cluster_resources()
+from causalfusion_platform.launch.cluster.session import ray_session
+try:
+    with ray_session():
+        have = cluster_resources()
+except UserError as error:
+    sys.exit(str(error).partition("\\n")[0])
 print(json.dumps([have.cpus, have.gpus]))
 """
 
@@ -63,7 +71,7 @@ def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0
         address: RAY_ADDRESS. None or `local`: a Ray of its own is started for each run.
         seconds: longest wait for an answer.
     """
-    if address is None or address == "local":
+    if not address or address == "local":
         return Check("Ray cluster", "ok", "RAY_ADDRESS is not set: each run starts a Ray of its own here")
     advice = "unset RAY_ADDRESS to use a local Ray, or start a head: ray start --head"
     if address.startswith("http"):
@@ -75,12 +83,18 @@ def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0
             return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer: {fault}", advice)
         return Check("Ray cluster", "ok", f"{address} takes jobs, Ray {found}")
     try:
+        cluster_address({"RAY_ADDRESS": address})
+    except UserError as error:
+        return Check("Ray cluster", "FAIL", str(error).partition("\n")[0], advice)
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    try:
         done = subprocess.run(
-            [sys.executable, "-c", _JOIN, address],
+            [sys.executable, "-c", _JOIN],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
             timeout=seconds,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer in {seconds:g} s", advice)

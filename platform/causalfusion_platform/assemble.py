@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -18,10 +19,12 @@ from causalfusion import draws
 from .checkpoint.manifest import config_digest
 from .checkpoint.save import Saver
 from .checkpoint.store import Retention
+from .config.errors import UserError
 from .config.schema import Experiment
 from .config.secrets import remember
 from .data.manifest import Manifest
 from .data.read import Collate, Dataset
+from .storage.private import make_private
 from .storage.run_layout import RunPaths
 from .tasks import Task, TaskContext, open_task
 from .tasks.final import write_final
@@ -245,7 +248,15 @@ def build_guard(
 def build_saver(job: Job) -> Saver:
     """Build the saver of this rank's part of the checkpoints."""
     train = job.experiment.train
-    staging = train.staging or Path(tempfile.gettempdir()) / f"causalfusion-staging-{os.getuid()}"
+    staging = (train.staging or Path(tempfile.gettempdir())) / f"causalfusion-staging-{os.geteuid()}"
+    with contextlib.suppress(OSError):  # such as a full disk: saving tries again, and says so
+        try:
+            make_private(staging)
+        except PermissionError as error:
+            raise UserError(
+                f"{staging} cannot hold checkpoints on their way: {error.strerror}\n"
+                f"  remove it, or name another folder: train.staging=FOLDER"
+            ) from error
     return Saver(
         job.checkpoints,
         staging / config_digest(job.experiment)[:16],

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..storage.held import hold, remove_if_left
+from ..storage.private import make_private
 from .manifest import Facts
 from .parts import Abandoned, PartRecord, gather_parts, parts_folder, upload
 from .store import Retention, checkpoint_folder, complete, prune
@@ -76,7 +77,7 @@ class Saver:
         Args:
             root: folder of the run's checkpoints, on storage that all ranks share.
             staging: folder of this run on a fast local disk. Ranks of one machine may share it. Those of other runs
-                beside it are removed if their processes were killed.
+                beside it are removed if their processes were killed. The folder above is made for this user alone.
             attempt: a name that is the same on all ranks and new under `root`. It separates files that a process
                 of an earlier attempt still writes.
             retention: the checkpoints to keep after each save.
@@ -106,6 +107,7 @@ class Saver:
         self._join()
         # Counted first, so that ranks agree on the number even if one cannot make its folder.
         self._number, self._images = self._number + 1, images_seen
+        make_private(self._staging.parent.parent)
         if self._held is None:
             self._held = hold(self._staging.parent)
             weakref.finalize(self, os.close, self._held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 from tests.platform.train.trained import BATCH, CPU, DATA, Training, tiny
 
+from causalfusion_platform.assemble import build_saver
 from causalfusion_platform.checkpoint.manifest import CheckpointManifest, check, config_digest
 from causalfusion_platform.checkpoint.save import Saver
 from causalfusion_platform.checkpoint.store import Retention, checkpoint_folder
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.tracking.accounting import account
 from causalfusion_platform.tracking.journal import Checkpointed, SaveFailed, StepReport
 from causalfusion_platform.train.checkpointing import FAILED_SAVES, NotSaved
@@ -64,7 +67,7 @@ def test_cadence_content_and_facts(tmp_path: Path) -> None:
     manifests = saved(training)
     assert list(manifests) == [24, 48, 72, 80]  # the end too
     assert not list(training.job.checkpoints.glob(".*"))
-    assert not [path for path in (tmp_path / "staging").rglob("*") if path.is_file()]
+    assert {path.name for path in (tmp_path / "staging").rglob("*") if path.is_file()} <= {".held"}
     before = 0
     for images, manifest in manifests.items():
         step = images // BATCH
@@ -246,6 +249,7 @@ def test_a_stop_whose_checkpoint_fails_says_so(tmp_path: Path) -> None:
 def test_a_staging_disk_that_refuses(tmp_path: Path) -> None:
     """The save fails, training does not: and no rank waits for one that could not even begin."""
     training = Training(tiny(tmp_path, train={"checkpoint_every_images": 24}))
+    shutil.rmtree(tmp_path / "staging")
     (tmp_path / "staging").write_text("in the way")
     training.train(until=24)
     settle(training).run(training.loop)
@@ -271,6 +275,17 @@ def test_a_staging_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(saved(training)) == [16, 48]
     [failed] = [event for event in training.journal.events() if isinstance(event, SaveFailed)]
     assert (failed.images, failed.reason[:28]) == (32, "rank 0: no room in the stagi")
+
+
+def test_a_staging_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """Before training begins: whoever owns the folder could read and replace what is saved through it."""
+    training = Training(tiny(tmp_path))
+    [folder] = (tmp_path / "staging").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rename(tmp_path / "theirs")
+    folder.symlink_to(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"it is a link, not a folder of this user alone\n.*train\.staging=FOLDER"):
+        build_saver(training.job)
 
 
 def test_only_the_first_rank_counts_failures(tmp_path: Path) -> None:

@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 PatchOrder = Literal["random", "raster", "blockwise", "dilated"]
 PositionEmbedding = Literal["sinusoidal", "learnable"]
 TimeConditioning = Literal["embedding", "token"]
+
+# Larger sizes are mistakes, and building such a model would take all memory or never end.
+_LARGEST = {
+    "input_size": 4_096,
+    "in_channels": 4_096,
+    "patch_size": 4_096,
+    "hidden_size": 65_536,
+    "depth": 1_000,
+    "num_heads": 4_096,
+    "mlp_ratio": 100,
+    "num_classes": 10_000_000,
+    "class_tokens": 4_096,
+    "class_token_repeat": 4_096,
+    "num_tokens": 65_536,
+}
+
+
+def check_types(config: Any) -> None:
+    """Check that each field of a dataclass has a value of its type. Python itself accepts any.
+
+    Raises:
+        ValueError: one does not, or a number is not finite.
+    """
+    for name, kind in _types(config.__class__).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}, got {value!r:.200}")
+        elif kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r:.200}")
+        elif kind is int:
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a whole number, got {value!r:.200}")
+        elif kind is float and not _is_finite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r:.200}")
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf  # `math.isfinite` refuses integers that are too large
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is not ClassVar}
 
 
 class TransformerSizes:
@@ -26,10 +75,9 @@ class TransformerSizes:
     num_classes: int
 
     def __post_init__(self) -> None:
+        check_types(self)
         sizes = ("input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_classes")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_sizes(sizes)
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
         if self.input_size % self.patch_size:
@@ -38,6 +86,17 @@ class TransformerSizes:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of 4 (2-D sinusoids need it)")
+        for name in ("mlp_ratio", "num_tokens"):
+            if getattr(self, name) > _LARGEST[name]:
+                raise ValueError(f"{name} must be at most {_LARGEST[name]:,}, got {getattr(self, name):,}")
+
+    def _check_sizes(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value > _LARGEST[name]:
+                raise ValueError(f"{name} must be at most {_LARGEST[name]:,}, got {value!r:.30}")
 
     @property
     def grid_size(self) -> int:
@@ -79,7 +138,11 @@ class CausalFusionConfig(TransformerSizes):
     """
 
     # Read by pydantic when a platform config embeds this class. Plain data: pydantic is not a dependency.
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
 
     architecture: Literal["causalfusion"] = "causalfusion"
     """Kind of model. `dit` is the AdaLN-zero baseline of Table 1."""
@@ -112,9 +175,7 @@ class CausalFusionConfig(TransformerSizes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("class_tokens", "class_token_repeat"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_sizes(("class_tokens", "class_token_repeat"))
 
     @property
     def num_class_tokens(self) -> int:

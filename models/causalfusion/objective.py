@@ -25,12 +25,19 @@ WeightAxis = Literal["step", "token"]
 WeightShape = Literal["linear", "cosine"]
 TimeSampling = Literal["shared", "per_step"]
 
+# More copies or longer sequences than this are mistakes that would take all memory.
+_LARGEST = 4_096
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """Distribution of AR splits, orders and diffusion times in training, and the loss weights."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
 
     ar_decay: float = 0.9
     """γ in [0, 1]: P(S = i) ∝ γ^(i−1). 1 is uniform, 0 always gives S = 1 (Table 3a)."""
@@ -71,6 +78,8 @@ class ObjectiveConfig:
         for name in ("time_copies", "sequence_multiple"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > _LARGEST:
+                raise ValueError(f"{name} must be at most {_LARGEST:,}, got {getattr(self, name)!r:.30}")
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout must lie in [0, 1), got {self.class_dropout}")
 

@@ -30,7 +30,11 @@ class DiTConfig(TransformerSizes):
     """
 
     # Read by pydantic when a platform config embeds this class. Plain data: pydantic is not a dependency.
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
 
     architecture: Literal["dit"] = "dit"
     """Kind of model."""

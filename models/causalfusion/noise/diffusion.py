@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..config import check_types
+
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
@@ -20,13 +22,19 @@ PREDICTION_TYPES: dict[Prediction, str] = {"epsilon": "epsilon", "x0": "sample",
 
 # Largest β of the cosine schedule, which would otherwise end at 1.
 _MAX_COSINE_BETA = 0.999
+# The tables of more steps would take seconds and gigabytes.
+_MOST_TRAIN_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     """The forward process q(x_t | x_{t−1}) = N(√(1−β_t) x_{t−1}, β_t I)."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
 
     num_train_steps: int = 1000
     """T, the steps of the training schedule."""
@@ -42,8 +50,13 @@ class DiffusionConfig:
     """Variance of a DDPM reverse step: β (the paper's release), or the posterior's β (1−ᾱ_{t−1}) / (1−ᾱ_t)."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.num_train_steps < 1:
             raise ValueError(f"num_train_steps must be at least 1, got {self.num_train_steps}")
+        if self.num_train_steps > _MOST_TRAIN_STEPS:
+            raise ValueError(
+                f"num_train_steps must be at most {_MOST_TRAIN_STEPS:,}, got {self.num_train_steps!r:.30}"
+            )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"0 < beta_start ≤ beta_end < 1 must hold, got {self.beta_start}, {self.beta_end}")
 

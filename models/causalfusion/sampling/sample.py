@@ -31,7 +31,11 @@ _NOISE_CHUNK = 16
 class SamplingConfig:
     """Options of sampling: the place on the factorization plane, sampler, guidance and order."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
 
     num_ar_steps: int = 1
     """S_eval: number of AR steps. 1 is pure diffusion, L pure next-token generation."""

@@ -6,9 +6,10 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +20,8 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 DIFFUSION_FILE = "diffusion.json"
 CLASSES_FILE = "classes.json"
+_LARGEST_JSON = 16 << 20
+"""Bytes above which a file of settings or names is refused."""
 
 _Settings = TypeVar("_Settings")
 
@@ -53,18 +56,33 @@ def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> M
     Raises:
         FileNotFoundError: a file of the folder is missing.
         RuntimeError: keys or shapes differ from the configuration. They are listed by name.
-        ValueError: the configuration is not one of a known model.
+        ValueError: the configuration is not one of a known model, or the file of tensors is damaged.
     """
     folder = Path(folder)
-    fields = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    architecture = fields.get("architecture", "causalfusion")
-    if architecture not in CONFIGS:
-        raise ValueError(
-            f"{folder / CONFIG_FILE}: unknown architecture {architecture!r}; known: {', '.join(CONFIGS)}"
-        )
-    model = build_model(_read(CONFIGS[architecture], folder / CONFIG_FILE))
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    config = load_config(folder)
+    try:
+        _check_shapes(config, folder / WEIGHTS_FILE)
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    model = build_model(config)
+    model.load_state_dict(tensors)
     return model.to(device).eval()
+
+
+def load_config(folder: Path | str) -> ModelConfig:
+    """Return the configuration of the model saved in `folder`, without building it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not one of a known model.
+    """
+    file = Path(folder) / CONFIG_FILE
+    fields = _read_object(file)
+    architecture = fields.get("architecture", "causalfusion")
+    if not isinstance(architecture, str) or architecture not in CONFIGS:
+        raise ValueError(f"{file}: unknown architecture {architecture!r:.100}; known: {', '.join(CONFIGS)}")
+    return _settings(CONFIGS[architecture], fields, file)
 
 
 def load_diffusion(folder: Path | str) -> DiffusionConfig:
@@ -73,7 +91,7 @@ def load_diffusion(folder: Path | str) -> DiffusionConfig:
     A folder without `diffusion.json` stands for the paper's noise process.
     """
     file = Path(folder) / DIFFUSION_FILE
-    return _read(DiffusionConfig, file) if file.is_file() else DiffusionConfig()
+    return _settings(DiffusionConfig, _read_object(file), file) if file.is_file() else DiffusionConfig()
 
 
 def load_class_names(folder: Path | str) -> list[str] | None:
@@ -85,22 +103,60 @@ def load_class_names(folder: Path | str) -> list[str] | None:
     file = Path(folder) / CLASSES_FILE
     if not file.is_file():
         return None
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    names = _read_json(file)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{file} is not a list of names")
     return names
 
 
-def _read(kind: type[_Settings], file: Path) -> _Settings:
-    """Read a configuration.
+def _check_shapes(config: ModelConfig, file: Path) -> None:
+    """Compare keys and shapes with the configuration before anything is allocated.
+
+    Raises:
+        RuntimeError: they differ. They are listed by name.
+    """
+    with safe_open(file, "pt") as opened, torch.device("meta"):
+        tensors = {name: torch.empty(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        build_model(config).load_state_dict(tensors)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is not one.
+    """
+    fields = _read_json(file)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds a {type(fields).__name__}, not settings by name")
+    return fields
+
+
+def _read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: the file is not one, or is larger than such files are.
+    """
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file} is not a file")
+    with file.open("rb") as opened:
+        content = opened.read(_LARGEST_JSON + 1)
+    if len(content) > _LARGEST_JSON:
+        raise ValueError(f"{file} is larger than {_LARGEST_JSON:,} bytes")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: it is not JSON: {error!s:.200}") from error
+
+
+def _settings(kind: type[_Settings], fields: dict[str, Any], file: Path) -> _Settings:
+    """Make a configuration of the fields of a file.
 
     Raises:
         ValueError: a key is unknown, or a value is not allowed.
     """
     try:
-        return kind(**json.loads(file.read_text(encoding="utf-8")))
+        return kind(**fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{file}: {error!s:.300}") from error

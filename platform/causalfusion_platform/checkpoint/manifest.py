@@ -9,19 +9,24 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..config.commands import command
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import sha256_of
 from ..storage.atomic import write_atomically
+from ..storage.json_file import Damaged, read_model, read_object
 
 MANIFEST_FILE = "checkpoint.json"
 VERSION = 2
 """Version of manifests that this code writes and reads."""
+
+
+_LARGEST = 64 << 20
+"""Bytes of a manifest, which lists a file of each rank, above which it is refused."""
 
 
 class BadCheckpoint(Exception):
@@ -126,12 +131,11 @@ def read(folder: Path) -> CheckpointManifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        tree: Any = json.loads(path.read_bytes())
+        version = read_object(path, _LARGEST).get("version")
     except FileNotFoundError:
         raise BadCheckpoint(f"no {MANIFEST_FILE}, which is written last") from None
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {error}") from error
-    version = tree.get("version") if isinstance(tree, dict) else None
+    except Damaged as error:
+        raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {error.reason}") from error
     if isinstance(version, int) and version > VERSION:
         raise UserError(
             f"{folder} was written by newer code: its manifest has version {version}, this code reads {VERSION}\n"
@@ -144,9 +148,11 @@ def read(folder: Path) -> CheckpointManifest:
             f"  start anew with another name=…; its weights: {command('weights', 'export', folder, 'FILE')}"
         )
     try:
-        return CheckpointManifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {_first_fault(error)}") from error
+        return read_model(path, CheckpointManifest, _LARGEST)
+    except FileNotFoundError:
+        raise BadCheckpoint(f"no {MANIFEST_FILE}, which is written last") from None
+    except Damaged as error:
+        raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {error.reason}") from error
 
 
 def check(folder: Path, *, hashes: bool = True) -> CheckpointManifest:
@@ -179,10 +185,3 @@ def _hash_fault(path: Path, wanted: str) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if found == wanted else f"has changed: its SHA-256 is {found[:12]}…, not {wanted[:12]}…"
-
-
-def _first_fault(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"

@@ -6,7 +6,6 @@ An average of any other width is close to a linear combination of those.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -22,9 +21,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from causalfusion import load_diffusion, save_weights
-from causalfusion.model import CONFIGS
 from causalfusion.weights import load_class_names
-from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
+from causalfusion.weights.folder import WEIGHTS_FILE, load_config
 
 from ..config.errors import UserError
 from ..data.manifest import sha256_of
@@ -142,10 +140,8 @@ def reconstruct(source: Path, sigma: float, out: Path, show: Callable[[int, int]
     stored = _stored_averages(source)
     step, newest = stored[0].step, stored[0].checkpoint / WEIGHTS_FOLDER
     fit = combination([(average.step, average.sigma) for average in stored], (step, sigma))
-    fields = json.loads((newest / CONFIG_FILE).read_text(encoding="utf-8"))
-    config = CONFIGS[fields.get("architecture", "causalfusion")](**fields)
     average = _combined(stored, fit.weights, show)
-    save_weights(out, config, average, load_diffusion(newest), load_class_names(newest))
+    save_weights(out, load_config(newest), average, load_diffusion(newest), load_class_names(newest))
     steps = ", ".join(str(step) for step in sorted({average.step for average in stored}))
     names = ", ".join(sorted({power_name(average.sigma) for average in stored}))
     return (

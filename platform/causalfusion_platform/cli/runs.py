@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,17 +52,19 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     from rich.console import Console
 
     from ..config.files import home
-    from ..launch.runs.find import look_at, runs_in
+    from ..launch.runs.find import look_at_all
     from ..report.runs.list import runs_table
     from ..report.runs.show import run_json
 
     folder = home() / (runs or "runs")
-    views = [(run.root.relative_to(folder).as_posix(), look_at(run)) for run in runs_in(folder)]
+    views = look_at_all(folder)
     if as_json:
         print(json.dumps([run_json(view) for _, view in views]))
     elif views:
         console = Console(highlight=False)
         console.print(runs_table(views, console.width), soft_wrap=True)
+        for fault in (view.fault for _, view in views if view.fault):
+            print(fault, file=sys.stderr)
     else:
         print(f"no runs in {folder}: nothing has run there yet\n  run something first: causalfusion quickstart")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,20 +88,26 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
 
     from ..checkpoint.class_names import class_names
     from ..checkpoint.find import find_weights
+    from ..config.errors import UserError
     from ..launch.runs.folder import RunFolder
     from ..sampling.interactive import InteractiveSampler, check_picture
 
     check_picture(grid)
     found = find_weights(checkpoint)
     run = RunFolder(found.run) if found.run else None
-    experiment = run.experiment if run else None
+    experiment = autoencoder = None
+    try:
+        experiment, autoencoder = (run.experiment, run.autoencoder) if run else (None, None)
+    except UserError as error:  # the weights say all that is needed but for the settings of sampling
+        reason = str(error).partition("\n")[0]
+        print(f"the run's settings of sampling are not known, so defaults are taken: {reason}", file=sys.stderr)
     sampler = InteractiveSampler.open(
         found.folder,
         experiment.sampling if experiment else SamplingConfig(),
         settings or [],
         vae,
         experiment.diffusion if experiment else None,
-        run.autoencoder if run else None,
+        autoencoder,
     )
     data = experiment.data.path if experiment else None
     names = class_names(found.folder, sampler.model.config.num_classes, data)

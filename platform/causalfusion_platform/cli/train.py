@@ -71,6 +71,7 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     """Run a composed experiment and print its progress and summary."""
     from rich.console import Console
 
+    from ..config.errors import UserError
     from ..launch.training.train import run_training
     from ..report.log import log_to
     from ..report.terminal import TrainingDisplay, as_path, closing_panel, preflight_line
@@ -88,8 +89,18 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
             f"  to train again: name=ANOTHER, or remove {as_path(experiment.run_dir)}",
             markup=False,
         )
-    scores = open_task(experiment).show_scores(outcome.summary)
-    console.print(closing_panel(outcome.summary, dashboard_command(composed), scores))
+    try:
+        scores = open_task(experiment).show_scores(outcome.summary)
+        closing = closing_panel(outcome.summary, dashboard_command(composed), scores)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not outcome.already_finished:
+            raise
+        raise UserError(
+            f"run {experiment.name!r} has finished, but its summary.json is not one of this version: {error!r}\n"
+            f"  measure the weights: causalfusion evaluate {as_path(experiment.run_dir)}\n"
+            f"  to train again: name=ANOTHER"
+        ) from error
+    console.print(closing)
     if as_json:
         print(json.dumps(outcome.summary))
 

@@ -25,7 +25,7 @@ from causalfusion.model import CONFIGS
 from . import secrets
 from .commands import command
 from .errors import UserError
-from .files import SUFFIX, ExperimentFile, experiment_folders, find_experiment, home
+from .files import LARGEST, SUFFIX, ExperimentFile, experiment_folders, find_experiment, home
 from .schema import Experiment
 from .text import keys_of, literals, may_be_secret, quoted, value_of
 
@@ -86,6 +86,8 @@ def composing(name: str, overrides: Sequence[str]) -> Iterator[tuple[ExperimentF
         UserError: unknown experiment, an override that is not of the form key=value, or Hydra failed in the body.
     """
     file, folders = find_experiment(name), experiment_folders()
+    if (size := file.path.stat().st_size) > LARGEST:
+        raise UserError(f"{file.path} has {size:,} bytes, which is more than an experiment has")
     others = ",".join(quoted(f"file://{folder}") for folder in folders if folder != file.folder)
     for text in overrides:
         _refuse_retired(text.partition("=")[0].lstrip("+~"))
@@ -96,7 +98,8 @@ def composing(name: str, overrides: Sequence[str]) -> Iterator[tuple[ExperimentF
         GlobalHydra.instance().clear()
         with initialize_config_dir(version_base="1.3", config_dir=str(file.folder.absolute())):
             yield file, arguments
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: model=3
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        # ValueError: model=3. OSError: a file that holds a number. RecursionError: a value nested too deeply
         cause = " ".join(str(error.__cause__ or error).partition("Config search path")[0].split())
         raise UserError(
             f"experiment {name!r} with {' '.join(overrides) or 'no overrides'} does not compose: {cause}\n"
@@ -243,7 +246,7 @@ def _describe(fault: ErrorDetails) -> str:
         return f"{where}: unknown key; {nearest}keys here: {', '.join(valid)}"
     if fault["type"] in ("missing", "missing_argument"):
         return f"{where}: missing; it must be given"
-    given = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+    given = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r:.200})"
     if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
         given = f"{given[:-1]}; a file needs quotes around such text)"
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}{given}"

@@ -17,6 +17,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten t
 
 HOME_VARIABLE = "CAUSALFUSION_HOME"
 SUFFIX = ".yaml"
+LARGEST = 1 << 20
+"""Bytes above which a file is not an experiment."""
 
 # A group of values, such as model/tiny.yaml, and the settings that rows of tables share have no name of their own.
 _NAME_KEY = re.compile(r"^name\s*:", re.MULTILINE)
@@ -69,7 +71,8 @@ def experiment_files() -> dict[str, ExperimentFile]:
     for folder in experiment_folders():
         for path in sorted(folder.rglob(f"*{SUFFIX}")):
             name = path.relative_to(folder).as_posix().removesuffix(SUFFIX)
-            if name not in found and _NAME_KEY.search(read_text(path)):
+            # A folder or a pipe may have such a name too.
+            if path.is_file() and name not in found and _NAME_KEY.search(read_text(path)):
                 found[name] = _file(folder, name)
     return found
 
@@ -123,8 +126,12 @@ def _file(folder: Path, name: str) -> ExperimentFile:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file that people write. A byte that is not UTF-8 does not hide the rest."""
-    return path.read_text(encoding="utf-8", errors="replace")
+    """Return the text of a file that people write, as far as an experiment goes.
+
+    A byte that is not UTF-8 does not hide the rest.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(LARGEST)
 
 
 def _unknown(given: str, path: Path, folders: list[Path]) -> str:

@@ -266,7 +266,7 @@ class TrackingConfig(Section):
 
     uri: str | None = None
     """MLflow tracking URI. null: the SQLite file mlflow.db in the folder of runs."""
-    experiment: str = "causalfusion"
+    experiment: str = Field("causalfusion", min_length=1, max_length=256)
     """MLflow experiment."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the MLflow run, to filter by."""

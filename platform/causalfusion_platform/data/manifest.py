@@ -9,12 +9,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..config.commands import command
 from ..config.errors import UserError
 from ..storage.atomic import write_atomically
+from ..storage.json_file import Damaged, read_model
 from .layout import NAMES, manifest_path
+
+_LARGEST = 64 << 20
+"""Bytes of a manifest, which lists shards and classes, above which it is refused."""
 
 
 class _Part(BaseModel):
@@ -173,15 +177,9 @@ class Manifest(Description):
                 f"or it is another folder\n  {make}"
             )
         try:
-            manifest = cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}\n  check its permissions") from error
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "the file"
-            raise UserError(
-                f"{path} is not a shard manifest of version 2: {where}: {fault['msg']}\n  {make}"
-            ) from error
+            manifest = read_model(path, cls, _LARGEST)
+        except Damaged as error:
+            raise UserError(f"{path} is not a shard manifest of version 2: {error.reason}\n  {make}") from error
         if len({shard.file for shard in manifest.shards}) != len(manifest.shards):
             raise UserError(f"{path} lists a shard twice\n  {make}")
         if sum(shard.rows for shard in manifest.shards) != manifest.rows or any(

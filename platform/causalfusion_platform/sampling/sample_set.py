@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from causalfusion import DiffusionConfig, ModelConfig, SamplingConfig
@@ -20,6 +20,7 @@ from ..config.compose import flatten
 from ..config.errors import UserError
 from ..data.manifest import AutoencoderId
 from ..storage.atomic import write_atomically
+from ..storage.json_file import Damaged, read_model
 from .labels import LabelsRule, asked_labels
 from .pixels import Uint8Rule
 from .settings import inference_steps, num_ar_steps
@@ -145,12 +146,12 @@ def read_record(folder: Path) -> SetRecord | None:
     """
     path = folder / PLAN_FILE
     try:
-        return SetRecord.model_validate_json(path.read_bytes())
+        return read_model(path, SetRecord)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except Damaged as error:
         raise UserError(
-            f"{path} is damaged, or of another version: {str(error).splitlines()[0]}\n"
+            f"{path} is damaged, or of another version: {error.reason}\n"
             f"  generate into another folder, or remove {folder}"
         ) from error
 

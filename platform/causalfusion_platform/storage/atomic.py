@@ -13,6 +13,17 @@ _UNFINISHED = re.compile(r"\..+\.(\d+)", re.DOTALL)
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in the errors of the system that come from the body, such as a full disk. Writes name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Yield a new file that takes the place of `path` when the body ends well.
 
@@ -24,13 +35,14 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            if private:
-                os.fchmod(file.fileno(), 0o600)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                if private:
+                    os.fchmod(file.fileno(), 0o600)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

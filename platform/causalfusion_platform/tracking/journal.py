@@ -6,7 +6,6 @@ MLflow (`records`). Readers of events pass over these and over broken lines.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..config.secrets import redact
 from ..storage.run_layout import RunPaths
-from .lines import Line, append, read_on
+from .lines import Count, Line, Seconds, append, read_on
 from .records import Record
 
 _log = logging.getLogger(__name__)
@@ -44,22 +43,22 @@ class Launched(Line):
     """A person, a scheduler or a job ran the command."""
 
     kind: Literal["launched"] = "launched"
-    launch: int
+    launch: Count
     """Number of the launch: 1, 2, …"""
     host: str
-    pid: int
+    pid: Count
 
 
 class AttemptStarted(Line):
     """The driver asked for workers, at the first time or after an incident."""
 
     kind: Literal["attempt"] = "attempt"
-    launch: int
-    attempt: int
+    launch: Count
+    attempt: Count
     """Number of the attempt over all launches: 1, 2, …"""
-    workers: int
-    zero_stage: int
-    images: int
+    workers: Count
+    zero_stage: Count
+    images: Count
     """Images seen by the checkpoint that it starts from."""
 
 
@@ -67,8 +66,8 @@ class TrainingStarted(Line):
     """All workers have started, and the first batch is requested."""
 
     kind: Literal["training"] = "training"
-    attempt: int
-    images: int
+    attempt: Count
+    images: Count
     """Images seen so far."""
     device: str
     """Device of the workers, such as `cpu` or `NVIDIA H100 80GB HBM3`."""
@@ -113,28 +112,28 @@ class StepReport(Line):
     """
 
     kind: Literal["progress"] = "progress"
-    attempt: int
-    images: int
-    step: int
-    step_seconds: float
+    attempt: Count
+    images: Count
+    step: Count
+    step_seconds: Seconds
     """Time of optimizer steps, without the wait for their batches."""
-    data_seconds: float
+    data_seconds: Seconds
     """Time spent waiting for batches."""
-    checkpoint_seconds: float
+    checkpoint_seconds: Seconds
     """Time that the loop waited for checkpoints."""
-    grid_seconds: float
+    grid_seconds: Seconds
     """Time of sample grids."""
     flops: float
     """FLOPs of the steps over all workers: exact for the AR splits drawn, forward and backward."""
-    tokens: int
+    tokens: Count
     """Tokens of the training sequences over all workers."""
     loss: float
     """Weighted loss, averaged over ranks and steps since the last report. NaN if every update was skipped."""
-    skipped_steps: int
+    skipped_steps: Count
     """Steps whose update was skipped."""
-    gpu_bytes: int
+    gpu_bytes: Count
     """Largest GPU memory of a worker so far."""
-    cpu_bytes: int
+    cpu_bytes: Count
     """Largest resident memory of a worker so far."""
     repeated: bool = False
     """The steps were reported before a fault, and were trained again. MLflow has their point."""
@@ -173,12 +172,12 @@ class Checkpointed(Line):
     """A checkpoint is complete, with its manifest."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    attempt: int
-    images: int
-    bytes: int
-    stall_seconds: float
+    attempt: Count
+    images: Count
+    bytes: Count
+    stall_seconds: Seconds
     """Time that the loop waited for it."""
-    upload_seconds: float
+    upload_seconds: Seconds
     """Time in the background until the manifest was written."""
 
 
@@ -186,8 +185,8 @@ class Measured(Line):
     """The samples of a grid were measured."""
 
     kind: Literal["measured"] = "measured"
-    attempt: int
-    images: int
+    attempt: Count
+    images: Count
     values: dict[str, float]
     """Score → value, such as `class_accuracy`."""
     curves: dict[str, float] = Field(default_factory=dict)
@@ -206,7 +205,7 @@ class Adopted(Line):
     kind: Literal["adopted"] = "adopted"
     run: str
     """Name of the other run."""
-    images: int
+    images: Count
     """Images seen by the checkpoint."""
 
 
@@ -214,8 +213,8 @@ class SaveFailed(Line):
     """A checkpoint could not be saved. Earlier ones are untouched."""
 
     kind: Literal["save failed"] = "save failed"
-    attempt: int
-    images: int
+    attempt: Count
+    images: Count
     reason: str
 
 
@@ -223,8 +222,8 @@ class StepSkipped(Line):
     """The guard skipped an update."""
 
     kind: Literal["skipped"] = "skipped"
-    attempt: int
-    images: int
+    attempt: Count
+    images: Count
     """Images seen before the step."""
     reason: str
 
@@ -241,22 +240,22 @@ class Resharded(Line):
     """A checkpoint was converted to other workers or another ZeRO stage."""
 
     kind: Literal["resharded"] = "resharded"
-    attempt: int
-    images: int
+    attempt: Count
+    images: Count
     old: str
     """Workers and ZeRO stage before, such as `2 workers, ZeRO 1`."""
     new: str
-    seconds: float
+    seconds: Seconds
 
 
 class Incident(Line):
     """An attempt ended early."""
 
     kind: Literal["incident"] = "incident"
-    attempt: int
+    attempt: Count
     cause: Cause
     detail: str
-    images: int
+    images: Count
     """Images seen when it ended, as far as is known."""
 
 
@@ -264,7 +263,7 @@ class Ended(Line):
     """A launch ended by itself."""
 
     kind: Literal["ended"] = "ended"
-    launch: int
+    launch: Count
     how: End
     detail: str = ""
 
@@ -347,8 +346,8 @@ class JournalReader:
 def _events_in(lines: Iterable[bytes]) -> Iterator[Event]:
     for line in lines:
         try:
-            yield _EVENT.validate_python(json.loads(line))
-        except (ValueError, ValidationError):
+            yield _EVENT.validate_json(line)
+        except ValidationError:
             continue
 
 

@@ -6,11 +6,19 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 LOCK_SECONDS = 1.0
 """Longest wait for another writer. One that froze while it held the lock must not stop the training."""
+
+LATEST = 2.0**35
+"""Latest UNIX time of a line, in the year 3058. MLflow counts in milliseconds, and a calendar has an end."""
+Seconds = Annotated[float, Field(ge=-LATEST, le=LATEST)]
+"""Duration."""
+Count = Annotated[int, Field(gt=-(2**63), lt=2**63)]
+"""Number of images, steps, bytes or processes."""
 
 
 class Line(BaseModel):
@@ -23,7 +31,7 @@ class Line(BaseModel):
         ser_json_inf_nan="constants",  # a loss may be NaN, and as null it could not be read
     )
 
-    time: float = Field(default_factory=time.time)
+    time: float = Field(default_factory=time.time, ge=0, le=LATEST)
     """UNIX time in seconds."""
 
 
@@ -51,6 +59,8 @@ def append(path: Path, line: Line) -> None:
 
 def read_on(path: Path, start: int, size: int = 1 << 20) -> list[bytes]:
     """Return the whole lines of about `size` bytes that follow byte `start` of a file, if there is one."""
+    if not path.is_file():
+        return []
     try:
         with path.open("rb") as file:
             file.seek(start)

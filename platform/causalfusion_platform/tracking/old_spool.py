@@ -5,11 +5,11 @@ A file is `<time in ns>-<random>.<kind>.json`. Files that belong to it lie in a 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..storage.json_file import read_object
 from .records import RECORD, Record
 
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.[a-z]+\.json")
@@ -24,13 +24,13 @@ def read(folder: Path) -> Iterator[tuple[Path, Record, int]]:
     paths.sort(key=lambda path: not path.name.endswith(".create.json"))
     for path in paths:
         try:
-            tree = json.loads(path.read_bytes())
+            tree = read_object(path)
             moment = int(tree["time"])
             tree["time"] = moment / 1000
             if tree["kind"] in ("image", "artifact"):
                 tree["files"] = files_of(path).name
             yield path, RECORD.validate_python(tree), moment
-        except (ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             continue
 
 

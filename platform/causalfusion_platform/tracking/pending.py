@@ -6,7 +6,6 @@ one delivers the same records with the same times. `mlflow_calls` makes that har
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..config.secrets import redact
 from ..storage.atomic import write_atomically
+from ..storage.json_file import parse_line, read_model
 from ..storage.run_layout import RunPaths
 from . import old_spool
 from .journal import Measured, StepReport
@@ -163,13 +163,13 @@ class Pending:
         A power cut may shorten a journal below its cursor. A second delivery changes nothing.
         """
         try:
-            cursor = _Cursor.model_validate_json(self._cursor_file.read_bytes())
+            cursor = read_model(self._cursor_file, _Cursor, largest=4096)
             if cursor.offset:
                 with self.journal.open("rb") as file:
                     file.seek(cursor.offset - 1)
                     if file.read(1) != b"\n":
                         return _Cursor()
-        except (OSError, ValidationError):
+        except (OSError, ValueError):
             return _Cursor()
         return cursor
 
@@ -201,7 +201,7 @@ class Pending:
 def _parse(line: bytes) -> Record | None:
     """Return the record in a line of the journal. None for other lines, and for broken ones."""
     try:
-        tree = json.loads(line)
+        tree = parse_line(line)
         kind = tree["kind"]
         if kind in _WITH_METRICS:
             report = _WITH_METRICS[kind].model_validate(tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from causalfusion import CausalFusion, DiffusionConfig, DiT, DiTConfig, load_weights, save_weights
+from causalfusion import (
+    CausalFusion,
+    DiffusionConfig,
+    DiT,
+    DiTConfig,
+    build_model,
+    load_weights,
+    save_weights,
+)
 from causalfusion.weights import load_class_names, load_diffusion
 
 ModelMaker = Callable[..., CausalFusion]
@@ -184,3 +193,73 @@ def test_a_missing_file_is_named(tmp_path: Path, make_model: ModelMaker, name: s
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=name.replace(".", r"\.")):
         load_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 1.5}, "depth must be a whole number, got 1.5"),
+        ({"depth": True}, "depth must be a whole number, got True"),
+        ({"depth": "2"}, "depth must be a whole number, got '2'"),
+        ({"depth": None}, "depth must be a whole number, got None"),
+        ({"depth": 10**9}, "depth must be at most 1,000, got 1000000000"),
+        ({"hidden_size": 2**40}, "hidden_size must be at most 65,536, got 1099511627776"),
+        ({"input_size": 4096, "patch_size": 1}, "num_tokens must be at most 65,536"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio must be a finite number, got inf"),
+        ({"mlp_ratio": 10**400}, "mlp_ratio must be at most 100"),
+        ({"qk_norm": 1}, "qk_norm must be true or false, got 1"),
+        ({"position_embedding": ["learnable"]}, "position_embedding must be one of sinusoidal, learnable"),
+        ({"architecture": ["dit"]}, "unknown architecture ['dit']"),
+        ({"tokens": 3}, "tokens"),
+    ],
+)
+def test_a_configuration_of_another_type_or_size(
+    tmp_path: Path, make_model: ModelMaker, changes: dict[str, object], message: str
+) -> None:
+    model = make_model()
+    save_weights(tmp_path, model.config, model.state_dict())
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | changes))
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_weights(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "", "{", "[" * 200_000, "\xff", " " * (17 << 20)])
+def test_a_configuration_that_is_none(tmp_path: Path, make_model: ModelMaker, content: str) -> None:
+    model = make_model()
+    save_weights(tmp_path, model.config, model.state_dict())
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "config.json"))):
+        load_weights(tmp_path)
+
+
+def test_sizes_are_compared_before_they_are_allocated(tmp_path: Path, make_model: ModelMaker) -> None:
+    """A model of these sizes would have 10¹² parameters."""
+    model = make_model()
+    save_weights(tmp_path, model.config, model.state_dict())
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"hidden_size": 65_536, "num_heads": 2, "depth": 20}))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_weights(tmp_path)
+
+
+def test_a_damaged_file_of_tensors(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model()
+    save_weights(tmp_path, model.config, model.state_dict())
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for content in (b"", whole[:100], b"\xff" * 64, whole[:-1]):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path / "model.safetensors"))):
+            load_weights(tmp_path)
+
+
+def test_loading_draws_no_random_number_more_than_building(tmp_path: Path, make_model: ModelMaker) -> None:
+    model = make_model()
+    save_weights(tmp_path, model.config, model.state_dict())
+    torch.manual_seed(0)
+    load_weights(tmp_path)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    build_model(model.config)
+    assert torch.equal(torch.rand(1), after)

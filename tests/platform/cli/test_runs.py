@@ -260,3 +260,51 @@ def test_a_run_of_another_version_is_shown_as_far_as_it_goes(run: Run, make_run:
     assert "3,000 images · step 47" in squeezed(run("runs", "show", "one").out)
     (folder / "run.json").write_text("{")
     check_refusal(run("runs", "show", "one"), "run.json is damaged")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", "[" * 200_000, "a folder"])
+def test_one_damaged_run_leaves_the_others_listed(run: Run, make_run: MakeRun, damage: str) -> None:
+    """The advice does not cost its checkpoints."""
+    make_run("one", story(ENDED))
+    file = make_run("two", story(ENDED)) / "run.json"
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+    else:
+        file.write_text(damage)
+    result = run("runs", "list")
+    assert result.status == 0
+    lines = result.out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["one", "failed"], ["two", "damaged"]]
+    assert all(" 3,000 " in line for line in lines[1:3])
+    assert f"{file} is damaged: " in result.err
+    assert f"its checkpoints do not need this file: causalfusion sample {file.parent}" in result.err
+    assert "remove" not in result.err
+    listed = json.loads(run("runs", "list", "--json").out)
+    assert [view["status"] for view in listed] == ["failed", "damaged"]
+    check_refusal(run("runs", "show", "two"), f"{file} is damaged: ")
+    check_refusal(run("runs", "compare", "one", "two"), f"{file} is damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "summary.json is missing"),
+        ('{"name": "o', "summary.json is damaged: the file: Invalid JSON"),
+        ("[1]", "summary.json is damaged: the file: Input should be an object"),
+        ('{"total_seconds": "long"}', "summary.json is damaged: total_seconds: Input should be a valid number"),
+        ('{"name": "one"}', "summary.json is not one of this version: KeyError('stage_seconds')"),
+    ],
+)
+def test_a_finished_run_without_its_results(run: Run, make_run: MakeRun, content: str | None, reason: str) -> None:
+    folder = make_run("one", story(ENDED))
+    state = RunState.read(folder)
+    assert state
+    state.model_copy(update={"finished": True}).write(folder)
+    if content is not None:
+        (folder / "summary.json").write_text(content)
+    result = run("train", "smoke", "name=one", "train.images=6000")
+    assert result.status == 2
+    assert reason in result.err
+    assert "causalfusion evaluate" in result.err
+    assert run("runs", "show", "one").status == 0

@@ -107,10 +107,21 @@ def test_without_a_run_the_papers_settings_are_taken(run: Run, of_a_run: Path, o
     assert "S = 1 AR step(s) of 16 tokens, 250 ddpm steps each, guidance 1" in result.out
 
 
-def test_a_run_that_is_damaged(run: Run, of_a_run: Path, own_folder: Path) -> None:
-    (of_a_run / "run.json").write_text("{")
-    check_refusal(run("sample", str(of_a_run)), f"{of_a_run / 'run.json'} is damaged")
-    assert not (own_folder / "samples.png").exists()
+@pytest.mark.parametrize("content", ["{", "", "[]", None])
+def test_a_run_whose_state_is_damaged_or_missing(
+    run: Run, of_a_run: Path, own_folder: Path, content: str | None
+) -> None:
+    """The weights are enough. Their noise process lies beside them, the settings of sampling do not."""
+    if content is None:
+        (of_a_run / "run.json").unlink()
+    else:
+        (of_a_run / "run.json").write_text(content)
+    result = run("sample", str(of_a_run), FAST, "--per-label", "1")
+    assert result.status == 0
+    assert "S = 1 AR step(s) of 16 tokens, 2 ddpm steps each, guidance 1" in result.out
+    said = f"settings of sampling are not known, so defaults are taken: {of_a_run / 'run.json'} is damaged: "
+    assert (said in result.err) == (content is not None)
+    assert (own_folder / "samples.png").is_file()
 
 
 def test_classes_go_by_their_names(run: Run, weights: Path, own_folder: Path) -> None:

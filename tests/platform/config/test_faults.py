@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from tests.platform.config.trees import (
     write_yaml,
 )
 
-from causalfusion_platform.config.compose import with_overrides
+from causalfusion_platform.config.compose import flatten, validate, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.files import experiment_names
 
@@ -215,3 +217,38 @@ def test_a_key_of_an_earlier_version_has_no_effect_in_files_and_runs(
 def test_scores_of_grids_without_scores(quickstart: dict[str, Any]) -> None:
     message = fault_of(quickstart, "evaluation.score=false", "evaluation.while_training=true")
     assert "evaluation: while_training scores samples, but score is false" in message
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_number_may_be_infinite_or_nan(quickstart: dict[str, Any], value: float) -> None:
+    """Each number of the tree in turn."""
+    tree = change(quickstart).model_dump(mode="json")
+    keys = [key for key, number in flatten(tree) if isinstance(number, float)]
+    assert len(keys) > 15
+    for key in keys:
+        changed = copy.deepcopy(tree)
+        *path, last = key.split(".")
+        node = changed
+        for part in path:
+            node = node[part]
+        node[last] = value
+        with pytest.raises(UserError, match="has 1 wrong value"):
+            validate(changed, "quickstart")
+
+
+def test_infinity_on_the_command_line() -> None:
+    assert "optim.base_lr: Input should be a finite number (got inf)" in message_of(
+        "quickstart", "optim.base_lr=inf"
+    )
+
+
+def test_names_that_are_far_too_long() -> None:
+    assert "name: String should have at most 120 characters" in message_of("quickstart", f"name={'x' * 5000}")
+    message = message_of("quickstart", f"tracking.experiment={'x' * 5000}")
+    assert "tracking.experiment: String should have at most 256 characters" in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("key", ["objective.time_copies", "objective.sequence_multiple", "model.depth"])
+def test_numbers_that_would_take_all_memory(key: str) -> None:
+    assert "must be at most" in message_of("quickstart", f"{key}={10**9}")

@@ -18,6 +18,7 @@ from causalfusion import draws
 
 from ...config.errors import UserError
 from ...storage.atomic import write_atomically
+from ...storage.json_file import Damaged, read_object
 from ..autoencoder import Encoder
 from ..faults import Policies
 from ..manifest import AutoencoderId, Crop, Description, SourceId
@@ -223,12 +224,9 @@ def take_items(table: pa.Table, items: NDArray[np.int64]) -> pa.Table:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_bytes())
-        if not isinstance(tree, dict):
-            raise ValueError(f"it holds a {type(tree).__name__} where an object should be")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}\n  encode into another folder, or remove it") from error
-    return tree
+        return read_object(path)
+    except Damaged as error:
+        raise UserError(f"{path} is damaged: {error.reason}\n  encode into another folder, or remove it") from error
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

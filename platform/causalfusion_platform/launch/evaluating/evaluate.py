@@ -23,6 +23,7 @@ from ...sampling.progress import Generating, GeneratingSink
 from ...sampling.sample_set import SamplePlan
 from ...sampling.settings import inference_steps, num_ar_steps
 from ...storage.atomic import replacing, write_atomically
+from ...storage.json_file import read_object
 from ...storage.run_layout import EVALUATION_FOLDER
 from ..generating.actors import Generators
 from ..generating.generate import run_generate
@@ -165,10 +166,10 @@ def _read_first(path: Path) -> Pixels | None:
 
 def _read(path: Path, origin: dict[str, str]) -> dict[str, float] | None:
     try:
-        record = json.loads(path.read_bytes())
-        metrics: dict[str, float] = record["metrics"]
+        record = read_object(path)
+        metrics = {name: float(value) for name, value in record["metrics"].items()}
         return metrics if record["provenance"] == origin else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

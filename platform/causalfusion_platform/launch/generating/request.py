@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from causalfusion import DiffusionConfig, ModelConfig, SamplingConfig, draws, load_diffusion
 from causalfusion.factorization.ordering import patch_orders
-from causalfusion.model import CONFIGS
 from causalfusion.noise.samplers import check_diffusion_steps
-from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
+from causalfusion.weights.folder import WEIGHTS_FILE, load_config
 
 from ...checkpoint.class_names import class_names
 from ...checkpoint.find import find_weights
@@ -139,12 +137,10 @@ def _read_classes(text: str | None, model: ModelConfig, weights: Path, data: Pat
 
 def _read_model(folder: Path) -> ModelConfig:
     """Read the sizes of the model without building it."""
-    file = folder / CONFIG_FILE
     try:
-        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return CONFIGS[fields.get("architecture", "causalfusion")](**fields)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is not the configuration of a model: {error}") from error
+        return load_config(folder)
+    except ValueError as error:
+        raise UserError(f"this is not the configuration of a model: {error}") from error
 
 
 def _read_diffusion(folder: Path) -> DiffusionConfig:

@@ -77,11 +77,30 @@ def look_at(run: RunFolder) -> RunView:
     Raises:
         UserError: its state file is damaged.
     """
+    _ = run.state
+    return _look_at(run, None)
+
+
+def look_at_all(folder: Path) -> list[tuple[str, RunView]]:
+    """Return name and view of all runs below `folder`. Of damaged ones the view says what could be read."""
+    views = []
+    for run in runs_in(folder):
+        try:
+            _, fault = run.state, None
+        except UserError as error:
+            fault = str(error)
+        views.append((run.root.relative_to(folder).as_posix(), _look_at(run, fault)))
+    return views
+
+
+def _look_at(run: RunFolder, fault: str | None) -> RunView:
     under_way = run.is_under_way()  # asked first, so that an end that follows is among the events
-    state, events = run.state, run.journal.events()
+    state, events = None if fault else run.state, run.journal.events()
     found = account(events, time.time() if under_way else None)
     status: str = found.status
-    if not events:  # an earlier version wrote it without a journal, or it has not begun
+    if fault:
+        status = "damaged"
+    elif not events:  # an earlier version wrote it without a journal, or it has not begun
         status = "finished" if state and state.finished else "running" if under_way else "unknown"
     experiment = _experiment(run)
     return RunView(
@@ -97,6 +116,7 @@ def look_at(run: RunFolder) -> RunView:
         tracking_uri=shown_address(state.tracking_uri) if state else None,
         dashboard=_dashboard(state),
         summary=_summary(run),
+        fault=fault,
     )
 
 
@@ -124,10 +144,9 @@ def _checkpoints(root: Path) -> list[CheckpointSize]:
 
 def _summary(run: RunFolder) -> dict[str, Any] | None:
     try:
-        summary = run.read_summary()
-    except (OSError, ValueError):
+        return run.read_summary() if run.summary_file.exists() else None
+    except UserError:
         return None
-    return summary if isinstance(summary, dict) else None
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> Comparison:

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from ...config.compose import Composed, flatten, recorded_tree, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment, TrackingConfig
@@ -19,6 +21,7 @@ from ...config.secrets import with_variables
 from ...data.manifest import AutoencoderId, Manifest
 from ...data.validate import CheckedShards
 from ...storage.atomic import remove_unfinished, write_atomically
+from ...storage.json_file import first_fault, read_object
 from ...storage.run_layout import ARTIFACTS_FOLDER, RunPaths
 from ...tracking.delivery import Delivery
 from ...tracking.journal import Journal
@@ -36,6 +39,18 @@ from .state import RunState, check_same_config
 logger = logging.getLogger(__name__)
 
 _FOLDER_TAG = "run.dir"
+
+
+class _Summary(BaseModel):
+    """Types of the keys of summary.json that every task writes. Versions differ in which ones are there."""
+
+    name: str = ""
+    run_dir: str = ""
+    images_seen: int = 0
+    images_per_second: float = 0.0
+    total_seconds: float = 0.0
+    stage_seconds: dict[str, float] = {}
+    mlflow_run_id: str | None = None
 
 
 class RunFolder(RunPaths):
@@ -264,8 +279,27 @@ class RunFolder(RunPaths):
         )
 
     def read_summary(self) -> dict[str, Any]:
-        """Return the results of a finished run, with the paths of the folder that it lies in now."""
-        return summary_here(json.loads(self.summary_file.read_text(encoding="utf-8")), self.root)
+        """Return the results of a finished run, with the paths of the folder that it lies in now.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        try:
+            tree = read_object(self.summary_file)
+            _Summary.model_validate(tree)
+        except (FileNotFoundError, ValueError) as error:
+            fault = f"{self.summary_file} is missing"
+            if not isinstance(error, FileNotFoundError):
+                reason = (
+                    first_fault(error) if isinstance(error, ValidationError) else getattr(error, "reason", error)
+                )
+                fault = f"{self.summary_file} is damaged: {reason}"
+            raise UserError(
+                f"run {self.name!r} has finished, but its results cannot be read: {fault}\n"
+                f"  put a copy of the file back, or measure the weights again: causalfusion evaluate {self.root}\n"
+                f"  to train again: name=ANOTHER"
+            ) from error
+        return summary_here(tree, self.root)
 
     def write_summary(self, summary: dict[str, Any]) -> Path:
         """Write the results of a run atomically, and return their file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import time
@@ -12,13 +11,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from ...config.commands import command
 from ...config.errors import UserError
+from ...storage.atomic import naming
+from ...storage.json_file import read_model
 
 LOCK_FILE = ".lock"
 _ASKED_SECONDS = 0.5
 """Seconds to wait for the lock. A process that asks if a run is under way holds it for less."""
+
+
+class _Holder(BaseModel):
+    """Process that holds a lock."""
+
+    host: str
+    pid: int
+    since: float
 
 
 class UnderWay(UserError):
@@ -40,7 +50,8 @@ def only_launch(run_dir: Path, wait_seconds: float | None = None) -> Iterator[No
     wait = _ASKED_SECONDS if wait_seconds is None else wait_seconds
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(run_dir / LOCK_FILE, timeout=wait, on_acquired=_sign))
+            with naming(run_dir / LOCK_FILE):
+                stack.enter_context(FileLock(run_dir / LOCK_FILE, timeout=wait, on_acquired=_sign))
         except Timeout:
             raise _refusal(run_dir) from None
         yield
@@ -48,9 +59,9 @@ def only_launch(run_dir: Path, wait_seconds: float | None = None) -> Iterator[No
 
 def _sign(file: int) -> None:
     """Write into a lock's file who holds it."""
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    holder = _Holder(host=socket.gethostname(), pid=os.getpid(), since=time.time())
     os.ftruncate(file, 0)
-    os.pwrite(file, json.dumps(holder).encode(), 0)
+    os.pwrite(file, holder.model_dump_json().encode(), 0)
 
 
 def is_under_way(run_dir: Path) -> bool:
@@ -94,8 +105,8 @@ def _refusal(run_dir: Path) -> UnderWay:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
-        return f"process {holder['pid']} on {holder['host']}, since {since}"
-    except (OSError, ValueError, KeyError):
+        holder = read_model(path, _Holder, largest=4096)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        return f"process {holder.pid} on {holder.host}, since {since}"
+    except (OSError, ValueError, OverflowError):
         return "another process"

@@ -14,6 +14,7 @@ from ...config.schema import Experiment
 from ...config.secrets import redact, remember_address, restored
 from ...data.manifest import AutoencoderId
 from ...storage.atomic import write_atomically
+from ...storage.json_file import Damaged, read_model
 from ...storage.run_layout import RunPaths
 
 # Keys that may change when a run is continued: they do not change what is computed, but for the order of sums where
@@ -94,15 +95,13 @@ class RunState(BaseModel):
         Raises:
             UserError: the file is damaged.
         """
-        path = RunPaths(folder).state_file
+        paths = RunPaths(folder)
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+            return read_model(paths.state_file, cls)
+        except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise UserError(
-                f"{path} is damaged: {str(error).splitlines()[0]}\n  choose another name=…, or remove {folder}"
-            ) from error
+        except Damaged as error:
+            raise UserError(f"{paths.state_file} is damaged: {error.reason}\n  {_advice(paths)}") from error
 
     def write(self, folder: Path) -> None:
         """Write the state into a run's folder, atomically. Only its owner reads an address with a password."""
@@ -110,6 +109,16 @@ class RunState(BaseModel):
         write_atomically(
             RunPaths(folder).state_file, content, private=redact(self.tracking_uri) != self.tracking_uri
         )
+
+
+def _advice(paths: RunPaths) -> str:
+    """Return the next command for a run whose state is damaged. Its checkpoints may be whole."""
+    if not any(paths.checkpoints.glob("images-*")):
+        return f"choose another name=…, or remove {paths.root}"
+    return (
+        f"its checkpoints do not need this file: causalfusion sample {paths.root}\n"
+        f"  to continue the run, put a copy of the file back. To train anew, choose another name=…"
+    )
 
 
 def check_same_config(

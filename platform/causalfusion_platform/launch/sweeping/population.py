@@ -21,10 +21,12 @@ from ray import tune
 from ...checkpoint.manifest import check
 from ...checkpoint.store import checkpoint_folder
 from ...config.compose import Composed
+from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.sweep import Distribution, SweepConfig
 from ...storage.atomic import write_atomically
 from ...storage.held import held_folder
+from ...storage.json_file import Damaged, read_model
 from ...storage.run_layout import RunPaths
 from ...tracking.journal import Adopted, Journal
 from .trials import Trial, compose_trial, rounded
@@ -57,15 +59,25 @@ class PopulationMember(BaseModel):
 def members_of(sweep: Experiment) -> dict[str, PopulationMember]:
     """Return the members of a sweep's population that were started, by name."""
     files = sorted(_folder(sweep).glob("*.json"))
-    return {path.stem: PopulationMember.model_validate_json(path.read_bytes()) for path in files}
+    return {path.stem: _read(path) for path in files}
 
 
 def member_of(sweep: Experiment, name: str) -> PopulationMember | None:
     """Return a member of a sweep's population, if it was started."""
     try:
-        return PopulationMember.model_validate_json((_folder(sweep) / f"{name}.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        return _read(_folder(sweep) / f"{name}.json")
+    except FileNotFoundError:
         return None
+
+
+def _read(path: Path) -> PopulationMember:
+    try:
+        return read_model(path, PopulationMember)
+    except Damaged as error:
+        raise UserError(
+            f"{path} is damaged: {error.reason}\n"
+            f"  put a copy of the file back, or choose another name=… for the sweep"
+        ) from error
 
 
 def newest_of(sweep: Experiment, trial: Trial) -> Trial:

@@ -27,7 +27,7 @@ class RunView:
     name: str
     folder: Path
     status: str
-    """That of its account. `unknown` if nothing is recorded."""
+    """That of its account. `unknown` if nothing is recorded, `damaged` if its state cannot be read."""
     total_images: int | None
     """Images of the whole run. None where its configuration cannot be read."""
     account: Account
@@ -42,6 +42,8 @@ class RunView:
     """The command that opens MLflow's dashboard."""
     summary: dict[str, Any] | None
     """summary.json of a finished run."""
+    fault: str | None = None
+    """Message about a state that cannot be read."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -81,6 +83,7 @@ def run_json(view: RunView) -> dict[str, Any]:
         "mlflow_run_id": view.mlflow_run_id,
         "tracking_uri": view.tracking_uri,
         "summary": view.summary,
+        "fault": view.fault,
     }
 
 

@@ -116,4 +116,5 @@ def test_a_dit_has_one_ar_step(tmp_path: Path) -> None:
 def test_a_damaged_configuration(weights: Path, tmp_path: Path, content: str) -> None:
     copied = Path(shutil.copytree(weights, tmp_path / "weights"))
     (copied / "config.json").write_text(content)
-    assert "config.json is not the configuration of a model" in refusal(request_of(copied, tmp_path / "out"))
+    expected = f"this is not the configuration of a model: {copied / 'config.json'}"
+    assert expected in refusal(request_of(copied, tmp_path / "out"))

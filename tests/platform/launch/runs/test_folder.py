@@ -21,6 +21,7 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.training.launch import Launch
 from causalfusion_platform.launch.training.train import run_training
+from causalfusion_platform.storage import json_file
 from causalfusion_platform.tracking.journal import Ended, Event, Journal, Launched
 from causalfusion_platform.tracking.outbox import Outbox
 from causalfusion_platform.tracking.records import Create, Ending, Input, Parameters, Record, RunFiles, Tags
@@ -131,11 +132,11 @@ def test_a_launch_reads_the_state_twice(
     """Once to see whether there is anything to do, and once under the lock; a finished run is read once."""
     experiment = make_experiment(data={"path": digits_folder}, train={"num_workers": 1})
     reads: list[Path] = []
-    read_bytes = Path.read_bytes
+    read = json_file.read_bounded
 
-    def counted(path: Path) -> bytes:
+    def counted(path: Path, largest: int) -> bytes:
         reads.extend([path] if path.name == "run.json" else [])
-        return read_bytes(path)
+        return read(path, largest)
 
     def finish(launch: Launch, *_: object) -> dict[str, Any]:
         launch.folder.keep(mlflow_run_id="abc")
@@ -143,7 +144,7 @@ def test_a_launch_reads_the_state_twice(
         launch.folder.keep(finished=True)
         return {"done": True}
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(json_file, "read_bounded", counted)
     monkeypatch.setattr(Launch, "run", finish)
     for already_finished, expected in ((False, 2), (True, 1)):
         reads.clear()

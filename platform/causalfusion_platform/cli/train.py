@@ -71,6 +71,7 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     """Run a composed experiment and print its progress and summary."""
     from rich.console import Console
 
+    from ..config.commands import command
     from ..config.errors import UserError
     from ..launch.training.train import run_training
     from ..report.log import log_to
@@ -97,7 +98,7 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
             raise
         raise UserError(
             f"run {experiment.name!r} has finished, but its summary.json is not one of this version: {error!r}\n"
-            f"  measure the weights: causalfusion evaluate {as_path(experiment.run_dir)}\n"
+            f"  measure the weights: {command('evaluate', as_path(experiment.run_dir))}\n"
             f"  to train again: name=ANOTHER"
         ) from error
     console.print(closing)

@@ -75,7 +75,13 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
         resolved = _plain(tree, resolve=True)
     for key in _retired_in(resolved):
         logger.warning(f"{key} of {name.removesuffix(SUFFIX)}{SUFFIX} has no effect: {_RETIRED[key]}")
-    return Composed(validate(resolved, name), unresolved)
+    experiment = validate(resolved, name)
+    if experiment.tracking.uri is None and "?" in str(experiment.runs):
+        raise UserError(
+            f"runs={experiment.runs} has a question mark, which the address of its mlflow.db cannot have\n"
+            f"  choose another folder: runs=FOLDER; or another store: tracking.uri=URI"
+        )
+    return Composed(experiment, unresolved)
 
 
 @contextmanager

@@ -114,7 +114,8 @@ def test_other_keys_keep_the_grammar() -> None:
 @pytest.mark.parametrize("text", STRANGE)
 def test_strange_texts_compose(own_folder: Path, text: str) -> None:
     keys = ("description", "data.path", "runs", "train.staging", "tracking.tags.a")
-    composed = compose_experiment("quickstart", [f"{key}={text}" for key in keys])
+    overrides = [f"{key}={text}" for key in keys]
+    composed = compose_experiment("quickstart", [*overrides, "tracking.uri=http://h:5000"])
     found = composed.experiment
     assert (found.description, found.tracking.tags, found.train.staging) == (text, {"a": text}, Path(text))
     assert (found.data.path, found.runs) == (own_folder / text, own_folder / text)
@@ -124,6 +125,13 @@ def test_strange_texts_compose(own_folder: Path, text: str) -> None:
     changed = with_overrides(found, {"seed": 3, "name": "other", "tracking.uri": text}, "other")
     assert changed.tracking.uri == text
     assert changed.model_copy(update={"seed": 0, "name": "quickstart", "tracking": found.tracking}) == found
+
+
+def test_a_question_mark_in_the_folder_of_runs() -> None:
+    """SQLAlchemy would make the database of a?/b at a."""
+    message = message_of("quickstart", "runs=/a?/b")
+    assert message.startswith("runs=/a?/b has a question mark")
+    assert load_experiment("quickstart", ["runs=/a?/b", "tracking.uri=http://h:5000"]).runs == Path("/a?/b")
 
 
 def test_a_name_that_looks_like_a_number() -> None:

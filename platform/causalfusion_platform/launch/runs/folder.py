@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ...config.commands import command
 from ...config.compose import Composed, flatten, recorded_tree, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment, TrackingConfig
@@ -296,7 +297,7 @@ class RunFolder(RunPaths):
                 fault = f"{self.summary_file} is damaged: {reason}"
             raise UserError(
                 f"run {self.name!r} has finished, but its results cannot be read: {fault}\n"
-                f"  put a copy of the file back, or measure the weights again: causalfusion evaluate {self.root}\n"
+                f"  put a copy of the file back, or measure the weights again: {command('evaluate', self.root)}\n"
                 f"  to train again: name=ANOTHER"
             ) from error
         return summary_here(tree, self.root)

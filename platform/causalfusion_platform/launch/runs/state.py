@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from ...config.commands import command
 from ...config.compose import flatten, recorded_tree, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
@@ -116,7 +117,7 @@ def _advice(paths: RunPaths) -> str:
     if not any(paths.checkpoints.glob("images-*")):
         return f"choose another name=…, or remove {paths.root}"
     return (
-        f"its checkpoints do not need this file: causalfusion sample {paths.root}\n"
+        f"its checkpoints do not need this file: {command('sample', paths.root)}\n"
         f"  to continue the run, put a copy of the file back. To train anew, choose another name=…"
     )
 

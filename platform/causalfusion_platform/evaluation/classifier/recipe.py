@@ -28,7 +28,7 @@ class ClassifierRecipe:
     epochs: int = 12
     """Passes over the data set, if they are not more than `most_images`."""
     most_images: int = 262_144
-    """Images after which training ends in any case, so that large data sets take minutes and not days."""
+    """Images after which training ends in any case. Of a larger data set the reference has no more rows either."""
     batch_size: int = 64
     """Rows of an optimizer step, from which those held out are left out."""
     learning_rate: float = 2e-3

@@ -16,7 +16,7 @@ from causalfusion import draws
 
 from ...config.errors import UserError
 from ...data.manifest import Manifest
-from ...data.pixels import read_pixels
+from ...data.pixels import to_pixels
 from ...data.read import Batch, Dataset, local_batches
 from ..extractors.classifier_extractor import ClassifierExtractor, space_of
 from ..extractors.small_cnn import SmallCnn
@@ -53,7 +53,8 @@ def train_classifier(
 ) -> DataClassifier:
     """Train the classifier of shards whose latents are pixels. A function of data and recipe on one machine.
 
-    Memory holds one window of rows, whatever the size of the data set.
+    Memory holds one window of rows, whatever the size of the data set. Of a large one `most_images` rows are read,
+    in random order: for training, for the reference and to hold out.
 
     Raises:
         UserError: a shard is damaged, or the data set has too few rows.
@@ -76,15 +77,13 @@ def new_network(manifest: Manifest, recipe: ClassifierRecipe) -> SmallCnn:
 def _train(folder: Path, manifest: Manifest, recipe: ClassifierRecipe, alive: Alive) -> SmallCnn:
     total = recipe.images(manifest.rows)
     progress = LoggedProgress(f"training the classifier of {folder}", total)
-    data = Dataset(folder, manifest, draws.stream_seed(recipe.seed, "classifier order"), _WINDOW_ROWS)
     with torch.random.fork_rng(devices=[]), _threads_for(manifest):
         torch.manual_seed(draws.stream_seed(recipe.seed, "classifier"))
         network = new_network(manifest, recipe).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate)
         steps = math.ceil(total / recipe.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        batches: Iterator[Batch] = local_batches(data, batch_size=recipe.batch_size, start=0, stop=total)
-        for batch in batches:
+        for batch in _rows(folder, manifest, recipe, total):
             seen = ~recipe.is_held_out(batch.row_ids.tolist())
             if seen.any():
                 scores = network(batch.latents[seen])
@@ -99,29 +98,34 @@ def _train(folder: Path, manifest: Manifest, recipe: ClassifierRecipe, alive: Al
     return network
 
 
+def _rows(folder: Path, manifest: Manifest, recipe: ClassifierRecipe, total: int) -> Iterator[Batch]:
+    data = Dataset(folder, manifest, draws.stream_seed(recipe.seed, "classifier order"), _WINDOW_ROWS)
+    return local_batches(data, batch_size=recipe.batch_size, start=0, stop=total)
+
+
 def _examine(
     extractor: ClassifierExtractor, folder: Path, manifest: Manifest, recipe: ClassifierRecipe, alive: Alive
 ) -> DataClassifier:
-    """Extract the features of all rows, one row group at a time."""
-    progress = LoggedProgress(f"features of {folder}", manifest.rows)
+    """Extract the features of all rows, or of those that training reads of a large data set."""
+    total = min(manifest.rows, recipe.most_images)
+    progress = LoggedProgress(f"features of {folder}", total)
     moments = FeatureMoments(recipe.width)
     held_out, places = torch.empty(0, recipe.width), torch.empty(0, dtype=torch.float64)
-    right = outside = done = 0
+    right = outside = 0
     with _threads_for(manifest):
-        for rows in read_pixels(folder, manifest):
-            found = extractor.features(rows.images)
+        for batch in _rows(folder, manifest, recipe, total):
+            found = extractor.features(to_pixels(batch.latents))
             assert found.probabilities is not None
-            place = recipe.places(rows.row_ids.tolist())
+            place = recipe.places(batch.row_ids.tolist())
             out = place < recipe.held_out
             moments.add(found.pool[~out])
-            right += int((found.probabilities[out].argmax(dim=1) == rows.labels[out]).sum())
+            right += int((found.probabilities[out].argmax(dim=1) == batch.labels[out]).sum())
             outside += int(out.sum())
             places, held_out = torch.cat([places, place[out]]), torch.cat([held_out, found.pool[out]])
             if len(places) > 2 * MOST_HELD_OUT:
                 places, held_out = _first(places, held_out)
-            done += len(rows.labels)
             alive()
-            progress.show(done)
+            progress.show(batch.samples.stop)
     progress.finish()
     if moments.count < 2:
         raise UserError(

@@ -110,7 +110,7 @@ def test_only_so_many_held_out_rows_are_kept(tmp_path: Path, monkeypatch: pytest
 
 
 def test_rows_are_streamed(digits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory holds a window of training and a row group of the examination, however many rows there are."""
+    """Memory holds a window of rows, however many there are."""
     held: list[int] = []
     window = read.read_window
 
@@ -122,15 +122,24 @@ def test_rows_are_streamed(digits_folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(read, "read_window", counted)
     monkeypatch.setattr(train, "_WINDOW_ROWS", 128)
     train_classifier(digits_folder, Manifest.read(digits_folder), ClassifierRecipe(epochs=1))
-    assert sum(held) == 1797
+    assert sum(held) == 2 * 1797  # one epoch, and the features of all rows
     assert max(held) < 300
     parts = [len(rows.labels) for rows in read_pixels(digits_folder, Manifest.read(digits_folder))]
     assert (sum(parts), max(parts)) == (1797, 64)
 
 
-def test_a_large_data_set_is_not_read_many_times() -> None:
+def test_a_large_data_set_is_read_in_part(tmp_path: Path) -> None:
+    """Of 300 rows, 130 are read in random order: to train, as the reference, and to hold out."""
     assert RECIPE.images(1797) == RECIPE.epochs * 1797
     assert RECIPE.images(1_281_167) == RECIPE.most_images < 1_281_167
+    rows = some_digits(300)
+    found = train_classifier(tmp_path, write(rows, tmp_path), dataclasses.replace(SHORT, most_images=130))
+    assert found.train_rows + len(found.held_out) == 130
+    held_out = SHORT.is_held_out(rows.row_ids.tolist())
+    features = found.extractor.features(to_pixels(torch.from_numpy(rows.mean).float())).pool[held_out]
+    apart = torch.cdist(found.held_out.double(), features.double()).min(dim=1)
+    assert float(apart.values.max()) < 1e-5
+    assert len(set(apart.indices.tolist()) - set(range(len(found.held_out)))) > 3  # not the first ones
 
 
 def test_other_images_fit_too(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ def test_one_fault_is_status_2_and_the_other_checks_go_on(
     assert result.status == 2
     lines = result.out.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    verdicts = {line[5:17].strip(): line[:5].strip() for line in lines[:-1] if line[:1] != " "}
+    # A slow machine also shows lines of progress: "doctor 8/14 checks, 00:05".
+    marked = [line for line in lines if line[:5].strip() in ("ok", "warn", "FAIL")]
+    verdicts = {line[5:17].strip(): line[:5].strip() for line in marked}
     assert list(verdicts) == [
         "python",
         "packages",

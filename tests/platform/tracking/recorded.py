@@ -114,7 +114,8 @@ def step_of(file: Path) -> str:
     return match[1]
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait for a condition, with a limit that only a hang reaches."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -128,6 +128,8 @@ def test_mlflow_has_curves_grids_and_lineage(on_ray: OnRay) -> None:
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(128, 1025, 128))
     assert run.data.metrics["eval/class_accuracy"] == summary["class_accuracy"]
+    described = run.data.tags["mlflow.note.content"]  # its charts round to two decimals
+    assert f"| class_accuracy | {summary['class_accuracy']:.4g} |\n" in f"{described}\n"
     measured = run.data.metrics
     for share in ("throughput/data_wait", "throughput/checkpoint_stall", "throughput/mfu", "time/goodput"):
         assert 0 < measured[share] < 1, share

@@ -248,9 +248,12 @@ def test_a_traceback_is_written_where_it_can_be(
 
 # Output that nobody reads, and signals, in processes of their own
 
+# Background jobs of a shell ignore Ctrl-C, and so do their children.
 CODE = """
-import sys, time
+import signal, sys, time
 from causalfusion_platform.cli.ending import run_to_end
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def command():
     print("waiting", flush=sys.argv[1] == "wait")

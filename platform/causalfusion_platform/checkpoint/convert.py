@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import ParamSpec, get_args
 
 from causalfusion import PRESETS, CausalFusion, CausalFusionConfig, DiT, ModelConfig, count_parameters
 from causalfusion.config import PositionEmbedding
@@ -15,9 +17,28 @@ from causalfusion.weights.vae import MAR_SCALE, import_vae
 from ..config.errors import UserError
 from .find import find_weights
 
+_Arguments = ParamSpec("_Arguments")
 _POSITIONS = ("auto", *get_args(PositionEmbedding))
 
 
+def _with_notices(read: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
+    """Add the notices of reading a checkpoint to the description that a function returns."""
+
+    @functools.wraps(read)
+    def told(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> str:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", CheckpointNotice)
+            description = read(*args, **kwargs)
+        notices = [str(one.message) for one in caught if issubclass(one.category, CheckpointNotice)]
+        for other in caught:
+            if not issubclass(other.category, CheckpointNotice):
+                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+        return "\n".join([description, *dict.fromkeys(notices)])
+
+    return told
+
+
+@_with_notices
 def import_checkpoint(
     checkpoint: Path,
     out: Path,
@@ -33,25 +54,6 @@ def import_checkpoint(
     Raises:
         UserError: the format is unknown, the file does not fit, or `out` is not empty.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CheckpointNotice)
-        description = _import(checkpoint, out, preset, heads, patch_size, use_ema, positions)
-    notices = [str(one.message) for one in caught if issubclass(one.category, CheckpointNotice)]
-    for other in caught:
-        if not issubclass(other.category, CheckpointNotice):
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    return "\n".join([description, *dict.fromkeys(notices)])
-
-
-def _import(
-    checkpoint: Path,
-    out: Path,
-    preset: str | None,
-    heads: int | None,
-    patch_size: int | None,
-    use_ema: bool,
-    positions: str,
-) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty\n  name another folder, or remove it")
     if preset is not None and preset not in PRESETS:

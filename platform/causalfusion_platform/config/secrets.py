@@ -76,17 +76,12 @@ def known() -> dict[str, str]:
 
 def redact(text: str) -> str:
     """Return a text without secrets."""
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, _known[secret])
-    return text
+    return _replaced(text, _known)
 
 
 def with_variables(text: str) -> str:
     """Return a text without values of variables, which `restored` undoes. Other secrets stay."""
-    for secret in sorted(_known, key=len, reverse=True):
-        if _known[secret] != _HIDDEN:
-            text = text.replace(secret, _known[secret])
-    return text
+    return _replaced(text, {secret: shown for secret, shown in _known.items() if shown != _HIDDEN})
 
 
 def redacted(tree: Any) -> Any:
@@ -119,3 +114,10 @@ def restored(text: str) -> str:
         raise UserError(f"{text} needs the environment variable {name}\n  set it: export {name}=…")
 
     return _VARIABLE.sub(value, text)
+
+
+def _replaced(text: str, shown: Mapping[str, str]) -> str:
+    """Return a text with others in place of secrets, the longest first: a secret may be a part of another one."""
+    for secret in sorted(shown, key=len, reverse=True):
+        text = text.replace(secret, shown[secret])
+    return text

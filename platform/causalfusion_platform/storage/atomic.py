@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from .held import process_lives
+
 _UNFINISHED = re.compile(r"\..+\.(\d+)", re.DOTALL)
 
 
@@ -54,18 +56,8 @@ def remove_unfinished(folder: Path) -> None:
     """
     for path in folder.glob(".*"):
         match = _UNFINISHED.fullmatch(path.name)
-        if match and not _lives(int(match[1])):
+        if match and not process_lives(int(match[1])):
             path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:

@@ -85,6 +85,17 @@ def remove_temporary() -> None:
         remove_if_left(folder)
 
 
+def process_lives(process: int) -> bool:
+    """Say whether a process of this machine runs, by its number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _is_file_at(file: int, path: Path) -> bool:
     try:
         there, here = path.stat(), os.fstat(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ LARGEST = 16 << 20
 _SHOWN = 200
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_Parsed = TypeVar("_Parsed")
 _TREE: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
@@ -36,11 +38,7 @@ def read_model(path: Path, kind: type[_Model], largest: int = LARGEST) -> _Model
         FileNotFoundError: there is none.
         Damaged: it is not a file, cannot be read, is larger than `largest` bytes, or is not of this kind.
     """
-    content = read_bounded(path, largest)
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        raise Damaged(path, first_fault(error)) from error
+    return _parsed(path, largest, kind.model_validate_json)
 
 
 def read_object(path: Path, largest: int = LARGEST) -> dict[str, Any]:
@@ -50,11 +48,7 @@ def read_object(path: Path, largest: int = LARGEST) -> dict[str, Any]:
         FileNotFoundError: there is none.
         Damaged: it is not a file, cannot be read, is larger than `largest` bytes, or holds no object.
     """
-    content = read_bounded(path, largest)
-    try:
-        return _TREE.validate_json(content)
-    except ValidationError as error:
-        raise Damaged(path, first_fault(error)) from error
+    return _parsed(path, largest, _TREE.validate_json)
 
 
 def parse_line(line: bytes) -> Any:
@@ -90,6 +84,14 @@ def read_bounded(path: Path, largest: int) -> bytes:
     if len(content) > largest:
         raise Damaged(path, f"it is larger than {largest:,} bytes")
     return content
+
+
+def _parsed(path: Path, largest: int, parse: Callable[[bytes], _Parsed]) -> _Parsed:
+    content = read_bounded(path, largest)
+    try:
+        return parse(content)
+    except ValidationError as error:
+        raise Damaged(path, first_fault(error)) from error
 
 
 def first_fault(error: ValidationError) -> str:

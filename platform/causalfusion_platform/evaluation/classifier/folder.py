@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -23,6 +23,7 @@ from ...config.errors import UserError
 from ...data.manifest import Manifest, sha256_of
 from ...data.shards import classifier_folder
 from ...storage.atomic import write_atomically
+from ...storage.json_file import read_model
 from ..extractors.classifier_extractor import ClassifierExtractor, space_of
 from ..metrics.statistics import Statistics
 from .recipe import RECIPE, ClassifierRecipe
@@ -150,7 +151,7 @@ def _kept(place: Path, manifest: Manifest, recipe: ClassifierRecipe, *, say: boo
 
 def _read(place: Path, manifest: Manifest, recipe: ClassifierRecipe) -> DataClassifier:
     try:
-        record = ClassifierRecord.model_validate_json((place / RECORD_FILE).read_bytes())
+        record = read_model(place / RECORD_FILE, ClassifierRecord)
         if record.identity != recipe.identity(manifest):
             raise _Damaged(f"{RECORD_FILE} is of another classifier")
         if sha256_of(place / TENSORS_FILE) != record.file_sha256:
@@ -165,7 +166,7 @@ def _read(place: Path, manifest: Manifest, recipe: ClassifierRecipe) -> DataClas
         return DataClassifier(extractor, reference, record.train_rows, tensors[_HELD_OUT], record.held_out_accuracy)
     except FileNotFoundError:
         raise
-    except (OSError, ValidationError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise _Damaged(" ".join(str(error).split())[:200]) from error
 
 

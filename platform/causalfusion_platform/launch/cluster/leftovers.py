@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...storage.held import held_folder, remove_if_left, remove_temporary
+from ...storage.held import held_folder, process_lives, remove_if_left, remove_temporary
 
 # Ray's sockets live below this folder, and a socket's path may have 107 characters at most.
 _PARENT = Path("/tmp")
@@ -44,14 +43,4 @@ def _is_left_by_an_earlier_version(folder: Path) -> bool:
             return time.time() - folder.stat().st_mtime > _STARTING_SECONDS
     except FileNotFoundError:
         return False
-    return not any(_lives(driver) for driver in drivers)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return not any(process_lives(driver) for driver in drivers)

@@ -66,7 +66,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         folder.check_config(experiment, anew=job.anew)  # another launch may have come before the lock
         done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
         job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
-        check_comparable(job, done)
+        done = check_comparable(job, done)
         started.enter_context(ray_session())
         stop = started.enter_context(stop_on_signals())
         concurrent = concurrent_trials(job)

@@ -16,6 +16,7 @@ import pytest
 from ray import tune
 from rich.console import Console
 
+from causalfusion_platform.checkpoint import store
 from causalfusion_platform.config.compose import Composed
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
@@ -222,6 +223,29 @@ def test_trials_under_another_classifier_are_not_ranked(job: SweepJob, monkeypat
     result = run(job)
     assert [report["trial"] for report in Tuner.reports] == [job.trials[2].name]
     assert not any("fd_digits_cnn" in (end.summary or {}) for end in result.ends)
+
+
+def test_finished_trials_under_another_classifier_are_scored_again(
+    job: SweepJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their last checkpoints are there, so that another launch of them trains nothing."""
+    finish = finishing_two(job, None, DIGEST)
+
+    def finish_two_with_checkpoints(uri: str) -> None:
+        finish(uri)
+        for trial in job.trials[:2]:
+            run = job.run(trial.name)
+            folder = store.checkpoint_folder(run.checkpoints, trial.experiment.train.total_images)
+            folder.mkdir(parents=True)
+
+    monkeypatch.setattr(sweep, "check_reachable", finish_two_with_checkpoints)
+    result = run(job)
+    assert [report["trial"] for report in Tuner.reports] == [job.trials[0].name, job.trials[2].name]
+    assert {end.name: end.summary["fd_digits_cnn"] for end in result.ends if end.summary} == {
+        job.trials[0].name: 1.0,
+        job.trials[1].name: 7.0,
+        job.trials[2].name: 1.0,
+    }
 
 
 def test_a_metric_that_the_data_do_not_give_is_refused(job: SweepJob) -> None:

@@ -1,8 +1,8 @@
 """CausalFusion: diffusion and autoregression in one decoder-only transformer (arXiv 2412.12095).
 
 `transformer` is the network, `objective` its training loss, `sampling/` generates, `weights/` loads and saves.
-`factorization/` holds the AR axis and `noise/` the diffusion axis. The package needs no Ray, DeepSpeed or MLflow.
-Open `objective` first, then `transformer`.
+`factorization/` holds the AR axis, `noise/` the diffusion axis, and `text/` the tokenizer. The package needs no
+Ray, DeepSpeed or MLflow. Open `objective` first, then `transformer`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""`causalfusion evaluate`: measure a checkpoint at points of the factorization plane."""
+"""`causalfusion evaluate`: measure a checkpoint at points of the factorization plane, or score captions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import Annotated
 
 import typer
 
-from .sample import CheckpointArgument, SettingsArgument
+from .evaluate_captions import check_options, print_scores
+from .sample import SettingsArgument
 
 _PLACES_BESIDE = 3
 
 
 def evaluate(
-    checkpoint: CheckpointArgument,
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of weights, of a checkpoint, or of a run. Left out with --captions."),
+    ] = None,
     settings: SettingsArgument = None,
     num: Annotated[int, typer.Option(min=4, help="Samples at each place.")] = 10_000,
     ar_steps: Annotated[str | None, typer.Option(help="S, such as 1,2,4 (default: that of the run).")] = None,
@@ -44,13 +49,41 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per forward pass.")] = None,
     keep_samples: Annotated[bool, typer.Option(help="Leave the samples in the run's samples/.")] = True,
     local: Annotated[bool, typer.Option("--local", help="Generate in this process, without Ray.")] = False,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="Score these captions of any model instead: JSON in COCO's results format."),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="With --captions: captions_*.json of COCO, or dataset_coco.json of Karpathy."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --captions: split of the references (default: test, if there are any).")
+    ] = None,
+    ptb_jar: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --captions: stanford-corenlp-3.4.1.jar, for cider_d_ptb (default: that of pycocoevalcap, if "
+            "it is installed)."
+        ),
+    ] = None,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="With --captions: score empty captions 0, and do not refuse them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON line, last.")] = False,
 ) -> None:
     """Generate and measure samples for every combination of S, T and guidance: one table.
 
     With the released Inception weights: FID, sFID, Inception Score, precision and recall by ADM's conventions.
     Otherwise the same metrics in the named space. The same command continues an interrupted one.
+
+    With --captions and --references: CIDEr-D of a file of captions, of any model.
     """
+    check_options(context)
+    if checkpoint is None:
+        assert captions is not None and references is not None
+        print_scores(captions, references, split, ptb_jar, allow_empty=allow_empty, as_json=as_json)
+        return
     from rich.console import Console
 
     from ..checkpoint.find import find_weights

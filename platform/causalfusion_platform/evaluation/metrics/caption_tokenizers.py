@@ -6,7 +6,6 @@ for scoring, and have nothing to do with the tokenizer of a model.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...config.errors import MachineError, UserError
+from ...data.manifest import sha256_of
 
 
 class CaptionTokenizer(Protocol):
@@ -97,11 +97,11 @@ class PTBTokenizer:
         java = _find_java()
         if jar is None:
             installed = _installed_jar()
-            usable = java is not None and installed is not None and _sha256(installed) == JAR_SHA256
+            usable = java is not None and installed is not None and sha256_of(installed) == JAR_SHA256
             return cls(java, installed) if usable else None  # type: ignore[arg-type]  # neither is None
         if not jar.is_file():
             raise UserError(f"--ptb-jar {jar}: there is no such file\n  {_GET_JAR}")
-        if (digest := _sha256(jar)) != JAR_SHA256:
+        if (digest := sha256_of(jar)) != JAR_SHA256:
             raise UserError(
                 f"--ptb-jar {jar}: it is another file, of SHA-256 {digest}. cider_d_ptb is defined by {JAR} "
                 f"of SHA-256 {JAR_SHA256}\n  {_GET_JAR}"
@@ -165,8 +165,3 @@ def _installed_jar() -> Path | None:
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     jars = [jar for place in places if (jar := Path(place) / "tokenizer" / JAR).is_file()]
     return jars[0] if jars else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

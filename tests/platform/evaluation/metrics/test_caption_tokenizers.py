@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.errors import MachineError, UserError
+from causalfusion_platform.data.manifest import sha256_of
 from causalfusion_platform.evaluation.metrics import caption_tokenizers
 from causalfusion_platform.evaluation.metrics.caption_tokenizers import JAR, PTBTokenizer, WordTokenizer
 from causalfusion_platform.evaluation.metrics.cider import cider_d
@@ -80,7 +81,7 @@ def jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that passes for the jar, and a `java` on the PATH that returns its input."""
     path = tmp_path / JAR
     path.write_bytes(b"jar")
-    monkeypatch.setattr(caption_tokenizers, "JAR_SHA256", caption_tokenizers._sha256(path))
+    monkeypatch.setattr(caption_tokenizers, "JAR_SHA256", sha256_of(path))
     write_java(tmp_path, ECHO)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     return path

@@ -27,6 +27,10 @@ def encode(
     caption_column: Annotated[
         str | None, typer.Option(help="Column or suffix of captions (default: without captions).")
     ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(help="File of captions for images in folders: COCO's or Karpathy's JSON, or JSONL."),
+    ] = None,
     on: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,7 +49,9 @@ def encode(
     rows_per_group: Annotated[int, typer.Option(help="Rows per Parquet row group, the unit of shuffling.")] = 256,
     split: Annotated[
         str | None,
-        typer.Option(help="Split to take where names tell several apart: train, …, or all (tars, Parquet)."),
+        typer.Option(
+            help="Split to take where names or captions tell several apart: train, …, or all (not folders)."
+        ),
     ] = None,
     encoders: Annotated[
         int | None, typer.Option(help="Ray actors that encode (default: one per GPU, or per node without GPUs).")
@@ -92,6 +98,7 @@ def encode(
             image_column=image_column,
             label_column=label_column,
             caption_column=caption_column,
+            captions=captions,
             split=split,
             policies=policies,
             rules=recorded_rules(records_folder(out)),
@@ -116,6 +123,7 @@ def encode(
         as_path(out),
         encoded.empty_classes,
         names_in(out).faults,
+        encoded.listing.captions,
     )
     console.print(panel)
     if as_json:

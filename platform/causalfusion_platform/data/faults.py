@@ -64,6 +64,7 @@ _KINDS = (
     FaultKind("unreadable", _LOST, "stop", "the storage failed to give the file"),
     FaultKind("missing", _LOST, "stop", "there is a label for an image that is not there"),
     FaultKind("unlabelled", _LOST, "stop", "there is no label for the image"),
+    FaultKind("uncaptioned", _LOST, "stop", "the file of captions has none for the image"),
     FaultKind("zero_bytes", _LOST, "skip", "the file is empty"),
     FaultKind("not_image", _LOST, "skip", "no image of a format that is decoded here"),
     FaultKind("truncated", _LOST, "skip", "the file ends before its image does"),

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -164,6 +165,62 @@ def test_an_encoding_says_it_before_and_names_a_class_without_rows(run: Run, own
     summary = json.loads(result.out.splitlines()[-1])
     assert (summary["rows"], summary["classes"], summary["empty_classes"]) == (1, 2, ["dog"])
     assert summary["left_out"] == {".DS_Store": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("--captions", "k.json", "--split", "test"), {"0.png": ["zero", "nought"], "2.png": ["two"]}),
+        (("--captions", "c.jsonl", "--on", "uncaptioned=skip"), {"0.png": ["a"], "1.png": ["b"]}),
+    ],
+)
+def test_captions_of_a_file_reach_the_shards(
+    run: Run, own_folder: Path, command: tuple[str, ...], expected: dict[str, list[str]]
+) -> None:
+    """Begin, end and dry run say which form was taken; the shards hold what the file says."""
+    write_files(own_folder / "coco", {f"{row}.png": digit(row) for row in range(3)})
+    sentences = {0: ["zero", "nought"], 1: ["one"], 2: ["two "]}
+    described = [
+        {
+            "filename": f"{row}.png",
+            "cocoid": row,
+            "split": "val" if row == 1 else "test",
+            "sentences": [{"raw": text, "sentid": 10 * row + at} for at, text in enumerate(texts)],
+        }
+        for row, texts in sentences.items()
+    ]
+    lines = [
+        {"image": "0.png", "caption": "a"},
+        {"image": "1.png", "caption": "b"},
+        {"image": "9.png", "caption": ""},
+    ]
+    write_files(own_folder, {"k.json": json.dumps({"images": described})})
+    write_files(own_folder, {"c.jsonl": "\n".join(map(json.dumps, lines))})
+    options = ("data", "encode", "coco", "out", "--vae", "identity", "--size", "8", "--json", *command)
+    dry = run(*options, "--dry-run")
+    with without_ray():
+        result = run(*options)
+    assert (dry.status, result.status) == (0, 0)
+    before, after = result.out.split("encoded into")
+    form = "Karpathy, k.json" if "k.json" in command else "JSONL (keys image, caption), c.jsonl"
+    for text in (dry.out, before, after):
+        assert f"{sum(map(len, expected.values()))}, {form}, joined by path" in " ".join(text.split())
+        assert ("1 image of other splits" in text) == ("k.json" in command)
+        assert ("1 captioned image not there: 9.png" in text) == ("c.jsonl" in command)
+    facts = [json.loads(text.splitlines()[-1])["captions"] for text in (dry.out, result.out)]
+    assert facts[0] == facts[1]
+    assert (facts[0]["form"], facts[0]["uncaptioned"]) == (form.split(",")[0].split()[0], int("c.jsonl" in command))
+    table = pq.read_table("out")
+    assert dict(zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True)) == expected
+    assert table["label"].to_pylist() == [0, 0]
+
+
+def test_images_without_captions_are_refused_with_the_way_out(run: Run, own_folder: Path) -> None:
+    write_files(own_folder / "pets", {f"cat/{row}.png": digit(row) for row in range(6)})
+    write_files(own_folder, {"pets/c.jsonl": json.dumps({"file": "cat/5.png", "captions": ["x"]})})
+    refused = run("data", "encode", "pets", "out", "--vae", "identity", "--size", "8", "--captions", "pets/c.jsonl")
+    check_refusal(refused, "5 of 6 images are without: cat/0.png, cat/1.png, cat/2.png, …", "--on uncaptioned=skip")
+    assert not Path("out").exists()
 
 
 # inspect

@@ -12,7 +12,8 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.faults import FAULT_KINDS, FaultStop, Finding, parse_policies
 
 LOST = {
-    "zero_bytes", "truncated", "not_image", "corrupt", "unreadable", "deep", "huge", "unlabelled", "missing",
+    "zero_bytes", "truncated", "not_image", "corrupt", "unreadable", "deep", "huge", "unlabelled", "uncaptioned",
+    "missing",
 }  # fmt: skip
 DECODABLE = {
     "cmyk", "gray8", "gray16", "rgb16", "palette", "transparency", "animated", "exif_rotation", "tiny",
@@ -39,6 +40,7 @@ def test_defaults_lose_no_image_that_can_be_decoded_and_stop_where_the_source_is
     assert {name for name, action in defaults.items() if action == "stop"} == {
         "unreadable",
         "unlabelled",
+        "uncaptioned",
         "missing",
     }
 
@@ -70,7 +72,7 @@ def test_wrong_settings_are_told_with_what_is_allowed(settings: list[str], words
 
 def test_defaults_are_allowed_and_names_differ() -> None:
     assert all(kind.default in kind.allowed for kind in FAULT_KINDS.values())
-    assert len(FAULT_KINDS) == 19
+    assert len(FAULT_KINDS) == 20
 
 
 def stop_at(key: str) -> None:

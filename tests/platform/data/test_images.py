@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 MAX_PIXELS = 20_000_000
 DEFAULTS = parse_policies([])
-NOT_OF_CONTENT = {"unreadable", "unlabelled", "missing"}
+NOT_OF_CONTENT = {"unreadable", "unlabelled", "uncaptioned", "missing"}
 NAMES = sorted(faulty_images())
 SQUARE = photo(CROP, CROP)
 Pixels = NDArray[np.uint8]

@@ -153,7 +153,9 @@ class EncodingPlan:
         changed = [
             f"  {key}: was {theirs.get(key)!r}, now {mine.get(key)!r}"
             for key in sorted({*mine, *theirs})
-            if mine.get(key) != theirs.get(key) and not (key.startswith("policies.") and theirs.get(key) == "stop")
+            # An earlier version, which did not know a kind of fault, encoded nothing that it applies to.
+            if mine.get(key) != theirs.get(key)
+            and not (key.startswith("policies.") and theirs.get(key, "stop") == "stop")
         ]
         if changed:
             lines = "\n".join(changed)

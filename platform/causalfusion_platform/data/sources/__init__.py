@@ -1,12 +1,13 @@
-"""Sources of images: class folders, flat folders with a label file, WebDataset tars, Parquet files.
+"""Sources of images: class folders, flat folders, WebDataset tars, Parquet files.
 
 `listing` defines the list of a source's images, and `open` detects the kind of a source. `folders`, `flat`,
-`webdataset` and `parquet` read one kind each. `files` and `filesystem` list paths and URLs. `system_files` names
-what is left out, `splits` tells splits apart, and `labels` numbers classes. Open `listing` first.
+`webdataset` and `parquet` read one kind each. `captioned` joins images in folders with a `caption_file`. `files`
+and `filesystem` list paths and URLs. `system_files` names what is left out, `splits` tells splits apart, and
+`labels` numbers classes. Open `listing` first.
 """
 
-from .listing import Listing, Reader, Source
+from .listing import CaptionsFound, Listing, Reader, Source
 from .open import open_source
 from .selection import EARLIER_RULES, RULES
 
-__all__ = ["EARLIER_RULES", "RULES", "Listing", "Reader", "Source", "open_source"]
+__all__ = ["EARLIER_RULES", "RULES", "CaptionsFound", "Listing", "Reader", "Source", "open_source"]

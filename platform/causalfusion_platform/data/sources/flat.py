@@ -1,4 +1,4 @@
-"""Images in any folders, with a label file."""
+"""Images in any folders, with a label file or without classes."""
 
 from __future__ import annotations
 
@@ -68,6 +68,25 @@ class FlatFolder:
         selection = files.selection
         selection = replace(selection, left_out=tuple(sorted({*selection.left_out, *system.values()})))
         return make_listing("flat", files.location, numbered.class_names, columns, findings, selection)
+
+    def reader(self) -> FileReader:
+        """Return the reader of the images."""
+        return FileReader(self.files.filesystem)
+
+
+@dataclass(frozen=True)
+class UnlabelledFolder:
+    """Folder of images without classes, all with label 0. Captions choose its images."""
+
+    files: SourceFiles
+
+    def listing(self) -> Listing:
+        """List every file."""
+        files = self.files
+        names = utf8(files.names, files.location)
+        numbered = no_classes(len(names))
+        columns = file_columns(files, names, pa.array(numbered.labels), pa.array([True] * len(names)))
+        return make_listing("flat", files.location, numbered.class_names, columns, [], files.selection)
 
     def reader(self) -> FileReader:
         """Return the reader of the images."""

@@ -33,6 +33,31 @@ _ARROW = (pa.Array, pa.ChunkedArray)
 
 
 @dataclass(frozen=True)
+class CaptionsFound:
+    """Result of joining images with a file of captions."""
+
+    location: str
+    """Path or URL of the file, as given by the user."""
+    form: str
+    """COCO, Karpathy or JSONL."""
+    keys: tuple[str, ...]
+    """Keys that the lines have (JSONL)."""
+    by: str
+    """`path`: whole paths were equal. `file name`: only their last parts."""
+    captions: int
+    """Captions of the images that are listed."""
+    uncaptioned: int
+    """Images that were left out because they have no caption."""
+    absent: int
+    """Entries of the file whose image is not there."""
+    first_absent: tuple[str, ...]
+    other_splits: int
+    """Images of splits that were not chosen."""
+    other_files: int
+    """Files without caption that are not named as images."""
+
+
+@dataclass(frozen=True)
 class Listing:
     """Images of a source."""
 
@@ -64,6 +89,8 @@ class Listing:
     """True if images should be encoded in shuffled order, because their keys are sorted by class."""
     selection: Selection = field(default_factory=Selection)
     """Part of the location that was listed."""
+    captions: CaptionsFound | None = None
+    """Origin of the captions, if they are from a file beside the images."""
 
     @property
     def has_classes(self) -> bool:

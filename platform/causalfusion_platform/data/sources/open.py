@@ -7,8 +7,11 @@ from typing import Literal, get_args
 
 from ...config.errors import UserError
 from ..faults import Policies
+from .caption_file import CaptionFile, read_caption_file
+from .captioned import Captioned
 from .files import SourceFiles, list_files
-from .flat import FlatFolder
+from .filesystem import locate
+from .flat import FlatFolder, UnlabelledFolder
 from .folders import ClassFolders
 from .label_file import LabelColumns
 from .listing import Kind, Source
@@ -37,6 +40,7 @@ def open_source(
     image_column: str = "auto",
     label_column: str = "auto",
     caption_column: str | None = None,
+    captions: str | None = None,
     split: str | None = None,
     policies: Policies,
     rules: int = RULES,
@@ -51,8 +55,10 @@ def open_source(
             the image (tars).
         label_column: column of the label. For tars `cls` or a key of .json.
         caption_column: column of the caption. For tars `txt` or a key of .json.
-        split: split to take where names tell several apart, such as `train`. `all`: every tar or Parquet file.
-        policies: actions for images without labels and labels without images.
+        captions: path or URL of a file of captions, for images in folders.
+        split: split to take where names or captions tell several apart, such as `train`. `all`: every tar, Parquet
+            file or split of the captions.
+        policies: actions for images without labels or captions, and labels without images.
         rules: version of the rules of listing, of which a folder that was begun keeps its own.
 
     Raises:
@@ -61,27 +67,89 @@ def open_source(
     if kind not in ("auto", *get_args(Kind)):
         raise UserError(f"{kind!r} is not a kind of source\n  name one: --kind auto, {', '.join(get_args(Kind))}")
     files = list_files(location, rules)
+    columns = LabelColumns(image_column, label_column, caption_column)
+    if captions is not None:
+        file = read_caption_file(captions, split)
+        return _open_captioned(files, kind, labels, columns, file, split, policies)
     if kind == "auto":
         kind = "flat" if labels is not None else _tell(files)
-    if labels is not None and kind != "flat":
-        raise UserError(f"{kind} sources have their labels inside\n  leave out --labels, or use --kind flat")
-    if kind in ("folders", "flat") and files.given != "folder":
-        raise UserError(f"{location} is a {files.given}, not a folder, so it cannot be {kind!r}\n  {_KINDS}")
+    _check_labels(files, kind, labels)
     if kind == "folders":
-        if (image_column, label_column, caption_column) != ("auto", "auto", None):
-            raise UserError("class folders have no columns\n  leave out the options that name columns")
-        return ClassFolders(choose_split(files, kind, split), policies)
+        return _open_classes(choose_split(files, kind, split), columns, policies)
     if kind == "flat":
         if labels is None:
-            raise UserError(f"{location} needs a file of labels\n  name it: --labels FILE.csv (or .json)")
-        files = choose_split(files, kind, split)
-        return FlatFolder(files, labels, LabelColumns(image_column, label_column, caption_column), policies)
+            raise UserError(
+                f"{location} needs a file of labels\n"
+                f"  name it: --labels FILE.csv (or .json), or captions without labels: --captions FILE"
+            )
+        return FlatFolder(choose_split(files, kind, split), labels, columns, policies)
     if kind == "webdataset":
         _refuse_compressed(files)
         files = choose_split(_only(files, _TAR), kind, split)
         return Tars(files, policies, image_column, label_column, caption_column)
     files = choose_split(_only(files, _PARQUET), kind, split)
     return ParquetFiles(files, policies, image_column, label_column, caption_column)
+
+
+def _check_labels(files: SourceFiles, kind: Kind, labels: str | None) -> None:
+    if labels is not None and kind != "flat":
+        raise UserError(f"{kind} sources have their labels inside\n  leave out --labels, or use --kind flat")
+    if kind in ("folders", "flat") and files.given != "folder":
+        raise UserError(f"{files.location} is a {files.given}, not a folder, so it cannot be {kind!r}\n  {_KINDS}")
+
+
+def _open_classes(files: SourceFiles, columns: LabelColumns, policies: Policies) -> ClassFolders:
+    if columns != LabelColumns():
+        raise UserError("class folders have no columns\n  leave out the options that name columns")
+    return ClassFolders(files, policies)
+
+
+def _open_captioned(
+    files: SourceFiles,
+    kind: Literal["auto"] | Kind,
+    labels: str | None,
+    columns: LabelColumns,
+    captions: CaptionFile,
+    split: str | None,
+    policies: Policies,
+) -> Captioned:
+    if columns.caption is not None:
+        raise UserError("captions are of a file or of a column\n  leave out --captions or --caption-column")
+    if kind == "auto":
+        kind = "flat" if labels is not None else _tell_captioned(_apart_from(files, captions.location), captions)
+    _check_labels(files, kind, labels)
+    if kind not in ("folders", "flat"):
+        raise UserError(f"{kind} sources have their captions inside\n  name them: --caption-column, not --captions")
+    if split is not None and not captions.splits:  # Karpathy's file has splits of its own
+        files = choose_split(files, "flat" if labels is not None else "folders", split)
+    elif kind == "folders" and not captions.splits:
+        files = choose_split(files, kind, None)
+    files = _apart_from(files, captions.location)
+    if kind == "folders":
+        return Captioned(_open_classes(files, columns, policies), captions, policies)
+    if labels is not None:
+        return Captioned(FlatFolder(files, labels, columns, policies), captions, policies)
+    return Captioned(UnlabelledFolder(files), captions, policies)
+
+
+def _tell_captioned(files: SourceFiles, captions: CaptionFile) -> Kind:
+    """Return the kind of a source with a file of captions. COCO's images have no classes."""
+    if files.ending_in(*_TAR, *_PARQUET) or files.given != "folder":
+        return _tell(files)
+    has_classes = any(not folder.startswith(".") for folder in files.folders)
+    beside = any("/" not in name for name in files.ending_in(*_IMAGES))
+    return _tell(files) if captions.form == "JSONL" and has_classes and not beside else "flat"
+
+
+def _apart_from(files: SourceFiles, location: str) -> SourceFiles:
+    """Return the files without one, which may lie among the images."""
+    filesystem, path = locate(location)
+    pairs = [
+        (name, size)
+        for name, size in zip(files.names, files.sizes, strict=True)
+        if files.path(name) != path or filesystem != files.filesystem
+    ]
+    return replace(files, names=[name for name, _ in pairs], sizes=[size for _, size in pairs])
 
 
 def _tell(files: SourceFiles) -> Kind:

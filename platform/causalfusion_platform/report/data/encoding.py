@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -16,7 +17,7 @@ from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
 from ...data.layout import NAMES
 from ...data.manifest import Manifest
-from ...data.sources import EARLIER_RULES, Listing
+from ...data.sources import EARLIER_RULES, CaptionsFound, Listing
 from ...data.sources.system_files import count_system_names
 from ..bar import BarDisplay
 from ..numbers import clock, count
@@ -57,6 +58,7 @@ def plan_facts(listing: Listing) -> dict[str, object]:
         "split": selection.split,
         "splits": dict(selection.splits),
         "left_out": count_system_names(selection.left_out),
+        **({} if listing.captions is None else {"captions": asdict(listing.captions)}),
     }
 
 
@@ -70,6 +72,8 @@ def plan_panel(listing: Listing, plan: EncodingPlan, folder: str) -> Panel:
     rows.add_row("images", f"{listing.table.num_rows:,}{without}")
     rows.add_row("split", escape(_split_text(listing)))
     rows.add_row("classes", escape(_class_text(listing.class_names) if listing.has_classes else _WITHOUT_CLASSES))
+    if listing.captions is not None:
+        rows.add_row("captions", escape(_caption_text(listing.captions)))
     empty = listing.empty_classes()
     if empty:
         rows.add_row("no images", escape(f"in {_class_text(empty)}"))
@@ -92,6 +96,21 @@ def _split_text(listing: Listing) -> str:
     return f"{others}, by its name" if others else "not named: every file is taken"
 
 
+def _caption_text(found: CaptionsFound) -> str:
+    form = f"{found.form} (keys {', '.join(found.keys)})" if found.keys else found.form
+    others = [
+        (found.uncaptioned, "image", "without caption"),
+        (found.other_splits, "image", "of other splits"),
+        (found.other_files, "other file", "passed over"),
+    ]
+    parts = [f"{count(number, one)} {what}" for number, one, what in others if number]
+    if found.absent:
+        more = ", …" if found.absent > len(found.first_absent) else ""
+        named = ", ".join(found.first_absent) + more
+        parts.append(f"{count(found.absent, 'captioned image')} not there: {named}")
+    return "\n".join([f"{found.captions:,}, {form}, {found.location}, joined by {found.by}", *parts])
+
+
 def _class_text(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_CLASSES_NAMED])
     return f"{len(names):,}: {shown}{', …' if len(names) > _CLASSES_NAMED else ''}"
@@ -110,6 +129,7 @@ def encoding_panel(
     folder: str,
     empty_classes: Sequence[str] = (),
     faults_file: str = NAMES.faults,
+    captions: CaptionsFound | None = None,
 ) -> Panel:
     """Return the panel that ends an encoding: its shards, and every kind of fault with some of its images."""
     rows = facts_grid()
@@ -126,6 +146,8 @@ def encoding_panel(
     rows.add_row("classes", escape(_class_text(manifest.class_names)))
     if empty_classes:
         rows.add_row("no rows", escape(f"in {_class_text(empty_classes)}"))
+    if captions is not None:
+        rows.add_row("captions", escape(_caption_text(captions)))
     rows.add_row("autoencoder", f"{manifest.autoencoder.name}, scale {manifest.autoencoder.scale:g}")
     rows.add_row("time", f"{seconds:.1f} s")
     rows.add_row("digest", manifest.digest[:16])

@@ -227,6 +227,17 @@ def test_a_policy_that_stopped_may_change_once(tmp_path: Path) -> None:
         plan_of(30, "cmyk=skip").begin(tmp_path / "encoding")
 
 
+def test_a_plan_of_a_version_with_fewer_kinds_of_faults_is_continued(tmp_path: Path) -> None:
+    earlier = plan_of().identity
+    del earlier["policies"]["uncaptioned"]
+    (tmp_path / "encoding").mkdir()
+    (tmp_path / "encoding/plan.json").write_text(json.dumps(earlier))
+    plan_of().begin(tmp_path / "encoding")
+    plan_of(30, "uncaptioned=skip").begin(tmp_path / "encoding")
+    with pytest.raises(UserError, match=r"policies\.uncaptioned: was 'skip', now 'stop'"):
+        plan_of().begin(tmp_path / "encoding")
+
+
 @pytest.mark.parametrize("text", ['{"version": 2,', "[]", "3", "[" * 200_000])
 def test_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
     plan_of().begin(tmp_path / "encoding")

@@ -17,10 +17,8 @@ Form = Literal["COCO", "Karpathy", "JSONL"]
 
 _FILE_KEYS = ("file", "file_name", "filename", "image", "path")
 _CAPTION_KEYS = ("captions", "caption", "text")
-_FORMS = (
-    "allowed: captions_*.json of COCO, dataset_coco.json of Karpathy, or lines such as "
-    '{"file": "a/1.jpg", "captions": ["…", "…"]}'
-)
+_LINES = 'lines such as {"file": "a/1.jpg", "captions": ["…", "…"]}'
+_FORMS = f"allowed: captions_*.json of COCO, dataset_coco.json of Karpathy, or {_LINES}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,10 @@ def read_caption_file(location: str, split: str | None = None) -> CaptionFile:
         raise UserError(f"captions {location} is empty\n  {_FORMS}")
     if _begins_with_a_row(content):
         return _read_lines(content, location)
-    images = parse_coco(content, location)
+    try:
+        images = parse_coco(content, location)
+    except UserError as error:
+        raise UserError(f"{error}, or {_LINES}") from error
     _refuse_repeated(images, location)
     if images[0].split is None:
         return CaptionFile(location, "COCO", {_name(image.file_name): _texts(image.captions) for image in images})

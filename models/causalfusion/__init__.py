@@ -8,14 +8,17 @@ Ray, DeepSpeed or MLflow. Open `objective` first, then `transformer`.
 from typing import TYPE_CHECKING, Any
 
 from .baselines.dit import DiT, DiTConfig
-from .config import CausalFusionConfig
+from .config import CausalFusionConfig, TextConfig
 from .model import Model, ModelConfig, build_model, count_parameters
 from .noise.diffusion import DiffusionConfig
-from .objective import Draws, Loss, Objective, ObjectiveConfig, draw
+from .objective import Draws, Loss, Objective, ObjectiveConfig, TextObjectiveConfig, draw
 from .presets import PRESETS, preset
+from .sampling.caption import CaptionConfig, Captions, caption
 from .sampling.edit import edit, keep_region
 from .sampling.outpaint import outpaint
 from .sampling.sample import SamplingConfig, sample
+from .text.prompts import Prompts
+from .text_objective import TextImageObjective, Texts, text_last
 from .transformer import CausalFusion
 from .weights import load_diffusion, load_weights, save_weights
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "CaptionConfig",
+    "Captions",
     "CausalFusion",
     "CausalFusionConfig",
     "CausalFusionPipeline",
@@ -37,8 +42,14 @@ __all__ = [
     "ModelConfig",
     "Objective",
     "ObjectiveConfig",
+    "Prompts",
     "SamplingConfig",
+    "TextConfig",
+    "TextImageObjective",
+    "TextObjectiveConfig",
+    "Texts",
     "build_model",
+    "caption",
     "count_parameters",
     "draw",
     "edit",
@@ -49,6 +60,7 @@ __all__ = [
     "preset",
     "sample",
     "save_weights",
+    "text_last",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -25,6 +26,8 @@ _LARGEST = {
     "class_tokens": 4_096,
     "class_token_repeat": 4_096,
     "num_tokens": 65_536,
+    "vocabulary": 10_000_000,
+    "max_tokens": 65_536,
 }
 
 
@@ -130,11 +133,47 @@ class TransformerSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalFusionConfig(TransformerSizes):
-    """Sizes and options of one CausalFusion transformer (paper: Tables 9 and 10).
+class TextConfig:
+    """Text tokens of a model (Section 4.3, Table 11): their table, their positions and their output layer.
 
     Raises:
-        ValueError: a size is out of range, or two sizes do not divide as they must.
+        ValueError: a size is out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
+
+    vocabulary: int
+    """Rows of the table. At least the largest token of the tokenizer + 1 (LLaMA-3: 128,256)."""
+    max_tokens: int = 35
+    """Largest number of text tokens of one image, those that begin and end it included (Table 11)."""
+    tied: bool = True
+    """The output layer is the table itself. `false`: it has weights of its own."""
+    tokenizer_sha256: str | None = None
+    """SHA-256 of the tokenizer's JSON. null: not known yet. Weights that a run writes name that of training."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, least in (("vocabulary", 2), ("max_tokens", 3)):
+            value = getattr(self, name)
+            if not least <= value <= _LARGEST[name]:
+                raise ValueError(f"text.{name} must lie in [{least}, {_LARGEST[name]:,}], got {value!r:.30}")
+        digest = self.tokenizer_sha256
+        if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+            raise ValueError(f"text.tokenizer_sha256 must be 64 hexadecimal digits, got {digest!r:.100}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalFusionConfig(TransformerSizes):
+    """Sizes and options of one CausalFusion transformer (paper: Tables 9, 10 and 11).
+
+    Images are conditioned on class tokens, on text, or on both.
+
+    Raises:
+        ValueError: a size is out of range, two sizes do not divide as they must, or nothing conditions an image.
     """
 
     # Read by pydantic when a platform config embeds this class. Plain data: pydantic is not a dependency.
@@ -144,8 +183,8 @@ class CausalFusionConfig(TransformerSizes):
         "allow_inf_nan": False,
     }
 
-    architecture: Literal["causalfusion"] = "causalfusion"
-    """Kind of model. `dit` is the AdaLN-zero baseline of Table 1."""
+    architecture: Literal["causalfusion", "transfusion"] = "causalfusion"
+    """Kind of model. `transfusion` is the baseline of Table 6a, `dit` the AdaLN-zero baseline of Table 1."""
     input_size: int = 32
     """Height and width of the latent, in latent pixels (32 for 256×256 images with an f8 VAE)."""
     in_channels: int = 4
@@ -163,7 +202,7 @@ class CausalFusionConfig(TransformerSizes):
     num_classes: int = 1000
     """Number of classes. The class table has one more row, the null class of classifier-free guidance."""
     class_tokens: int = 4
-    """Class tokens with parameters of their own (Table 8)."""
+    """Class tokens with parameters of their own (Table 8). 0: no classes, only with `text`."""
     class_token_repeat: int = 1
     """Times that the class tokens are repeated (Table 8: 1×64 and 4×16)."""
     position_embedding: PositionEmbedding = "sinusoidal"
@@ -172,10 +211,18 @@ class CausalFusionConfig(TransformerSizes):
     """Head-wise layer normalisation of queries and keys (Section 4, Table 1)."""
     time_conditioning: TimeConditioning = "embedding"
     """Diffusion time: an embedding added to every noised token, or a token (Table 1, "T embedding")."""
+    text: TextConfig | None = None
+    """Text that an image is drawn from, and that describes an image (Section 4.3). null: no text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_sizes(("class_tokens", "class_token_repeat"))
+        if isinstance(self.text, dict):  # of a file of settings
+            object.__setattr__(self, "text", TextConfig(**self.text))
+        if self.architecture == "transfusion" and (self.text is None or self.time_conditioning != "embedding"):
+            raise ValueError("a transfusion model needs text and time_conditioning embedding")
+        if self.class_tokens == 0 and self.text is None:
+            raise ValueError("class_tokens must be at least 1 in a model without text, got 0")
+        self._check_sizes(("class_tokens", "class_token_repeat") if self.class_tokens else ("class_token_repeat",))
 
     @property
     def num_class_tokens(self) -> int:

@@ -45,6 +45,8 @@ def forward_flops(
     config: CausalFusionConfig,
     sizes: list[int],
     *,
+    text_before: int = 0,
+    text_after: int = 0,
     time_copies: int = 1,
     attention: AttentionCount = "dense",
     skip_unread: bool = False,
@@ -54,6 +56,8 @@ def forward_flops(
     Args:
         config: the model.
         sizes: |κ_1| … |κ_S|, with sum L.
+        text_before: text tokens that the image is drawn from.
+        text_after: text tokens that describe the image. The clean tokens of the last AR step are there for them.
         time_copies: noised copies, which share the class and clean tokens (Table 7).
         attention: which pairs of tokens count.
         skip_unread: leave out what nothing reads of the last block, as `CausalFusion` does: attention, projection
@@ -66,7 +70,8 @@ def forward_flops(
         raise ValueError(f"sizes must be positive with sum {config.num_tokens}, got {sizes}")
     if time_copies < 1:
         raise ValueError(f"time_copies must be at least 1, got {time_copies}")
-    return int(_forward(config, _split(sizes), time_copies, attention, skip_unread))
+    text = text_before, text_after
+    return int(_forward(config, _split(sizes), time_copies, attention, skip_unread, text))
 
 
 def dit_flops(config: DiTConfig) -> int:
@@ -86,8 +91,8 @@ def training_flops(
 ) -> float:
     """Return the FLOPs of training on one image, forward and backward: the expectation over AR splits.
 
-    S follows `objective.ar_decay` and cuts are uniformly random, or S is fixed and sizes are equal. The other
-    arguments are those of `forward_flops` and do not affect a DiT.
+    S follows `objective.ar_decay` and cuts are uniformly random, or S is fixed and sizes are equal. Texts have the
+    largest length. The other arguments are those of `forward_flops` and do not affect a DiT.
 
     Raises:
         ValueError: the model cannot be trained with this objective.
@@ -95,11 +100,17 @@ def training_flops(
     check_objective(config, objective)
     if isinstance(config, DiTConfig):
         return 3 * dit_flops(config)
+    share = objective.text.share if objective.text is not None else 0
+    longest = config.text.max_tokens if config.text is not None else 0
     if objective.num_ar_steps is not None:
         split = _split(equal_step_sizes(config.num_tokens, objective.num_ar_steps))
     else:
         split = _expected_split(config.num_tokens, objective.ar_decay)
-    return 3 * _forward(config, split, objective.time_copies, attention, skip_unread)
+    mean = 0.0
+    for weight, text in ((1 - share, (longest, 0)), (share, (0, longest))):
+        if weight:
+            mean += weight * _forward(config, split, objective.time_copies, attention, skip_unread, text)
+    return 3 * mean
 
 
 def _split(sizes: list[int]) -> _Split:
@@ -122,27 +133,58 @@ def _expected_split(num_tokens: int, ar_decay: float) -> _Split:
 
 
 def _forward(
-    config: CausalFusionConfig, split: _Split, copies: int, attention: AttentionCount, skip_unread: bool
+    config: CausalFusionConfig,
+    split: _Split,
+    copies: int,
+    attention: AttentionCount,
+    skip_unread: bool,
+    text: tuple[int, int],
 ) -> float:
     width, tokens, classes = config.hidden_size, config.num_tokens, config.num_class_tokens
+    before, after = text
+    if config.architecture == "transfusion" and after:
+        return _described(config, after, attention)
     time = int(config.time_conditioning == "token")
-    clean, noised = tokens - split.last, copies * tokens
-    context = classes + clean + time  # nothing reads their last block
+    missing, missing_squared = (0.0, 0.0) if after else (split.last, split.last_squared)  # clean tokens
+    clean, noised = tokens - missing, copies * tokens
+    first = classes + before  # in front of the image
+    everything = first + tokens + after + time
+    context = everything - missing
+    read = after + time if after else 0  # tokens of the context whose last block is read
     if attention in ("dense", "split"):
-        everything = classes + tokens + time  # context = everything − last
-        context_squared = everything**2 - 2 * everything * split.last + split.last_squared
-        context_pairs = context_squared + (context * noised if attention == "dense" else 0)
+        keys = noised if attention == "dense" else 0
+        context_pairs = everything**2 - 2 * everything * missing + missing_squared + context * keys
+        read_pairs = read * (context + keys)
         noised_pairs = noised * (context + (noised if attention == "dense" else tokens))
     else:
-        clean_pairs = split.pairs - tokens * split.last  # without the row of the last AR step
-        context_pairs = classes**2 + clean * classes + clean_pairs + time * (classes + time)
-        noised_pairs = noised * (classes + time) + copies * split.pairs
+        clean_pairs = split.pairs - tokens * missing  # without the row of the last AR step
+        time_pairs = time * (first + time)
+        read_pairs = after * (first + tokens) + after * (after + 1) / 2 + time_pairs if after else 0
+        text_pairs = before * classes + before * (before + 1) / 2
+        context_pairs = classes**2 + text_pairs + clean * first + clean_pairs + (read_pairs or time_pairs)
+        noised_pairs = noised * (first + time) + copies * split.pairs
     token, pair = _token_products(config), 2 * width  # a pair: once for its score, once for the value
     products = config.depth * (token * (context + noised) + pair * (context_pairs + noised_pairs))
     if skip_unread:
-        products -= (token - 3 * width**2) * context + pair * context_pairs  # qkv stays
-    ends = config.token_dim * width * (clean + 2 * noised)
+        products -= (token - 3 * width**2) * (context - read) + pair * (context_pairs - read_pairs)  # qkv stays
+    ends = config.token_dim * width * (clean + 2 * noised) + _logits(config, after)
     return 2 * (products + ends + copies * _time_products(config))
+
+
+def _described(config: CausalFusionConfig, after: int, attention: AttentionCount) -> float:
+    """Return the FLOPs of a Transfusion's described image: every token is read, and text sees all before it."""
+    width, tokens, classes = config.hidden_size, config.num_tokens, config.num_class_tokens
+    total = classes + tokens + after
+    pairs: float = total**2
+    if attention == "visible":
+        pairs = classes**2 + tokens * (classes + tokens) + after * (classes + tokens) + after * (after + 1) / 2
+    products = config.depth * (_token_products(config) * total + 2 * width * pairs)
+    ends = 2 * config.token_dim * width * tokens + _logits(config, after)
+    return 2 * (products + ends + _time_products(config))
+
+
+def _logits(config: CausalFusionConfig, after: int) -> int:
+    return after * config.hidden_size * config.text.vocabulary if config.text is not None else 0
 
 
 def _token_products(config: ModelConfig) -> int:

@@ -5,6 +5,7 @@ Shapes: B samples, R noised copies, S AR steps, L image tokens, P numbers in a p
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args
 
@@ -27,6 +28,33 @@ TimeSampling = Literal["shared", "per_step"]
 
 # More copies or longer sequences than this are mistakes that would take all memory.
 _LARGEST = 4_096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextObjectiveConfig:
+    """Share and weight of the texts that describe images (Section 4.3)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "allow_inf_nan": False,
+    }
+
+    share: float = 0.1
+    """Share of samples with their text behind the image. They train the text, and the image without text."""
+    weight: float = 0.01
+    """Weight of the text loss, the mean over all target tokens of a step, beside the image loss."""
+    max_time: int | None = None
+    """Bound of the diffusion times of a described image in a Transfusion, whose text sees it noised (500 of 1000).
+    null: all times. A CausalFusion describes clean images, whatever this is."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"text.share must lie in [0, 1], got {self.share}")
+        if self.weight < 0:
+            raise ValueError(f"text.weight must not be negative, got {self.weight}")
+        if self.max_time is not None and self.max_time < 1:
+            raise ValueError(f"text.max_time must be at least 1, got {self.max_time}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +91,12 @@ class ObjectiveConfig:
     """Multiple that sequences are padded to. 64 leaves few lengths to compile for, 1 pads nothing."""
     class_dropout: float = 0.1
     """Probability that a sample's class is replaced by the null class, for classifier-free guidance."""
+    text: TextObjectiveConfig | None = None
+    """Training on text and images. null: on classes."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.text, dict):  # of a file of settings
+            object.__setattr__(self, "text", TextObjectiveConfig(**self.text))
         if not 0 <= self.ar_decay <= 1:
             raise ValueError(f"ar_decay γ must lie in [0, 1], got {self.ar_decay}")
         if self.num_ar_steps is not None and self.num_ar_steps < 1:
@@ -119,9 +151,13 @@ class Draws:
     dropped: Tensor
     """(B,) bool: class replaced by the null class."""
 
-    def part(self, rows: slice) -> Draws:
-        """Return the draws of a micro-batch, with the same AR split."""
+    def part(self, rows: slice | Tensor) -> Draws:
+        """Return the draws of some samples, with the same AR split."""
         return Draws(self.sizes, self.orders[rows], self.times[rows], self.noise[rows], self.dropped[rows])
+
+    def with_times(self, times: Tensor) -> Draws:
+        """Return the same draws with other diffusion times."""
+        return dataclasses.replace(self, times=times)
 
 
 def draw_split(config: ObjectiveConfig, num_tokens: int, seed: int, step: int) -> list[int]:
@@ -189,6 +225,24 @@ class Loss:
         return self.error_L.mean()
 
 
+@dataclass(frozen=True)
+class Corrupted:
+    """Images of a batch in visiting order, with noised copies of them. M = R · L noised tokens."""
+
+    clean: Tensor
+    """(B, L, P)."""
+    noised: Tensor
+    """(B, M, P)."""
+    target: Tensor
+    """(B, M, P): ε, x_0 or v."""
+    order: Tensor
+    """(B, L) raster positions."""
+    times: Tensor
+    """(B,) if all tokens of a sample share one, else (B, R) or (B, M)."""
+    copies: int
+    """R."""
+
+
 class Objective:
     """Training loss of a batch, given its latents, labels and draws.
 
@@ -206,6 +260,24 @@ class Objective:
     def __call__(self, predict: Predictor, latents: Tensor, labels: Tensor, drawn: Draws) -> Loss:
         """Return the loss of latents (B, channels, height, width) with labels (B,)."""
         device, size = latents.device, self.model.config
+        corrupted = self.corrupt(latents, drawn)
+        labels = torch.where(drawn.dropped.to(device), size.null_class, labels)
+        time_token = isinstance(size, CausalFusionConfig) and size.time_conditioning == "token"
+        layout = lay_out(
+            drawn.sizes,
+            class_tokens=size.num_class_tokens,
+            copies=corrupted.copies,
+            time_token=time_token,
+            multiple=self.config.sequence_multiple,
+        )
+        known = corrupted.clean[:, : corrupted.clean.shape[1] - drawn.sizes[-1]]
+        mask = attention_mask(layout, device)
+        prediction = predict(corrupted.noised, known, corrupted.order, corrupted.times, labels, mask)
+        return self.compare(prediction, corrupted.target, drawn)
+
+    def corrupt(self, latents: Tensor, drawn: Draws) -> Corrupted:
+        """Noise latents (B, channels, height, width) at the times that were drawn."""
+        device = latents.device
         order = drawn.orders.to(device)
         copies = drawn.noise.shape[1]
         x0_BLP = _reorder(self.model.patchify(latents), order)
@@ -215,30 +287,23 @@ class Objective:
         step = step_of_token(drawn.sizes) if drawn.times.shape[2] > 1 else torch.zeros(1, dtype=torch.int64)
         times = drawn.times[:, :, step].to(device)  # (B, R, L) or (B, R, 1)
         noised, target = noised_and_target(x0_BLP[:, None], noise_BRLP, times, self.scales, self.prediction)
-
-        labels = torch.where(drawn.dropped.to(device), size.null_class, labels)
-        time_token = isinstance(size, CausalFusionConfig) and size.time_conditioning == "token"
-        layout = lay_out(
-            drawn.sizes,
-            class_tokens=size.num_class_tokens,
+        return Corrupted(
+            clean=x0_BLP,
+            noised=noised.flatten(1, 2),
+            target=target.flatten(1, 2),
+            order=order,
+            times=times[:, 0, 0] if times[0].numel() == 1 else times.flatten(1),
             copies=copies,
-            time_token=time_token,
-            multiple=self.config.sequence_multiple,
         )
-        prediction = predict(
-            noised.flatten(1, 2),
-            x0_BLP[:, : x0_BLP.shape[1] - drawn.sizes[-1]],
-            order,
-            times[:, 0, 0] if times[0].numel() == 1 else times.flatten(1),
-            labels,
-            attention_mask(layout, device),
-        )
+
+    def compare(self, prediction: Tensor, target: Tensor, drawn: Draws) -> Loss:
+        """Return the loss of a prediction of the noised patches, (B, M, P), against their target."""
         precise = torch.promote_types(prediction.dtype, torch.float32)  # the model may compute in bf16
-        squared = (prediction.to(precise) - target.flatten(1, 2).to(precise)).square()
-        error_L = rearrange(squared, "b (r l) p -> b r l p", r=copies).mean(dim=(0, 1, 3))
+        squared = (prediction.to(precise) - target.to(precise)).square()
+        error_L = rearrange(squared, "b (r l) p -> b r l p", r=drawn.noise.shape[1]).mean(dim=(0, 1, 3))
         config = self.config
         weights = ar_weights(drawn.sizes, config.ar_weight, config.ar_weight_along, config.ar_weight_shape)
-        return Loss(weighted=(weights.to(device) * error_L).mean(), error_L=error_L.detach())
+        return Loss(weighted=(weights.to(prediction.device) * error_L).mean(), error_L=error_L.detach())
 
 
 def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -248,18 +313,41 @@ def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
         ValueError: it cannot. The message says why.
     """
     many_times = objective.time_sampling != "shared" or objective.time_copies > 1
+    text = model.text if isinstance(model, CausalFusionConfig) else None
+    if (text is None) != (objective.text is None):
+        raise ValueError(
+            "objective.text trains on text, but the model has none: give model.text, or leave objective.text out"
+            if text is None
+            else "the model has text, but objective.text is null: give it, such as objective.text={share: 0.1}"
+        )
     if isinstance(model, CausalFusionConfig):
+        if model.architecture == "transfusion":
+            _check_transfusion(objective, many_times)
         if model.time_conditioning == "token" and many_times:
             raise ValueError(
                 "a time token carries one diffusion time per sample: use objective.time_sampling=shared and "
                 "objective.time_copies=1, or model.time_conditioning=embedding"
             )
         return
-    if (objective.num_ar_steps or 0) != 1 and not (objective.num_ar_steps is None and objective.ar_decay == 0):
+    if not _one_ar_step(objective):
         raise ValueError("DiT has no AR steps: train it with objective.num_ar_steps=1")
     if many_times:
         raise ValueError(
             "DiT has one diffusion time per sample: use objective.time_sampling=shared and objective.time_copies=1"
+        )
+
+
+def _one_ar_step(objective: ObjectiveConfig) -> bool:
+    return objective.ar_decay == 0 if objective.num_ar_steps is None else objective.num_ar_steps == 1
+
+
+def _check_transfusion(objective: ObjectiveConfig, many_times: bool) -> None:
+    if not _one_ar_step(objective):
+        raise ValueError("a transfusion model has one AR step: train it with objective.num_ar_steps=1")
+    if many_times or objective.ar_weight != 1:
+        raise ValueError(
+            "a transfusion model has one diffusion time per sample and no AR weight: use "
+            "objective.time_sampling=shared, objective.time_copies=1 and objective.ar_weight=1"
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,14 +92,31 @@ class NaiveTransformer:
         count = tokens * self.config.class_token_repeat
         return np.stack([row[(k % tokens) * width :][:width] + positions[k] for k in range(count)])
 
+    def text_tokens(self, tokens: Sequence[int], start: int = 0) -> Array:
+        table, positions = self.weights["text.table"], self.weights["text.positions"]
+        rows = [table[token] + positions[start + place] for place, token in enumerate(tokens)]
+        return np.array(rows).reshape(len(tokens), self.config.hidden_size)
+
+    def logits(self, x: Array) -> Array:
+        out: Array = self.norm(x, "norm") @ self.weights.get("text.output", self.weights["text.table"]).T
+        return out
+
+    def condition(self, condition: Any) -> tuple[Array, list[int]]:
+        """Return the tokens of a class, or of a tuple of text tokens, and the step of each."""
+        if isinstance(condition, tuple):
+            return self.text_tokens(condition), [*range(-len(condition), 0)]
+        if self.config.text is not None:  # the null class: no text at all
+            return self.text_tokens(()), []
+        tokens = self.class_tokens(condition)
+        return tokens, [-1] * len(tokens)
+
     def image_tokens(self, patches: Array, positions: list[int], t: int | None = None) -> Array:
         table = self.model.positions.detach().double().numpy()
-        tokens = np.stack(
-            [
-                self.linear(patch, "patch_embed") + table[position]
-                for patch, position in zip(patches, positions, strict=True)
-            ]
-        )
+        rows = [
+            self.linear(patch, "patch_embed") + table[position]
+            for patch, position in zip(patches, positions, strict=True)
+        ]
+        tokens = np.array(rows).reshape(len(rows), self.config.hidden_size)
         return tokens if t is None else tokens + self.time(t)
 
     def time(self, t: int) -> Array:

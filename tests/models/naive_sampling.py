@@ -6,7 +6,7 @@ The reverse step is written out again here, from DDPM's posterior (Ho et al. 202
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ def adm_times(steps: int, train_steps: int = 1000) -> list[int]:
 
 
 def predict(
-    transformer: NaiveTransformer, label: int, done: list[Tokens], x: Array, here: list[int], t: int
+    transformer: NaiveTransformer, label: Any, done: list[Tokens], x: Array, here: list[int], t: int
 ) -> Array:
     """Predict for the noised tokens of one AR step: a pass over [class | finished steps | time | noised].
 
@@ -52,8 +52,8 @@ def predict(
     is seen by the noised tokens and itself only, and sees the class tokens and itself.
     """
     token = transformer.config.time_conditioning == "token"
-    parts = [transformer.class_tokens(label)]
-    rank = [-1] * len(parts[0])  # class tokens come before the first step
+    first, rank = transformer.condition(label)  # before the first step
+    parts = [first]
     for step, (patches, positions) in enumerate(done):
         parts.append(transformer.image_tokens(patches, positions))
         rank += [step] * len(positions)
@@ -65,7 +65,7 @@ def predict(
     rank += [len(done)] * len(here)
     visible = [[other <= own for other in rank] for own in rank]
     if time_at is not None:
-        visible[time_at] = [other == -1 or j == time_at for j, other in enumerate(rank)]
+        visible[time_at] = [other < 0 or j == time_at for j, other in enumerate(rank)]
     return transformer.predict(transformer.run_blocks(np.concatenate(parts), visible)[-len(here) :])
 
 
@@ -87,7 +87,7 @@ def reverse_step(diffusion: DiffusionConfig, t: int, before: int | None, x: Arra
 
 def generate(
     transformer: NaiveTransformer,
-    label: int,
+    label: Any,
     order: list[int],
     sizes: list[int],
     generator: torch.Generator,
@@ -101,7 +101,7 @@ def generate(
 
     Args:
         transformer: the model.
-        label: the class.
+        label: the class, or a tuple of text tokens.
         order: positions to generate, cut into AR steps of `sizes`.
         sizes: tokens of each AR step.
         generator: draws x_T, then the noise, of one AR step after the other.

@@ -15,8 +15,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from causalfusion import CausalFusion, CausalFusionConfig, DiT, DiTConfig, ObjectiveConfig, preset
+from causalfusion import (
+    CausalFusion,
+    CausalFusionConfig,
+    DiT,
+    DiTConfig,
+    ObjectiveConfig,
+    TextConfig,
+    TextObjectiveConfig,
+    build_model,
+    preset,
+)
 from causalfusion.attention.mask import attention_mask
+from causalfusion.baselines.transfusion import lay_out_described
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import dit_flops, forward_flops, training_flops
 
@@ -74,6 +85,66 @@ def test_usual_convention(config: CausalFusionConfig, sizes: list[int], monkeypa
 
     monkeypatch.setattr(CausalFusion, "run_blocks", run_all)
     assert forward_flops(config, sizes) == counted_flops(config, sizes)
+
+
+TEXT = dataclasses.replace(BASE, class_tokens=0, text=TextConfig(vocabulary=13, max_tokens=6))
+TEXT_VARIANTS = [
+    TEXT,
+    dataclasses.replace(TEXT, time_conditioning="token", class_tokens=2),
+    dataclasses.replace(TEXT, architecture="transfusion"),
+]
+
+
+@pytest.mark.usefixtures("products_only")
+@pytest.mark.parametrize("text", [(5, 0), (0, 5)], ids=str)
+@pytest.mark.parametrize("sizes", SPLITS, ids=str)
+@pytest.mark.parametrize("config", TEXT_VARIANTS)
+def test_text_before_and_after_an_image(
+    config: CausalFusionConfig, sizes: list[int], text: tuple[int, int]
+) -> None:
+    """What the model computes, and the pairs that its mask shows."""
+    before, after = text
+    transfusion = config.architecture == "transfusion"
+    if transfusion and len(sizes) > 1:
+        return  # a Transfusion has one AR step
+    time_token = config.time_conditioning == "token"
+    layout = (
+        lay_out_described(9, class_tokens=0, text_after=after)
+        if transfusion and after
+        else lay_out(
+            sizes,
+            class_tokens=config.num_class_tokens,
+            text_before=before,
+            text_after=after,
+            time_token=time_token,
+        )
+    )
+    clean = torch.zeros(1, 9 if after else 9 - sizes[-1], config.token_dim)
+    labels = torch.zeros(1).long() if config.num_class_tokens else None
+    texts = [torch.ones(1, count).long() if count else None for count in text]
+    mask = attention_mask(layout)
+    with FlopCounterMode(display=False) as counter:
+        build_model(config)(
+            torch.zeros(1, 9, 12), clean, torch.arange(9)[None], torch.zeros(1), labels, mask, *texts
+        )
+    arguments = {"text_before": before, "text_after": after}
+    count = "dense" if transfusion and after else "split"
+    found = forward_flops(config, sizes, attention=count, skip_unread=True, **arguments)  # type: ignore[arg-type]
+    assert found == int(counter.get_total_flops())
+    hidden = int((~mask).sum())
+    saved = forward_flops(config, sizes, **arguments) - forward_flops(  # type: ignore[arg-type]
+        config,
+        sizes,
+        attention="visible",
+        **arguments,  # type: ignore[arg-type]
+    )
+    assert saved == 4 * config.hidden_size * config.depth * hidden
+
+
+def test_expected_flops_mix_both_kinds_of_samples() -> None:
+    objective = ObjectiveConfig(num_ar_steps=3, text=TextObjectiveConfig(share=0.25))
+    parts = [forward_flops(TEXT, [3, 3, 3], text_before=6), forward_flops(TEXT, [3, 3, 3], text_after=6)]
+    assert training_flops(TEXT, objective) == pytest.approx(3 * (0.75 * parts[0] + 0.25 * parts[1]), rel=1e-12)
 
 
 @pytest.mark.usefixtures("products_only")

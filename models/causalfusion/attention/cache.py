@@ -26,6 +26,11 @@ class KVCache:
         """Return the cache of one layer for the first `rows` samples."""
         return LayerCache(self, index, rows)
 
+    def select(self, rows: Tensor) -> None:
+        """Replace the samples by copies of samples `rows`, (new B,) int64, as a beam search does."""
+        if self._store is not None:
+            self._store = self._store.index_select(2, rows)
+
     def store(self, like_BHNE: Tensor) -> Tensor:
         """Return the memory, (depth, 2, B, H, capacity, E). The first keys decide sizes, type and device."""
         if self._store is None:

@@ -59,9 +59,9 @@ class SplitMask:
     """
 
     context: Tensor | None
-    """(C, C) bool, True = visible. None: all visible."""
+    """(C, C), or (B, 1, C, C) if samples differ: bool, True = visible. None: all visible."""
     noised: Tensor | None
-    """(L, C + L) bool, True = visible: context and own tokens, the same for every copy. None: all visible."""
+    """(L, C + L), or (B, 1, L, C + L): context and own tokens, the same for every copy. None: all visible."""
     lengths: tuple[int, int]
     """C and L, the tokens of the context and of one copy."""
     copies: int
@@ -69,10 +69,18 @@ class SplitMask:
 
     @classmethod
     def cut(cls, mask: Tensor, num_tokens: int, copies: int) -> SplitMask:
-        """Cut the whole mask, (N, N), of a sequence that ends in `copies` copies of `num_tokens` tokens."""
-        end = len(mask) - copies * num_tokens
-        seen = mask[end : end + num_tokens, : end + num_tokens]
-        return cls(_if_needed(mask[:end, :end]), _if_needed(seen), (end, num_tokens), copies)
+        """Cut the whole mask of a sequence that ends in `copies` copies of `num_tokens` tokens.
+
+        Args:
+            mask: (N, N), or (B, N, N) if samples differ. No context token sees a noised one.
+            num_tokens: L.
+            copies: k.
+        """
+        if mask.ndim == 3:
+            mask = mask[:, None]  # the same for all heads
+        end = mask.shape[-1] - copies * num_tokens
+        seen = mask[..., end : end + num_tokens, : end + num_tokens]
+        return cls(_if_needed(mask[..., :end, :end]), _if_needed(seen), (end, num_tokens), copies)
 
 
 def _if_needed(mask: Tensor) -> Tensor | None:
@@ -84,23 +92,27 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: SplitMask) -> Tensor:
     """Compute `attend` for a training sequence.
 
     Args:
-        q: queries (B, H, N, E) of the whole sequence, or of its noised tokens alone.
+        q: queries (B, H, n, E) of the last n tokens of the sequence, all noised ones among them.
         k: keys (B, H, N, E) of the whole sequence.
         v: values (B, H, N, E).
         mask: the mask of the sequence.
     """
     (context, length), copies = mask.lengths, mask.copies
-    only_noised = q.shape[2] == copies * length
-    if not only_noised:
-        q_context, q = torch.split(q, [context, copies * length], dim=2)
+    asked = q.shape[2] - copies * length  # queries of the context: its last ones
+    if asked:
+        q_context, q = torch.split(q, [asked, copies * length], dim=2)
         k_context, v_context = k[:, :, :context], v[:, :, :context]
+    noised = mask.noised
     if copies > 1:  # every copy is a sample of its own, with the same context before it
         q = rearrange(q, "b h (k n) e -> (b k) h n e", k=copies)
         k, v = (_with_context(x, context, copies) for x in (k, v))
-    out = rearrange(attend(q, k, v, mask.noised), "(b k) h n e -> b h (k n) e", k=copies)
-    if only_noised:
+        if noised is not None and noised.ndim == 4:
+            noised = noised.repeat_interleave(copies, dim=0)
+    out = rearrange(attend(q, k, v, noised), "(b k) h n e -> b h (k n) e", k=copies)
+    if not asked:
         return out
-    return torch.cat([attend(q_context, k_context, v_context, mask.context), out], dim=2)
+    seen = None if mask.context is None else mask.context[..., context - asked :, :]
+    return torch.cat([attend(q_context, k_context, v_context, seen), out], dim=2)
 
 
 def _with_context(x_BHNE: Tensor, context: int, copies: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..factorization.sequence import Layout, Segment
 
@@ -25,11 +26,25 @@ def visible(query_segment: Tensor, query_step: Tensor, key_segment: Tensor, key_
     return together | (is_context & (key_step < query_step)) | time
 
 
-def attention_mask(layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-    """Return the mask of a layout: (N, N), bool, True = visible.
+def attention_mask(layout: Layout, device: torch.device | str = "cpu", lengths: Tensor | None = None) -> Tensor:
+    """Return the mask of a layout: bool, True = visible.
 
     Algorithm 1 as printed leaves fully masked rows when ctx_len = x_len. With ctx_len at the start of the last
     step it gives this mask.
+
+    Args:
+        layout: the sequence.
+        device: device of the mask.
+        lengths: (B,) text tokens before the image of each sample. The others are padding. 0: no text at all.
+
+    Returns:
+        (N, N), the same for every sample, or (B, N, N) with `lengths`.
     """
     segments, steps = layout.segments.to(device), layout.steps.to(device)
-    return visible(segments[:, None], steps[:, None], segments[None, :], steps[None, :])
+    if lengths is not None:
+        place = torch.arange(layout.before.stop - layout.before.start, device=device)
+        absent = functional.pad(
+            place >= lengths.to(device)[:, None], (layout.before.start, len(layout) - layout.before.stop)
+        )
+        segments, steps = segments.masked_fill(absent, Segment.PADDING), steps.masked_fill(absent, -1)
+    return visible(segments[..., :, None], steps[..., :, None], segments[..., None, :], steps[..., None, :])

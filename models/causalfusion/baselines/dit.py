@@ -19,6 +19,7 @@ from ..attention.dense import attend
 from ..config import TransformerSizes
 from ..embed import TimeEmbedding, sinusoids_2d
 from ..patches import PatchModel
+from ..text.prompts import Prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +203,20 @@ class DiT(PatchModel):
             )
         return self.predict(noised_BLP, positions_BL, t, self.class_embed(labels))
 
-    def context(self, labels: Tensor, num_tokens: int | None = None) -> DiTContext:
+    def context(self, condition: Tensor | Prompts, num_tokens: int | None = None) -> DiTContext:
         """Start sampling for labels (B,): see `DiTContext`.
 
         Args:
-            labels: (B,) classes. `config.null_class` is the unconditional branch.
+            condition: (B,) classes. `config.null_class` is the unconditional branch.
             num_tokens: not read, because a DiT caches no tokens. `CausalFusion.context` has the same argument.
+
+        Raises:
+            ValueError: the condition is text.
         """
         del num_tokens
-        return DiTContext(self, labels)
+        if isinstance(condition, Prompts):
+            raise ValueError("a DiT has no text: give labels in place of prompts")
+        return DiTContext(self, condition)
 
 
 class DiTContext:

@@ -38,7 +38,7 @@ class Segment(IntEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Segment and step of every token of a sequence of N tokens, and the place of its noised copies."""
+    """Segment and step of every token of a sequence of N tokens, and the places of its parts."""
 
     segments: Tensor
     """(N,) int64: a `Segment`, or `Segment.NOISED + c` for noised copy c."""
@@ -46,6 +46,10 @@ class Layout:
     """(N,) int64: place in the order of generation."""
     noised: slice
     """Place of the noised copies."""
+    before: slice
+    """Place of the text before the image."""
+    after: slice
+    """Place of the text after the image."""
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -68,7 +72,8 @@ def lay_out(
     Args:
         sizes: |κ_1| … |κ_S|.
         class_tokens: class tokens at the start.
-        text_before: text tokens that the image is conditioned on (text-to-image).
+        text_before: text tokens that the image is conditioned on (text-to-image). The longest text of a batch
+            decides: `attention_mask` hides the ends of shorter ones.
         text_after: text tokens that are conditioned on the image (captioning).
         copies: noised copies of the image, each with diffusion times of its own (Table 7).
         time_token: add a token with the diffusion time, which the noised tokens see (Table 1).
@@ -86,6 +91,7 @@ def lay_out(
         (Segment.TIME, torch.full((int(time_token),), first_image_step)),
     ]
     start = sum(len(steps) for _, steps in parts)
+    first_after = class_tokens + text_before + num_clean
     padding = -(start + copies * len(image)) % multiple
     parts.append((Segment.PADDING, torch.full((padding,), -1)))
     parts += [(Segment.NOISED + copy, image) for copy in range(copies)]
@@ -93,4 +99,6 @@ def lay_out(
         segments=torch.cat([torch.full_like(steps, segment) for segment, steps in parts]),
         steps=torch.cat([steps for _, steps in parts]),
         noised=slice(start + padding, start + padding + copies * len(image)),
+        before=slice(class_tokens, class_tokens + text_before),
+        after=slice(first_after, first_after + text_after),
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..factorization.ordering import patch_orders
 from ..model import Model
 from ..noise.diffusion import DiffusionConfig
+from ..text.prompts import Prompts
 from .sample import SamplingConfig, generate_tokens, sample_generators
 
 Region = Literal["center", "outside", "top", "bottom"]
@@ -64,7 +65,7 @@ def edit(
     model: Model,
     latents: Tensor,
     keep: Tensor,
-    labels: Tensor,
+    labels: Tensor | Prompts,
     config: SamplingConfig,
     diffusion: DiffusionConfig,
     *,
@@ -80,7 +81,7 @@ def edit(
         model: the network, usually with EMA weights.
         latents: (B, channels, height, width) in the model's scale.
         keep: (height, width) or (B, height, width) bool, True = keep.
-        labels: (B,) classes of the result.
+        labels: (B,) classes of the result, or text prompts.
         config: AR steps and diffusion steps. A list of `step_sizes` must add up to the tokens to regenerate.
         diffusion: the noise process of training.
         seed: decides, with a sample's index, its order and all of its noise.

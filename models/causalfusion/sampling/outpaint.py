@@ -16,6 +16,7 @@ from ..factorization.ordering import patch_orders
 from ..model import Model
 from ..noise.diffusion import DiffusionConfig
 from ..patches import patchify, unpatchify
+from ..text.prompts import Prompts
 from ..transformer import CausalFusion
 from .sample import SamplingConfig, generate_tokens, sample_generators
 
@@ -23,7 +24,7 @@ from .sample import SamplingConfig, generate_tokens, sample_generators
 @torch.no_grad()
 def outpaint(
     model: Model,
-    labels: Tensor,
+    labels: Tensor | Prompts,
     config: SamplingConfig,
     diffusion: DiffusionConfig,
     *,
@@ -44,7 +45,7 @@ def outpaint(
 
     Args:
         model: the network, usually with EMA weights.
-        labels: (B,) classes.
+        labels: (B,) classes, or text prompts.
         config: AR steps and diffusion steps. Sizes must be `equal` or `random`, and diffusion steps one number.
         diffusion: the noise process of training.
         rows: rows of patches of the result.

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import draws
-from ..config import PatchOrder
+from ..config import CausalFusionConfig, PatchOrder
 from ..factorization.ordering import patch_orders
 from ..factorization.steps import check_sizes, equal_step_sizes, random_step_sizes
 from ..model import Context, Model
 from ..noise.diffusion import DiffusionConfig
 from ..noise.samplers import Sampler, SamplerName, make_sampler
+from ..text.prompts import Prompts
 from .guidance import GuidanceSchedule, guidance_scales
 
 # Diffusion steps whose noise is drawn, and brought to the device, together.
@@ -46,7 +47,7 @@ class SamplingConfig:
     sampler: SamplerName = "ddpm"
     """`ddpm` (Tables 9 and 10), `ddim`, `dpm-solver++` or `unipc`."""
     guidance_scale: float = 1.0
-    """Classifier-free guidance w: ε = ε_null + w (ε_class − ε_null). 1 turns guidance off."""
+    """Classifier-free guidance w: ε = ε_null + w (ε_class − ε_null). 1 turns guidance off. ε_null sees no text."""
     guidance_schedule: GuidanceSchedule = "constant"
     """`constant`, `linear` (from 1 to w over the diffusion steps) or `linear_ar` (over the tokens, as in MAR)."""
     guidance_interval: tuple[int, int] | None = None
@@ -132,7 +133,7 @@ class SamplingConfig:
 @torch.no_grad()
 def sample(
     model: Model,
-    labels: Tensor,
+    labels: Tensor | Prompts,
     config: SamplingConfig,
     diffusion: DiffusionConfig,
     *,
@@ -140,11 +141,11 @@ def sample(
     indices: Sequence[int] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Generate latents for labels.
+    """Generate latents for labels or for text.
 
     Args:
         model: the network, usually with EMA weights.
-        labels: (B,) classes.
+        labels: (B,) classes, or text prompts.
         config: AR steps, diffusion steps, guidance and order.
         diffusion: the noise process of training.
         seed: decides, with a sample's index, its order and all of its noise.
@@ -155,7 +156,7 @@ def sample(
         (B, channels, height, width) latents in the model's scale, float32 (float64 for a float64 model).
 
     Raises:
-        ValueError: a label or split does not fit the model.
+        ValueError: a label, prompt or split does not fit the model.
     """
     rows, columns = model.grid
     generators = sample_generators(model, labels, seed, indices)
@@ -165,20 +166,50 @@ def sample(
 
 
 def sample_generators(
-    model: Model, labels: Tensor, seed: int, indices: Sequence[int] | None
+    model: Model, labels: Tensor | Prompts, seed: int, indices: Sequence[int] | None
 ) -> list[torch.Generator]:
-    """Check the labels and return the generator of each sample.
+    """Check the labels or prompts and return the generator of each sample.
 
     Raises:
-        ValueError: a label is not in the model's class table, or there are not as many indices as labels.
+        ValueError: a label or token is not in the model's table, a prompt is too long, or indices are missing.
     """
-    last = model.config.null_class
-    if labels.ndim != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= last):
-        raise ValueError(f"labels must be one-dimensional and lie in [0, {last}], got {labels.tolist()}")
+    check_condition(model, labels)
     indices = range(len(labels)) if indices is None else indices
     if len(indices) != len(labels):
-        raise ValueError(f"{len(labels)} labels need as many indices, got {len(indices)}")
+        kind = "prompts" if isinstance(labels, Prompts) else "labels"
+        raise ValueError(f"{len(labels)} {kind} need as many indices, got {len(indices)}")
     return draws.sample_streams(seed, "generated sample", indices)
+
+
+def check_condition(model: Model, condition: Tensor | Prompts) -> None:
+    """Check labels or prompts against the model.
+
+    Raises:
+        ValueError: the model lacks such a condition, or one is out of its range.
+    """
+    config = model.config
+    text = config.text if isinstance(config, CausalFusionConfig) else None
+    labels: Tensor | None = condition if isinstance(condition, Tensor) else condition.labels
+    if isinstance(condition, Prompts):
+        if text is None:
+            raise ValueError("this model has no text: give labels in place of prompts")
+        longest, tokens = condition.tokens.shape[1], condition.tokens
+        if longest > text.max_tokens:
+            raise ValueError(f"a prompt has {longest} tokens, but the model takes at most {text.max_tokens}")
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < text.vocabulary:
+            raise ValueError(f"text tokens must lie in [0, {text.vocabulary - 1}], got {int(tokens.max())}")
+    elif text is not None:
+        raise ValueError("this model draws images from text: give prompts in place of labels")
+    has_classes = not isinstance(config, CausalFusionConfig) or config.num_class_tokens > 0
+    if has_classes == (labels is None):
+        raise ValueError(
+            "this model needs labels" if has_classes else "this model has no classes: leave out labels"
+        )
+    last = config.null_class
+    if labels is not None and (
+        labels.ndim != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= last)
+    ):
+        raise ValueError(f"labels must be one-dimensional and lie in [0, {last}], got {labels.tolist()}")
 
 
 def in_raster_order(patches_BLP: Tensor, order_BL: Tensor) -> Tensor:
@@ -189,7 +220,7 @@ def in_raster_order(patches_BLP: Tensor, order_BL: Tensor) -> Tensor:
 
 def generate_tokens(
     model: Model,
-    labels: Tensor,
+    labels: Tensor | Prompts,
     order_BM: Tensor,
     config: SamplingConfig,
     diffusion: DiffusionConfig,
@@ -203,7 +234,7 @@ def generate_tokens(
 
     Args:
         model: the network.
-        labels: (B,) classes.
+        labels: (B,) classes, or text prompts.
         order_BM: raster positions in the order of generation.
         config: AR steps, diffusion steps and guidance. The patch order is not read.
         diffusion: the noise process of training.
@@ -277,10 +308,15 @@ def _denoise(
 class _Guided:
     """Predictions for the tokens of one AR step. Under guidance one batched forward pass serves both branches."""
 
-    def __init__(self, model: Model, labels: Tensor, num_tokens: int, guided: bool) -> None:
+    def __init__(self, model: Model, labels: Tensor | Prompts, num_tokens: int, guided: bool) -> None:
         self.dtype, self.token_dim, self.guided = model.dtype, model.config.token_dim, guided
+        null_class = model.config.null_class
         if guided:
-            labels = torch.cat([labels, torch.full_like(labels, model.config.null_class)])
+            labels = (
+                labels.with_null(null_class)
+                if isinstance(labels, Prompts)
+                else torch.cat([labels, torch.full_like(labels, null_class)])
+            )
         self.context: Context = model.context(labels, num_tokens)
 
     def __call__(self, x_BNP: Tensor, positions_BN: Tensor, t: Tensor, scale: float | None) -> Tensor:

@@ -1,4 +1,6 @@
-"""Text of captions and prompts as token ids.
+"""Text of a model: tokens, their embeddings, and prompts.
 
-`tokenizer` reads any Hugging Face tokenizer.json, LLaMA-3's included, and trains a byte-level BPE on captions.
+`tokenizer` makes tokens of text, `embedding` holds their table and their output layer, and `prompts` is a batch of
+them. `causalfusion.text_objective` trains on text, and `causalfusion.sampling.caption` decodes it. Open `embedding`
+first.
 """

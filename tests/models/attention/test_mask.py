@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -144,6 +145,25 @@ def test_a_thousand_sequences_against_the_law_in_words() -> None:
         every += len(sizes) == sum(sizes)
     assert kinds == {"class", "before", "clean", "time", "noised", "after", "padding"}
     assert min(single, every) > 200
+
+
+def test_shorter_texts_of_a_batch_are_padded_sample_by_sample() -> None:
+    """Tokens behind a text's length are padding in its sample alone. Cutting loses nothing."""
+    rng = random.Random(1)
+    for sizes, options in random_sequences(200):
+        before, copies = options["text_before"], options["copies"]
+        lengths = [rng.randint(0, before) for _ in range(3)]
+        found = attention_mask(lay_out(sizes, **options), lengths=torch.tensor(lengths))
+        parts = SplitMask.cut(found, sum(sizes), copies)
+        for row, length in enumerate(lengths):
+            tokens = [
+                Token("padding") if token.kind == "before" and token.step >= length else token
+                for token in sequence(sizes, **options)
+            ]
+            assert torch.equal(found[row], law(tokens)), (sizes, options, length)
+            context, noised = (None if part is None else part[row, 0] for part in (parts.context, parts.noised))
+            own = dataclasses.replace(parts, context=context, noised=noised)
+            assert torch.equal(joined(own), found[row])
 
 
 @given(step_sizes, st.integers(0, 4))

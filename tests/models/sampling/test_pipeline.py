@@ -378,5 +378,5 @@ def test_pipelines_that_do_not_fit_together_are_refused() -> None:
             CausalFusionPipeline.from_model(random_model(DIT), X0, id2label={bad: "ten"})
     with pytest.raises(ValueError, match="4×4 grid of training"):
         CausalFusionTransformer2DModel.from_model(random_model(preset("tiny")).on_grid(4, 6))
-    with pytest.raises(ValueError, match="unknown architecture 'unet'; known: causalfusion, dit"):
+    with pytest.raises(ValueError, match="unknown architecture 'unet'; known: causalfusion, transfusion, dit"):
         CausalFusionTransformer2DModel(architecture="unet")

@@ -136,7 +136,9 @@ def test_an_unknown_architecture_is_named(tmp_path: Path, make_model: ModelMaker
     save_weights(tmp_path, model.config, model.state_dict())
     file = tmp_path / "config.json"
     file.write_text(file.read_text().replace('"causalfusion"', '"mamba"'))
-    with pytest.raises(ValueError, match=r"config\.json: unknown architecture 'mamba'; known: causalfusion, dit$"):
+    with pytest.raises(
+        ValueError, match=r"config\.json: unknown architecture 'mamba'; known: causalfusion, transfusion, dit$"
+    ):
         load_weights(tmp_path)
 
 

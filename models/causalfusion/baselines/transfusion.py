@@ -1,0 +1,74 @@
+"""Transfusion, the baseline of Table 6a (arXiv 2408.11039): one AR step, and text that sees noised images.
+
+Drawing an image from text is that of a CausalFusion with one AR step. The two differ where text follows an image.
+Here the text sees the image's noised tokens.
+
+Shapes: B samples, L image tokens, T text tokens, P numbers in a patch, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..factorization.sequence import Layout, lay_out
+from ..transformer import CausalFusion
+
+
+def lay_out_described(num_tokens: int, *, class_tokens: int, text_after: int) -> Layout:
+    """Lay out [class | image | text]: the tokens of the image see each other, the text sees all before it.
+
+    These are the pairs of a clean image in one AR step with text behind it. The image's tokens are noised here.
+    """
+    layout = lay_out([num_tokens], class_tokens=class_tokens, text_after=text_after)
+    kept = slice(0, layout.after.stop)
+    empty = slice(kept.stop, kept.stop)
+    return Layout(layout.segments[kept], layout.steps[kept], empty, layout.before, layout.after)
+
+
+class Transfusion(CausalFusion):
+    """Transformer over [class tokens | text | noised tokens] or [class tokens | noised tokens | text]."""
+
+    def forward(
+        self,
+        noised_BMP: Tensor,
+        clean_BKP: Tensor,
+        positions_BL: Tensor,
+        t: Tensor,
+        labels: Tensor | None,
+        mask: Tensor,
+        text_before_BT: Tensor | None = None,
+        text_after_BT: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Training pass: see `CausalFusion.forward`. No clean tokens are read.
+
+        Args:
+            noised_BMP: noised patches, one copy of each image: M = L.
+            clean_BKP: not read if text follows the image, else K = 0.
+            positions_BL: raster position of each patch.
+            t: diffusion times, (B,).
+            labels: (B,) classes. None in a model without classes.
+            mask: of `lay_out_described` if text follows the image, else of a CausalFusion with one AR step.
+            text_before_BT: text that the images are drawn from.
+            text_after_BT: text that describes the images. No text may stand before them then.
+
+        Returns:
+            The prediction, and the logits (B, T, V) with text after the image.
+        """
+        if text_after_BT is None:
+            return super().forward(noised_BMP, clean_BKP, positions_BL, t, labels, mask, text_before_BT)
+        if text_before_BT is not None:
+            raise ValueError("text stands before the image or after it, not both")
+        classes, [text] = self._embed_classes(labels), self._embed_text(text_after_BT)
+        image = self.embed_noised(noised_BMP, positions_BL, t)
+        x = torch.cat([*classes, image, text], dim=1)
+        if mask.shape[-1] != x.shape[1]:
+            raise ValueError(f"a sequence of {x.shape[1]} tokens cannot have a mask of {mask.shape[-1]}")
+        out = self.run_blocks(x, mask)
+        first, count = x.shape[1] - text.shape[1] - image.shape[1], image.shape[1]
+        return self.predict(out[:, first : first + count]), self.logits(out[:, -text.shape[1] :])
+
+    def embed_described(self, patches_BLP: Tensor, positions_BL: Tensor) -> Tensor:
+        """Embed the images that text describes as noised ones of time 0: (B, L, D)."""
+        time = torch.zeros(1, dtype=torch.int64, device=patches_BLP.device)
+        return self.embed_noised(patches_BLP, positions_BL, time)

@@ -1,4 +1,4 @@
-"""`causalfusion data`: make latent shards."""
+"""`causalfusion data`: make latent shards, and choose prompts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import typer
 
 from .data_check import inspect, stats, verify
 from .data_encode import encode, list_faults
+from .data_prompts import prompts
 from .help import WholeHelp
 
-data_app = typer.Typer(cls=WholeHelp, help="Make and check latent shards.", no_args_is_help=True)
+data_app = typer.Typer(
+    cls=WholeHelp, help="Make and check latent shards, and choose prompts.", no_args_is_help=True
+)
 
 
 @data_app.callback()
 def group() -> None:
-    """Make and check latent shards."""
+    """Make and check latent shards, and choose prompts."""
 
 
 @data_app.command("digits")
@@ -45,3 +48,4 @@ data_app.command("faults")(list_faults)
 data_app.command("verify")(verify)
 data_app.command("inspect")(inspect)
 data_app.command("stats")(stats)
+data_app.command("prompts")(prompts)

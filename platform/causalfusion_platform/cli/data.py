@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from .data_check import inspect, stats, verify
 from .data_encode import encode, list_faults
 from .data_prompts import prompts
 from .help import WholeHelp
+
+if TYPE_CHECKING:
+    from ..data.manifest import Manifest
 
 data_app = typer.Typer(
     cls=WholeHelp, help="Make and check latent shards, and choose prompts.", no_args_is_help=True
@@ -25,21 +28,49 @@ def group() -> None:
 @data_app.command("digits")
 def digits(
     out: Annotated[Path, typer.Argument(help="Folder to write shards into. Its old shards are replaced.")],
+    captions: Annotated[
+        bool,
+        typer.Option("--captions", help="Five captions a digit, and 300 held-out digits apart, in OUT-heldout."),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Decides which digits are held out (default: 0).")
+    ] = None,
 ) -> None:
     """Write the bundled handwritten digits as latent shards (pixels as latents)."""
+    from ..config.commands import command
     from ..config.errors import UserError
+    from ..data.caption_language import CELLS
+    from ..data.captioned_digits import cells_in, held_out_folder, write_captioned_digits
     from ..data.digits import write_digits
-    from ..data.layout import manifest_path
-    from ..data.shards import is_replaceable
+    from ..data.shards import check_replaceable
 
-    if out.exists() and not (out.is_dir() and is_replaceable(out)):
+    if seed is not None and not captions:
         raise UserError(
-            f"{out} exists and is not a folder of shards\n  name a new or empty folder, such as shards/digits"
+            f"--seed {seed} decides which digits are held out, and without --captions none are\n"
+            f"  add --captions: {command('data', 'digits', out, '--captions', '--seed', seed)}"
         )
-    manifest = write_digits(out)
+    check_replaceable(out)
+    if not captions:
+        _print_written(out, write_digits(out))
+        return
+    train, held_out = write_captioned_digits(out, seed=seed or 0)
+    _print_written(out, train)
+    _print_written(held_out_folder(out), held_out)
+    unseen = len(CELLS) - len(cells_in(out, train))
     print(
-        f"{manifest.rows} latents of {'×'.join(map(str, manifest.shape))} in {len(manifest.shards)} shards, "
-        f"{len(manifest.class_names)} classes\n{manifest_path(out)}  digest {manifest.digest[:16]}"
+        f"five captions a row; {unseen} of {len(CELLS)} combinations of class, ink, slant and width are in no "
+        f"training row"
+    )
+
+
+def _print_written(folder: Path, manifest: Manifest) -> None:
+    from ..data.layout import manifest_path
+    from ..report.numbers import count
+
+    shards = count(len(manifest.shards), "shard")
+    print(
+        f"{manifest.rows} latents of {'×'.join(map(str, manifest.shape))} in {shards}, "
+        f"{len(manifest.class_names)} classes\n{manifest_path(folder)}  digest {manifest.digest[:16]}"
     )
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig, SamplingConfig
 from causalfusion.noise.samplers import check_diffusion_steps
@@ -33,8 +40,9 @@ class DataConfig(Section):
 
     path: Path = Path("shards/digits")
     """Folder of latent shards with a _manifest.json. Relative paths count from CAUSALFUSION_HOME."""
-    prepare: bool = False
-    """Write the bundled handwritten digits to `path` first if it does not have a manifest yet."""
+    prepare: bool | Literal["captions"] = False
+    """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `captions`: write
+    1,497 of them with captions to `path`, and the 300 held-out ones to the folder `path`-heldout."""
     flip: bool | None = None
     """Take the latent of the mirrored image half of the time. null: if the shards hold it."""
     posterior: Literal["sample", "mean"] = "sample"
@@ -52,6 +60,15 @@ class DataConfig(Section):
     """Reading tasks that may run at once."""
     prefetch_batches: int = Field(4, ge=1)
     """Global batches held ready before the training loop asks for them."""
+
+    @field_validator("prepare", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> bool | Literal["captions"]:
+        try:
+            checked: bool | Literal["captions"] = check(value)
+        except ValidationError as error:
+            raise ValueError("must be true, false or captions") from error
+        return checked
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]

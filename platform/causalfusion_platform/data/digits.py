@@ -34,14 +34,19 @@ def digits() -> Rows:
 
 def write_digits(folder: Path, *, rows_per_shard: int = 450, rows_per_group: int = 128) -> Manifest:
     """Write the digits as latent shards into `folder`, in place of those of an earlier call."""
-    rows = digits()
-    description = Description(
-        source=SourceId(kind="bundled", location=SOURCE, items=len(rows.labels), digest=""),
+    description = description_of_digits(SOURCE)
+    return write_shards(digits(), description, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
+
+
+def description_of_digits(location: str, *, captions: bool = False) -> Description:
+    """Return the description of shards of digits, whose source is named by `location`."""
+    return Description(
+        source=SourceId(kind="bundled", location=location, items=NUM_ROWS, digest=""),
         autoencoder=AutoencoderId(name="identity", scale=1.0),
-        shape=rows.mean.shape[1:],
+        shape=SHAPE,
+        captions=captions,
         class_names=[str(digit) for digit in range(10)],
     )
-    return write_shards(rows, description, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
 
 
 def ensure_digits(folder: Path) -> Manifest:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config.commands import command
 from ..config.errors import UserError
+from .captioned_digits import digits_command
 from .layout import names_in
 from .manifest import Manifest, Quarantined
 from .scan import look_at_shard
@@ -45,7 +46,7 @@ def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) 
 def restore_advice(folder: Path, manifest: Manifest) -> str:
     """Return the advice for making bad or missing shards again."""
     if manifest.source.kind == "bundled":
-        return f"make them anew: {command('data', 'digits', folder)}"
+        return f"make them anew: {digits_command(folder, manifest)}"
     return (
         f"make them anew: the same command as before, "
         f"{command('data', 'encode', manifest.source.location, folder)} …, makes the shards that are missing"

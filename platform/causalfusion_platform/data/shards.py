@@ -127,6 +127,14 @@ def is_replaceable(folder: Path) -> bool:
     return True
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise `UserError` if a folder holds anything but files of `write_shards`, or is not a folder."""
+    if folder.exists() and not (folder.is_dir() and is_replaceable(folder)):
+        raise UserError(
+            f"{folder} exists and is not a folder of shards\n  name a new or empty folder, such as shards/digits"
+        )
+
+
 def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
     """Write one shard, atomically. Its bytes depend on the rows and the library versions only."""
     schema = rows.schema

@@ -178,7 +178,9 @@ def check_fields(manifest: Manifest, fields: Sequence[str], folder: Path, task: 
     missing = [name for name in fields if name not in known]
     if not missing:
         return
-    if missing == ["captions"]:
+    if missing == ["captions"] and manifest.source.kind == "bundled":
+        remedy = f"write the digits with captions: {command('data', 'digits', f'{folder}-captions', '--captions')}"
+    elif missing == ["captions"]:
         remedy = "encode the images again with captions: causalfusion data encode --help"
     else:
         remedy = "name other fields in the task"

@@ -295,3 +295,28 @@ def test_stats(run: Run, digits: Path) -> None:
 def test_stats_of_a_folder_that_is_not_whole(run: Run, digits: Path) -> None:
     (digits / SHARDS[1]).unlink()
     check_refusal(run("data", "stats", "digits"), SHARDS[1], "the file is missing", "data verify digits")
+
+
+# digits
+
+
+def test_digits_with_captions(run: Run, own_folder: Path) -> None:
+    result = run("data", "digits", "mine", "--captions")
+    assert (result.status, result.err) == (0, "")
+    first, _, second, _, last = result.out.splitlines()
+    assert first == "1497 latents of 1×8×8 in 4 shards, 10 classes"
+    assert second == "300 latents of 1×8×8 in 1 shard, 10 classes"
+    assert last.startswith("five captions a row; 70 of 270 combinations of class, ink, slant and width")
+    assert Manifest.read(own_folder / "mine-heldout").digest[:16] in result.out
+    assert "captions yes" in run("data", "inspect", "mine").out
+    assert run("data", "digits", "mine", "--captions", "--seed", "1").status == 0
+    (own_folder / "mine-heldout" / "shard-00000-of-00001.parquet").unlink()
+    verdict = run("data", "verify", "mine-heldout")
+    assert "make them anew: causalfusion data digits mine --captions --seed 1" in verdict.out
+
+
+def test_digits_that_are_not_written(run: Run, own_folder: Path) -> None:
+    check_refusal(run("data", "digits", "mine", "--seed", "3"), "--seed 3", "data digits mine --captions --seed 3")
+    (own_folder / "mine-heldout").write_text("a file")
+    check_refusal(run("data", "digits", "mine", "--captions"), "mine-heldout exists", "name a new or empty folder")
+    assert [path.name for path in own_folder.iterdir()] == ["mine-heldout"]

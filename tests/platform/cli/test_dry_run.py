@@ -48,6 +48,13 @@ def test_the_plan_of_the_digits(run: Run, own_folder: Path) -> None:
     assert list(own_folder.iterdir()) == []
 
 
+def test_the_plan_of_digits_with_captions(run: Run, own_folder: Path) -> None:
+    text = plan(run, "quickstart", "data.prepare=captions", "data.path=captioned")
+    assert "captioned: 1,497 latents of 1×8×8; 34.2 epochs" in text
+    assert "training rows of split 0" in text
+    assert list(own_folder.iterdir()) == []
+
+
 def test_a_run_for_gpus(run: Run) -> None:
     options = [
         "model.preset=L/2",

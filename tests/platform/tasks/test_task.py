@@ -135,7 +135,7 @@ def test_mirrored_images_are_refused_for_every_task_that_reads_latents(home: Pat
 
 
 @pytest.mark.parametrize(
-    ("field", "remedy"), [("captions", "causalfusion data encode"), ("audio", "name other fields")]
+    ("field", "remedy"), [("captions", "causalfusion data digits"), ("audio", "name other fields")]
 )
 def test_a_field_that_the_shards_lack(
     digits_folder: Path, monkeypatch: pytest.MonkeyPatch, field: str, remedy: str

@@ -12,6 +12,7 @@ from ...config.compose import Composed, flatten
 from ...config.errors import UserError
 from ...config.files import home
 from ...config.schema import Experiment
+from ...data.captioned_digits import TRAIN_ROWS, location
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
 from ...data.layout import manifest_path
 from ...data.manifest import Manifest
@@ -95,7 +96,9 @@ def _data(task: Task) -> DataPlan:
     experiment = task.experiment
     folder = experiment.data.path
     if experiment.data.prepare and not manifest_path(folder).is_file():
-        return DataPlan(NUM_ROWS, SHAPE, SOURCE, "written when training starts")
+        captions = experiment.data.prepare == "captions"
+        rows, source = (TRAIN_ROWS, location("training", 0)) if captions else (NUM_ROWS, SOURCE)
+        return DataPlan(rows, SHAPE, source, "written when training starts")
     try:
         manifest = Manifest.read(folder)
     except UserError as error:

@@ -14,6 +14,7 @@ from ...checkpoint import store
 from ...config.compose import Composed
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...data.captioned_digits import ensure_captioned_digits
 from ...data.digits import ensure_digits
 from ...data.validate import CheckedShards, open_shards
 from ...tasks import check_data, open_task
@@ -126,7 +127,8 @@ def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -
         checked = None
         check_address(experiment.tracking_uri)
         if data.prepare:
-            ensure_digits(data.path)
+            prepare = ensure_captioned_digits if data.prepare == "captions" else ensure_digits
+            prepare(data.path)
     shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash", known=checked)
     check_data(task, shards)
     return shards

@@ -1,0 +1,158 @@
+"""The bundled digits with captions: 1,497 training rows, and 300 held-out rows in a sibling folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..config.commands import command
+from ..config.errors import UserError
+from .caption_language import PropertyWords, captions_of, describe
+from .digits import NUM_ROWS, SOURCE, description_of_digits, digits
+from .layout import manifest_path
+from .manifest import Manifest
+from .passes import latents_of, read_groups
+from .shards import Rows, check_replaceable, is_replaceable, write_shards
+
+HELD_OUT_ROWS = 300
+"""Rows that no training sees. All others are training rows."""
+TRAIN_ROWS = NUM_ROWS - HELD_OUT_ROWS
+_SUFFIX = "-heldout"
+_SOURCE = re.compile(rf"{re.escape(SOURCE)}; (training|held-out) rows of split (\d+)")
+
+
+class Split(NamedTuple):
+    """Row ids of both parts, ascending."""
+
+    train: NDArray[np.int64]
+    """(1497,)"""
+    held_out: NDArray[np.int64]
+    """(300,)"""
+
+
+class CaptionedDigits(NamedTuple):
+    """Manifests of both folders."""
+
+    train: Manifest
+    held_out: Manifest
+
+
+def split_rows(seed: int) -> Split:
+    """Return the split of scikit-learn's `train_test_split(test_size=300, random_state=seed)`.
+
+    Anyone can make the same split without this package.
+    """
+    from sklearn.model_selection import train_test_split  # takes a second to import
+
+    train, held_out = train_test_split(np.arange(NUM_ROWS), test_size=HELD_OUT_ROWS, random_state=seed)
+    return Split(np.sort(train), np.sort(held_out))
+
+
+def location(part: Literal["training", "held-out"], seed: int) -> str:
+    """Return the name of the source of one part, in its manifest."""
+    return f"{SOURCE}; {part} rows of split {seed}"
+
+
+def held_out_folder(folder: Path) -> Path:
+    """Return the folder of the held-out rows beside `folder`, which holds the training rows."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    return folder.with_name(f"{folder.name}{_SUFFIX}")
+
+
+def write_captioned_digits(folder: Path, *, seed: int = 0) -> CaptionedDigits:
+    """Write both parts as latent shards with five captions a row, in place of those of an earlier call.
+
+    The same seed gives the same bytes.
+
+    Args:
+        folder: folder of the training rows. The held-out rows go into `held_out_folder(folder)`.
+        seed: seed of the split.
+
+    Raises:
+        UserError: the folder of the held-out rows holds anything else.
+    """
+    check_replaceable(held_out_folder(folder))
+    manifest_path(folder).unlink(missing_ok=True)  # written last: rows of one split never lie beside another's
+    split = split_rows(seed)
+    held_out = _write(held_out_folder(folder), split.held_out, location("held-out", seed))
+    return CaptionedDigits(_write(folder, split.train, location("training", seed)), held_out)
+
+
+def ensure_captioned_digits(folder: Path) -> Manifest:
+    """Return the manifest of `folder`. Write what is missing of both parts first, with seed 0 for a new folder.
+
+    Raises:
+        UserError: the folder holds the digits without captions, or shards that were not written by the platform.
+    """
+    if manifest_path(folder).is_file():
+        try:
+            manifest = Manifest.read(folder)
+        except UserError:
+            if not is_replaceable(folder):
+                raise
+        else:
+            _restore_held_out(folder, manifest)
+            return manifest
+    return write_captioned_digits(folder).train
+
+
+def digits_command(folder: Path, manifest: Manifest) -> str:
+    """Return the command that writes the bundled digits of a manifest, with or without captions, into `folder`."""
+    found = _SOURCE.fullmatch(manifest.source.location)
+    if found is None:
+        return command("data", "digits", folder)
+    part, seed = found.groups()
+    if part == "held-out" and folder.name.endswith(_SUFFIX):
+        folder = folder.with_name(folder.name.removesuffix(_SUFFIX))
+    return command("data", "digits", folder, "--captions", *(["--seed", seed] if int(seed) else []))
+
+
+def cells_in(folder: Path, manifest: Manifest) -> frozenset[PropertyWords]:
+    """Return the property cells of the rows of shards. All others of `CELLS` are unseen by a training on them.
+
+    Raises:
+        UserError: a shard is damaged. The message names it.
+        ValueError: the shards do not hold images of digits.
+    """
+    found: set[PropertyWords] = set()
+    for shard in manifest.shards:
+        for table in read_groups(folder, shard, ["label", "mean"]):
+            labels = torch.from_numpy(table.column("label").to_numpy().copy())
+            found.update(describe(torch.from_numpy(latents_of(table, "mean").copy()), labels))
+    return frozenset(found)
+
+
+def _write(folder: Path, row_ids: NDArray[np.int64], source: str) -> Manifest:
+    rows = digits()
+    images, labels = rows.mean[row_ids], rows.labels[row_ids]
+    words = describe(torch.from_numpy(images), torch.from_numpy(labels))
+    taken = Rows(
+        row_ids=rows.row_ids[row_ids],
+        labels=labels,
+        keys=[rows.keys[row] for row in row_ids],
+        mean=images,
+        captions=[captions_of(each) for each in words],
+    )
+    description = description_of_digits(source, captions=True)
+    return write_shards(taken, description, folder, rows_per_shard=450, rows_per_group=128)
+
+
+def _restore_held_out(folder: Path, manifest: Manifest) -> None:
+    """Write the held-out rows if they are missing beside the training rows."""
+    if manifest.source.location == SOURCE:
+        raise UserError(
+            f"data.prepare=captions, but {folder} holds the digits without captions\n"
+            f"  name a folder that is not there yet, such as data.path={folder}-captions, or write them anew: "
+            f"{command('data', 'digits', folder, '--captions')}"
+        )
+    found = _SOURCE.fullmatch(manifest.source.location)
+    place = held_out_folder(folder)
+    if found is not None and found[1] == "training" and not manifest_path(place).is_file():
+        seed = int(found[2])
+        _write(place, split_rows(seed).held_out, location("held-out", seed))

@@ -18,13 +18,14 @@ from ..storage.json_file import Damaged, parse_line, read_bounded
 
 SPLITS = ("train", "restval", "val", "test")
 """Splits of Karpathy's files. `restval` are the images of val2014 that are often trained on too."""
-
-_LARGEST = 2 << 30
-_SHOWN = 3
-_FORMS = (
+COCO_FORMS = (
     "allowed: captions_*.json of COCO (images with id and file_name, annotations with id, image_id and caption), "
     "or dataset_coco.json of Karpathy"
 )
+"""Allowed forms, which end most messages."""
+
+_LARGEST = 2 << 30
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def read_coco(path: Path) -> list[CaptionedImage]:
     try:
         content = read_bounded(path, _LARGEST)
     except FileNotFoundError as error:
-        raise UserError(f"captions {path}: there is no such file\n  {_FORMS}") from error
+        raise UserError(f"captions {path}: there is no such file\n  {COCO_FORMS}") from error
     except Damaged as error:
-        raise UserError(f"captions {error}\n  {_FORMS}") from error
+        raise UserError(f"captions {error}\n  {COCO_FORMS}") from error
     return parse_coco(content, str(path))
 
 
@@ -67,10 +68,10 @@ def parse_coco(content: bytes, place: str) -> list[CaptionedImage]:
     try:
         tree = parse_line(content.removeprefix(b"\xef\xbb\xbf"))
     except ValueError as error:
-        raise UserError(f"captions {place} is not JSON: {error}\n  {_FORMS}") from error
+        raise UserError(f"captions {place} is not JSON: {error}\n  {COCO_FORMS}") from error
     images = tree.get("images") if isinstance(tree, dict) else None
     if not isinstance(images, list) or not images:
-        raise UserError(f"captions {place} has no list of images\n  {_FORMS}")
+        raise UserError(f"captions {place} has no list of images\n  {COCO_FORMS}")
     annotations = tree.get("annotations")
     found = (
         [_karpathy(image, f"{place} image {number}") for number, image in enumerate(images, start=1)]
@@ -91,7 +92,7 @@ def count_and_first(ids: Sequence[object], what: str) -> str:
 
 def _coco(images: list[Any], annotations: object, place: str) -> list[CaptionedImage]:
     if not isinstance(annotations, list):
-        raise UserError(f"captions {place}: annotations is not a list\n  {_FORMS}")
+        raise UserError(f"captions {place}: annotations is not a list\n  {COCO_FORMS}")
     names: list[tuple[int, str]] = []
     for number, image in enumerate(images, start=1):
         names.append(
@@ -109,7 +110,7 @@ def _coco(images: list[Any], annotations: object, place: str) -> list[CaptionedI
             unknown.append(image)
     if unknown:
         missing = count_and_first([*dict.fromkeys(unknown)], "image")
-        raise UserError(f"captions {place}: annotations of {missing} that `images` does not list\n  {_FORMS}")
+        raise UserError(f"captions {place}: annotations of {missing} that `images` does not list\n  {COCO_FORMS}")
     return [
         CaptionedImage(
             id=image,
@@ -125,7 +126,7 @@ def _coco(images: list[Any], annotations: object, place: str) -> list[CaptionedI
 def _karpathy(image: object, place: str) -> CaptionedImage:
     sentences = image.get("sentences") if isinstance(image, dict) else None
     if not isinstance(image, dict) or not isinstance(sentences, list):
-        raise UserError(f"captions {place} has no list of sentences, and the file no annotations\n  {_FORMS}")
+        raise UserError(f"captions {place} has no list of sentences, and the file no annotations\n  {COCO_FORMS}")
     split = _text(image, "split", place)
     if split not in SPLITS:
         raise UserError(f"captions {place}: split {split!r}\n  allowed: {', '.join(SPLITS)}")
@@ -143,20 +144,20 @@ def _karpathy(image: object, place: str) -> CaptionedImage:
 def _integer(entry: object, key: str, place: str) -> int:
     value = _value(entry, key, place)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"captions {place}: {key} is {_short(value)}, not an integer\n  {_FORMS}")
+        raise UserError(f"captions {place}: {key} is {_short(value)}, not an integer\n  {COCO_FORMS}")
     return value
 
 
 def _text(entry: object, key: str, place: str) -> str:
     value = _value(entry, key, place)
     if not isinstance(value, str):
-        raise UserError(f"captions {place}: {key} is {_short(value)}, not text\n  {_FORMS}")
+        raise UserError(f"captions {place}: {key} is {_short(value)}, not text\n  {COCO_FORMS}")
     return value
 
 
 def _value(entry: object, key: str, place: str) -> object:
     if not isinstance(entry, dict) or key not in entry:
-        raise UserError(f"captions {place} has no {key!r}\n  {_FORMS}")
+        raise UserError(f"captions {place} has no {key!r}\n  {COCO_FORMS}")
     return entry[key]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Literal
 
 from ...config.errors import UserError
 from ...storage.json_file import parse_line
-from ..coco_captions import SPLITS, CaptionedImage, parse_coco
+from ..coco_captions import COCO_FORMS, SPLITS, CaptionedImage, parse_coco
 from .filesystem import locate, read_whole
 from .splits import ALL
 
@@ -18,7 +19,7 @@ Form = Literal["COCO", "Karpathy", "JSONL"]
 _FILE_KEYS = ("file", "file_name", "filename", "image", "path")
 _CAPTION_KEYS = ("captions", "caption", "text")
 _LINES = 'lines such as {"file": "a/1.jpg", "captions": ["…", "…"]}'
-_FORMS = f"allowed: captions_*.json of COCO, dataset_coco.json of Karpathy, or {_LINES}"
+_FORMS = f"{COCO_FORMS}, or {_LINES}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_caption_file(location: str, split: str | None = None) -> CaptionFile:
     try:
         images = parse_coco(content, location)
     except UserError as error:
-        raise UserError(f"{error}, or {_LINES}") from error
+        raise UserError(f"{error}, or {_LINES}" if str(error).endswith(COCO_FORMS) else str(error)) from error
     _refuse_repeated(images, location)
     if images[0].split is None:
         return CaptionFile(location, "COCO", {_name(image.file_name): _texts(image.captions) for image in images})
@@ -83,7 +84,7 @@ def _begins_with_a_row(content: bytes) -> bool:
 def _read_lines(content: bytes, location: str) -> CaptionFile:
     captions: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(BytesIO(content), start=1):
         if not line.strip():
             continue
         place = f"captions {location} line {number}"

@@ -340,6 +340,10 @@ def test_options_that_do_not_fit(tmp_path: Path, location: str, options: dict[st
         (jsonl(PAIR) + "3", "line 3 is not an object"),
         ('{"file": "a.png", "caption": "\\ud800"}\n', r"captions c is not JSON: .*\n.* COCO .*, or lines such as"),
         (coco(PAIR)[:-20], "captions c is not JSON"),
+        (
+            karpathy(PAIR, dict.fromkeys(PAIR, "val")).replace('"cocoid": 1', '"cocoid": 0'),
+            r"image id repeated: .*\n  each image id is allowed once$",
+        ),
         (coco(PAIR).replace("b.png", "a.png"), r"'a\.png' is the file of 2 images"),
         ('{"images": [{"id": 1, "file_name": "a.png"}], "annotations": 3}', "annotations is not a list"),
         ('{"images": [{"filename": "a.png", "sentences": []}]}', "has no 'split'"),

@@ -6,8 +6,8 @@ The score is the mean over n and over references of
 
     10 · Σ min(h, r) · r / (‖h‖ ‖r‖) · exp(−δ² / 2σ²)
 
-with the weights h of the hypothesis and r of the reference, and σ = 6. δ is the difference of lengths, counted in
-pairs of neighbouring words as pycocoevalcap counts it. Captions of no word and of one word have the same length.
+with the weights h of the hypothesis and r of the reference, and σ = 6. δ is the difference of their numbers of
+words. pycocoevalcap counts pairs of words, which gives the same score.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class _Weighted:
     weights: tuple[dict[tuple[str, ...], float], ...]
     """Of the n-grams of 1, 2, … words."""
     norms: tuple[float, ...]
-    pairs: int
-    """Its length: the number of pairs of neighbouring words."""
+    length: int
+    """Number of words."""
 
 
 def _weigh(ngrams: _Ngrams, idf: Mapping[tuple[str, ...], float], unknown: float) -> _Weighted:
@@ -108,12 +108,12 @@ def _weigh(ngrams: _Ngrams, idf: Mapping[tuple[str, ...], float], unknown: float
     for ngram, count in ngrams.items():
         weights[len(ngram) - 1][ngram] = count * idf.get(ngram, unknown)
     norms = tuple(math.sqrt(sum(weight * weight for weight in of_n.values())) for of_n in weights)
-    return _Weighted(weights, norms, sum(count for ngram, count in ngrams.items() if len(ngram) == 2))
+    return _Weighted(weights, norms, sum(count for ngram, count in ngrams.items() if len(ngram) == 1))
 
 
 def _similarity(hypothesis: _Weighted, reference: _Weighted) -> float:
     """Return the mean over n of the clipped cosines, times the penalty of the difference of lengths."""
-    penalty = math.exp(-((hypothesis.pairs - reference.pairs) ** 2) / (2 * SIGMA**2))
+    penalty = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * SIGMA**2))
     total = 0.0
     for n in range(LONGEST_NGRAM):
         norms = hypothesis.norms[n] * reference.norms[n]

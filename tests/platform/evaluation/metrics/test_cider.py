@@ -89,8 +89,7 @@ def brute_force(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
             for reference in group:
                 h, r = ([grams(text, n).count(g) for g in every] * idf for text in (hypothesis, reference))
                 size = np.linalg.norm(h) * np.linalg.norm(r)
-                # Lengths in words would tell a caption without words from one of one word.
-                away = max(len(hypothesis.split()), 1) - max(len(reference.split()), 1)
+                away = len(hypothesis.split()) - len(reference.split())
                 cosine = (np.minimum(h, r) @ r) / size if size else 0.0
                 scores[image] += 10 / 4 / len(group) * cosine * np.exp(-(away**2) / 72)
     return [float(score) for score in scores]

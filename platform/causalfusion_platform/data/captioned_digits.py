@@ -113,6 +113,21 @@ def digits_command(folder: Path, manifest: Manifest) -> str:
     return command("data", "digits", folder, "--captions", *(["--seed", seed] if int(seed) else []))
 
 
+def words_in(folder: Path, manifest: Manifest) -> list[PropertyWords]:
+    """Return the words of the rows of shards, measured on their images, in the order of the shards.
+
+    Raises:
+        UserError: a shard is damaged. The message names it.
+        ValueError: the shards do not hold images of digits.
+    """
+    words: list[PropertyWords] = []
+    for shard in manifest.shards:
+        for table in read_groups(folder, shard, ["label", "mean"]):
+            labels = torch.from_numpy(table.column("label").to_numpy().copy())
+            words += describe(torch.from_numpy(latents_of(table, "mean").copy()), labels)
+    return words
+
+
 def cells_in(folder: Path, manifest: Manifest) -> frozenset[PropertyWords]:
     """Return the property cells of the rows of shards. All others of `CELLS` are unseen by a training on them.
 
@@ -120,12 +135,7 @@ def cells_in(folder: Path, manifest: Manifest) -> frozenset[PropertyWords]:
         UserError: a shard is damaged. The message names it.
         ValueError: the shards do not hold images of digits.
     """
-    found: set[PropertyWords] = set()
-    for shard in manifest.shards:
-        for table in read_groups(folder, shard, ["label", "mean"]):
-            labels = torch.from_numpy(table.column("label").to_numpy().copy())
-            found.update(describe(torch.from_numpy(latents_of(table, "mean").copy()), labels))
-    return frozenset(found)
+    return frozenset(words_in(folder, manifest))
 
 
 def _write(folder: Path, row_ids: NDArray[np.int64], source: str) -> Manifest:

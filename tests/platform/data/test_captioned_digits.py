@@ -20,6 +20,7 @@ from causalfusion_platform.data.captioned_digits import (
     ensure_captioned_digits,
     held_out_folder,
     split_rows,
+    words_in,
     write_captioned_digits,
 )
 from causalfusion_platform.data.digits import write_digits
@@ -85,6 +86,7 @@ def test_70_of_270_cells_are_in_no_training_row(captioned: Path) -> None:
     assert len({*CELLS} - seen) == 70
     captions = pq.read_table(captioned).column("captions").to_pylist()
     assert seen == {parse(caption) for row in captions for caption in row}
+    assert words_in(captioned, Manifest.read(captioned)) == [parse(row[0]) for row in captions]
     held_out = held_out_folder(captioned)
     assert len(cells_in(held_out, Manifest.read(held_out)) - seen) == 3
 

@@ -127,7 +127,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     first = resume.manifest.images_seen if resume else 0
     total = experiment.train.total_images
     # Reading starts while the model and the engine are built.
-    data = open_dataset(experiment, manifest.without(job.bad_shards), task.fields, job.order)
+    data = open_dataset(experiment, manifest.without(job.bad_shards), task, job.order)
     batches = context.batches(experiment, data, task.collate, first, total) if first < total else iter(())
     control.mark("build the engine", first)
     precision = choose_precision(experiment.train.precision, context.device)
@@ -267,13 +267,13 @@ def build_saver(job: Job) -> Saver:
     )
 
 
-def open_dataset(experiment: Experiment, manifest: Manifest, fields: tuple[str, ...], order: int = 0) -> Dataset:
+def open_dataset(experiment: Experiment, manifest: Manifest, task: Task, order: int = 0) -> Dataset:
     """Return the experiment's data, with the rule that draws a latent from each row.
 
     Args:
         experiment: its seed and its data section.
         manifest: the shards to read.
-        fields: fields of each row that the task reads.
+        task: says which fields of each row it reads, and what is made of them.
         order: 0, or how often a roll-back has changed the order of the rows.
     """
     data = experiment.data
@@ -284,7 +284,8 @@ def open_dataset(experiment: Experiment, manifest: Manifest, fields: tuple[str, 
         window_rows=data.window_rows,
         sample_posterior=manifest.posterior and data.posterior == "sample",
         flip=manifest.flip and data.flip is not False,
-        fields=fields,
+        fields=task.fields,
+        transform=task.transform(),
     )
 
 

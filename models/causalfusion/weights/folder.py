@@ -1,4 +1,7 @@
-"""Weights folders without pickle: `model.safetensors`, `config.json`, `diffusion.json`, perhaps `classes.json`."""
+"""Weights folders without pickle: `model.safetensors`, `config.json`, `diffusion.json`.
+
+A model of classes has their names in `classes.json` if they are known, a model of text its `tokenizer.json`.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..config import CausalFusionConfig, TextConfig
 from ..model import CONFIGS, Model, ModelConfig, build_model
 from ..noise.diffusion import DiffusionConfig
+from ..text.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 DIFFUSION_FILE = "diffusion.json"
 CLASSES_FILE = "classes.json"
+TOKENIZER_FILE = "tokenizer.json"
 _LARGEST_JSON = 16 << 20
 """Bytes above which a file of settings or names is refused."""
 
@@ -32,14 +38,20 @@ def save_weights(
     state: dict[str, Tensor],
     diffusion: DiffusionConfig | None = None,
     class_names: Sequence[str] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write a model's configuration and state (name → tensor) into `folder`, which is made if needed.
 
     Args:
         diffusion: the noise process of its training (default: that of the paper).
         class_names: the name of each class (default: not known).
+        tokenizer: of a model of text, whose configuration then names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None and isinstance(config, CausalFusionConfig) and config.text is not None:
+        named = dataclasses.replace(config.text, tokenizer_sha256=tokenizer.digest)
+        config = dataclasses.replace(config, text=named)
+        (folder / TOKENIZER_FILE).write_text(tokenizer.json, encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     for name, settings in ((CONFIG_FILE, config), (DIFFUSION_FILE, diffusion or DiffusionConfig())):
@@ -107,6 +119,38 @@ def load_class_names(folder: Path | str) -> list[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{file} is not a list of names")
     return names
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """Return the tokenizer of the model of text saved in `folder`.
+
+    Raises:
+        ValueError: the model has no text, or its tokenizer is missing, damaged, another one, or too large.
+    """
+    config = load_config(folder)
+    text = config.text if isinstance(config, CausalFusionConfig) else None
+    if text is None:
+        raise ValueError(f"the model in {folder} has no text, and so no tokenizer")
+    tokenizer = Tokenizer.read(Path(folder) / TOKENIZER_FILE)
+    check_tokenizer(text, tokenizer, f"{Path(folder) / TOKENIZER_FILE}")
+    return tokenizer
+
+
+def check_tokenizer(text: TextConfig, tokenizer: Tokenizer, source: str) -> None:
+    """Check that a tokenizer is that of a model.
+
+    Raises:
+        ValueError: it has more tokens than the model's table, or is not the one of its training.
+    """
+    if tokenizer.size > text.vocabulary:
+        raise ValueError(
+            f"{source} has {tokenizer.size:,} tokens, but the model's table {text.vocabulary:,} (text.vocabulary)"
+        )
+    if text.tokenizer_sha256 not in (None, tokenizer.digest):
+        raise ValueError(
+            f"{source} is not the tokenizer of the model's training: its SHA-256 is {tokenizer.digest[:12]}…, "
+            f"that of training {str(text.tokenizer_sha256)[:12]}…"
+        )
 
 
 def _check_shapes(config: ModelConfig, file: Path) -> None:

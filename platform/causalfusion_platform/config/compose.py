@@ -26,7 +26,7 @@ from . import secrets
 from .commands import command
 from .errors import UserError
 from .files import LARGEST, SUFFIX, ExperimentFile, experiment_folders, find_experiment, home
-from .schema import Experiment
+from .schema import DataConfig, Experiment
 from .text import keys_of, literals, may_be_secret, quoted, value_of
 
 logger = logging.getLogger(__name__)
@@ -137,9 +137,15 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
             "description": secrets.redact(experiment.description),
             "tracking": tracking.model_copy(update={"tags": secrets.redacted(tracking.tags)}),
             "runs": home() / experiment.runs,
-            "data": experiment.data.model_copy(update={"path": home() / experiment.data.path}),
+            "data": experiment.data.model_copy(update=_absolute(experiment.data)),
         }
     )
+
+
+def _absolute(data: DataConfig) -> dict[str, Path]:
+    """Return the paths of a data section that are given, made absolute from `home()`."""
+    paths = {"path": data.path, "heldout": data.heldout, "tokenizer": data.tokenizer}
+    return {name: home() / path for name, path in paths.items() if path is not None}
 
 
 def with_overrides(experiment: Experiment, changes: dict[str, Any], name: str) -> Experiment:

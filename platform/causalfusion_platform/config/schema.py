@@ -43,6 +43,11 @@ class DataConfig(Section):
     prepare: bool | Literal["captions"] = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `captions`: write
     1,497 of them with captions to `path`, and the 300 held-out ones to the folder `path`-heldout."""
+    tokenizer: Path | None = None
+    """A tokenizer.json of Hugging Face, or the folder that holds one, for task=text_image. null: a byte-level BPE,
+    trained on the captions of `path`. It is kept beside the shards."""
+    heldout: Path | None = None
+    """Folder of captioned shards that the end of task=text_image describes and draws. null: those of training."""
     flip: bool | None = None
     """Take the latent of the mirrored image half of the time. null: if the shards hold it."""
     posterior: Literal["sample", "mean"] = "sample"
@@ -268,6 +273,14 @@ class EvaluationConfig(Section):
     ar_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """More numbers of AR steps S_eval beside sampling.num_ar_steps, each with num_samples samples. Their scores end
     with the number, such as `fd_digits_cnn_s4`."""
+    num_captions: int = Field(300, ge=2)
+    """Images that task=text_image describes at the end of training: the first of data.heldout."""
+    beam: int = Field(1, ge=1)
+    """Beams of a second search for these captions, beside the greedy one. 1: none. Scores end with the number, such
+    as `caption_class_beam3`."""
+    guidance_scales: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """More guidance scales of task=text_image beside sampling.guidance_scale. Scores end with the number, such as
+    `t2i_class_w2.5`."""
     while_training: bool = False
     """Also score the samples of each grid. A sweep can end or replace trials by these scores."""
 
@@ -301,7 +314,7 @@ class Experiment(Section):
     runs: Path = Path("runs")
     """Folder of the runs' folders. Relative paths count from CAUSALFUSION_HOME."""
     task: str = Field("class_to_image", pattern=r"^[A-Za-z0-9_.]+(:[A-Za-z_]\w*)?$")
-    """Task that the run learns: `class_to_image`, or `package.module:Class` of your own."""
+    """Task that the run learns: `class_to_image`, `text_image`, or `package.module:Class` of your own."""
     model: Annotated[ModelConfig, Field(discriminator="architecture"), BeforeValidator(_expand_preset)]
     """Model. `preset: NAME` starts from a named one."""
     data: DataConfig = DataConfig()

@@ -102,6 +102,11 @@ def ensure_captioned_digits(folder: Path) -> Manifest:
     return write_captioned_digits(folder).train
 
 
+def is_captioned_digits(manifest: Manifest) -> bool:
+    """Return whether shards are a part of the bundled digits with captions."""
+    return manifest.captions and _SOURCE.fullmatch(manifest.source.location) is not None
+
+
 def digits_command(folder: Path, manifest: Manifest) -> str:
     """Return the command that writes the bundled digits of a manifest, with or without captions, into `folder`."""
     found = _SOURCE.fullmatch(manifest.source.location)

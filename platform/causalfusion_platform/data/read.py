@@ -24,6 +24,9 @@ from .order import RowGroup, Window, row_order, windows_between
 
 Columns = dict[str, NDArray[np.generic]]
 
+Transform = Callable[[Columns, range], Columns]
+"""(rows, their positions in the stream) → rows, in the task that reads them. It must not change their number."""
+
 LATENT = "latent"
 """Field that is drawn from the columns of a row's posterior."""
 
@@ -62,6 +65,8 @@ class Dataset:
     """Take the latent of the mirrored image half of the time."""
     fields: tuple[str, ...] = ("label", LATENT)
     """Fields of each row beside `row_id`: columns of the shards as they are, and `latent`, which is drawn."""
+    transform: Transform | None = None
+    """Makes other fields of these, such as tokens of captions."""
 
     @property
     def columns(self) -> list[str]:
@@ -82,7 +87,8 @@ def read_window(data: Dataset, window: Window) -> Columns:
     Row groups without a row to take are not read. The result and one row group are in memory at a time.
 
     Returns:
-        row_id (B,) and the data's fields: label (B,), latent (B, channels, height, width) fp16, others (B, …).
+        row_id (B,) and the data's fields: label (B,), latent (B, channels, height, width) fp16, others (B, …), or
+        those that its transform makes of them.
 
     Raises:
         UserError: a shard is damaged. The message names it.
@@ -107,7 +113,9 @@ def read_window(data: Dataset, window: Window) -> Columns:
             if name not in rows:
                 rows[name] = np.empty((len(order), *values.shape[1:]), values.dtype)
             rows[name][to] = values
-    return rows
+    if data.transform is None:
+        return rows
+    return data.transform(rows, range(window.position, window.position + len(order)))
 
 
 def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup) -> Columns:

@@ -26,6 +26,8 @@ _SHARD_FILES = re.compile(
 
 CLASSIFIER = re.compile(r"\.classifier-[0-9a-f]{16}")
 """Name of the folder of a data set's classifier, inside the folder of shards. It is not a part of the data."""
+TOKENIZER = re.compile(r"\.tokenizer-[0-9a-f]{16}\.json")
+"""Name of the tokenizer of a data set's captions, inside the folder of shards. It is not a part of the data."""
 LATENT_COLUMNS = latent_columns(posterior=True, flip=True)
 
 
@@ -110,10 +112,16 @@ def classifier_folder(folder: Path, identity: str) -> Path:
     return folder / f".classifier-{identity[:16]}"
 
 
+def tokenizer_file(folder: Path, identity: str) -> Path:
+    """Return the file beside the shards that keeps the tokenizer of this identity."""
+    return folder / f".tokenizer-{identity[:16]}.json"
+
+
 def is_replaceable(folder: Path) -> bool:
     """Return True if a folder holds only files of `write_shards`, complete or not."""
     names = {path.name for path in folder.iterdir()}
-    others = {name for name in names if not (_SHARD_FILES.fullmatch(name) or CLASSIFIER.fullmatch(name))}
+    ours = (_SHARD_FILES, CLASSIFIER, TOKENIZER)
+    others = {name for name in names if not any(pattern.fullmatch(name) for pattern in ours)}
     others -= {NAMES.quarantine, EARLIER_NAMES.quarantine}
     has_shards = any(folder.glob("shard-*"))
     if has_shards or others & {*_MANIFESTS}:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from causalfusion import ModelConfig
+from causalfusion import CausalFusionConfig, ModelConfig
 
 from ..config.commands import command
 from ..config.errors import UserError
@@ -161,7 +161,8 @@ def check_model_fits(manifest: Manifest, model: ModelConfig, folder: Path) -> No
             f"the shards in {folder} hold latents of shape {manifest.shape}, but the model takes {expected}\n"
             f"  set model.in_channels={manifest.shape[0]} model.input_size={manifest.shape[1]}, or data.path"
         )
-    if len(manifest.class_names) != model.num_classes:
+    has_classes = not isinstance(model, CausalFusionConfig) or model.num_class_tokens > 0
+    if has_classes and len(manifest.class_names) != model.num_classes:
         raise UserError(
             f"the shards in {folder} have {len(manifest.class_names)} classes, but model.num_classes is "
             f"{model.num_classes}\n  set model.num_classes={len(manifest.class_names)}, or data.path"

@@ -25,7 +25,7 @@ from ..data.encode.stages import stopped
 from ..data.faults import FaultStop
 from ..data.layout import CARD_FILE, EARLIER_NAMES, NAMES, names_in
 from ..data.manifest import Manifest
-from ..data.shards import CLASSIFIER, write_manifest
+from ..data.shards import CLASSIFIER, TOKENIZER, write_manifest
 from ..data.sources import Listing, Source
 from .cluster.failures import user_error_in
 from .cluster.resources import encoding_resources
@@ -38,7 +38,9 @@ _LOSSES = 3
 
 _NAMES = "|".join(map(re.escape, (*NAMES, *EARLIER_NAMES, CARD_FILE)))
 _HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES})\.\d+")
-_OURS = re.compile(rf"shard-\d+-of-\d+\.parquet|{_NAMES}|{CLASSIFIER.pattern}|{_HALF_WRITTEN.pattern}")
+_OURS = re.compile(
+    rf"shard-\d+-of-\d+\.parquet|{_NAMES}|{CLASSIFIER.pattern}|{TOKENIZER.pattern}|{_HALF_WRITTEN.pattern}"
+)
 
 
 @dataclass(frozen=True)

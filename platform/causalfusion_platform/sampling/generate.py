@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causalfusion import DiffusionConfig, Model, SamplingConfig, sample
+from causalfusion import DiffusionConfig, Model, Prompts, SamplingConfig, sample
 
 
 @dataclass(frozen=True)
 class Request:
     """Samples to generate. Sample i of a request is the same in every process."""
 
-    labels: Tensor
-    """(B,) int64"""
+    labels: Tensor | Prompts
+    """(B,) int64 classes, or B text prompts."""
     sampling: SamplingConfig
     diffusion: DiffusionConfig
     seed: int
@@ -48,7 +48,7 @@ def generate(
         with torch.autocast(model.device.type, torch.bfloat16, enabled=request.bf16):
             latents = sample(
                 model,
-                request.labels[part],
+                request.labels[torch.tensor(part, dtype=torch.int64)],
                 request.sampling,
                 request.diffusion,
                 seed=request.seed,

@@ -1,8 +1,8 @@
 """Tasks, which runs learn. `open_task` returns the one that an experiment names.
 
 `task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
-image generation, the paper's main system. `activations` estimates the memory of its models, and `final` keeps
-the tensors of a run's end. Open `task` first.
+image generation, the paper's main system. `text_image` draws images from text and describes images. `activations`
+estimates the memory of their models, and `final` keeps the tensors of a run's end. Open `task` first.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from ..config.errors import UserError
 from ..config.schema import Experiment
 from .class_to_image import ClassToImage
 from .task import Task, TaskContext, check_data
+from .text_image import TextImage
 
 __all__ = ["TASKS", "Task", "TaskContext", "check_data", "open_task"]
 
-TASKS: dict[str, type[Task]] = {"class_to_image": ClassToImage}
+TASKS: dict[str, type[Task]] = {"class_to_image": ClassToImage, "text_image": TextImage}
 
 
 def open_task(experiment: Experiment) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import lru_cache
 
-from causalfusion import ModelConfig, count_parameters
+from causalfusion import CausalFusionConfig, ModelConfig, count_parameters
 from causalfusion.baselines.dit import DiTConfig
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.factorization.steps import equal_step_sizes
@@ -24,9 +24,13 @@ def longest_sequence(experiment: Experiment) -> int:
     else:
         sizes = [tokens - 1, 1]
     time_token = not isinstance(model, DiTConfig) and model.time_conditioning == "token"
+    text = model.text.max_tokens if isinstance(model, CausalFusionConfig) and model.text is not None else 0
+    described = objective.text is not None and objective.text.share > 0 and model.architecture != "transfusion"
     layout = lay_out(
         sizes,
         class_tokens=model.num_class_tokens,
+        text_before=0 if described else text,
+        text_after=text if described else 0,
         copies=objective.time_copies,
         time_token=time_token,
         multiple=objective.sequence_multiple,

@@ -32,7 +32,7 @@ from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
 from ..tracking.journal import Measured, recorded_images
 from ..tracking.tracker import AS_BARS, Tracker
 from ..train.device import sequence_tokens, step_flops
-from ..train.grids import Measure, SampleGridHook
+from ..train.grids import SampleGridHook
 from ..train.loop import Hook, TrainLoop
 from ..train.objective import PartLoss, StepCost
 from .activations import activation_bytes, longest_sequence, shortest_sequence
@@ -108,17 +108,20 @@ class ClassToImage(Task):
         """Return the sample grids, measured if the experiment says so."""
         experiment, names = self.experiment, context.manifest.class_names
         self._class_names = names
+        request = sample_request(experiment, GRID_SAMPLES_PER_CLASS * len(names), context.bf16)
+        labels = labels_in_turn(len(request.labels), experiment.model.num_classes)
+        measure = build_measure(experiment, context)
         return [
             SampleGridHook(
                 experiment.train.sample_every_images,
                 self._sampler(context),
-                sample_request(experiment, GRID_SAMPLES_PER_CLASS * len(names), context.bf16),
-                names,
+                request,
+                lambda latents: sample_grid(latents, labels, names),
                 RunPaths(experiment.run_dir).samples,
                 context.tracker,
                 context.control,
                 context.spent,
-                build_measure(experiment, context),
+                None if measure is None else lambda latents, images: measure(latents, labels, images),
             )
         ]
 
@@ -315,7 +318,8 @@ def final_samples(
     """
     alive()
     request = sample_request(experiment, experiment.evaluation.num_samples, bf16)
-    samples = {"labels": request.labels, "latents": generate_together(sampler, request, alive)}
+    labels = labels_in_turn(len(request.labels), experiment.model.num_classes)
+    samples = {"labels": labels, "latents": generate_together(sampler, request, alive)}
     for ar_steps in experiment.evaluation.ar_steps:
         other = dataclasses.replace(request.sampling, num_ar_steps=ar_steps)
         again = dataclasses.replace(request, sampling=other)
@@ -323,8 +327,11 @@ def final_samples(
     return samples
 
 
-def build_measure(experiment: Experiment, context: TaskContext) -> Measure | None:
-    """Return a function that measures the samples of grids, or None. It opens its classifier at first use."""
+def build_measure(experiment: Experiment, context: TaskContext) -> Callable[[Tensor, Tensor, int], None] | None:
+    """Return a function that measures the samples of grids, or None. It opens its classifier at first use.
+
+    It takes samples (B, …), their requested classes (B,), and the images seen before.
+    """
     journal = context.journal
     if not experiment.evaluation.while_training or journal is None:
         return None

@@ -18,7 +18,7 @@ from causalfusion.weights.folder import WEIGHTS_FILE
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
 from ..data.noise import noise_columns
-from ..data.read import LATENT, Columns
+from ..data.read import LATENT, Columns, Transform
 from ..data.validate import CheckedShards, check_draws, check_fields
 from ..tracking.journal import Journal
 from ..tracking.tracker import Tracker
@@ -69,13 +69,17 @@ class Task(ABC):
             UserError: they do not.
         """
 
+    def transform(self) -> Transform | None:
+        """Return the function that makes other columns of the fields in the tasks that read them. It is pickled."""
+        return None
+
     @staticmethod
     @abstractmethod
     def collate(columns: Columns, first_sample: int) -> Any:
         """Make one worker's batch of its rows.
 
         Args:
-            columns: `row_id` and the task's fields, each (B, …).
+            columns: `row_id` and the task's fields, each (B, …), or those that `transform` made of them.
             first_sample: position of the first row in the stream: images seen before it.
         """
 
@@ -95,7 +99,8 @@ class Task(ABC):
         """Return a batch of noise for a step without data. Latents have the shape of the configured model's."""
         model = self.experiment.model
         shape = (model.in_channels, model.input_size, model.input_size)
-        return self.collate(noise_columns(self.fields, rows, shape), 0)
+        columns, transform = noise_columns(self.fields, rows, shape), self.transform()
+        return self.collate(columns if transform is None else transform(columns, range(rows)), 0)
 
     @cached_property
     def size(self) -> ModelSize:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from causalfusion import Model
 
 from ..sampling.generate import Request, generate_together
-from ..sampling.grid import sample_grid
 from ..tracking.tracker import Tracker
 from .control import Control
 from .loop import Hook, TrainLoop
 from .metrics import Spent
 
-Measure = Callable[[Tensor, Tensor, int], None]
-"""Measures samples (B, …) of requested classes (B,) after a number of images, and records the scores."""
+Measure = Callable[[Tensor, int], None]
+"""Measures samples (B, …) after a number of images, and records the scores."""
 
 
 @dataclass
@@ -30,7 +30,8 @@ class SampleGridHook(Hook):
     every_images: int
     model: Model
     request: Request
-    class_names: list[str]
+    draw: Callable[[Tensor], Image]
+    """Makes a picture of samples (B, …)."""
     folder: Path
     tracker: Tracker
     control: Control
@@ -48,10 +49,10 @@ class SampleGridHook(Hook):
         path = self.folder / f"images-{images:012d}{order}.png"
         # An existing grid was recorded before a fault.
         if torch.distributed.get_rank() == 0 and not path.is_file():
-            grid = sample_grid(latents, self.request.labels, self.class_names)
+            grid = self.draw(latents)
             self.tracker.image("samples/grid", grid, images)
             if self.measure is not None:
-                self.measure(latents, self.request.labels, images)
+                self.measure(latents, images)
             self.folder.mkdir(parents=True, exist_ok=True)
             grid.save(path)
         self.spent.grids += time.perf_counter() - started

@@ -82,7 +82,7 @@ def test_an_unknown_key_is_named_as_it_was_written(
     assert listed is not None
     own = {"learn_sigma"}
     if not overrides:
-        own = {"class_tokens", "class_token_repeat", "position_embedding", "qk_norm", "time_conditioning"}
+        own = {"class_tokens", "class_token_repeat", "position_embedding", "qk_norm", "text", "time_conditioning"}
     assert set(listed[1].split(", ")) == {"architecture", "preset", *SIZES.split(", ")} | own
 
 
@@ -104,7 +104,7 @@ def test_a_wrong_value_is_named_as_it_was_written(quickstart: dict[str, Any], ov
 
 def test_an_unknown_kind(quickstart: dict[str, Any]) -> None:
     message = fault_of(quickstart, "model.architecture=unet")
-    assert re.search(r"\n  model: .*'unet'.*'causalfusion', 'dit'", message)
+    assert re.search(r"\n  model: .*'unet'.*'causalfusion', 'transfusion', 'dit'", message)
     assert "\n  model: " in fault_of(quickstart, "model=3")
 
 

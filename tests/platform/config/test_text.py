@@ -70,7 +70,12 @@ KEYS = dict(text_keys())
 def test_the_keys_of_text() -> None:
     assert {"name", "description", "runs", "task", "data.path", "train.staging", "tracking.uri"} <= set(KEYS)
     assert {"tracking.experiment", "tracking.tags.mine", "sweep.metric"} <= set(KEYS)
-    assert [key for key, optional in KEYS.items() if optional] == ["train.staging", "tracking.uri"]
+    assert [key for key, optional in KEYS.items() if optional] == [
+        "data.tokenizer",
+        "data.heldout",
+        "train.staging",
+        "tracking.uri",
+    ]
 
 
 def as_hydra_reads(key: str, text: str) -> Any:

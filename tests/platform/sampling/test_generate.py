@@ -63,6 +63,7 @@ def test_no_samples(random_model: CausalFusion) -> None:
 def test_the_seed_and_the_labels_decide(random_model: CausalFusion, whole: Tensor) -> None:
     other_seed = generate(random_model, dataclasses.replace(REQUEST, seed=12), [0, 1])
     assert (other_seed - whole[:2]).abs().amax(dim=(1, 2, 3)).min() > 0.1
+    assert isinstance(REQUEST.labels, Tensor)
     labels = REQUEST.labels.clone()
     labels[0] = 8
     other_label = generate(random_model, dataclasses.replace(REQUEST, labels=labels), [0, 1])

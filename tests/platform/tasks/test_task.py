@@ -62,7 +62,7 @@ def by_hand(experiment: Composed) -> dict[str, torch.Tensor]:
     ]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=e.optim.betas, eps=e.optim.eps)
     average = copy.deepcopy(model.state_dict())
-    data = open_dataset(e, Manifest.read(e.data.path), LatentMean.fields)
+    data = open_dataset(e, Manifest.read(e.data.path), LatentMean(e))
     for number, batch in enumerate(
         local_batches(data, batch_size=BATCH, start=0, stop=STEPS * BATCH, collate=LatentMean.collate)
     ):
@@ -125,7 +125,7 @@ def test_a_task_that_is_not_there(name: str, fault: str) -> None:
     experiment = compose_experiment("smoke", [f"task={name}"]).experiment
     with pytest.raises(UserError, match=fault) as caught:
         open_task(experiment)
-    assert "allowed: class_to_image, or package.module:Class" in str(caught.value)
+    assert "allowed: class_to_image, text_image, or package.module:Class" in str(caught.value)
 
 
 def test_mirrored_images_are_refused_for_every_task_that_reads_latents(home: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_field_that_the_shards_lack(
 
 def test_a_batch_of_noise_is_as_a_read_one(home: Path) -> None:
     experiment = composed("noise").experiment
-    data = open_dataset(experiment, write_digits(experiment.data.path), LatentMean.fields)
+    data = open_dataset(experiment, write_digits(experiment.data.path), LatentMean(experiment))
     read = next(local_batches(data, batch_size=3, start=0, stop=3, collate=LatentMean.collate))
     made = open_task(experiment).example_batch(3)
     assert made.samples == read.samples

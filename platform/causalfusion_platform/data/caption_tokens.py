@@ -1,0 +1,140 @@
+"""Tokens of captions: the tokenizer of a data set, and the drawing of one caption for each row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from causalfusion import TextConfig, draws
+from causalfusion.text.tokenizer import Tokenizer, train_bpe
+from causalfusion.weights.folder import check_tokenizer
+
+from ..config.commands import command
+from ..config.errors import UserError
+from ..storage.atomic import write_atomically
+from .manifest import Manifest
+from .read import Columns
+from .shards import tokenizer_file
+
+logger = logging.getLogger(__name__)
+
+CAPTIONS, TOKENS, LENGTHS, CUT = "captions", "tokens", "lengths", "cut"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class DrawCaptions:
+    """Transform of rows: captions become the tokens of one of them, drawn by the seed and the row's position."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    seed: int
+
+    def __call__(self, rows: Columns, positions: range) -> Columns:
+        """Replace `captions` by tokens (B, max_tokens), lengths (B,) and `cut` (B,), 1 for a caption cut short.
+
+        Raises:
+            UserError: a row has no caption.
+        """
+        captions = rows[CAPTIONS]
+        chosen = []
+        for row, seed in enumerate(draws.sample_seeds(self.seed, "caption", positions)):
+            texts = captions[row]
+            if not len(texts):
+                raise UserError(f"the row with row_id {rows['row_id'][row]} has no caption")
+            chosen.append(str(texts[seed % len(texts)]))
+        encoded = self.tokenizer.encode_rows(chosen, self.max_tokens)
+        others = {name: column for name, column in rows.items() if name != CAPTIONS}
+        return others | {TOKENS: encoded.tokens, LENGTHS: encoded.lengths, CUT: encoded.cut.astype(np.int32)}
+
+
+def open_tokenizer(folder: Path, manifest: Manifest, text: TextConfig, given: Path | None) -> Tokenizer:
+    """Return the tokenizer of a run: the one given, or a byte-level BPE trained on the captions of the shards.
+
+    The trained one is kept beside the shards. It is the same on every machine, so that any process may train it.
+
+    Args:
+        folder: the shards.
+        manifest: the shards to read.
+        text: the model's text, whose table must be large enough.
+        given: a tokenizer.json, or its folder. None: train one.
+
+    Raises:
+        UserError: it cannot be read, or does not fit the model. A shard is damaged.
+    """
+    try:
+        if given is not None:
+            tokenizer = Tokenizer.read(given)
+            check_tokenizer(text, tokenizer, str(given))
+            return tokenizer
+        path = tokenizer_file(folder, _identity(manifest, text.vocabulary))
+        if path.is_file():
+            with suppress(ValueError):  # damaged: it is trained again
+                return Tokenizer.read(path)
+        tokenizer = train_bpe(captions_of(folder, manifest), vocabulary=text.vocabulary)
+        check_tokenizer(text, tokenizer, f"the tokenizer of the captions in {folder}")
+    except ValueError as error:
+        raise UserError(f"{error}\n  set data.tokenizer to a tokenizer.json, or model.text.vocabulary") from error
+    try:
+        write_atomically(path, tokenizer.json.encode())
+    except OSError as error:  # such as shards that are read-only
+        logger.info(f"the tokenizer of {folder} is not kept ({error.strerror or error}): others train it again")
+    return tokenizer
+
+
+def captions_of(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield all captions of the shards, row by row.
+
+    Raises:
+        UserError: a shard cannot be read.
+    """
+    for shard in manifest.shards:
+        for texts in _read(folder, shard.file, CAPTIONS).to_pylist():
+            yield from texts
+
+
+def check_captions(folder: Path, manifest: Manifest) -> None:
+    """Check that every row has a caption.
+
+    Raises:
+        UserError: some have none. The message tells how many and names the first.
+    """
+    missing, first = 0, list[str]()
+    for shard in manifest.shards:
+        lengths = (
+            _read(folder, shard.file, CAPTIONS).combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+        )
+        rows = np.flatnonzero(lengths == 0)
+        missing += len(rows)
+        if len(rows) and len(first) < _SHOWN:
+            keys = _read(folder, shard.file, "key").take(pa.array(rows[: _SHOWN - len(first)])).to_pylist()
+            first += keys
+    if missing:
+        raise UserError(
+            f"{missing:,} of {manifest.rows:,} images in {folder} have no caption: {', '.join(first)}"
+            f"{' …' if missing > len(first) else ''}\n"
+            f"  give them captions, or leave them out: {command('data', 'encode')} --help"
+        )
+
+
+def _read(folder: Path, file: str, column: str) -> pa.ChunkedArray:
+    try:
+        return pq.read_table(folder / file, columns=[column], page_checksum_verification=True).column(column)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(
+            f"shard {folder / file} cannot be read: {error}\n"
+            f"  see what is wrong: {command('data', 'verify', folder)}"
+        ) from error
+
+
+def _identity(manifest: Manifest, vocabulary: int) -> str:
+    return hashlib.sha256(json.dumps([manifest.digest, vocabulary]).encode()).hexdigest()

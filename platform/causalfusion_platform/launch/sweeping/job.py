@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...config.commands import command
 from ...config.compose import Composed
+from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.sweep import SweepConfig
 from ...data.validate import CheckedShards
+from ...report.numbers import is_number
 from ..runs.folder import RunFolder
 from .population import member_of, newest_of
 from .search import check_metrics, check_secrets, measuring, optuna_trial, studied_points
@@ -84,7 +87,24 @@ def finished_trials(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
         if not job.chosen_on_the_way and job.sweep.population is None and trial.name not in job.elsewhere:
             # The settings of sampling may have changed: a reproduction measures anew, with the present ones.
             run.check_config(trial.experiment, ("sampling", "evaluation"), anew=job.anew)
-        yield trial, run.read_summary()
+        summary = run.read_summary()
+        _check_numbers(run, summary, job.sweep.targets)
+        yield trial, summary
+
+
+def _check_numbers(run: RunFolder, summary: Mapping[str, Any], targets: Iterable[str]) -> None:
+    """Check that the scores which rank a finished run are numbers.
+
+    Raises:
+        UserError: one is something else.
+    """
+    for target in targets:
+        value = summary.get(target)
+        if value is not None and not is_number(value):
+            raise UserError(
+                f"{run.summary_file} is damaged: {target} is {value!r:.80}, not a number\n"
+                f"  put a copy of the file back, or measure the weights again: {command('evaluate', run.root)}"
+            )
 
 
 def points_tried(job: SweepJob) -> list[Trial]:

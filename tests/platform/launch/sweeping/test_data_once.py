@@ -248,6 +248,19 @@ def test_finished_trials_under_another_classifier_are_scored_again(
     }
 
 
+def test_a_finished_trial_whose_score_is_no_number_is_named(job: SweepJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = finishing_two(job, DIGEST)
+
+    def finish_and_damage(uri: str) -> None:
+        finish(uri)
+        run = job.run(job.trials[1].name)
+        run.write_summary({**run.read_summary(), "fd_digits_cnn": "7.0"})
+
+    monkeypatch.setattr(sweep, "check_reachable", finish_and_damage)
+    with pytest.raises(UserError, match=r"summary\.json is damaged: fd_digits_cnn is '7\.0', not a number"):
+        run(job)
+
+
 def test_a_metric_that_the_data_do_not_give_is_refused(job: SweepJob) -> None:
     """The name of a distance says digits on the digits alone."""
     job.sweep = job.sweep.model_copy(update={"metric": "fd_data_cnn"})

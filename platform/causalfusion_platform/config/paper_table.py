@@ -18,10 +18,24 @@ TABLE_FILE = "table.yaml"
 Scale = Literal["digits", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
-Metric = Literal["fid", "inception_score", "precision", "recall"]
-"""Metric of a column of the paper. `ScalePlan.metrics` maps it to the metric measured at a scale."""
+Metric = Literal[
+    "fid",
+    "inception_score",
+    "precision",
+    "recall",
+    "cider",
+    "caption_class",
+    "caption_all",
+    "t2i_class",
+    "t2i_ink",
+    "t2i_slant",
+]
+"""Metric of a column of the paper. `ScalePlan.metrics` maps it to the metric measured at a scale.
 
-HIGHER_IS_BETTER: tuple[Metric, ...] = ("inception_score", "precision", "recall")
+The last five are not the paper's: they are shares of captions and drawings of digits with the right words.
+"""
+
+HIGHER_IS_BETTER: tuple[Metric, ...] = tuple(metric for metric in get_args(Metric) if metric != "fid")
 
 
 class Column(Section):
@@ -34,6 +48,8 @@ class Column(Section):
     """S_eval. null: the row's own sampling.num_ar_steps."""
     guidance_scale: float | None = Field(None, ge=1)
     """Classifier-free guidance w. null: the row's own sampling.guidance_scale."""
+    scales: tuple[Scale, ...] = Field(SCALES, min_length=1)
+    """Scales that have the column."""
 
 
 class Row(Section):
@@ -112,8 +128,8 @@ class PaperTable(Section):
             unknown = {*claim.better, *claim.worse} - set(files)
             if unknown:
                 raise ValueError(f"a claim is about rows {', '.join(sorted(unknown))}; rows: {', '.join(files)}")
-        measured = {column.metric for column in self.columns}
         for scale, plan in self.scales.items():
+            measured = {column.metric for column in self.columns if scale in column.scales}
             if missing := measured - set(plan.metrics):
                 raise ValueError(f"scale {scale} names no number for {', '.join(sorted(missing))}")
         return self
@@ -127,6 +143,16 @@ class PaperTable(Section):
         if scale not in self.scales:
             raise UserError(f"{self.source} has no rows at scale {scale}; scales: {', '.join(self.scales)}")
         return self.scales[scale]
+
+    def at(self, scale: Scale) -> PaperTable:
+        """Return the table with the columns of a scale alone."""
+        kept = [place for place, column in enumerate(self.columns) if scale in column.scales]
+        rows = [
+            row.model_copy(update={"printed": tuple(row.printed[place] for place in kept)}) for row in self.rows
+        ]
+        return self.model_copy(
+            update={"columns": tuple(self.columns[place] for place in kept), "rows": tuple(rows)}
+        )
 
     def rows_at(self, scale: Scale) -> tuple[Row, ...]:
         """Return the rows that can run at a scale."""

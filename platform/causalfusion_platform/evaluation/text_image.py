@@ -59,8 +59,11 @@ class TextImageScores:
         """Score samples (B, channels, height, width), one of each prompt, by the classifier and by measurement."""
         if not self._digits:
             return {}
-        classes = classes_of(to_pixels(latents), scorer.classifier.extractor)
-        return drawing_scores(latents, classes, [parse(prompt) for prompt in prompts], self._seen)
+        pixels, asked = to_pixels(latents), [parse(prompt) for prompt in prompts]
+        classes = classes_of(pixels, scorer.classifier.extractor)
+        scores = drawing_scores(latents, classes, asked, self._seen)
+        distance = scorer.score(pixels, classes).distance
+        return scores | {f"t2i_fd_{scorer.classifier.extractor.space}": distance}
 
     @classmethod
     def show(cls, summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -250,7 +250,8 @@ class TextImage(Task):
 
         Returns:
             The scores, `num_samples`, `num_captions` and `grid_path`. Names of scores at other guidance scales, or
-            of a beam search, end with them. Samples have none where latents are not pixels.
+            of a beam search, end with them. Those that end with `_best` are of the scale with the best class
+            accuracy, `t2i_guidance_best`. Samples have no scores where latents are not pixels.
         """
         experiment, evaluation = self.experiment, self.experiment.evaluation
         heldout = self._read_heldout(max(evaluation.num_samples, evaluation.num_captions))
@@ -272,7 +273,12 @@ class TextImage(Task):
                 scores |= {f"{name}_w{scale:g}": value for name, value in others.items()}
             tracker.tags({"classifier.sha256": classifier_sha256})
         best = self._best_scale(scores)
-        drawn = final["latents" if best is None else f"latents_w{best:g}"]
+        at_best = "" if best is None else f"_w{best:g}"
+        plain = [name for name in scores if name.startswith("t2i_") and "_w" not in name.removeprefix("t2i_width")]
+        scores |= {f"{name}_best": scores.get(f"{name}{at_best}") for name in plain}
+        if plain:
+            scores["t2i_guidance_best"] = experiment.sampling.guidance_scale if best is None else best
+        drawn = final[f"latents{at_best}"]
         path = self._save_pictures(prompts, drawn, heldout, captions, tracker)
         tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
         return {
@@ -291,7 +297,8 @@ class TextImage(Task):
         evaluation = self.experiment.evaluation
         beams = [f"{name}_beam{evaluation.beam}" for name in names.captions] if evaluation.beam > 1 else []
         scales = [f"{name}_w{scale:g}" for scale in evaluation.guidance_scales for name in names.samples]
-        return [*names.captions, *names.samples, *beams, *scales]
+        best = [f"{name}_best" for name in names.samples]
+        return [*names.captions, *names.samples, *beams, *scales, *best]
 
     def scores_on(self, manifest: Manifest) -> list[str]:
         """Return the scores of a run on these shards: those of samples only where latents are pixels."""

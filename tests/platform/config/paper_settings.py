@@ -98,6 +98,41 @@ DIGITS: dict[str, Any] = TABLE_9 | {
 }
 """The same at digits scale."""
 
+_TEXT: dict[str, Any] = {
+    "model.class_tokens": 0,
+    "model.text.tied": True,
+    "model.text.tokenizer_sha256": None,
+    "objective.class_dropout": 0.0,
+    "objective.text.max_time": None,
+}
+TABLE_11: dict[str, Any] = (
+    TABLE_9
+    | _TEXT
+    | {
+        "model.text.vocabulary": 128_256,  # LLaMA-3's
+        "model.text.max_tokens": 35,
+        "data.path": "shards/imagenet256-sd-captions",
+        "objective.text.share": 0.1,
+        "objective.text.weight": 0.01,
+    }
+)
+"""Settings of the models of text and images."""
+
+DIGITS_TEXT: dict[str, Any] = (
+    DIGITS
+    | _TEXT
+    | {
+        "model.text.vocabulary": 384,
+        "model.text.max_tokens": 16,
+        "data.path": "shards/digits-captions",
+        "objective.text.share": 0.3,
+        "objective.text.weight": 0.1,
+        "train.images": 64_000,
+        "sampling.num_inference_steps": 30,
+    }
+)
+"""The same at digits scale."""
+
 _ONE_STEP: dict[str, Any] = {"objective.num_ar_steps": 1, "objective.ar_weight": 1.0}
 _TIME_TOKEN: dict[str, Any] = {"model.time_conditioning": "token"}
 _NO_QK_NORM: dict[str, Any] = {"model.qk_norm": False}
@@ -200,7 +235,13 @@ def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     else:
         changes["table6b/causalfusion-x0"] = last_row | {"model.class_tokens": many}
         del changes["table3b/block-4x4"]
-    return {row: (base, own) for row, own in changes.items()} | {row: (system, own) for row, own in systems.items()}
+    text = TABLE_11 if paper else DIGITS_TEXT
+    texts: dict[str, dict[str, Any]] = {
+        "table6a/causalfusion": {},
+        "table6a/transfusion": _ONE_STEP | {"model.architecture": "transfusion", "objective.text.max_time": 500},
+    }
+    groups = ((base, changes), (system, systems), (text, texts))
+    return {row: (start, own) for start, rows in groups for row, own in rows.items()}
 
 
 # The rows as they are shipped

@@ -27,6 +27,8 @@ def check_measurable(reproduction: Reproduction) -> None:
     own_classifier = is_classifier(reproduction.extractor)
     for row in reproduction.rows:
         experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
+        if experiment.objective.text is not None:  # the end of its run measures it
+            continue
         model = experiment.model
         path = reproduction.vaes.of(row)
         try:
@@ -47,6 +49,8 @@ def check_measurable(reproduction: Reproduction) -> None:
                 f"row {one.file} has images of {first}×{first}, {other.file} of {second}×{second}: each is to be "
                 f"measured against real images of its own size\n  add --reference {other.file}=FILE"
             )
+    if not sizes:
+        return
     if own_classifier:
         _check_one_data_set(reproduction)
     else:

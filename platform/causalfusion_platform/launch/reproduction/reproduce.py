@@ -13,7 +13,7 @@ from pathlib import Path
 from causalfusion import count_parameters
 
 from ...config.errors import UserError
-from ...config.paper_table import Column
+from ...config.paper_table import Column, Row
 from ...config.schema import Experiment
 from ...report.paper.pages import render_markdown
 from ...report.paper.report import Circumstances, PaperReport, RunFacts, build_report
@@ -90,6 +90,9 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
     with RayGenerators() as generators:
         for number, (row, seed, run) in enumerate(runs, 1):
             experiment = reproduction.experiments[trial_name(row, seed)]
+            if experiment.objective.text is not None:
+                _take_over(found, reproduction, row, seed, run)
+                continue
             if not opened:
                 logger.info(f"measuring {plan.samples:,} samples for each value")
             reference = reproduction.references.of(row)
@@ -133,6 +136,15 @@ def _measure(reproduction: Reproduction) -> _AllMeasured:
             space if len(rows) == 1 else f"{', '.join(files)}: {space}" for space, files in rows.items()
         )
     return found
+
+
+def _take_over(found: _AllMeasured, reproduction: Reproduction, row: Row, seed: int, run: RunFolder) -> None:
+    """Take the values of a run of text and images from its summary: its end has measured both directions."""
+    plan, summary = reproduction.plan, run.read_summary()
+    for column in reproduction.table.columns:
+        name = plan.metrics[column.metric]
+        found.values[row.file, column.name, seed] = summary.get(name)
+        found.spaces[name] = f"of {summary.get('num_captions')} captions and {summary.get('num_samples')} drawings"
 
 
 def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, PlanePoint]:

@@ -132,7 +132,7 @@ def reproduction_of(
     Raises:
         UserError: an unknown table, scale or row, an invalid experiment, or no extractor at paper scale.
     """
-    table = load_table(name)
+    table = load_table(name).at(scale)
     plan = table.plan(scale)
     named = [one for one in overrides if one.lstrip("+").startswith("name=")]
     if named:
@@ -148,7 +148,7 @@ def reproduction_of(
             f"{table.source} has no row {', '.join(unknown)} at scale {scale}; rows: {', '.join(known)}"
         )
     if extractor is None:
-        if scale == "paper":
+        if scale == "paper" and not any(column.metric == "cider" for column in table.columns):
             raise UserError(
                 "at paper scale FID needs the released Inception weights and a reference\n"
                 "  add --extractor inception:PATH --reference VIRTUAL_imagenet256_labeled.npz"

@@ -28,6 +28,12 @@ METRIC_NAMES: dict[Metric, str] = {
     "inception_score": "inception score",
     "precision": "precision",
     "recall": "recall",
+    "cider": "CIDEr",
+    "caption_class": "captions with the right class",
+    "caption_all": "captions with all words right",
+    "t2i_class": "drawings of the right class",
+    "t2i_ink": "drawings with the right ink",
+    "t2i_slant": "drawings with the right slant",
 }
 
 

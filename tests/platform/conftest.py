@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from causalfusion import PRESETS, CausalFusion, build_model
+from causalfusion import PRESETS, CausalFusion, Model, TextConfig, build_model, save_weights
+from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import AutoencoderId, Description, Manifest, SourceId
 from causalfusion_platform.data.shards import Rows, write_shards
@@ -114,11 +116,26 @@ def make_experiment(tmp_path: Path) -> Callable[..., Experiment]:
 @pytest.fixture(scope="session")
 def random_model() -> CausalFusion:
     """Return a tiny float64 model, every parameter of which is random: a new one predicts zero for everything."""
-    model = build_model(PRESETS["tiny"]).double()
+    return _random(build_model(PRESETS["tiny"]))
+
+
+@pytest.fixture(scope="session")
+def text_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of weights of a tiny random model of text, with its tokenizer. Texts have up to 12 tokens."""
+    folder = tmp_path_factory.mktemp("text") / "weights"
+    tokenizer = train_bpe(["a bold seven", "a thin three", "a bold three"] * 3, vocabulary=300)
+    text = TextConfig(vocabulary=tokenizer.size, max_tokens=12)
+    model = _random(build_model(dataclasses.replace(PRESETS["tiny"], class_tokens=0, text=text)))
+    state = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    save_weights(folder, model.config, state, tokenizer=tokenizer)
+    return folder
+
+
+def _random(model: Model) -> CausalFusion:
     assert isinstance(model, CausalFusion)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.double().named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             is_gain = "norm" in name and name.endswith("weight")
             parameter.copy_(1 + 0.2 * noise if is_gain else 0.2 * noise)

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .tokenizer import Tokenizer
+
+_SHOWN = 60
+"""Characters of a prompt that a message shows."""
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -65,3 +70,29 @@ class Prompts:
             torch.cat([self.lengths, torch.zeros_like(self.lengths)]),
             None if labels is None else torch.cat([labels, torch.full_like(labels, null_class)]),
         )
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> Prompts:
+    """Return the prompts of texts.
+
+    Args:
+        texts: one for each sample.
+        tokenizer: that of the model's training.
+        max_tokens: tokens that the model takes, those that begin and end a text included.
+
+    Raises:
+        ValueError: a text is empty or too long, or the tokenizer cannot encode it.
+    """
+    rows = []
+    for text in texts:
+        if not text.strip():
+            raise ValueError(f"a prompt must have words, got {text!r}")
+        row = tokenizer.encode(text)
+        if len(row) > max_tokens:
+            shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+            raise ValueError(
+                f"the prompt {shown!r} has {len(row)} tokens, those that begin and end it included, but the model "
+                f"takes at most {max_tokens}"
+            )
+        rows.append(row)
+    return Prompts.of(rows)

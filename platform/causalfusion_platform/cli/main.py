@@ -14,6 +14,7 @@ import typer
 from ..library_warnings import leave_out
 from ..loopback import bypass_proxy
 from .analyze import analyze
+from .caption import caption
 from .config import config_app
 from .data import data_app
 from .doctor import doctor
@@ -71,6 +72,7 @@ app.command()(reproduce)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 app.command()(sample)
 app.command()(edit)
+app.command()(caption)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(analyze)

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from ..sampling.interactive import InteractiveSampler
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="Folder of weights, of a checkpoint, or of a run.")]
-LabelsOption = Annotated[str, typer.Option(help="Classes, such as 3 or 0-9 or cat,dog.")]
-GridOption = Annotated[Path, typer.Option(help="PNG to write: a row per class.")]
-PerLabelOption = Annotated[int, typer.Option("--per-label", min=1, help="Samples of each class.")]
+LabelsOption = Annotated[
+    str | None, typer.Option(help="Classes, such as 3 or 0-9 or cat,dog (default: 0). Not for models of text.")
+]
+TextOption = Annotated[
+    list[str] | None, typer.Option(metavar="PROMPT", help="Prompt of a model of text. Repeat it for more rows.")
+]
+GridOption = Annotated[Path, typer.Option(help="PNG to write: a row per class or prompt.")]
+PerLabelOption = Annotated[int, typer.Option("--per-label", min=1, help="Samples of each class or prompt.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the samples.")]
 VaeOption = Annotated[Path | None, typer.Option(help="Autoencoder, a folder or file. Leave it out for pixels.")]
 SettingsArgument = Annotated[
@@ -31,18 +36,19 @@ SettingsArgument = Annotated[
 def sample(
     checkpoint: CheckpointArgument,
     settings: SettingsArgument = None,
-    labels: LabelsOption = "0",
+    labels: LabelsOption = None,
+    text: TextOption = None,
     grid: GridOption = Path("samples.png"),
     per_label: PerLabelOption = 10,
     seed: SeedOption = 0,
     vae: VaeOption = None,
 ) -> None:
-    """Generate samples of classes and draw them as a grid."""
+    """Generate samples of classes, or of text, and draw them as a grid."""
     with _display("sample") as display:
         sampler = _open(checkpoint, settings, vae, grid)
-        classes = sampler.parse_labels(labels)
-        images = sampler.sample(classes, per_label, seed, display.show)
-    sampler.draw(images, classes, per_label, grid)
+        rows = sampler.rows(labels, text or [])
+        images = sampler.sample(rows, per_label, seed, display.show)
+    sampler.draw(images, rows, grid)
     print(f"{len(images)} samples: {sampler.describe()}\n{grid}")
 
 
@@ -53,22 +59,32 @@ def edit(
         str, typer.Option(help="What stays: center, outside, top, bottom, or an image file (white stays).")
     ] = "top",
     original: Annotated[
-        str, typer.Option("--from", help="Class to generate the original of, or an image file to edit.")
-    ] = "0",
-    labels: LabelsOption = "0",
+        str | None,
+        typer.Option(
+            "--from",
+            help="Image file to edit, or the class or prompt to generate originals of (default: class 0, or the "
+            "first --text).",
+        ),
+    ] = None,
+    labels: LabelsOption = None,
+    text: TextOption = None,
     grid: GridOption = Path("edits.png"),
     per_label: PerLabelOption = 10,
     seed: SeedOption = 0,
     vae: VaeOption = None,
 ) -> None:
-    """Keep a part of images and regenerate the rest under new classes. The grid's first row has the originals."""
+    """Keep a part of images and regenerate the rest under new classes or text.
+
+    The grid's first row has the originals.
+    """
     with _display("generate originals") as display:
         sampler = _open(checkpoint, settings, vae, grid)
-        classes = sampler.parse_labels(labels)
-        originals = sampler.originals(original, per_label, seed, display.show)
+        rows = sampler.rows(labels, text or [])
+        source = original or (text[0] if text else "0")
+        originals = sampler.originals(source, per_label, seed, display.show)
     with _display("edit") as display:
-        edited = sampler.edit(originals, keep, classes, seed, display.show)
-    sampler.draw_edits(originals, edited, original, classes, grid)
+        edited = sampler.edit(originals, keep, rows, seed, display.show)
+    sampler.draw_edits(originals, edited, source, rows, grid)
     print(f"{len(edited)} edits, {keep} kept: {sampler.describe()}\n{grid}")
 
 
@@ -110,5 +126,7 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
         autoencoder,
     )
     data = experiment.data.path if experiment else None
+    if sampler.tokenizer is not None:
+        return sampler
     names = class_names(found.folder, sampler.model.config.num_classes, data)
     return dataclasses.replace(sampler, class_names=names)

@@ -18,8 +18,9 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from causalfusion import DiffusionConfig, Model, SamplingConfig, edit, keep_region, load_weights
+from causalfusion import DiffusionConfig, Model, Prompts, SamplingConfig, edit, keep_region, load_weights
 from causalfusion.sampling.edit import Region, keep_from_image
+from causalfusion.text.tokenizer import Tokenizer
 from causalfusion.weights import load_diffusion
 
 from ..config.errors import UserError
@@ -28,12 +29,17 @@ from ..data.manifest import AutoencoderId
 from .generate import Request, generate
 from .grid import sample_grid
 from .labels import parse_classes
+from .prompts import as_prompts, check_asked, tokenizer_of
 from .settings import describe_sampling, num_ar_steps
+from .text_grid import prompt_grid
 
 REGIONS = get_args(Region)
 
 Show = Callable[[int, int], None]
 """Called with the number of diffusion steps done, and of all."""
+
+Rows = Sequence[int] | Sequence[str]
+"""Condition of each row of a picture: classes, or prompts of a model of text."""
 
 _BATCH = 64
 
@@ -48,6 +54,8 @@ class InteractiveSampler:
     autoencoder: Encoder
     class_names: Sequence[str] | None = None
     """The name of each class, or None if they are not known."""
+    tokenizer: Tokenizer | None = None
+    """That of a model of text, or None for a model of classes."""
 
     @classmethod
     def open(
@@ -69,7 +77,8 @@ class InteractiveSampler:
             made: the autoencoder of the latents of training. None: not known.
 
         Raises:
-            UserError: a setting is wrong, does not fit the model, or the autoencoder is missing or another one.
+            UserError: a setting is wrong, does not fit the model, or the autoencoder or the tokenizer is missing or
+                another one.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -81,7 +90,19 @@ class InteractiveSampler:
         if model.config.architecture == "dit" and num_ar_steps(sampling) > 1:
             raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {num_ar_steps(sampling)}")
         autoencoder = open_autoencoder(vae, model.config.in_channels, device, made=made)
-        return cls(model, sampling, diffusion, autoencoder)
+        return cls(model, sampling, diffusion, autoencoder, tokenizer=tokenizer_of(weights, model.config))
+
+    def rows(self, labels: str | None, texts: Sequence[str]) -> Rows:
+        """Return the conditions that were typed, by default class 0.
+
+        Raises:
+            UserError: labels and prompts are mixed, do not fit the model, or a prompt is empty or too long.
+        """
+        check_asked(self.model.config, labels, texts)
+        if self.tokenizer is None:
+            return self.parse_labels("0" if labels is None else labels)
+        as_prompts(texts, self.tokenizer, self.model.config)
+        return texts
 
     def parse_labels(self, text: str) -> list[int]:
         """Read classes such as 3, 0,2,7, 0-9 or cat,dog.
@@ -91,34 +112,34 @@ class InteractiveSampler:
         """
         return parse_classes(text, self.model.config.num_classes, self.class_names)
 
-    def name_of(self, label: int) -> str:
-        """Return the name of a class, or its number if names are not known."""
-        return str(label) if self.class_names is None else self.class_names[label]
+    def name_of(self, row: int | str) -> str:
+        """Return a prompt, the name of a class, or its number if names are not known."""
+        return str(row) if isinstance(row, str) or self.class_names is None else self.class_names[row]
 
     def describe(self) -> str:
         """Return the settings of sampling as text."""
         return describe_sampling(self.model.config, self.sampling)
 
-    def sample(self, classes: Sequence[int], per_label: int, seed: int, show: Show = lambda *_: None) -> Tensor:
-        """Generate images of classes, `per_label` of each in turn: (len(classes) · per_label, 1 or 3, H, W)."""
-        labels = torch.tensor(classes).repeat_interleave(per_label)
-        return self.autoencoder.decode(self._generate(labels, seed, show))
+    def sample(self, rows: Rows, per_row: int, seed: int, show: Show = lambda *_: None) -> Tensor:
+        """Generate images of each row in turn, `per_row` of each: (len(rows) · per_row, 1 or 3, H, W)."""
+        return self.autoencoder.decode(self._generate(self._condition(rows, per_row), seed, show))
 
     def originals(self, source: str, count: int, seed: int, show: Show = lambda *_: None) -> Tensor:
-        """Return latents to edit: generated ones of a class, or those of one image file, (count, channels, h, w).
+        """Return latents to edit: generated ones, or those of one image file, (count, channels, h, w).
+
+        Args:
+            source: an image file, a class, or a prompt of a model of text.
 
         Raises:
-            UserError: the source is neither a class of the model nor an image.
+            UserError: it is none of these.
         """
-        if not Path(source).is_file():
-            return self._generate(torch.tensor(self.parse_labels(source)[:1]).repeat(count), seed, show)
+        if not _is_file(source):
+            return self._generate(self._condition([self._row_of(source)], count), seed, show)
         latents, _ = self.autoencoder.encode(self._read_image(Path(source))[None])
         return latents.expand(count, -1, -1, -1)
 
-    def edit(
-        self, latents: Tensor, keep: str, classes: Sequence[int], seed: int, show: Show = lambda *_: None
-    ) -> Tensor:
-        """Regenerate the parts not kept, under each class in turn: (len(classes) · count, 1 or 3, H, W) images.
+    def edit(self, latents: Tensor, keep: str, rows: Rows, seed: int, show: Show = lambda *_: None) -> Tensor:
+        """Regenerate the parts not kept, for each row in turn: (len(rows) · count, 1 or 3, H, W) images.
 
         Raises:
             UserError: `keep` is neither a region nor an image.
@@ -133,8 +154,8 @@ class InteractiveSampler:
                 raise UserError(f"{keep} is not a readable image: {error}") from error
         else:
             raise UserError(f"--keep {keep!r} is no image file and none of {', '.join(REGIONS)}")
-        labels = torch.tensor(classes).repeat_interleave(len(latents))
-        many = latents.repeat(len(classes), 1, 1, 1)
+        condition = self._condition(rows, len(latents))
+        many = latents.repeat(len(rows), 1, 1, 1)
         parts, on_step = [], self._counted(len(many), show)
         for start in range(0, len(many), _BATCH):
             some = range(start, min(start + _BATCH, len(many)))
@@ -145,7 +166,7 @@ class InteractiveSampler:
                     self.model,
                     part,
                     mask,
-                    labels[some.start : some.stop],
+                    condition[some.start : some.stop],
                     self.sampling,
                     self.diffusion,
                     seed=seed + 1,
@@ -157,27 +178,47 @@ class InteractiveSampler:
             parts.append(edited.cpu())
         return self.autoencoder.decode(torch.cat(parts))
 
-    def draw(self, images: Tensor, classes: Sequence[int], per_label: int, path: Path) -> None:
-        """Write a grid of images, a row per class."""
-        labels = torch.tensor(classes).repeat_interleave(per_label)
-        names = [self.name_of(label) for label in range(self.model.config.num_classes)]
-        _save(images, labels, names, per_label, path)
+    def draw(self, images: Tensor, rows: Rows, path: Path) -> None:
+        """Write a grid of images, as many of each row."""
+        self._save(images, [self.name_of(row) for row in rows], path)
 
-    def draw_edits(
-        self, latents: Tensor, edited: Tensor, original: str, classes: Sequence[int], path: Path
-    ) -> None:
-        """Write a grid: the originals in the first row, then a row of edits per class."""
-        rows = torch.arange(len(classes) + 1).repeat_interleave(len(latents))
-        is_class = not Path(original).is_file()
-        name = f"from {self.name_of(self.parse_labels(original)[0])}" if is_class else "original"
-        names = [name, *(f"to {self.name_of(label)}" for label in classes)]
-        _save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), rows, names, len(latents), path)
+    def draw_edits(self, latents: Tensor, edited: Tensor, original: str, rows: Rows, path: Path) -> None:
+        """Write a grid: the originals in the first row, then their edits row by row."""
+        name = "original" if _is_file(original) else f"from {self.name_of(self._row_of(original))}"
+        names = [name, *(f"to {self.name_of(row)}" for row in rows)]
+        self._save(torch.cat([self.autoencoder.decode(latents.cpu()), edited]), names, path)
 
-    def _generate(self, labels: Tensor, seed: int, show: Show) -> Tensor:
-        request = Request(labels, self.sampling, self.diffusion, seed, bf16=False, batch_size=_BATCH)
+    def _row_of(self, source: str) -> int | str:
+        """Return the prompt, or the first class, that originals are generated from."""
+        if self.tokenizer is None:
+            return self.parse_labels(source)[0]
+        if _is_picture(Path(source)):
+            raise UserError(f"there is no image {source}\n  name an image file, or a prompt: --from FILE or TEXT")
+        return source
+
+    def _condition(self, rows: Sequence[int | str], each: int) -> Tensor | Prompts:
+        """Return the condition of every sample, `each` of a row."""
+        if self.tokenizer is None:
+            return torch.tensor(rows).repeat_interleave(each)
+        prompts = as_prompts([str(row) for row in rows], self.tokenizer, self.model.config)
+        return prompts[torch.arange(len(rows)).repeat_interleave(each)]
+
+    def _save(self, images: Tensor, names: list[str], path: Path) -> None:
+        images, columns = images.float().cpu(), len(images) // len(names)
+        cell = max(48, min(images.shape[-1], 256))
+        if self.tokenizer is None:
+            numbers = torch.arange(len(names)).repeat_interleave(columns)
+            grid = sample_grid(images, numbers, names, columns=columns, cell=cell)
+        else:
+            grid = prompt_grid(names, images, cell=cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid.save(path)
+
+    def _generate(self, condition: Tensor | Prompts, seed: int, show: Show) -> Tensor:
+        request = Request(condition, self.sampling, self.diffusion, seed, bf16=False, batch_size=_BATCH)
         try:
-            on_step = self._counted(len(labels), show)
-            return generate(self.model, request, list(range(len(labels))), on_step=on_step)
+            on_step = self._counted(len(condition), show)
+            return generate(self.model, request, list(range(len(condition))), on_step=on_step)
         except ValueError as error:
             raise UserError(f"{error} (the model has {self.model.config.num_tokens} image tokens)") from error
 
@@ -235,12 +276,16 @@ def check_picture(path: Path) -> None:
     Raises:
         UserError: its suffix is not one of an image format.
     """
-    known = Image.registered_extensions()
-    if known.get(path.suffix.lower()) not in Image.SAVE:
+    if not _is_picture(path):
         raise UserError(f"{path} has no suffix of pictures; name it such as samples.png")
 
 
-def _save(images: Tensor, labels: Tensor, names: list[str], columns: int, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cell = max(48, min(images.shape[-1], 256))
-    sample_grid(images.float().cpu(), labels, names, columns=columns, cell=cell).save(path)
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except OSError:  # such as a prompt that is longer than names of files may be
+        return False
+
+
+def _is_picture(path: Path) -> bool:
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE

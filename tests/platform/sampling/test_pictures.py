@@ -45,7 +45,7 @@ def size_of(path: Path) -> tuple[int, int]:
 def test_grids_have_a_cell_for_each_sample(sampler: InteractiveSampler, own_folder: Path) -> None:
     """Cells of 48 pixels, a gap around them, and names at the left."""
     images = torch.zeros(6, 1, 8, 8)
-    sampler.draw(images, [3, 0], 3, own_folder / "new/grid.png")
+    sampler.draw(images, [3, 0], own_folder / "new/grid.png")
     width, height = size_of(own_folder / "new/grid.png")
     gap = (height - 2 * 48) // 3
     assert height == 2 * 48 + 3 * gap
@@ -111,7 +111,7 @@ def test_latents_become_images(own_folder: Path, vae: Path) -> None:
     assert images.shape == (2, 3, 64, 64)
     latents = sample(sampler.model, torch.tensor([1, 1]), FEW, DiffusionConfig(), seed=0)
     torch.testing.assert_close(images, decoded(vae, latents), rtol=1e-4, atol=1e-4)
-    sampler.draw(images, [1], 2, own_folder / "grid.png")
+    sampler.draw(images, [1], own_folder / "grid.png")
     width, height = size_of(own_folder / "grid.png")
     assert height > 64
     assert width > 2 * 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from causalfusion import PRESETS, CausalFusion, Model, TextConfig, build_model, save_weights
+from causalfusion import PRESETS, CausalFusion, Model, TextConfig, build_model, preset, save_weights
 from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import AutoencoderId, Description, Manifest, SourceId
@@ -125,7 +124,7 @@ def text_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "weights"
     tokenizer = train_bpe(["a bold seven", "a thin three", "a bold three"] * 3, vocabulary=300)
     text = TextConfig(vocabulary=tokenizer.size, max_tokens=12)
-    model = _random(build_model(dataclasses.replace(PRESETS["tiny"], class_tokens=0, text=text)))
+    model = _random(build_model(preset("tiny", class_tokens=0, text=text)))
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
     save_weights(folder, model.config, state, tokenizer=tokenizer)
     return folder

@@ -110,13 +110,15 @@ def export_release(model: CausalFusion, path: Path | str) -> None:
     Our n tokens repeated r times become n · r equivalent tokens.
 
     Raises:
-        ValueError: the release does not have such a model: it has a time token, or no QK norm.
+        ValueError: the release does not have such a model: it has text, a time token, or no QK norm.
     """
     _check_kind(model.config)
     write_state(Path(path), _to_release(model), entries=("model", "ema"))
 
 
 def _check_kind(config: CausalFusionConfig) -> None:
+    if config.text is not None or config.architecture != "causalfusion":
+        raise ValueError("the release has models of classes only, and this one has text")
     if config.time_conditioning != "embedding" or not config.qk_norm:
         raise ValueError(
             "the release has no model with a time token or without QK norm; got "

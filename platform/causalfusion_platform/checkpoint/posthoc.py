@@ -20,9 +20,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from causalfusion import load_diffusion, save_weights
+from causalfusion import CausalFusionConfig, load_diffusion, save_weights
 from causalfusion.weights import load_class_names
-from causalfusion.weights.folder import WEIGHTS_FILE, load_config
+from causalfusion.weights.folder import WEIGHTS_FILE, load_config, load_tokenizer
 
 from ..config.errors import UserError
 from ..data.manifest import sha256_of
@@ -141,7 +141,10 @@ def reconstruct(source: Path, sigma: float, out: Path, show: Callable[[int, int]
     step, newest = stored[0].step, stored[0].checkpoint / WEIGHTS_FOLDER
     fit = combination([(average.step, average.sigma) for average in stored], (step, sigma))
     average = _combined(stored, fit.weights, show)
-    save_weights(out, load_config(newest), average, load_diffusion(newest), load_class_names(newest))
+    config = load_config(newest)
+    of_text = isinstance(config, CausalFusionConfig) and config.text is not None
+    tokenizer = load_tokenizer(newest) if of_text else None
+    save_weights(out, config, average, load_diffusion(newest), load_class_names(newest), tokenizer)
     steps = ", ".join(str(step) for step in sorted({average.step for average in stored}))
     names = ", ".join(sorted({power_name(average.sigma) for average in stored}))
     return (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def caption(
     checkpoint: CheckpointArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
     beam: Annotated[
         int | None, typer.Option(min=1, help="Beam search with so many hypotheses (default: greedy decoding).")
     ] = None,

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from .evaluate_captions import check_options, print_scores
+from .generate import CutPromptsOption, PromptsOption
 from .sample import SettingsArgument
 
 _PLACES_BESIDE = 3
+_NUM = 10_000
 
 
 def evaluate(
@@ -21,7 +23,9 @@ def evaluate(
         typer.Argument(help="Folder of weights, of a checkpoint, or of a run. Left out with --captions."),
     ] = None,
     settings: SettingsArgument = None,
-    num: Annotated[int, typer.Option(min=4, help="Samples at each place.")] = 10_000,
+    num: Annotated[
+        int | None, typer.Option(min=4, help="Samples at each place (default: 10,000, or one of each prompt).")
+    ] = None,
     ar_steps: Annotated[str | None, typer.Option(help="S, such as 1,2,4 (default: that of the run).")] = None,
     steps: Annotated[str | None, typer.Option(help="T, such as 25,50,250 (default: that of the run).")] = None,
     cfg: Annotated[str | None, typer.Option(help="Guidance scales, such as 1.0,2.5.")] = None,
@@ -40,6 +44,8 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples (default: the run's).")] = None,
     labels: Annotated[str, typer.Option(help="balanced: classes in turn. random: drawn by the seed.")] = "balanced",
+    prompts: PromptsOption = None,
+    cut_prompts: CutPromptsOption = False,
     uint8: Annotated[
         str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
     ] = "round",
@@ -95,7 +101,7 @@ def evaluate(
     from ..launch.evaluating.record import evaluation_table, record_evaluation
     from ..launch.evaluating.shards import shards_of
     from ..launch.generating.actors import LocalGenerator, RayGenerators
-    from ..launch.generating.request import GenerateRequest
+    from ..launch.generating.request import GenerateRequest, check_condition
     from ..report.bar import CountDisplay
     from ..report.generating import EvaluatingDisplay
     from ..report.log import log_to
@@ -114,15 +120,18 @@ def evaluate(
     found = find_weights(checkpoint)
     request = GenerateRequest(
         checkpoint=checkpoint,
-        num=num,
+        num=_NUM if num is None and prompts is None else num,
         settings=list(settings or []),
         seed=seed,
         labels=labels,  # type: ignore[arg-type]  # these are checked there
+        prompts=prompts,
+        cut_prompts=cut_prompts,
         uint8=uint8,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         batch_size=batch_size,
         vae=vae,
     )
+    check_condition(request)
     # Each place is a sample set of its own: `generate` would print lines for every one.
     quiet = log_to(console, ["launch.generating"])
     with quiet, RayGenerators(workers) as pool, EvaluatingDisplay(console) as display:
@@ -138,7 +147,7 @@ def evaluate(
         some = rows[start : start + _PLACES_BESIDE]
         lines = [[name, *(row[place] for row in some)] for place, name in enumerate(columns)][3:]
         heads = [f"S={row[0]} T={row[1]} cfg={row[2]:g}" for row in some]
-        console.print(terminal_table(f"{num:,} samples at each place", ["", *heads], lines))
+        console.print(terminal_table(f"{results[0].plan.num:,} samples at each place", ["", *heads], lines))
     console.print(
         f"space {origin['space']}, weights {origin['weights_sha256'][:12]}…; reference: {origin['reference']}",
         soft_wrap=True,

@@ -10,11 +10,23 @@ import typer
 
 from .sample import CheckpointArgument, SettingsArgument
 
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(help='Prompts of a model of text: a JSONL with "caption", as data prompts writes it.'),
+]
+CutPromptsOption = Annotated[
+    bool, typer.Option("--cut-prompts", help="Cut longer prompts than the model takes, as training does.")
+]
+
+_NUM = 50_000
+
 
 def generate(
     checkpoint: CheckpointArgument,
     settings: SettingsArgument = None,
-    num: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 50_000,
+    num: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples (default: 50,000, or one of each prompt).")
+    ] = None,
     ar_steps: Annotated[int | None, typer.Option(min=1, help="S, AR steps (default: those of the run).")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="T, diffusion steps per AR step (default: those of the run).")
@@ -27,6 +39,8 @@ def generate(
     classes: Annotated[
         str | None, typer.Option(help="Classes, such as 0,2,7 or 0-9, or their names (default: all).")
     ] = None,
+    prompts: PromptsOption = None,
+    cut_prompts: CutPromptsOption = False,
     uint8: Annotated[
         str, typer.Option(help="Pixels: round (as MAR), truncate (as DiT and the paper's release), adm (as ADM).")
     ] = "round",
@@ -74,11 +88,13 @@ def generate(
         raise UserError(f"--local is one process without workers, but --workers {workers}\n  leave one of them out")
     request = GenerateRequest(
         checkpoint=checkpoint,
-        num=num,
+        num=_NUM if num is None and prompts is None else num,
         settings=changes,
         seed=seed,
         labels=labels,  # type: ignore[arg-type]  # these are checked there
         classes=classes,
+        prompts=prompts,
+        cut_prompts=cut_prompts,
         uint8=uint8,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         batch_size=batch_size,

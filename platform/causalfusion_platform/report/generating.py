@@ -39,8 +39,13 @@ def generated_panel(plan: SamplePlan, digest: str, files: list[Path], made: int,
     were_there = f" ({plan.num - made} were there)" if made < plan.num else ""
     rows.add_row("samples", f"{plan.num}{were_there}, {plan.image_size}×{plan.image_size} pixels")
     rows.add_row("sampling", describe_sampling(plan.model, plan.sampling))
-    classes = f"{len(plan.class_list)} class{'es' if len(plan.class_list) > 1 else ''}"
-    rows.add_row("labels", f"{plan.labels}, {classes}, seed {plan.seed}")
+    if plan.prompts is not None:
+        cut = f", {plan.prompts.cut} cut" if plan.prompts.cut else ""
+        rows.add_row("prompts", f"{escape(plan.prompts.file.name)}, {plan.prompts.sha256[:12]}…{cut}")
+        rows.add_row("seed", f"{plan.seed}")
+    else:
+        classes = f"{len(plan.class_list)} class{'es' if len(plan.class_list) > 1 else ''}"
+        rows.add_row("labels", f"{plan.labels}, {classes}, seed {plan.seed}")
     rows.add_row("pixels", f"{plan.uint8}, {plan.precision}, autoencoder {plan.autoencoder.name}")
     rows.add_row("time", f"{seconds:.1f} s" + (f", {_speed(made / seconds)}" if made else ""))
     for path in files:

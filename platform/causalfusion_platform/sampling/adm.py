@@ -18,19 +18,24 @@ from ..storage.atomic import replacing
 from .pixels import Pixels
 
 
-def write_adm(path: Path, images: Iterable[Pixels], labels: NDArray[np.int64], size: tuple[int, int]) -> None:
+def write_adm(
+    path: Path, images: Iterable[Pixels], num: int, size: tuple[int, int], labels: NDArray[np.int64] | None = None
+) -> None:
     """Write a sample set atomically, with the same bytes as `numpy.savez(path, images, labels)`.
 
     Args:
         images: all images in parts, (n, H, W, 3) each.
-        labels: classes (N,).
+        num: N, the number of images.
         size: H and W.
+        labels: classes (N,). None: the samples have no classes, and the file no `arr_1`.
 
     Raises:
-        ValueError: `images` are more or fewer than the labels, or of another size or type.
+        ValueError: `images` or labels are more or fewer, or images of another size or type.
     """
+    if labels is not None and len(labels) != num:
+        raise ValueError(f"{num} images need as many labels, got {len(labels)}")
     written = 0
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *size, 3)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (num, *size, 3)}
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as member:
             npy.write_array_header_1_0(member, header)
@@ -41,7 +46,9 @@ def write_adm(path: Path, images: Iterable[Pixels], labels: NDArray[np.int64], s
                     )
                 member.write(np.ascontiguousarray(some).data)
                 written += len(some)
-        if written != len(labels):
-            raise ValueError(f"{len(labels)} labels need as many images, got {written}")
+        if written != num:
+            raise ValueError(f"{num} images were announced, got {written}")
+        if labels is None:
+            return
         with archive.open(f"{LABELS}.npy", "w", force_zip64=True) as member:
             npy.write_array(member, np.asarray(labels, np.int64), allow_pickle=False)

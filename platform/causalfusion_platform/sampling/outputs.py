@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -20,12 +20,14 @@ from ..data.npz import read_images
 from ..storage.atomic import write_atomically
 from .adm import write_adm
 from .pixels import Pixels
+from .prompts_file import read_captions
 from .sample_set import PLAN_FILE, Finished, SamplePlan
 
 Output = Literal["npz", "png"]
 NPZ_FILE = "samples.npz"
 PNG_FOLDER = "png"
 PNG_LABELS = "labels.csv"
+PNG_PROMPTS = "prompts.csv"
 
 _PNGS_PER_FOLDER = 1000
 _READ_AT_ONCE = 256
@@ -38,7 +40,7 @@ def outputs_there(folder: Path, finished: Finished | None) -> list[Output]:
     npz, there = folder / NPZ_FILE, list[Output]()
     if finished.npz_bytes is not None and npz.is_file() and npz.stat().st_size == finished.npz_bytes:
         there.append("npz")
-    if finished.png and (folder / PNG_FOLDER / PNG_LABELS).is_file():
+    if finished.png and any((folder / PNG_FOLDER / name).is_file() for name in (PNG_LABELS, PNG_PROMPTS)):
         there.append("png")
     return there
 
@@ -71,7 +73,7 @@ def write_output(
         The set's outputs now.
 
     Raises:
-        UserError: the images differ from the digest in `before`.
+        UserError: the images differ from the digest in `before`, or the file of prompts has changed.
     """
     digest = hashlib.sha256()
 
@@ -84,11 +86,11 @@ def write_output(
                 f"the images in {folder} have changed since they were made\n  remove {folder} to make them again"
             )
 
-    labels = plan.label_tensor().numpy()
     if output == "npz":
-        write_adm(folder / NPZ_FILE, hashed(), labels, (plan.image_size, plan.image_size))
+        size, labels = (plan.image_size, plan.image_size), None if plan.prompts else plan.label_tensor().numpy()
+        write_adm(folder / NPZ_FILE, hashed(), plan.num, size, labels)
     else:
-        _write_pngs(folder / PNG_FOLDER, hashed(), labels.tolist())
+        _write_pngs(folder / PNG_FOLDER, hashed(), _asked(plan))
     finished = before or Finished(digest=digest.hexdigest())
     if output == "png":
         return finished.model_copy(update={"png": True})
@@ -108,8 +110,16 @@ def png_name(index: int) -> str:
     return f"{index // _PNGS_PER_FOLDER:03d}/{index:06d}.png"
 
 
-def _write_pngs(folder: Path, images: Iterable[Pixels], labels: list[int]) -> None:
-    """Write a folder of PNGs and labels.csv, atomically."""
+def _asked(plan: SamplePlan) -> list[int] | list[str]:
+    """Return the class or the prompt of each sample."""
+    if plan.prompts is not None:
+        return read_captions(plan.prompts.file, plan.prompts.sha256)[0][: plan.num]
+    labels: list[int] = plan.label_tensor().tolist()
+    return labels
+
+
+def _write_pngs(folder: Path, images: Iterable[Pixels], labels: Sequence[int] | Sequence[str]) -> None:
+    """Write a folder of PNGs and labels.csv, or prompts.csv, atomically."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     for start in range(0, len(labels), _PNGS_PER_FOLDER):
@@ -128,9 +138,10 @@ def _write_pngs(folder: Path, images: Iterable[Pixels], labels: list[int]) -> No
             start += len(some)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["file", "label"])
+    of_text = isinstance(labels[0], str)
+    rows.writerow(["file", "prompt" if of_text else "label"])
     rows.writerows((png_name(index), label) for index, label in enumerate(labels))
-    write_atomically(temporary / PNG_LABELS, text.getvalue().encode())
+    write_atomically(temporary / (PNG_PROMPTS if of_text else PNG_LABELS), text.getvalue().encode())
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

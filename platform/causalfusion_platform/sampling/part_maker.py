@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from causalfusion import load_weights
+from causalfusion import Prompts, load_weights
 from causalfusion.weights.folder import WEIGHTS_FILE
 
 from ..config.errors import UserError
@@ -17,6 +18,8 @@ from ..data.autoencoder.encoder import exact_convolutions
 from ..data.manifest import AutoencoderId, sha256_of
 from .generate import Request, generate
 from .pixels import Pixels, to_uint8
+from .prompts import text_of, tokenizer_of
+from .prompts_file import PromptsId, encode_captions, read_captions
 from .sample_set import SamplePlan
 
 
@@ -46,6 +49,7 @@ class PartMaker:
         self.model = load_weights(plan.weights, device=device)
         self.autoencoder = coder
         self.plan = plan
+        self._prompts: tuple[PromptsId, int, Prompts] | None = None
 
     def serves(self, plan: SamplePlan) -> bool:
         """Return whether the model and the autoencoder are those of a plan."""
@@ -60,10 +64,10 @@ class PartMaker:
         """Generate the images of a part: (n, H, W, 3).
 
         Raises:
-            UserError: an image has numbers that are not finite.
+            UserError: an image has numbers that are not finite, or the file of prompts has changed.
         """
         request = Request(
-            labels=plan.label_tensor(),
+            labels=self._condition(plan),
             sampling=plan.sampling,
             diffusion=plan.diffusion,
             seed=plan.seed,
@@ -83,6 +87,22 @@ class PartMaker:
                 f"  see that their training did not diverge; bf16 may be too rough: --precision fp32"
             )
         return to_uint8(images, plan.uint8)
+
+    def _condition(self, plan: SamplePlan) -> Tensor | Prompts:
+        """Return the class or the prompt of each sample of a plan. Prompts are kept for its other parts."""
+        if plan.prompts is None:
+            return plan.label_tensor()
+        known, text = self._prompts, text_of(plan.model)
+        assert text is not None
+        if known is not None and known[:2] == (plan.prompts, plan.num):
+            return known[2]
+        tokenizer = tokenizer_of(plan.weights, plan.model)
+        assert tokenizer is not None
+        file, cut = plan.prompts.file, plan.prompts.cut is not None
+        captions = read_captions(file, plan.prompts.sha256)[0][: plan.num]
+        prompts, _ = encode_captions(captions, tokenizer, text.max_tokens, cut=cut, place=str(file))
+        self._prompts = plan.prompts, plan.num, prompts
+        return prompts
 
 
 @contextmanager

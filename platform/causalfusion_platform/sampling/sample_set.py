@@ -23,6 +23,7 @@ from ..storage.atomic import write_atomically
 from ..storage.json_file import Damaged, read_model
 from .labels import LabelsRule, asked_labels
 from .pixels import Uint8Rule
+from .prompts_file import PromptsId
 from .settings import inference_steps, num_ar_steps
 
 PLAN_FILE = "samples.json"
@@ -47,7 +48,9 @@ class SamplePlan(_PlanPart):
     labels: LabelsRule
     """`balanced`: the classes in turn. `random`: drawn by the seed."""
     classes: tuple[int, ...] | None
-    """Classes of the labels. Null: all of the model's."""
+    """Classes of the labels. Null: all of the model's, or prompts in place of classes."""
+    prompts: PromptsId | None = None
+    """Prompts of a model of text, one for each sample. Null: the model draws classes."""
     uint8: Uint8Rule
     """Conversion to bytes: `round` as MAR, `truncate` as DiT and the paper's release, `adm` as ADM."""
     precision: Literal["fp32", "bf16"]
@@ -93,7 +96,9 @@ class SamplePlan(_PlanPart):
     @property
     def identity(self) -> dict[str, Any]:
         """Fields that determine the samples, by dotted key: all but places and versions."""
-        tree = self.model_dump(mode="json", exclude={"weights", "vae", "versions"})
+        places: dict[str, Any] = {"weights": True, "vae": True, "versions": True}
+        places["prompts"] = {"file"} if self.prompts else True  # sets of classes keep the names they had
+        tree = self.model_dump(mode="json", exclude=places)
         return dict(flatten(tree))
 
     @property
@@ -112,7 +117,8 @@ class SamplePlan(_PlanPart):
         return range(index * self.part_size, min((index + 1) * self.part_size, self.num))
 
     def label_tensor(self) -> Tensor:
-        """Return the class of each sample: (num,) int64."""
+        """Return the class of each sample of a model of classes: (num,) int64."""
+        assert self.prompts is None, "samples of prompts have no classes"
         return asked_labels(self.labels, self.num, self.class_list, self.seed)
 
 

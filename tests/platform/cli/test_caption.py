@@ -36,8 +36,8 @@ def expected_of(weights: Path, files: list[Path], **options: object) -> list[str
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
     latents = torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
     config = CaptionConfig(**options)  # type: ignore[arg-type]
-    ids = {"begin": tokenizer.begin, "end": tokenizer.end}
-    found = caption(load_weights(weights), latents, **ids, config=config, seed=5)
+    model = load_weights(weights)
+    found = caption(model, latents, begin=tokenizer.begin, end=tokenizer.end, config=config, seed=5)
     return [tokenizer.decode(found[row]) for row in range(len(found))]
 
 

@@ -33,7 +33,7 @@ LABELS = np.arange(COUNT) * 7 % 10
 def test_the_bytes_are_those_of_numpy(tmp_path: Path, size: int) -> None:
     images = some_images()
     np.savez(tmp_path / "numpy.npz", images, LABELS)
-    write_adm(tmp_path / "ours.npz", in_parts(images, size), LABELS, (HEIGHT, WIDTH))
+    write_adm(tmp_path / "ours.npz", in_parts(images, size), len(LABELS), (HEIGHT, WIDTH), LABELS)
     assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
     with np.load(tmp_path / "ours.npz", allow_pickle=False) as file:
         assert file.files == ["arr_0", "arr_1"]
@@ -45,15 +45,15 @@ def test_the_bytes_are_those_of_numpy(tmp_path: Path, size: int) -> None:
 
 def test_views_are_written_as_what_they_show(tmp_path: Path) -> None:
     images = some_images()
-    write_adm(tmp_path / "ours.npz", [images[:, ::-1, :, ::-1]], LABELS, (HEIGHT, WIDTH))
+    write_adm(tmp_path / "ours.npz", [images[:, ::-1, :, ::-1]], len(LABELS), (HEIGHT, WIDTH), LABELS)
     with np.load(tmp_path / "ours.npz") as file:
         assert np.array_equal(file["arr_0"], images[:, ::-1, :, ::-1])
 
 
 def damaged(images: Images) -> dict[str, Iterator[NDArray[np.generic]]]:
     return {
-        "need as many images, got 22": in_parts(images[:-1], 4),
-        "need as many images, got 46": iter([images, images]),
+        "images were announced, got 22": in_parts(images[:-1], 4),
+        "images were announced, got 46": iter([images, images]),
         r"got \(23, 7, 5, 3\) uint8": iter([images.swapaxes(1, 2)]),
         r"got \(23, 5, 7, 1\) uint8": iter([images[..., :1]]),
         r"got \(23, 5, 7, 3\) float64": iter([images / 2]),
@@ -65,7 +65,7 @@ def test_other_images_leave_the_old_file(tmp_path: Path, message: str) -> None:
     path = tmp_path / "ours.npz"
     path.write_text("before")
     with pytest.raises(ValueError, match=message):
-        write_adm(path, damaged(some_images())[message], LABELS, (HEIGHT, WIDTH))  # type: ignore[arg-type]
+        write_adm(path, damaged(some_images())[message], len(LABELS), (HEIGHT, WIDTH), LABELS)  # type: ignore[arg-type]
     assert path.read_text() == "before"
     assert [other.name for other in tmp_path.iterdir()] == ["ours.npz"]
 
@@ -76,7 +76,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_adm(tmp_path / "ours.npz", broken(), LABELS, (HEIGHT, WIDTH))
+        write_adm(tmp_path / "ours.npz", broken(), len(LABELS), (HEIGHT, WIDTH), LABELS)
     assert not list(tmp_path.iterdir())
 
 
@@ -88,7 +88,7 @@ def test_neither_way_holds_all_images(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         images = (np.full((per_part, side, side, 3), part, np.uint8) for part in range(parts))
-        write_adm(tmp_path / "ours.npz", images, labels, (side, side))
+        write_adm(tmp_path / "ours.npz", images, len(labels), (side, side), labels)
         seen = [int(some[0, 0, 0, 0]) for some in read_images(tmp_path / "ours.npz").batches(per_part)]
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -15,6 +15,7 @@ from tests.platform.sampling.plans import make_plan
 from causalfusion import DiffusionConfig, SamplingConfig, preset
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.manifest import AutoencoderId
+from causalfusion_platform.sampling.prompts_file import PromptsId
 from causalfusion_platform.sampling.sample_set import (
     Finished,
     SamplePlan,
@@ -40,6 +41,7 @@ CHANGES: dict[str, Any] = {
     "weights_sha256": "1" * 64,
     "autoencoder": AutoencoderId(name="identity", scale=0.5),
     "image_size": 16,
+    "prompts": PromptsId(file=Path("/p.jsonl"), sha256="2" * 64),
 }
 ELSEWHERE: dict[str, Any] = {"weights": Path("/other"), "vae": "identity", "versions": {"torch": "3"}}
 
@@ -82,6 +84,16 @@ def test_every_change_is_another_set() -> None:
     assert len({plan.name for plan in plans}) == len(plans)
     assert {make_plan(**{key: value}).name for key, value in ELSEWHERE.items()} == {make_plan().name}
     assert {*CHANGES, *ELSEWHERE, "version"} == set(make_plan().model_dump())
+
+
+def test_a_file_of_prompts_may_lie_anywhere() -> None:
+    prompts = PromptsId(file=Path("/p.jsonl"), sha256="2" * 64)
+    names = [
+        make_plan(prompts=prompts.model_copy(update=changes)).name
+        for changes in ({}, {"file": Path("/q.jsonl")}, {"sha256": "3" * 64}, {"cut": 0}, {"cut": 1})
+    ]
+    assert names[0] == names[1]
+    assert len({*names}) == 4
 
 
 def test_the_name_tells_the_settings() -> None:

@@ -28,6 +28,7 @@ from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.figures import loss_figure, plane_figure
 from ...report.numbers import significant
 from ...sampling.generate import Request, generate, labels_in_turn
+from ...sampling.prompts import text_of
 from ..runs.folder import RunFolder
 from .figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
 from .shards import shards_of
@@ -77,6 +78,11 @@ def analyze_run(
         raise UserError(
             f"AR steps {ar_steps} and diffusion steps {diffusion_steps} must not exceed the run's {tokens} tokens "
             f"and {times} times"
+        )
+    if text_of(experiment.model) is not None:
+        raise UserError(
+            f"{run} is a model of text: its samples have no classes that the plane could be scored by\n"
+            f"  measure its places: {command('evaluate', run, '--prompts')} FILE.jsonl --ar-steps 1,2,4"
         )
     weights = find_weights(run)
     shards_of(weights)

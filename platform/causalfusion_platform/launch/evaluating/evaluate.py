@@ -16,7 +16,6 @@ import numpy as np
 from ...config.errors import UserError
 from ...data.npz import read_images
 from ...evaluation.reference import check_size
-from ...sampling.labels import asked_labels
 from ...sampling.outputs import NPZ_FILE
 from ...sampling.pixels import Pixels
 from ...sampling.progress import Generating, GeneratingSink
@@ -106,13 +105,14 @@ def evaluate(
         StoppedRun: a signal came. The same call goes on.
     """
     requests = [dataclasses.replace(request, settings=[*request.settings, *cell.settings]) for cell in cells]
+    total = 0
     for one in requests:  # finds faults before hours go into the first places
         plan, _ = plan_set(one)
+        total += plan.num
         check_size(measuring.reference.image_size, plan.image_size, measuring.reference.source)
-    total = request.num * len(requests)
 
     def show_all(place: int) -> GeneratingSink:
-        before = request.num * place
+        before = total // len(requests) * place
         return lambda seen: show(Generating(before + seen.done, total, seen.samples_per_second))
 
     return [
@@ -138,8 +138,7 @@ def _evaluate_one(
         return Evaluated(plan, known, path, measured_now=False, first=_read_first(pictured))
     there = (folder / NPZ_FILE).is_file()  # an earlier call generated this set, and its user may still want it
     made = run_generate(request, generators, show=show)
-    labels = asked_labels(plan.labels, plan.num, plan.class_list, plan.seed)
-    metrics = measuring.measure(made.npz, labels)
+    metrics = measuring.measure(made.npz, None if plan.prompts else plan.label_tensor())
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "metrics": metrics,

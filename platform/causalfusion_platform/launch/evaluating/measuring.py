@@ -45,8 +45,10 @@ class Measuring:
         """Space, SHA-256 of the weights, and origin of the reference."""
         return provenance(self.extractor, self.reference)
 
-    def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
+    def measure(self, npz: Path, labels: Tensor | None) -> dict[str, float]:
         """Measure the images of a file in ADM's layout that were asked to be of classes `labels` (N,).
+
+        Without labels, as of samples that are drawn from text, there is no class accuracy.
 
         Raises:
             UserError: the file is damaged, or holds too few.

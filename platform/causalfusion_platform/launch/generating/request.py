@@ -14,6 +14,7 @@ from causalfusion.weights.folder import WEIGHTS_FILE, load_config
 
 from ...checkpoint.class_names import class_names
 from ...checkpoint.find import find_weights
+from ...config.commands import command
 from ...config.errors import UserError
 from ...data.autoencoder import open_autoencoder
 from ...data.manifest import AutoencoderId, sha256_of
@@ -21,6 +22,8 @@ from ...sampling.interactive import parse_settings
 from ...sampling.labels import LabelsRule, parse_classes
 from ...sampling.outputs import Output
 from ...sampling.pixels import Uint8Rule
+from ...sampling.prompts import text_of, tokenizer_of
+from ...sampling.prompts_file import PromptsId, encode_captions, read_captions
 from ...sampling.sample_set import SamplePlan
 from ...storage.run_layout import RunPaths
 from ...tracking.lineage import package_versions
@@ -38,8 +41,8 @@ class GenerateRequest:
 
     checkpoint: Path
     """Folder of weights, of a checkpoint, or of a run (its newest checkpoint)."""
-    num: int
-    """Number of samples."""
+    num: int | None = None
+    """Number of samples. Default: one of each prompt."""
     sampling: SamplingConfig | None = None
     """Place on the plane. Default: the run's, or the paper's for weights without a run."""
     settings: Sequence[str] = ()
@@ -49,6 +52,10 @@ class GenerateRequest:
     labels: LabelsRule = "balanced"
     classes: str | None = None
     """Such as 0,2,7, 0-9 or cat,dog. Default: all."""
+    prompts: Path | None = None
+    """File of prompts for a model of text, one sample of each of the first `num`."""
+    cut_prompts: bool = False
+    """Cut prompts that are longer than the model takes. Otherwise they are refused."""
     uint8: Uint8Rule = "round"
     precision: Precision = "fp32"
     batch_size: int | None = None
@@ -70,6 +77,13 @@ class GenerateRequest:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} must be at least {least}, got {value}")
+        if self.prompts is None and (self.num is None or self.cut_prompts):
+            name = "--cut-prompts" if self.cut_prompts else "a set without a number of samples"
+            raise UserError(f"{name} needs prompts\n  name their file: --prompts FILE.jsonl")
+        if self.prompts is not None and (self.classes is not None or self.labels != "balanced"):
+            raise UserError(
+                "--prompts are drawn in turn, in place of classes\n  leave out --prompts, or --classes and --labels"
+            )
         if not self.outputs:
             raise UserError("neither samples.npz nor PNGs are asked for\n  leave out --no-npz, or add --png")
 
@@ -98,16 +112,19 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
     diffusion = experiment.diffusion if experiment else _read_diffusion(found.folder)
     seed = request.seed if request.seed is not None else experiment.seed if experiment else 0
     _check_fits(model, sampling, diffusion, seed)
+    _check_condition(request, model)
+    prompts, num = _read_prompts(request, model, found.folder)
     vae = request.vae
     if vae is not None and vae != "identity":
         vae = str(Path(vae).absolute())
     coder = open_autoencoder(vae, model.in_channels, made=run.autoencoder if run else None)
     versions = package_versions()
     plan = SamplePlan(
-        num=request.num,
+        num=num,
         seed=seed,
         labels=request.labels,
         classes=_read_classes(request.classes, model, found.folder, experiment.data.path if experiment else None),
+        prompts=prompts,
         uint8=request.uint8,
         precision=request.precision,
         batch_size=request.batch_size or (experiment.evaluation.batch_size if experiment else _BATCH),
@@ -125,6 +142,43 @@ def plan_set(request: GenerateRequest) -> tuple[SamplePlan, Path]:
         return plan, request.out
     assert found.run is not None
     return plan, RunPaths(found.run).samples / plan.name
+
+
+def check_condition(request: GenerateRequest) -> None:
+    """Check that prompts are asked of a model of text, and of no other.
+
+    Raises:
+        UserError: they are not, or there are no weights.
+    """
+    _check_condition(request, _read_model(find_weights(request.checkpoint).folder))
+
+
+def _check_condition(request: GenerateRequest, model: ModelConfig) -> None:
+    if text_of(model) is None and request.prompts is not None:
+        raise UserError(f"the model in {request.checkpoint} draws classes, not text\n  leave out --prompts")
+    if text_of(model) is not None and request.prompts is None:
+        raise UserError(
+            f"the model in {request.checkpoint} draws from text, so that its samples need prompts\n"
+            f'  name a file with one JSON object such as {{"caption": "a dog"}} a line: --prompts FILE.jsonl\n'
+            f"  those of COCO: {command('data', 'prompts', 'captions_val2014.json', 'fid30k.jsonl')}"
+        )
+
+
+def _read_prompts(request: GenerateRequest, model: ModelConfig, weights: Path) -> tuple[PromptsId | None, int]:
+    """Return the prompts of the samples, checked against the model, and the number of samples."""
+    if request.prompts is None:
+        assert request.num is not None
+        return None, request.num
+    text, tokenizer, file = text_of(model), tokenizer_of(weights, model), request.prompts.absolute()
+    assert text is not None and tokenizer is not None
+    captions, sha256 = read_captions(file)
+    num = len(captions) if request.num is None else request.num
+    if num > len(captions):
+        raise UserError(f"{num:,} samples of {len(captions):,} prompts in {file}\n  ask for fewer: --num N")
+    _, cut = encode_captions(
+        captions[:num], tokenizer, text.max_tokens, cut=request.cut_prompts, place=str(request.prompts)
+    )
+    return PromptsId(file=file, sha256=sha256, cut=cut if request.cut_prompts else None), num
 
 
 def _read_classes(text: str | None, model: ModelConfig, weights: Path, data: Path | None) -> tuple[int, ...] | None:

@@ -48,7 +48,7 @@ class Measuring:
     def measure(self, npz: Path, labels: Tensor | None) -> dict[str, float]:
         """Measure the images of a file in ADM's layout that were asked to be of classes `labels` (N,).
 
-        Without labels, as of samples that are drawn from text, there is no class accuracy.
+        Samples that are drawn from text have no labels, and so no class accuracy.
 
         Raises:
             UserError: the file is damaged, or holds too few.

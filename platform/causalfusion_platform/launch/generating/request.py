@@ -148,7 +148,7 @@ def check_condition(request: GenerateRequest) -> None:
     """Check that prompts are asked of a model of text, and of no other.
 
     Raises:
-        UserError: they are not, or there are no weights.
+        UserError: they are not, or weights are missing.
     """
     _check_condition(request, _read_model(find_weights(request.checkpoint).folder))
 

@@ -168,6 +168,22 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     return torch.cat([vae.decode(one[None]).sample for one in unscaled])
 
 
+def encode_images(vae: Any, images: Tensor) -> Tensor:
+    """Map images (B, 3, H, W) in [−1, 1] to latents in the model's scale: the mean of a posterior, one by one."""
+    parts = []
+    for one in images.to(vae.device, vae.dtype):
+        encoded = vae.encode(one[None])
+        parts.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean)
+    return torch.cat(parts) * float(vae.config.scaling_factor)
+
+
+def vae_scale_factor(vae: Any) -> int:
+    """Return the pixels along a side for each latent pixel of an `AutoencoderKL` or `AutoencoderTiny`."""
+    config = vae.config
+    levels = config.get("block_out_channels") or config.encoder_block_out_channels
+    return int(2 ** (len(levels) - 1))
+
+
 def ldm_name(name: str, *, levels: int) -> str:
     """Return LDM's name of the tensor `name` of a diffusers `AutoencoderKL` with this number of levels.
 

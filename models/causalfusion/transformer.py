@@ -367,6 +367,7 @@ class TextContext:
             raise ValueError("this model has no text")
         self.model = model
         self.num_text = 0
+        self.vocabulary = model.config.text.vocabulary
         self.cache = KVCache(model.config.depth, patches_BLP.shape[1] + model.config.text.max_tokens)
         x = model.embed_described(patches_BLP, positions_BL)
         for step in torch.split(x, sizes, dim=1):
@@ -374,12 +375,12 @@ class TextContext:
             self.cache.length += step.shape[1]
 
     def next(self, tokens_B: Tensor) -> Tensor:
-        """Add one token to each text, and return the logits of the token behind it: (B, V)."""
+        """Add one token to each text, and return the logits of the token behind it: (B, `vocabulary`)."""
         [x] = self.model._embed_text(tokens_B[:, None], self.num_text)
         x = self.model.run_blocks(x, None, self.cache)
         self.num_text += 1
         self.cache.length += 1
-        return self.model.logits(x)[:, 0]
+        return self.model.logits(x)[:, 0, : self.vocabulary]
 
     def select(self, rows: Tensor) -> None:
         """Replace the samples by samples `rows`, with their texts so far. A sample may occur several times."""

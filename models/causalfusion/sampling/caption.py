@@ -85,6 +85,7 @@ def caption(
     end: int,
     config: CaptionConfig | None = None,
     beginning: Sequence[int] = (),
+    vocabulary: int | None = None,
     seed: int = 0,
     indices: Sequence[int] | None = None,
     on_step: Callable[[], None] = lambda: None,
@@ -98,6 +99,8 @@ def caption(
         end: token that ends it.
         config: how tokens are chosen (default: greedily).
         beginning: tokens that each text begins with, behind `begin`.
+        vocabulary: number of tokens to choose from, those of the tokenizer (default: all rows of the model's table,
+            which may have more).
         seed: decides sampled tokens, with an image's index.
         indices: number of each image (default: 0…B−1). Text i is the same in any batch.
         on_step: called after each token.
@@ -109,10 +112,11 @@ def caption(
     context = _read_images(model, latents, config.num_ar_steps)
     text = cast(CausalFusion, model).config.text
     assert text is not None
+    context.vocabulary = min(vocabulary or text.vocabulary, text.vocabulary)
     limit = min(config.max_tokens or text.max_tokens, text.max_tokens)
     given = [begin, *beginning]
-    if outside := [token for token in (*given, end) if not 0 <= token < text.vocabulary]:
-        raise ValueError(f"text tokens must lie in [0, {text.vocabulary - 1}], got {outside[0]}")
+    if outside := [token for token in (*given, end) if not 0 <= token < context.vocabulary]:
+        raise ValueError(f"text tokens must lie in [0, {context.vocabulary - 1}], got {outside[0]}")
     if len(given) >= limit:
         raise ValueError(f"a text of at most {limit} tokens cannot begin with {len(given)} given ones")
     indices = range(len(latents)) if indices is None else indices

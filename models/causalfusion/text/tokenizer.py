@@ -20,7 +20,8 @@ _BEGIN_END = (
     ("<|startoftext|>", "<|endoftext|>"),
     ("<bos>", "<eos>"),
 )
-_BYTES = 256
+SMALLEST_BPE = 256 + 2
+"""Ids of the smallest byte-level BPE: all bytes, BOS and EOS."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,8 @@ def train_bpe(captions: Iterable[str], *, vocabulary: int) -> Tokenizer:
     Raises:
         ValueError: `vocabulary` has no room for the bytes, captions are missing, or one is not Unicode.
     """
-    smallest = _BYTES + 2
-    if vocabulary < smallest:
-        raise ValueError(f"vocabulary must be at least {smallest} (256 bytes, BOS and EOS), got {vocabulary}")
+    if vocabulary < SMALLEST_BPE:
+        raise ValueError(f"vocabulary must be at least {SMALLEST_BPE} (256 bytes, BOS and EOS), got {vocabulary}")
     encoder = tokenizers.Tokenizer(models.BPE())
     encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     encoder.decoder = decoders.ByteLevel()

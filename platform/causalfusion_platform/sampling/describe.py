@@ -64,6 +64,7 @@ def describe(
                 end=tokenizer.end,
                 config=config,
                 beginning=given,
+                vocabulary=tokenizer.size,
                 seed=seed,
                 indices=list(numbers[part]),
             )

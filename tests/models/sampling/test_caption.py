@@ -172,3 +172,21 @@ def test_models_and_images_that_do_not_fit_are_refused(make_model: Callable[...,
         caption(make_model(), images(1), begin=BEGIN, end=END)
     with pytest.raises(ValueError, match=r"need latents \(B, 1, 8, 8\), got \(1, 1, 8, 6\)"):
         caption(make(), images(1)[..., :6], begin=BEGIN, end=END)
+
+
+@pytest.mark.parametrize("config", [CaptionConfig(), CaptionConfig(beam=3), CaptionConfig(temperature=1.0)])
+def test_rows_of_the_table_without_a_token_are_never_chosen(config: CaptionConfig) -> None:
+    """A table may be larger than its tokenizer. A model whose last rows are cut off decodes the same texts."""
+    model, latents = make(), images(4)
+    assert model.config.text is not None and model.text is not None
+    size, fewer = model.config.text.vocabulary, 4
+    whole = caption(model, latents, begin=BEGIN, end=END, config=config)
+    assert bool((whole.tokens >= fewer).any())
+    found = caption(model, latents, begin=BEGIN, end=END, config=config, vocabulary=fewer)
+    smaller = make(text={"vocabulary": fewer})
+    state = model.state_dict()
+    cut = {name: state[name][:fewer] if state[name].shape[:1] == (size,) else state[name] for name in state}
+    smaller.load_state_dict(cut)
+    expected = caption(smaller, latents, begin=BEGIN, end=END, config=config)
+    assert torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.log_probabilities, expected.log_probabilities)

@@ -34,6 +34,8 @@ TABLE_FILE = "results.md"
 STOPPED = "stopped before its end"
 _GONE_SECONDS = 30.0
 SPEEDS = ("images_per_second", "total_seconds")
+_TEXT_SCORES = ("cider_d_words", "caption_class", "caption_all", "t2i_class_best")
+"""Columns of trials of text and images, where they have these scores."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,11 @@ def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> Swee
 
 def _columns(ended: Sequence[TrialEnd]) -> list[str]:
     """Return the measurements that the table shows beside the targets."""
+    there = {name for end in ended for name in end.summary or {}}
     distances = [f"fd_{space}" for space in (DIGITS_SPACE, DATA_SPACE)]
-    known = [name for name in distances if any(name in (end.summary or {}) for end in ended)] or distances[:1]
-    return ["class_accuracy", *known, *SPEEDS]
+    if found := [name for name in _TEXT_SCORES if name in there]:
+        return [*found, *SPEEDS]
+    return ["class_accuracy", *([name for name in distances if name in there] or distances[:1]), *SPEEDS]
 
 
 def figures_of(sweep: SweepConfig, result: SweepResult) -> dict[str, float]:

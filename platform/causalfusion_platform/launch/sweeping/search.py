@@ -66,7 +66,9 @@ def measuring(composed: Composed) -> Composed:
             )
     known = open_task(experiment).scores_while_training()
     if sweep.metric not in known:
-        raise UserError(f"sweep.metric={sweep.metric} is not measured on the way; what is: {', '.join(known)}")
+        raise UserError(
+            f"sweep.metric={sweep.metric} is not measured on the way; what is: {', '.join(known) or 'nothing'}"
+        )
     return Composed(with_overrides(experiment, changes, experiment.name), composed.unresolved)
 
 

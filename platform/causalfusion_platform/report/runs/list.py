@@ -142,7 +142,8 @@ def _progress(view: RunView) -> str:
 
 
 def _scores(view: RunView) -> str:
-    scores = "\n".join(f"{name} {significant(value)}" for name, value in view.scores.items())
+    shown = {name: value for name, value in view.scores.items() if "_stderr" not in name}
+    scores = "\n".join(f"{name} {significant(value)}" for name, value in shown.items())
     return scores if view.scored_images is None else f"{scores}\nat {view.scored_images:,} images"
 
 

@@ -10,10 +10,13 @@ import pytest
 from tests.platform.tracking.recorded import waiting
 
 from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.config.sweep import SweepConfig
+from causalfusion_platform.evaluation.identity import depends_on_classifier
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import only_launch
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping import results
+from causalfusion_platform.launch.sweeping.results import TrialEnd
 from causalfusion_platform.tracking.journal import Ended, Journal, Launched
 from causalfusion_platform.tracking.records import Ending
 
@@ -81,3 +84,21 @@ def test_nothing_is_written_to_a_trial_that_goes_on(
     assert (ends(trial), statuses(trial), synced) == ([], [], [])
     (line,) = log_lines
     assert "run 'trial' is under way: process " in line
+
+
+def test_a_table_has_the_scores_that_its_trials_have() -> None:
+    """Trials of classes, of text and images, and failed ones alone. The target comes first."""
+
+    def columns(metric: str, summary: dict[str, float] | None) -> list[str]:
+        sweep = SweepConfig(grid={"seed": [0]}, metric=metric)
+        return results.tabulate(sweep, [TrialEnd("one", {"seed": 0}, summary, error=None)], "run").columns
+
+    speeds = ["images_per_second", "total_seconds"]
+    classes = {"class_accuracy": 0.5, "fd_digits_cnn": 3.0}
+    text = {"cider_d_words": 1.0, "caption_all": 0.2, "caption_class": 0.3, "t2i_class_best": 0.4, "t2i_ink": 0.5}
+    assert columns("class_accuracy", classes) == ["seed", "class_accuracy", "fd_digits_cnn", *speeds]
+    assert columns("class_accuracy", None) == ["seed", "class_accuracy", "fd_digits_cnn", *speeds]
+    shown = ["cider_d_words", "caption_class", "caption_all", "t2i_class_best"]
+    assert columns("cider_d_words", text) == ["seed", *shown, *speeds]
+    assert columns("t2i_ink", text) == ["seed", "t2i_ink", *shown, *speeds]
+    assert {name for name in text if depends_on_classifier(name)} == {"t2i_class_best"}

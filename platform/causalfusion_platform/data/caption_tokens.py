@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from causalfusion import TextConfig, draws
-from causalfusion.text.tokenizer import Tokenizer, train_bpe
+from causalfusion.text.tokenizer import SMALLEST_BPE, Tokenizer, train_bpe
 from causalfusion.weights.folder import check_tokenizer
 
 from ..config.commands import command
@@ -64,30 +63,63 @@ def open_tokenizer(folder: Path, manifest: Manifest, text: TextConfig, given: Pa
 
     Args:
         folder: the shards.
-        manifest: the shards to read.
+        manifest: all of the shards, so that the tokenizer does not depend on those that a run leaves out.
         text: the model's text, whose table must be large enough.
         given: a tokenizer.json, or its folder. None: train one.
 
     Raises:
         UserError: it cannot be read, or does not fit the model. A shard is damaged.
     """
+    tokenizer = find_tokenizer(folder, manifest, text, given)
+    if tokenizer is not None:
+        return tokenizer
     try:
-        if given is not None:
-            tokenizer = Tokenizer.read(given)
-            check_tokenizer(text, tokenizer, str(given))
-            return tokenizer
-        path = tokenizer_file(folder, _identity(manifest, text.vocabulary))
-        if path.is_file():
-            with suppress(ValueError):  # damaged: it is trained again
-                return Tokenizer.read(path)
         tokenizer = train_bpe(captions_of(folder, manifest), vocabulary=text.vocabulary)
-        check_tokenizer(text, tokenizer, f"the tokenizer of the captions in {folder}")
     except ValueError as error:
-        raise UserError(f"{error}\n  set data.tokenizer to a tokenizer.json, or model.text.vocabulary") from error
+        raise _refused(error) from error
+    _check(text, tokenizer, f"the tokenizer of the captions in {folder}")
     try:
-        write_atomically(path, tokenizer.json.encode())
+        write_atomically(_kept(folder, manifest, text), tokenizer.json.encode())
     except OSError as error:  # such as shards that are read-only
         logger.info(f"the tokenizer of {folder} is not kept ({error.strerror or error}): others train it again")
+    return tokenizer
+
+
+def find_tokenizer(folder: Path, manifest: Manifest, text: TextConfig, given: Path | None) -> Tokenizer | None:
+    """Return the tokenizer of `open_tokenizer` if it is there. None: it has yet to be trained.
+
+    Nothing is trained or written.
+
+    Raises:
+        UserError: it cannot be read, or does not fit the model.
+    """
+    if given is not None:
+        return read_tokenizer(given, text)
+    if text.vocabulary < SMALLEST_BPE:
+        raise UserError(
+            f"model.text.vocabulary={text.vocabulary} is too small for a byte-level BPE, which needs at least "
+            f"{SMALLEST_BPE}\n  set model.text.vocabulary, or data.tokenizer to a tokenizer.json"
+        )
+    path = _kept(folder, manifest, text)
+    try:
+        tokenizer = Tokenizer.read(path)
+    except ValueError:  # missing, or damaged: it is trained again
+        return None
+    _check(text, tokenizer, str(path))
+    return tokenizer
+
+
+def read_tokenizer(path: Path, text: TextConfig) -> Tokenizer:
+    """Read a tokenizer.json, or the one in a folder, for a model of text.
+
+    Raises:
+        UserError: it cannot be read, or does not fit the model.
+    """
+    try:
+        tokenizer = Tokenizer.read(path)
+    except ValueError as error:
+        raise _refused(error) from error
+    _check(text, tokenizer, str(path))
     return tokenizer
 
 
@@ -103,17 +135,17 @@ def captions_of(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def check_captions(folder: Path, manifest: Manifest) -> None:
-    """Check that every row has a caption.
+    """Check that every row has a caption, and nothing else in its list.
 
     Raises:
         UserError: some have none. The message tells how many and names the first.
     """
     missing, first = 0, list[str]()
     for shard in manifest.shards:
-        lengths = (
-            _read(folder, shard.file, CAPTIONS).combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        )
-        rows = np.flatnonzero(lengths == 0)
+        lists = _read(folder, shard.file, CAPTIONS).combine_chunks()
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+        with_null = lists.value_parent_indices().filter(lists.flatten().is_null())
+        rows = np.union1d(np.flatnonzero(lengths == 0), with_null.to_numpy(zero_copy_only=False))
         missing += len(rows)
         if len(rows) and len(first) < _SHOWN:
             keys = _read(folder, shard.file, "key").take(pa.array(rows[: _SHOWN - len(first)])).to_pylist()
@@ -136,5 +168,17 @@ def _read(folder: Path, file: str, column: str) -> pa.ChunkedArray:
         ) from error
 
 
-def _identity(manifest: Manifest, vocabulary: int) -> str:
-    return hashlib.sha256(json.dumps([manifest.digest, vocabulary]).encode()).hexdigest()
+def _check(text: TextConfig, tokenizer: Tokenizer, source: str) -> None:
+    try:
+        check_tokenizer(text, tokenizer, source)
+    except ValueError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: ValueError) -> UserError:
+    return UserError(f"{error}\n  set data.tokenizer to a tokenizer.json, or model.text.vocabulary")
+
+
+def _kept(folder: Path, manifest: Manifest, text: TextConfig) -> Path:
+    identity = hashlib.sha256(json.dumps([manifest.digest, text.vocabulary]).encode()).hexdigest()
+    return tokenizer_file(folder, identity)

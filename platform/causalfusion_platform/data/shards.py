@@ -26,8 +26,10 @@ _SHARD_FILES = re.compile(
 
 CLASSIFIER = re.compile(r"\.classifier-[0-9a-f]{16}")
 """Name of the folder of a data set's classifier, inside the folder of shards. It is not a part of the data."""
-TOKENIZER = re.compile(r"\.tokenizer-[0-9a-f]{16}\.json")
-"""Name of the tokenizer of a data set's captions, inside the folder of shards. It is not a part of the data."""
+TOKENIZER = re.compile(r"\.tokenizer-[0-9a-f]{16}\.json|\.\.tokenizer-[0-9a-f]{16}\.json\.\d+")
+"""Name of the tokenizer of a data set's captions, finished or not, inside the folder of shards.
+
+It is not a part of the data."""
 LATENT_COLUMNS = latent_columns(posterior=True, flip=True)
 
 

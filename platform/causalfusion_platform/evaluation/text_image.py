@@ -35,9 +35,9 @@ class TextImageScores:
     Any captions have CIDEr-D. The bundled digits also have exact scores: their captions name measured properties.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, heldout: CaptionedRows) -> None:
-        """Take the shards of training and the held-out rows."""
-        self.manifest, self.folder, self.heldout = manifest, folder, heldout
+    def __init__(self, manifest: Manifest, folder: Path, heldout: CaptionedRows, source: Manifest) -> None:
+        """Take the shards of training, and the held-out rows with the manifest of their shards."""
+        self.manifest, self.folder, self.heldout, self.source = manifest, folder, heldout, source
 
     @classmethod
     def names(cls) -> ScoreNames:
@@ -89,7 +89,7 @@ class TextImageScores:
 
     @cached_property
     def _digits(self) -> bool:
-        return is_captioned_digits(self.manifest)
+        return is_captioned_digits(self.manifest) and is_captioned_digits(self.source)
 
     @cached_property
     def _words(self) -> list[PropertyWords]:

@@ -39,8 +39,14 @@ def longest_sequence(experiment: Experiment) -> int:
 
 
 def shortest_sequence(experiment: Experiment) -> int:
-    """Return the tokens of the shortest sequence: all in one AR step, unless their number is fixed."""
-    one_step = dataclasses.replace(experiment.objective, num_ar_steps=experiment.objective.num_ar_steps or 1)
+    """Return the tokens of the shortest sequence: all in one AR step, unless their number is fixed.
+
+    Texts have their largest length, as in the longest sequence.
+    """
+    objective = experiment.objective
+    one_step = dataclasses.replace(objective, num_ar_steps=objective.num_ar_steps or 1)
+    if objective.text is not None and objective.text.share < 1:  # text before an image follows no clean image
+        one_step = dataclasses.replace(one_step, text=dataclasses.replace(objective.text, share=0.0))
     return longest_sequence(experiment.model_copy(update={"objective": one_step}))
 
 

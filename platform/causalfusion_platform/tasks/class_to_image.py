@@ -52,6 +52,11 @@ class ClassToImage(Task):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
+        if experiment.objective.text is not None:
+            raise UserError(
+                "task=class_to_image trains on classes, but the model and the objective have text\n"
+                "  set task=text_image, or leave model.text and objective.text out"
+            )
         self._sampling_model: Model | None = None
         self._class_names: list[str] | None = None
 

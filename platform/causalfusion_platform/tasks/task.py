@@ -69,6 +69,20 @@ class Task(ABC):
             UserError: they do not.
         """
 
+    def check_paths(self) -> None:  # noqa: B027
+        """Check other paths of the experiment that the task reads, also where the shards are yet to be written.
+
+        Raises:
+            UserError: one is missing or does not suit.
+        """
+
+    def prepare(self, shards: CheckedShards) -> None:  # noqa: B027
+        """Make what all ranks need beside the shards, once, before they start. `check` has refused nothing.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+
     def transform(self) -> Transform | None:
         """Return the function that makes other columns of the fields in the tasks that read them. It is pickled."""
         return None
@@ -208,7 +222,7 @@ class Task(ABC):
 
 
 def check_data(task: Task, shards: CheckedShards) -> None:
-    """Check that a task can train on these shards: its fields, the draws of its latents, and the task's own check.
+    """Check that a task can train on these shards: its fields, the draws of its latents, and the task's own checks.
 
     Raises:
         UserError: the first fault found.
@@ -217,4 +231,5 @@ def check_data(task: Task, shards: CheckedShards) -> None:
     check_fields(manifest, task.fields, shards.folder, experiment.task)
     if LATENT in task.fields:
         check_draws(manifest, experiment.data.flip, shards.folder)
+    task.check_paths()
     task.check(shards)

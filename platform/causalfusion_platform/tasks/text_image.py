@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -32,10 +33,23 @@ from causalfusion import (
 )
 from causalfusion.flops import forward_flops, training_flops
 from causalfusion.text.tokenizer import Tokenizer
+from causalfusion.weights.folder import load_config
 
+from ..checkpoint import store
 from ..config.errors import UserError
 from ..config.schema import Experiment
-from ..data.caption_tokens import CAPTIONS, CUT, LENGTHS, TOKENS, DrawCaptions, check_captions, open_tokenizer
+from ..data.caption_tokens import (
+    CAPTIONS,
+    CUT,
+    LENGTHS,
+    TOKENS,
+    DrawCaptions,
+    check_captions,
+    find_tokenizer,
+    open_tokenizer,
+    read_tokenizer,
+)
+from ..data.captioned_digits import held_out_folder, is_captioned_digits
 from ..data.captioned_rows import CaptionedRows, read_captioned_rows
 from ..data.manifest import Manifest
 from ..data.read import LATENT, Columns
@@ -97,6 +111,19 @@ class TextImage(Task):
             )
         if experiment.objective.text is None:
             raise UserError("task=text_image needs objective.text\n  set it, such as objective.text.share=0.1")
+        unread = [
+            key
+            for key, given in (
+                ("ar_steps", experiment.evaluation.ar_steps),
+                ("while_training", experiment.evaluation.while_training),
+            )
+            if given
+        ]
+        if unread:
+            raise UserError(
+                f"task=text_image does not read evaluation.{unread[0]}\n"
+                f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
+            )
         self.model_config: CausalFusionConfig = model
         self.text: TextConfig = model.text
 
@@ -109,29 +136,81 @@ class TextImage(Task):
         experiment = self.experiment
         check_model_fits(shards.manifest, experiment.model, experiment.data.path)
         share, batch = experiment.objective.text.share, experiment.train.global_batch_size  # type: ignore[union-attr]
-        if 0 < share * batch < 1:
+        if 0 < Fraction(str(share)) * batch < 1:
             raise UserError(
                 f"objective.text.share {share} of a global batch of {batch} images is less than one image: "
                 f"some steps would have no text to learn\n"
-                f"  set train.global_batch_size to at least {math.ceil(1 / share)}"
+                f"  set train.global_batch_size to at least {math.ceil(1 / Fraction(str(share)))}"
             )
         check_captions(experiment.data.path, shards.usable)
+        found = find_tokenizer(experiment.data.path, shards.manifest, self.text, experiment.data.tokenizer)
+        if found is not None:
+            self._check_same(found)
+        elif shards.bad:
+            raise UserError(
+                f"the tokenizer is trained on the captions of all shards, but {', '.join(shards.bad)} in "
+                f"{experiment.data.path} cannot be read\n"
+                f"  restore the files, or set data.tokenizer to a tokenizer.json"
+            )
+
+    def check_paths(self) -> None:
+        """Check the held-out shards and a given tokenizer."""
+        data = self.experiment.data
+        if data.heldout is not None:
+            self._check_heldout(data.heldout)
+        if data.tokenizer is not None:
+            read_tokenizer(data.tokenizer, self.text)
+
+    def prepare(self, shards: CheckedShards) -> None:
+        """Train the tokenizer if none is given or kept beside the shards."""
+        del shards
         _ = self.tokenizer
-        if (folder := experiment.data.heldout) is not None:
-            heldout = open_shards(folder, hashes=False).usable
-            check_model_fits(heldout, experiment.model, folder)
-            if not heldout.captions:
-                raise UserError(f"data.heldout: the shards in {folder} have no captions")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Tokenizer of the run.
+        """Tokenizer of the run. It is trained if need be.
 
         Raises:
-            UserError: it is missing, damaged, or does not fit the model.
+            UserError: it is missing, damaged, does not fit the model, or is not that of the run's checkpoints.
         """
         data = self.experiment.data
-        return open_tokenizer(data.path, Manifest.read(data.path), self.text, data.tokenizer)
+        tokenizer = open_tokenizer(data.path, Manifest.read(data.path), self.text, data.tokenizer)
+        self._check_same(tokenizer)
+        return tokenizer
+
+    def _check_same(self, tokenizer: Tokenizer) -> None:
+        """Check that a tokenizer is that of the run's newest checkpoint, if there is one."""
+        checkpoint = store.newest(RunPaths(self.experiment.run_dir).checkpoints)
+        if checkpoint is None:
+            return
+        weights = checkpoint / store.WEIGHTS_FOLDER
+        try:
+            trained = cast(CausalFusionConfig, load_config(weights)).text
+        except (OSError, ValueError):  # damaged: it is set aside when the run goes on
+            return
+        if trained is not None and trained.tokenizer_sha256 not in (None, tokenizer.digest):
+            raise UserError(
+                f"the run's checkpoints were trained with another tokenizer: its SHA-256 is "
+                f"{str(trained.tokenizer_sha256)[:12]}…, that of this one {tokenizer.digest[:12]}…\n"
+                f"  set data.tokenizer={weights}, or name=… to start another run"
+            )
+
+    def _check_heldout(self, folder: Path) -> None:
+        """Check the held-out shards, unless they are written together with those of training."""
+        data = self.experiment.data
+        if data.prepare == "captions" and not folder.exists() and folder == held_out_folder(data.path):
+            return
+        try:
+            heldout = open_shards(folder, hashes=False).usable
+        except UserError as error:
+            raise UserError(f"data.heldout: {error}") from error
+        check_model_fits(heldout, self.experiment.model, folder)
+        if not heldout.captions:
+            raise UserError(
+                f"data.heldout: the shards in {folder} have no captions\n"
+                f"  set data.heldout to shards that have them, or leave it out"
+            )
+        check_captions(folder, heldout)
 
     def transform(self) -> DrawCaptions:
         """Return the function that draws a caption of each row, and tokenizes it."""
@@ -182,9 +261,14 @@ class TextImage(Task):
         return training_flops(self.model_config, self.experiment.objective, attention="visible", skip_unread=True)
 
     def activation_bytes(self, rows: int, precision: str) -> float:
-        """Estimate the activations of the longest sequence, and the logits of the described images."""
-        share = self.experiment.objective.text.share  # type: ignore[union-attr]
-        described = -(-rows * share // 1)
+        """Estimate the activations of the longest sequence, and the logits of the described images.
+
+        A micro-batch may lack images of one kind. The model then runs on one more: see `TextImageObjective`.
+        """
+        share = Fraction(str(self.experiment.objective.text.share))  # type: ignore[union-attr]
+        described = math.ceil(rows * share)
+        if 0 < share < 1 and (rows * share < 1 or rows * (1 - share) < 1):
+            rows += 1
         # Logits, their copy in fp32, and its gradient.
         logits = described * self.text.max_tokens * self.text.vocabulary * 10
         return activation_bytes(self.experiment, rows, precision) + logits
@@ -200,7 +284,7 @@ class TextImage(Task):
     def hooks(self, context: TaskContext) -> Sequence[Hook]:
         """Return the pictures of both directions: prompts with their samples, and images with their captions."""
         experiment = self.experiment
-        heldout = self._read_heldout(max(_GRID_PROMPTS, _GRID_CAPTIONS))
+        heldout = self._read_heldout(max(_GRID_PROMPTS, _GRID_CAPTIONS), context.manifest)
         prompts = [texts[0] for texts in heldout.captions[:_GRID_PROMPTS] for _ in range(_GRID_SAMPLES)]
         shown = heldout.latents[:_GRID_CAPTIONS]
 
@@ -232,7 +316,7 @@ class TextImage(Task):
             context.control.mark("final samples", total)
 
         alive()
-        heldout = self._read_heldout(max(evaluation.num_samples, evaluation.num_captions))
+        heldout = self._read_heldout(max(evaluation.num_samples, evaluation.num_captions), context.manifest)
         request = self._request(heldout.prompts(evaluation.num_samples), context.bf16)
         final = {"latents": generate_together(sampler, request, alive)}
         for scale in evaluation.guidance_scales:
@@ -249,16 +333,21 @@ class TextImage(Task):
         """Score both directions and draw them.
 
         Returns:
-            The scores, `num_samples`, `num_captions` and `grid_path`. Names of scores at other guidance scales, or
-            of a beam search, end with them. Those that end with `_best` are of the scale with the best class
-            accuracy, `t2i_guidance_best`. Samples have no scores where latents are not pixels.
+            The scores, `num_samples`, `num_captions`, `heldout_digest` and `grid_path`. Names of scores at other
+            guidance scales, or of a beam search, end with them. Those that end with `_best` are of the scale with
+            the best class accuracy, `t2i_guidance_best`. Only samples of the bundled digits have scores.
         """
         experiment, evaluation = self.experiment, self.experiment.evaluation
-        heldout = self._read_heldout(max(evaluation.num_samples, evaluation.num_captions))
-        scorer = TextImageScores(manifest, experiment.data.path, heldout)
+        if lost := int((~final["latents"].isfinite()).flatten(1).any(dim=1).sum()):
+            count = len(final["latents"])
+            logger.warning(f"{lost} of {count} samples hold NaN or infinity, and are scored as black pixels")
+        folder = experiment.data.heldout
+        heldout_manifest = manifest if folder is None else Manifest.read(folder)
+        heldout = self._read_heldout(max(evaluation.num_samples, evaluation.num_captions), manifest)
+        scorer = TextImageScores(manifest, experiment.data.path, heldout, heldout_manifest)
         captions = _unpacked(final["captions"])
-        scores: dict[str, Any] = dict(scorer.captions(captions))
-        if evaluation.beam > 1:
+        scores: dict[str, Any] = dict(scorer.captions(captions)) if evaluation.score else {}
+        if evaluation.score and evaluation.beam > 1:
             beam = f"_beam{evaluation.beam}"
             scores |= {
                 f"{name}{beam}": v for name, v in scorer.captions(_unpacked(final[f"captions{beam}"])).items()
@@ -286,6 +375,7 @@ class TextImage(Task):
             CLASSIFIER_KEY: classifier_sha256,
             "num_samples": len(prompts),
             "num_captions": len(captions),
+            "heldout_digest": heldout_manifest.digest,
             "grid_path": str(path),
         }
 
@@ -301,11 +391,10 @@ class TextImage(Task):
         return [*names.captions, *names.samples, *beams, *scales, *best]
 
     def scores_on(self, manifest: Manifest) -> list[str]:
-        """Return the scores of a run on these shards: those of samples only where latents are pixels."""
+        """Return the scores of a run on these shards: those of properties only for the bundled digits."""
         if self._is_scored(manifest):
             return self.scores()
-        samples = tuple(TextImageScores.names().samples)
-        return [name for name in self.scores() if not name.startswith(samples)]
+        return [name for name in self.scores() if name.startswith("cider_d_")]
 
     def classifier_of(self, shards: CheckedShards) -> str | None:
         """Return the hash of the data set's classifier, which is trained if need be. None: without scores."""
@@ -318,11 +407,14 @@ class TextImage(Task):
         return TextImageScores.show(summary)
 
     def _is_scored(self, manifest: Manifest) -> bool:
-        return self.experiment.evaluation.score and manifest.autoencoder.name == "identity"
+        """Return whether samples are scored: the properties of the bundled digits can be measured."""
+        return self.experiment.evaluation.score and is_captioned_digits(manifest)
 
-    def _read_heldout(self, rows: int) -> CaptionedRows:
-        """Return the first rows of the held-out shards, or of those of training without such."""
-        folder = self.experiment.data.heldout or self.experiment.data.path
+    def _read_heldout(self, rows: int, manifest: Manifest) -> CaptionedRows:
+        """Return the first rows of the held-out shards, or without such of those of training, in `manifest`."""
+        folder = self.experiment.data.heldout
+        if folder is None:
+            return read_captioned_rows(self.experiment.data.path, manifest, rows)
         return read_captioned_rows(folder, Manifest.read(folder), rows)
 
     def _request(self, prompts: Sequence[str], bf16: bool) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from causalfusion import PRESETS
+from causalfusion import PRESETS, CausalFusionConfig, ModelConfig
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
@@ -24,6 +25,7 @@ from .check import Check
 from .machine import available_memory
 
 _ROWS = 2
+_TINY_VOCABULARY = 512
 
 
 def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[str, ...] | None = None) -> Check:
@@ -74,8 +76,19 @@ def _small(experiment: Experiment) -> tuple[Experiment, str]:
     need = estimate(open_task(small), workers=1, zero_stage=small.train.zero_stage, precision="fp32")
     if small.train.gpus_per_worker or 2 * (need.total + need.host_total) < available_memory():
         return small, ""
-    tiny = PRESETS["tiny" if experiment.model.architecture == "causalfusion" else "digits-dit"]
+    tiny = _tiny(experiment.model)
     return small.model_copy(update={"model": tiny}), "; a small model, since the experiment's does not fit here"
+
+
+def _tiny(model: ModelConfig) -> ModelConfig:
+    """Return a tiny model of the same architecture, with the same conditions."""
+    if not isinstance(model, CausalFusionConfig):
+        return PRESETS["digits-dit"]
+    text = model.text and dataclasses.replace(model.text, vocabulary=min(model.text.vocabulary, _TINY_VOCABULARY))
+    tiny = vars(PRESETS["tiny"]) | {"architecture": model.architecture, "text": text}
+    if not model.num_class_tokens:
+        tiny["class_tokens"] = 0
+    return CausalFusionConfig(**tiny)
 
 
 def step(experiment: Experiment) -> dict[str, Any]:

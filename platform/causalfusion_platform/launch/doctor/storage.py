@@ -80,9 +80,10 @@ def check_disk(experiment: Experiment) -> Check:
 def check_shards(experiment: Experiment) -> Check:
     """Compare every shard's size, header and rows with the manifest. Hashes are compared when a run starts."""
     data = experiment.data
-    if data.prepare and not manifest_path(data.path).is_file():
-        return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")
     try:
+        if data.prepare and not manifest_path(data.path).is_file():
+            open_task(experiment).check_paths()
+            return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")
         found = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=False)
         check_data(open_task(experiment), found)
     except UserError as error:

@@ -96,6 +96,7 @@ def _data(task: Task) -> DataPlan:
     experiment = task.experiment
     folder = experiment.data.path
     if experiment.data.prepare and not manifest_path(folder).is_file():
+        task.check_paths()
         captions = experiment.data.prepare == "captions"
         rows, source = (TRAIN_ROWS, location("training", 0)) if captions else (NUM_ROWS, SOURCE)
         return DataPlan(rows, SHAPE, source, "written when training starts")

@@ -77,8 +77,10 @@ def run_training(
     with stages.time("prepare"):
         shards = check_inputs(experiment, checked)
         check_deepspeed(experiment)
+        task = open_task(experiment)
+        task.prepare(shards)
         if experiment.evaluation.while_training:  # the first rank would train it while the others wait for it
-            open_task(experiment).classifier_of(shards)
+            task.classifier_of(shards)
     if shards.bad:
         logger.warning(shards.notice)
     if folder.state is not None and folder.state.bad_shards != sorted(shards.bad):

@@ -21,6 +21,8 @@ _KIND = ("mlflow.experimentKind", "custom_model_development")  # not of generati
 _PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
 
 _SCORES_SHOWN = 2
+_MOST_CHARTS = 12
+"""Scores with a chart of their own. A tag of MLflow holds 20,000 characters, about 60 charts."""
 _RUNS_READ = 20
 # Where they differ between runs, they matter most: images, S of sampling and training, γ, λ.
 _PARAMETERS = (
@@ -33,8 +35,12 @@ _PARAMETERS = (
 _FIRST_CHARTS = ("train/loss",)
 _FIRST = "loss and scores"
 _SECTIONS = (_FIRST, "samples", "eval", "train", "throughput", "memory", "time", "System metrics")
-_NOT_FINAL = re.compile(r"_(n|s)\d+$|_real$|^judge_")
-"""Scores of training, of other numbers of AR steps, and those that judge the measure itself."""
+_NOT_FINAL = re.compile(
+    r"_(n|s|beam)\d+(_|$)|_w\d[\d.]*(_|$)|_real$|^judge_|_stderr(_|$)|_unseen(_|$)|_images$|_guidance_best$"
+)
+"""Scores of training, of parts of the data, of other AR steps, beams and guidance, and of the measure itself."""
+_MAIN = ("class_accuracy", "t2i_class_best", "cider_d_words")
+"""Scores that come before the others."""
 _EVAL = "eval/"
 
 
@@ -81,8 +87,13 @@ def newest_experiment(uri: str) -> str | None:
 
 def scores_of(metrics: Iterable[str]) -> list[str]:
     """Return the metrics that are scores of final samples, the main one first."""
-    names = sorted({key.removeprefix(_EVAL) for key in metrics if key.startswith(_EVAL)})
-    return [f"{_EVAL}{name}" for name in names if not _NOT_FINAL.search(name)]
+    names = {key.removeprefix(_EVAL) for key in metrics if key.startswith(_EVAL)}
+    final = sorted((name for name in names if not _NOT_FINAL.search(name)), key=lambda name: (_place(name), name))
+    return [f"{_EVAL}{name}" for name in final]
+
+
+def _place(name: str) -> int:
+    return _MAIN.index(name) if name in _MAIN else len(_MAIN)
 
 
 def view_state(scores: Sequence[str]) -> dict[str, Any]:
@@ -93,7 +104,7 @@ def view_state(scores: Sequence[str]) -> dict[str, Any]:
     """
     columns = [*(f"metrics.`{score}`" for score in scores[:_SCORES_SHOWN])]
     columns += [f"params.`{name}`" for name in _PARAMETERS]
-    charts = [_curve(metric) for metric in _FIRST_CHARTS] + [_bars(score) for score in scores]
+    charts = [_curve(metric) for metric in _FIRST_CHARTS] + [_bars(score) for score in scores[:_MOST_CHARTS]]
     return {
         "selectedColumns": [*columns, "attributes.`Duration`"],
         "compareRunSections": [_section(name) for name in _SECTIONS],

@@ -39,6 +39,34 @@ def test_scores_of_the_end_are_told_from_those_of_training() -> None:
     assert scores_of([*others, *SCORES, *SCORES]) == SCORES
 
 
+def test_scores_of_text_and_images_begin_with_one_of_each_direction() -> None:
+    """Errors, parts of the data, beams and guidance scales are left out."""
+    names = ["caption_all", "caption_class", "cider_d_words", "t2i_class", "t2i_class_best", "t2i_width"]
+    ends = (
+        "_stderr",
+        "_unseen",
+        "_unseen_stderr",
+        "_beam3",
+        "_w2.5",
+        "_stderr_w4",
+        "_unseen_beam3",
+        "_unseen_best",
+    )
+    others = [f"{name}{end}" for name in names for end in ends]
+    found = scores_of(f"eval/{name}" for name in [*names, *others, "caption_images", "t2i_guidance_best"])
+    first = ["t2i_class_best", "cider_d_words", "caption_all", "caption_class", "t2i_class", "t2i_width"]
+    assert found == [f"eval/{name}" for name in first]
+
+
+def test_a_run_with_many_scores_has_a_view(uri: str) -> None:
+    """MLflow refuses a tag of more than 20,000 characters."""
+    api = client(uri)
+    run = api.create_run(api.create_experiment("many"))
+    for number in range(300):
+        api.log_metric(run.info.run_id, f"eval/a score of a name that is not short {number}", 1.0)
+    assert newest_experiment(uri) is not None
+
+
 def test_the_page_of_runs_names_mode_and_view() -> None:
     page = runs_page("7", searchFilter="tags.`x` = 'y'")
     parts = urlsplit(urlsplit(page).fragment)

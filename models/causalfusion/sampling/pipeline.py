@@ -418,6 +418,7 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             end=tokenizer.end,
             config=config,
             beginning=tokenizer.encode(prompt)[1:-1],
+            vocabulary=tokenizer.size,
             seed=seed,
             indices=indices,
         )

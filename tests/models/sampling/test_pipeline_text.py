@@ -45,8 +45,9 @@ def quiet() -> Iterator[None]:
     logging.enable_progress_bar()
 
 
-def make_model(**changes: Any) -> CausalFusion:
-    text = TextConfig(vocabulary=TOKENIZER.size, max_tokens=12, tokenizer_sha256=TOKENIZER.digest)
+def make_model(unused: int = 0, **changes: Any) -> CausalFusion:
+    """Return a model whose table has `unused` rows more than its tokenizer ids."""
+    text = TextConfig(vocabulary=TOKENIZER.size + unused, max_tokens=12, tokenizer_sha256=TOKENIZER.digest)
     model = randomised(build_model(preset("tiny", class_tokens=0, text=text, **changes)))
     assert isinstance(model, CausalFusion)
     return model.float()
@@ -246,3 +247,12 @@ def test_what_does_not_fit_a_model_of_text() -> None:
         pipe.transformer(torch.rand(1, 1, 8, 8), 3, input_ids=tokens, attention_mask=torch.ones(1, 3))
     with pytest.raises(ValueError, match="cannot begin with"):
         pipe.caption(torch.rand(1, 1, 8, 8), prompt="xyz" * 9)
+
+
+def test_rows_of_the_table_without_a_token_are_never_chosen() -> None:
+    """Nine of ten rows have none. Each of their ids would be an error."""
+    pipe = make(unused=9 * TOKENIZER.size)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    found = [pipe.caption(images), pipe.caption(images, temperature=1.0, generator=generators)]
+    assert all(set("".join(texts)) for texts in found)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..factorization.sequence import Layout, lay_out
-from ..transformer import CausalFusion
+from ..text.prompts import Prompts
+from ..transformer import CausalFusion, CausalFusionContext
 
 
 def lay_out_described(num_tokens: int, *, class_tokens: int, text_after: int) -> Layout:
@@ -68,7 +69,27 @@ class Transfusion(CausalFusion):
         first, count = x.shape[1] - text.shape[1] - image.shape[1], image.shape[1]
         return self.predict(out[:, first : first + count]), self.logits(out[:, -text.shape[1] :])
 
+    def context(self, condition: Tensor | Prompts, num_tokens: int | None = None) -> CausalFusionContext:
+        """Start sampling for labels or prompts, in one AR step: see `CausalFusion.context`."""
+        return _OneStepContext(self, condition, self.config.num_tokens if num_tokens is None else num_tokens)
+
     def embed_described(self, patches_BLP: Tensor, positions_BL: Tensor) -> Tensor:
         """Embed the images that text describes as noised ones of time 0: (B, L, D)."""
         time = torch.zeros(1, dtype=torch.int64, device=patches_BLP.device)
         return self.embed_noised(patches_BLP, positions_BL, time)
+
+
+class _OneStepContext(CausalFusionContext):
+    """Condition of the only AR step. A Transfusion was not trained to read clean tokens before it."""
+
+    def append(self, clean_BNP: Tensor, positions_BN: Tensor) -> None:
+        """Refuse clean tokens.
+
+        Raises:
+            ValueError: always.
+        """
+        del positions_BN
+        raise ValueError(
+            f"a Transfusion has no AR steps and takes no clean tokens, got {clean_BNP.shape[1]}: sample it with "
+            "num_ar_steps 1"
+        )

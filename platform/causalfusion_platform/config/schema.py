@@ -345,10 +345,11 @@ class Experiment(Section):
             sizes = self.sampling.sizes(tokens, self.seed)
         except ValueError as error:
             raise ValueError(f"sampling: {error}") from error
-        if self.model.architecture == "dit" and (len(sizes) > 1 or self.evaluation.ar_steps):
+        if self.model.architecture != "causalfusion" and (len(sizes) > 1 or self.evaluation.ar_steps):
+            name = "DiT" if self.model.architecture == "dit" else "Transfusion"
             raise ValueError(
-                f"DiT has no AR steps: sampling.num_ar_steps must be 1, got {len(sizes)}, and evaluation.ar_steps "
-                f"empty, got {list(self.evaluation.ar_steps)}"
+                f"{name} has no AR steps: sampling.num_ar_steps must be 1, got {len(sizes)}, and "
+                f"evaluation.ar_steps empty, got {list(self.evaluation.ar_steps)}"
             )
         self._check_evaluation(tokens)
         for steps in self.sampling.inference_steps:

@@ -30,7 +30,7 @@ from .generate import Request, generate
 from .grid import sample_grid
 from .labels import parse_classes
 from .prompts import as_prompts, check_asked, tokenizer_of
-from .settings import describe_sampling, num_ar_steps
+from .settings import WITHOUT_AR_STEPS, describe_sampling, num_ar_steps
 from .text_grid import prompt_grid
 
 REGIONS = get_args(Region)
@@ -87,8 +87,9 @@ class InteractiveSampler:
         except (RuntimeError, ValueError) as error:
             raise UserError(str(error)) from error
         sampling = parse_settings(settings, defaults)
-        if model.config.architecture == "dit" and num_ar_steps(sampling) > 1:
-            raise UserError(f"a DiT has no AR steps: num_ar_steps must be 1, got {num_ar_steps(sampling)}")
+        baseline = WITHOUT_AR_STEPS.get(model.config.architecture)
+        if baseline is not None and num_ar_steps(sampling) > 1:
+            raise UserError(f"a {baseline} has no AR steps: num_ar_steps must be 1, got {num_ar_steps(sampling)}")
         autoencoder = open_autoencoder(vae, model.config.in_channels, device, made=made)
         return cls(model, sampling, diffusion, autoencoder, tokenizer=tokenizer_of(weights, model.config))
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from causalfusion import ModelConfig, SamplingConfig
 
+WITHOUT_AR_STEPS = {"dit": "DiT", "transfusion": "Transfusion"}
+"""Names of the baselines by their architectures, which generate all tokens in one AR step."""
+
 
 def num_ar_steps(sampling: SamplingConfig) -> int:
     """Return S, which a list of step sizes sets too."""

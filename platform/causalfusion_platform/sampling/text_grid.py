@@ -13,7 +13,7 @@ from ..data.pixels import to_pixels
 _GAP = 6
 _INK = (30, 30, 30)
 _TEXT_WIDTH = 330
-_LINES = 3
+_LARGEST_FONT = 24
 
 
 def prompt_grid(prompts: Sequence[str], images: Tensor, *, cell: int = 64) -> Image.Image:
@@ -57,7 +57,8 @@ def _tiles(images: Tensor, cell: int) -> list[Image.Image]:
 def _draw(
     texts: Sequence[str], rows: Sequence[Sequence[Image.Image]], cell: int, *, text_first: bool
 ) -> Image.Image:
-    font = ImageFont.load_default(size=max(cell // 4, 12))
+    size = min(max(cell // 4, 12), _LARGEST_FONT)
+    font = ImageFont.load_default(size=size)
     pitch = cell + _GAP
     columns = max(map(len, rows), default=0)
     tiles_width = columns * pitch
@@ -66,15 +67,15 @@ def _draw(
     text_left, tiles_left = (_GAP, _TEXT_WIDTH) if text_first else (tiles_width + 2 * _GAP, _GAP)
     for number, (text, tiles) in enumerate(zip(texts, rows, strict=True)):
         top = _GAP + number * pitch
-        lines = _wrapped(text, font)
+        lines = _wrapped(text, font, max(3, cell // (size + 6)))
         pen.multiline_text((text_left, top + cell / 2), lines, fill=_INK, font=font, anchor="lm")
         for column, tile in enumerate(tiles):
             canvas.paste(tile, (tiles_left + column * pitch, top))
     return canvas
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Break a text into lines that fit, at most three. Of a longer one the end is cut."""
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, most: int) -> str:
+    """Break a text into lines that fit, at most so many. Of a longer one the end is cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -82,6 +83,9 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> s
             lines.append(word)
         else:
             lines[-1] = longer
-    if len(lines) > _LINES:
-        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]} …"]
+    if len(lines) > most:
+        last = lines[most - 1]
+        while " " in last and font.getlength(f"{last} …") > _TEXT_WIDTH - 2 * _GAP:
+            last = last.rpartition(" ")[0]
+        lines = [*lines[: most - 1], f"{last} …"]
     return "\n".join(lines)

@@ -115,6 +115,22 @@ def test_a_dit_takes_no_text(run: Run, own_folder: Path) -> None:
     check_refusal(run("sample", "dit", FAST, "--text", SEVEN), "this DiT draws classes, not text", "--labels 0")
 
 
+def test_a_transfusion_has_one_ar_step(run: Run, text_weights: Path, own_folder: Path) -> None:
+    folder = own_folder / "weights"
+    folder.mkdir()
+    for file in text_weights.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"causalfusion"', '"transfusion"'))
+    asked = ["--text", SEVEN, "--per-label", "2"]
+    assert run("sample", "weights", FAST, *asked).status == 0
+    said = "a Transfusion has no AR steps: num_ar_steps must be 1, got 2"
+    check_refusal(run("sample", "weights", FAST, "num_ar_steps=2", *asked), said)
+    generate = ["generate", "weights", FAST, "num_ar_steps=2", "--prompts", "p.jsonl", "--out", "out"]
+    check_refusal(run(*generate), said)
+    check_refusal(run("edit", "weights", FAST, *asked), "a Transfusion has no AR steps and takes no clean tokens")
+
+
 def test_originals_from_a_file_that_is_not_there(run: Run, text_weights: Path) -> None:
     arguments = ["--text", SEVEN, "--from", "me.jpg"]
     check_refusal(run("edit", str(text_weights), FAST, *arguments), "there is no image me.jpg", "--from FILE")

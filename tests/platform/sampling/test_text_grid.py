@@ -59,3 +59,15 @@ def test_pictures_of_other_widths_are_stacked() -> None:
     assert both.size == (one.width, one.height + other.height)
     assert np.array_equal(np.asarray(both)[: one.height], np.asarray(one))
     assert np.array_equal(np.asarray(both)[one.height :, : other.width], np.asarray(other))
+
+
+@pytest.mark.parametrize("cell", [48, 128, 256])
+def test_long_texts_stay_beside_the_samples(cell: int) -> None:
+    """The gap before the samples is white, and so are the gaps between the rows."""
+    prompts = ["a photograph of a brown dog " * 20, "three"]
+    picture = np.asarray(prompt_grid(prompts, torch.zeros(2, 1, 8, 8), cell=cell).convert("L"))
+    left = WIDTH
+    assert (picture[:, left - 4 : left] == 255).all()
+    assert (picture[:3] == 255).all()
+    assert (picture[cell + 6 : cell + 12] == 255).all()
+    assert (picture[:, :left] < 255).any()

@@ -25,6 +25,7 @@ from ...sampling.pixels import Uint8Rule
 from ...sampling.prompts import text_of, tokenizer_of
 from ...sampling.prompts_file import PromptsId, encode_captions, read_captions
 from ...sampling.sample_set import SamplePlan
+from ...sampling.settings import WITHOUT_AR_STEPS
 from ...storage.run_layout import RunPaths
 from ...tracking.lineage import package_versions
 from ..runs.folder import RunFolder
@@ -208,8 +209,9 @@ def _check_fits(model: ModelConfig, sampling: SamplingConfig, diffusion: Diffusi
     """Raise `UserError` if a model cannot be sampled in this way."""
     try:
         sizes = sampling.sizes(model.num_tokens, seed)
-        if model.architecture == "dit" and len(sizes) > 1:
-            raise ValueError(f"a DiT has no AR steps: num_ar_steps must be 1, got {len(sizes)}")
+        baseline = WITHOUT_AR_STEPS.get(model.architecture)
+        if baseline is not None and len(sizes) > 1:
+            raise ValueError(f"a {baseline} has no AR steps: num_ar_steps must be 1, got {len(sizes)}")
         for steps in sampling.inference_steps:
             check_diffusion_steps(sampling.sampler, diffusion, steps)
         one = [draws.stream(seed, "generated sample", 0)]

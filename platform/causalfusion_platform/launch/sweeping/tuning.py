@@ -82,6 +82,7 @@ def fit(
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the display and the table say why a trial failed
     tuner = tune.Tuner(
         tune.with_resources(trial_process, {"CPU": TRIAL_CPUS}),
         param_space=search.space,

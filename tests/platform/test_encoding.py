@@ -29,6 +29,8 @@ VERBS = (
     ["train", "sweeps/gamma", "--dry-run"],
 )
 WRONG = ["config", "show", "γ"]
+_PROCESSES = ("run", "Popen", "call", "check_call", "check_output")
+"""Functions of `subprocess`, whose `text=True` reads output in the locale's encoding."""
 
 
 def nobody(_: int) -> None:
@@ -116,7 +118,7 @@ def text_files_without_encoding(tree: ast.AST) -> Iterator[int]:
         is_text |= name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile") and any(
             set(mode) <= set("rwax+t") for mode in modes
         )
-        is_text |= "text" in given or "universal_newlines" in given
+        is_text |= name in _PROCESSES and bool(given.keys() & {"text", "universal_newlines"})
         if is_text:
             yield call.lineno
 

@@ -15,6 +15,7 @@ from ..data.captioned_rows import CaptionedRows
 from ..data.manifest import Manifest
 from ..data.pixels import to_pixels
 from .evaluate import SampleScorer
+from .extractors.classifier_extractor import DIGITS_SPACE
 from .metrics.caption_tokenizers import WordTokenizer
 from .metrics.cider import FEWEST_IMAGES, cider_d
 from .property_scores import NAMES, caption_scores, classes_of, drawing_scores
@@ -43,7 +44,7 @@ class TextImageScores:
     def names(cls) -> ScoreNames:
         """Return the names of the scores that runs can be ranked by."""
         captions = [WordTokenizer().metric, *(f"caption_{name}" for name in (*_PROPERTIES, "all"))]
-        return ScoreNames(captions, [f"t2i_{name}" for name in _PROPERTIES])
+        return ScoreNames(captions, [*(f"t2i_{name}" for name in _PROPERTIES), f"t2i_fd_{DIGITS_SPACE}"])
 
     def captions(self, texts: Sequence[str]) -> dict[str, float]:
         """Score captions of the first held-out images."""

@@ -147,8 +147,9 @@ def test_another_tokenizer_is_refused_and_nothing_is_lost(runs: Runs) -> None:
 def test_the_summary_has_both_directions_in_every_way(runs: Runs) -> None:
     summary = runs.whole.summary
     task = open_task(composed(runs.home, "whole").experiment)
-    ways = {*SCORES, *DRAWN} | {f"{name}_beam2" for name in SCORES}
-    ways |= {f"{name}{end}" for name in DRAWN for end in ("_w2.5", "_best")}
+    drawn = [*DRAWN, "t2i_fd_digits_cnn"]
+    ways = {*SCORES, *drawn} | {f"{name}_beam2" for name in SCORES}
+    ways |= {f"{name}{end}" for name in drawn for end in ("_w2.5", "_best")}
     assert set(task.scores()) == ways
     assert all(isinstance(summary[name], float) for name in ways)
     assert (summary["num_samples"], summary["num_captions"]) == (12, 9)

@@ -1,8 +1,9 @@
 """Tasks, which runs learn. `open_task` returns the one that an experiment names.
 
 `task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
-image generation, the paper's main system. `text_image` draws images from text and describes images. `activations`
-estimates the memory of their models, and `final` keeps the tensors of a run's end. Open `task` first.
+image generation, the paper's main system. `text_image` draws images from text and describes images. Both
+build on `generation`. `activations` estimates the memory of their models, and `final` keeps the tensors of a run's
+end. Open `task` first.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from causalfusion import Draws, Model, Objective, build_model, draw, save_weights
-from causalfusion.flops import training_flops
+from causalfusion import Draws, Model, Objective, draw, save_weights
 
 from ..config.errors import UserError
 from ..config.schema import Experiment
@@ -28,15 +27,15 @@ from ..evaluation.identity import CLASSIFIER_KEY
 from ..report.numbers import significant
 from ..sampling.generate import Request, generate_together, labels_in_turn
 from ..sampling.grid import sample_grid
-from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
+from ..storage.run_layout import RunPaths
 from ..tracking.journal import Measured, recorded_images
 from ..tracking.tracker import AS_BARS, Tracker
 from ..train.device import sequence_tokens, step_flops
 from ..train.grids import SampleGridHook
 from ..train.loop import Hook, TrainLoop
 from ..train.objective import PartLoss, StepCost
-from .activations import activation_bytes, longest_sequence, shortest_sequence
-from .task import Task, TaskContext
+from .generation import DrawnStep, GenerationTask, in_weights_type, warn_of_lost
+from .task import TaskContext
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ GRID_SAMPLES_PER_CLASS = 8
 _FEWEST_ROWS = 10
 
 
-class ClassToImage(Task):
+class ClassToImage(GenerationTask):
     """Generate images of a class: latents and labels in, the denoising loss of Equation 4, samples at the end."""
 
     fields = ("label", LATENT)
@@ -57,7 +56,6 @@ class ClassToImage(Task):
                 "task=class_to_image trains on classes, but the model and the objective have text\n"
                 "  set task=text_image, or leave model.text and objective.text out"
             )
-        self._sampling_model: Model | None = None
         self._class_names: list[str] | None = None
 
     def check(self, shards: CheckedShards) -> None:
@@ -68,7 +66,7 @@ class ClassToImage(Task):
         """
         data = self.experiment.data
         check_model_fits(shards.manifest, self.experiment.model, data.path)
-        if self._is_scored(shards.manifest) and shards.usable.rows < _FEWEST_ROWS:
+        if self.is_scored(shards.manifest) and shards.usable.rows < _FEWEST_ROWS:
             raise UserError(
                 f"the shards in {data.path} hold {shards.usable.rows} rows, too few for the classifier that scores "
                 f"samples; at least {_FEWEST_ROWS} are needed\n  end the run without scores: evaluation.score=false"
@@ -80,30 +78,14 @@ class ClassToImage(Task):
                 f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
             )
 
-    def build_model(self) -> Model:
-        """Return a model of the configured kind and size."""
-        return build_model(self.experiment.model)
-
     def describe_model(self) -> str:
         """Return width, depth and heads, and the tokens of a training sequence."""
         model = self.experiment.model
-        longest, shortest = longest_sequence(self.experiment), shortest_sequence(self.experiment)
-        span = str(longest) if longest == shortest else f"{shortest} to {longest}"
         classes = f", {model.num_class_tokens} class tokens" if model.num_class_tokens else ""
         return (
             f"width {model.hidden_size}, {model.depth} blocks, {model.num_heads} heads\n"
-            f"{model.num_tokens} image tokens{classes}; training sequences of {span} tokens"
+            f"{model.num_tokens} image tokens{classes}; training sequences of {self.sequence_span()} tokens"
         )
-
-    def flops(self) -> float:
-        """Return the FLOPs of one image that the mask shows, on average over AR splits."""
-        return training_flops(
-            self.experiment.model, self.experiment.objective, attention="visible", skip_unread=True
-        )
-
-    def activation_bytes(self, rows: int, precision: str) -> float:
-        """Estimate the activations of the longest sequence."""
-        return activation_bytes(self.experiment, rows, precision)
 
     def objective(self, model: nn.Module) -> ClassToImageObjective:
         """Return the paper's loss."""
@@ -119,7 +101,7 @@ class ClassToImage(Task):
         return [
             SampleGridHook(
                 experiment.train.sample_every_images,
-                self._sampler(context),
+                self.sampler(context),
                 request,
                 lambda latents: sample_grid(latents, labels, names),
                 RunPaths(experiment.run_dir).samples,
@@ -138,10 +120,8 @@ class ClassToImage(Task):
         """Generate the final samples from the EMA weights."""
         if context.journal is not None:
             context.control.note(f"generating {self.experiment.evaluation.num_samples} final samples")
-        sampler, total = self._sampler(context), self.experiment.train.total_images
-        sampler.load_state_dict(loop.averages.full_state())
-        alive = lambda: context.control.mark("final samples", total)  # noqa: E731
-        return final_samples(self.experiment, sampler, context.bf16, alive)
+        sampler = self.trained_sampler(loop, context)
+        return final_samples(self.experiment, sampler, context.bf16, self.alive(context))
 
     def evaluate(self, final: dict[str, Tensor], manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
         """Score the final samples and draw their grid.
@@ -153,11 +133,10 @@ class ClassToImage(Task):
         """
         experiment = self.experiment
         latents, labels = final["latents"], final["labels"]
-        if lost := int((~latents.isfinite()).flatten(1).any(dim=1).sum()):
-            logger.warning(f"{lost} of {len(latents)} samples hold NaN or infinity, and are scored as black pixels")
+        warn_of_lost(latents)
         space, classifier_sha256 = space_of(manifest), None
         scores: dict[str, Any] = dict.fromkeys(score_names(space))
-        if self._is_scored(manifest):
+        if self.is_scored(manifest):
             scorer = SampleScorer(open_classifier(experiment.data.path, manifest))
             logger.info(f"scoring {len(labels)} samples")
             classifier_sha256 = scorer.classifier.extractor.digest
@@ -167,10 +146,7 @@ class ClassToImage(Task):
                 scores |= {f"{name}_s{ar_steps}": others[name] for name in _for_ar_steps(space)}
             tracker.tags({"classifier.sha256": classifier_sha256, "classifier.space": space})
         grid = sample_grid(latents, labels, manifest.class_names)
-        path = RunPaths(experiment.run_dir).samples / "final.png"
-        grid.save(path)
-        tracker.image("samples/final", grid, experiment.train.total_images)
-        tracker.artifact(path, SAMPLES_FOLDER)
+        path = self.save_final_picture(grid, tracker)
         tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
         return {**scores, CLASSIFIER_KEY: classifier_sha256, "num_samples": len(labels), "grid_path": str(path)}
 
@@ -182,13 +158,7 @@ class ClassToImage(Task):
 
     def scores_on(self, manifest: Manifest) -> list[str]:
         """Return the scores where latents are pixels. Images of others need the autoencoder's decoder."""
-        return self._scores_in(space_of(manifest)) if self._is_scored(manifest) else []
-
-    def classifier_of(self, shards: CheckedShards) -> str | None:
-        """Return the hash of the data set's classifier, which is trained if need be. None: without scores."""
-        if not self._is_scored(shards.manifest):
-            return None
-        return open_classifier(shards.folder, shards.usable).extractor.digest
+        return self._scores_in(space_of(manifest)) if self.is_scored(manifest) else []
 
     def show_scores(self, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return accuracy and Fréchet distance beside those of real images, if the samples were scored."""
@@ -222,14 +192,9 @@ class ClassToImage(Task):
         several = [f"{name}_s{s}" for s in self.experiment.evaluation.ar_steps for name in _for_ar_steps(space)]
         return [*score_names(space), *several]
 
-    def _is_scored(self, manifest: Manifest) -> bool:
+    def is_scored(self, manifest: Manifest) -> bool:
+        """Return whether samples are scored: latents are pixels. Others need the autoencoder's decoder."""
         return self.experiment.evaluation.score and manifest.autoencoder.name == "identity"
-
-    def _sampler(self, context: TaskContext) -> Model:
-        """Return the model that samples are generated with, which takes the averages' weights."""
-        if self._sampling_model is None:
-            self._sampling_model = self.build_model().to(context.device).eval()
-        return self._sampling_model
 
 
 class ClassToImageObjective:
@@ -254,37 +219,18 @@ class ClassToImageObjective:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassToImageStep:
+class ClassToImageStep(DrawnStep):
     """One optimizer step on a batch of latents and labels."""
 
     bound: ClassToImageObjective
     batch: Batch
     drawn: Draws
 
-    @property
-    def rows(self) -> int:
-        """Rows of this rank."""
-        return len(self.batch)
-
-    @property
-    def numbers(self) -> Mapping[str, float]:
-        """S, the number of AR steps of the step."""
-        return {"ar_steps": len(self.drawn.sizes)}
-
     def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
         """Return the weighted loss and the unweighted MSE of some rows."""
-        dtype = engine.module.dtype
-
-        def predict(
-            noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
-        ) -> Tensor:
-            # The objective computes in fp32; weights of 16 bits want their inputs in their own type.
-            out: Tensor = engine(noised.to(dtype), clean.to(dtype), positions, t, labels, mask)
-            return out
-
         latents = self.batch.latents[rows].to(device, non_blocking=True)
         labels = self.batch.labels[rows].to(device, non_blocking=True)
-        loss = self.bound.objective(predict, latents, labels, self.drawn.part(rows))
+        loss = self.bound.objective(in_weights_type(engine), latents, labels, self.drawn.part(rows))
         return PartLoss(loss.weighted, {"mse": loss.mse})
 
     @property

@@ -31,8 +31,10 @@ from causalfusion_platform.launch.runs.find import look_at
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.report.runs.list import run_panel, runs_table
-from causalfusion_platform.tasks import open_task, text_image
-from causalfusion_platform.tasks.text_image import TextImageTraining
+from causalfusion_platform.tasks import generation, open_task
+from causalfusion_platform.tasks.text_image import task as text_task
+from causalfusion_platform.tasks.text_image.both_directions import unpacked
+from causalfusion_platform.tasks.text_image.training import TextImageTraining
 from causalfusion_platform.tracking.mlflow import client
 
 BATCH, STEPS, STOP = 20, 6, 3
@@ -124,7 +126,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, empty_mlflow_store: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         short = partial(open_classifier, recipe=ClassifierRecipe(epochs=1))
-        patch.setattr(text_image, "open_classifier", short)
+        for module in (text_task, generation):
+            patch.setattr(module, "open_classifier", short)
         yield Runs(home)
 
 
@@ -165,7 +168,7 @@ def test_the_captions_are_texts_that_the_scores_are_of(runs: Runs) -> None:
     final = load_file(runs.home / "runs/whole/samples/final.safetensors")
     heldout = read_captioned_rows(runs.home / "shards/moved", Manifest.read(runs.home / "shards/moved"), 12)
     for name, end in (("captions", ""), ("captions_beam2", "_beam2")):
-        texts = text_image._unpacked(final[name])
+        texts = unpacked(final[name])
         assert len(texts) == 9
         score = cider_d(texts, heldout.captions[:9], WordTokenizer()).score
         assert runs.whole.summary[f"cider_d_words{end}"] == pytest.approx(score)

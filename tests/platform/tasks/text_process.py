@@ -15,7 +15,8 @@ from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.stream import worker_rows
 from causalfusion_platform.sampling.describe import describe_together
-from causalfusion_platform.tasks.text_image import TextImage, TextImageBatch
+from causalfusion_platform.tasks.text_image import TextImage
+from causalfusion_platform.tasks.text_image.training import TextImageBatch
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import Exponential
 from causalfusion_platform.train.engine import build_engine

@@ -1,0 +1,132 @@
+"""Base of the tasks of image generation: a model of latents, samples of its averages, and the step's draws.
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sized
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor
+
+from causalfusion import Draws, Model, build_model
+from causalfusion.flops import training_flops
+
+from ..config.schema import Experiment
+from ..data.manifest import Manifest
+from ..data.validate import CheckedShards
+from ..evaluation.classifier.folder import open_classifier
+from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
+from ..tracking.tracker import Tracker
+from ..train.loop import TrainLoop
+from .activations import activation_bytes, longest_sequence, shortest_sequence
+from .task import Task, TaskContext
+
+logger = logging.getLogger(__name__)
+
+
+class GenerationTask(Task):
+    """Train a model that generates latents, and draw samples with the weights of its averages."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self._sampling_model: Model | None = None
+
+    @abstractmethod
+    def is_scored(self, manifest: Manifest) -> bool:
+        """Return whether samples of a run on these shards are scored."""
+
+    def build_model(self) -> Model:
+        """Return a model of the configured kind and size."""
+        return build_model(self.experiment.model)
+
+    def flops(self) -> float:
+        """Return the FLOPs of one image that the mask shows, on average over AR splits and kinds of samples."""
+        return training_flops(
+            self.experiment.model, self.experiment.objective, attention="visible", skip_unread=True
+        )
+
+    def activation_bytes(self, rows: int, precision: str) -> float:
+        """Estimate the activations of the longest sequence."""
+        return activation_bytes(self.experiment, rows, precision)
+
+    def classifier_of(self, shards: CheckedShards) -> str | None:
+        """Return the hash of the data set's classifier, which is trained if need be. None: without scores."""
+        if not self.is_scored(shards.manifest):
+            return None
+        return open_classifier(shards.folder, shards.usable).extractor.digest
+
+    def sampler(self, context: TaskContext) -> Model:
+        """Return the model that samples are generated with, which takes the averages' weights."""
+        if self._sampling_model is None:
+            self._sampling_model = self.build_model().to(context.device).eval()
+        return self._sampling_model
+
+    def trained_sampler(self, loop: TrainLoop, context: TaskContext) -> Model:
+        """Return the model with the averages' weights at the end of training. Ranks call it together."""
+        sampler = self.sampler(context)
+        sampler.load_state_dict(loop.averages.full_state())
+        return sampler
+
+    def alive(self, context: TaskContext) -> Callable[[], None]:
+        """Return the sign of life to give while final samples are made."""
+        total = self.experiment.train.total_images
+        return lambda: context.control.mark("final samples", total)
+
+    def sequence_span(self) -> str:
+        """Return the tokens of a training sequence, as "24" or "20 to 35"."""
+        longest, shortest = longest_sequence(self.experiment), shortest_sequence(self.experiment)
+        return str(longest) if longest == shortest else f"{shortest} to {longest}"
+
+    def save_final_picture(self, picture: Image.Image, tracker: Tracker) -> Path:
+        """Write the picture of the final samples into the run's folder and to MLflow. Return its path."""
+        path = RunPaths(self.experiment.run_dir).samples / "final.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        tracker.image("samples/final", picture, self.experiment.train.total_images)
+        tracker.artifact(path, SAMPLES_FOLDER)
+        return path
+
+
+def warn_of_lost(latents: Tensor) -> None:
+    """Log how many samples hold NaN or infinity."""
+    if lost := int((~latents.isfinite()).flatten(1).any(dim=1).sum()):
+        logger.warning(f"{lost} of {len(latents)} samples hold NaN or infinity, and are scored as black pixels")
+
+
+class DrawnBatch(Protocol):
+    """One optimizer step on this rank's rows, with the draws of `causalfusion.draws`."""
+
+    @property
+    def batch(self) -> Sized:
+        """Rows of this rank."""
+
+    @property
+    def drawn(self) -> Draws:
+        """The AR split, orders, times and noise of the step."""
+
+
+class DrawnStep:
+    """The rows and numbers of a step on latents with an AR split."""
+
+    @property
+    def rows(self: DrawnBatch) -> int:
+        """Rows of this rank."""
+        return len(self.batch)
+
+    @property
+    def numbers(self: DrawnBatch) -> Mapping[str, float]:
+        """S, the number of AR steps of the step."""
+        return {"ar_steps": len(self.drawn.sizes)}
+
+
+def in_weights_type(engine: Any) -> Callable[..., Any]:
+    """Return a forward pass whose latents have the type of the weights. The objective computes in fp32."""
+    dtype = engine.module.dtype
+
+    def forward(noised: Tensor, clean: Tensor, *others: Any) -> Any:
+        return engine(noised.to(dtype), clean.to(dtype), *others)
+
+    return forward

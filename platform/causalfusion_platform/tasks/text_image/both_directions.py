@@ -1,0 +1,88 @@
+"""Samples and captions of one model, during training and at its end, as tensors that a file can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causalfusion import CaptionConfig, CausalFusion, Prompts
+from causalfusion.text.tokenizer import Tokenizer
+
+from ...config.schema import Experiment
+from ...data.captioned_rows import CaptionedRows
+from ...sampling.describe import describe, describe_together
+from ...sampling.generate import Request, generate_together
+
+
+@dataclass(frozen=True)
+class BothDirections:
+    """A model that draws prompts and describes images, with the settings of its experiment."""
+
+    experiment: Experiment
+    model: CausalFusion
+    tokenizer: Tokenizer
+    bf16: bool
+    """True if matrix products are in bf16."""
+
+    def request(self, prompts: Sequence[str]) -> Request:
+        """Return a request for one sample of each prompt. A prompt that is too long is cut."""
+        experiment, text = self.experiment, self.model.config.text
+        assert text is not None
+        encoded = self.tokenizer.encode_rows(prompts, text.max_tokens)
+        tokens, lengths = (torch.from_numpy(part.astype(np.int64)) for part in (encoded.tokens, encoded.lengths))
+        return Request(
+            labels=Prompts(tokens, lengths),
+            sampling=experiment.sampling,
+            diffusion=experiment.diffusion,
+            seed=experiment.seed,
+            bf16=self.bf16,
+            batch_size=experiment.evaluation.batch_size,
+        )
+
+    def captions(self, latents: Tensor, config: CaptionConfig) -> list[str]:
+        """Describe images (B, channels, height, width) on this rank."""
+        return describe(self.model, latents, self.tokenizer, config, **self._options()).texts
+
+    def final(self, heldout: CaptionedRows, alive: Callable[[], None]) -> dict[str, Tensor]:
+        """Draw the first held-out captions and describe the first held-out images. Ranks call it together.
+
+        Returns:
+            `latents` (B, channels, height, width), `latents_w<scale>` for each of `evaluation.guidance_scales`,
+            and `captions` as bytes, also `captions_beam<n>` with a beam search.
+        """
+        evaluation, sampling = self.experiment.evaluation, self.experiment.sampling
+        alive()
+        request = self.request(heldout.prompts(evaluation.num_samples))
+        final = {"latents": generate_together(self.model, request, alive)}
+        for scale in evaluation.guidance_scales:
+            other = dataclasses.replace(request, sampling=dataclasses.replace(sampling, guidance_scale=scale))
+            final[f"latents_w{scale:g}"] = generate_together(self.model, other, alive)
+        configs = {"captions": CaptionConfig()}
+        if evaluation.beam > 1:
+            configs[f"captions_beam{evaluation.beam}"] = CaptionConfig(beam=evaluation.beam)
+        shown, options = heldout.latents[: evaluation.num_captions], self._options() | {"alive": alive}
+        for name, config in configs.items():
+            final[name] = packed(describe_together(self.model, shown, self.tokenizer, config, **options))
+        return final
+
+    def _options(self) -> dict[str, Any]:
+        experiment = self.experiment
+        return {"seed": experiment.seed, "batch_size": experiment.evaluation.batch_size, "bf16": self.bf16}
+
+
+def packed(texts: Sequence[str]) -> Tensor:
+    """Return texts as bytes of JSON, which a file of tensors can hold."""
+    return torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
+
+
+def unpacked(packed: Tensor) -> list[str]:
+    """Return the texts of `packed`."""
+    texts: list[str] = json.loads(packed.numpy().tobytes())
+    return texts

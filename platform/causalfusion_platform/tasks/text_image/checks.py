@@ -1,0 +1,111 @@
+"""Checks of the task of text and images, made before anything is started."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+from causalfusion import CausalFusionConfig
+from causalfusion.text.tokenizer import Tokenizer
+from causalfusion.weights.folder import load_config
+
+from ...checkpoint import store
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.caption_tokens import check_captions
+from ...data.captioned_digits import held_out_folder
+from ...data.validate import check_model_fits, open_shards
+from ...storage.run_layout import RunPaths
+
+
+def check_settings(experiment: Experiment) -> CausalFusionConfig:
+    """Check that model, objective and evaluation are those of text and images. Return the model's configuration.
+
+    Raises:
+        UserError: they are not.
+    """
+    model = experiment.model
+    if not isinstance(model, CausalFusionConfig) or model.text is None or model.num_class_tokens:
+        raise UserError(
+            "task=text_image trains a model of text without classes\n"
+            "  set model.text, such as model.text.vocabulary=512, and model.class_tokens=0; "
+            "or task=class_to_image"
+        )
+    if experiment.objective.text is None:
+        raise UserError("task=text_image needs objective.text\n  set it, such as objective.text.share=0.1")
+    unread = [
+        key
+        for key, given in (
+            ("ar_steps", experiment.evaluation.ar_steps),
+            ("while_training", experiment.evaluation.while_training),
+        )
+        if given
+    ]
+    if unread:
+        raise UserError(
+            f"task=text_image does not read evaluation.{unread[0]}\n"
+            f"  leave it out, and measure checkpoints afterwards: causalfusion evaluate RUN"
+        )
+    return model
+
+
+def check_share(experiment: Experiment) -> None:
+    """Check that every step has a text to learn, if any has.
+
+    Raises:
+        UserError: the global batch is too small for the share of texts behind images.
+    """
+    assert experiment.objective.text is not None
+    share, batch = experiment.objective.text.share, experiment.train.global_batch_size
+    if 0 < Fraction(str(share)) * batch < 1:
+        raise UserError(
+            f"objective.text.share {share} of a global batch of {batch} images is less than one image: "
+            f"some steps would have no text to learn\n"
+            f"  set train.global_batch_size to at least {math.ceil(1 / Fraction(str(share)))}"
+        )
+
+
+def check_heldout(experiment: Experiment, folder: Path) -> None:
+    """Check the held-out shards, unless they are written together with those of training.
+
+    Raises:
+        UserError: they cannot be opened, do not fit the model, or have no captions.
+    """
+    data = experiment.data
+    if data.prepare == "captions" and not folder.exists() and folder == held_out_folder(data.path):
+        return
+    try:
+        heldout = open_shards(folder, hashes=False).usable
+    except UserError as error:
+        raise UserError(f"data.heldout: {error}") from error
+    check_model_fits(heldout, experiment.model, folder)
+    if not heldout.captions:
+        raise UserError(
+            f"data.heldout: the shards in {folder} have no captions\n"
+            f"  set data.heldout to shards that have them, or leave it out"
+        )
+    check_captions(folder, heldout)
+
+
+def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Check that a tokenizer is that of the run's newest checkpoint, if there is one.
+
+    Raises:
+        UserError: it is another one.
+    """
+    checkpoint = store.newest(RunPaths(experiment.run_dir).checkpoints)
+    if checkpoint is None:
+        return
+    weights = checkpoint / store.WEIGHTS_FOLDER
+    try:
+        trained = cast(CausalFusionConfig, load_config(weights)).text
+    except (OSError, ValueError):  # damaged: it is set aside when the run goes on
+        return
+    if trained is not None and trained.tokenizer_sha256 not in (None, tokenizer.digest):
+        raise UserError(
+            f"the run's checkpoints were trained with another tokenizer: its SHA-256 is "
+            f"{str(trained.tokenizer_sha256)[:12]}…, that of this one {tokenizer.digest[:12]}…\n"
+            f"  set data.tokenizer={weights}, or name=… to start another run"
+        )

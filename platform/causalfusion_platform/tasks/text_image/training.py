@@ -1,0 +1,172 @@
+"""Batch and loss of one step on text and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causalfusion import (
+    CausalFusion,
+    CausalFusionConfig,
+    Draws,
+    TextImageObjective,
+    Texts,
+    draw,
+    text_last,
+)
+from causalfusion.factorization.sequence import lay_out
+from causalfusion.flops import forward_flops
+
+from ...config.schema import Experiment
+from ...data.caption_tokens import CUT, LENGTHS, TOKENS
+from ...data.read import LATENT, Columns
+from ...train.objective import PartLoss, StepCost
+from ..generation import DrawnStep, in_weights_type
+
+
+@dataclass(frozen=True)
+class TextImageBatch:
+    """Part of a global batch for one worker: images and one caption of each."""
+
+    samples: range
+    """Positions in the stream of rows (images seen before each one), which seed the samples' draws."""
+    latents: Tensor
+    """(B, channels, height, width) float32"""
+    tokens: Tensor
+    """(B, T) int64"""
+    lengths: Tensor
+    """(B,) int64"""
+    cut: Tensor
+    """(B,) float32: 1 for a caption that is longer than the model takes."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.latents)
+
+
+def to_batch(columns: Columns, first_sample: int) -> TextImageBatch:
+    """Make one worker's batch of its rows."""
+    return TextImageBatch(
+        samples=range(first_sample, first_sample + len(columns["row_id"])),
+        latents=torch.from_numpy(columns[LATENT].astype(np.float32)),
+        tokens=torch.from_numpy(columns[TOKENS].astype(np.int64)),
+        lengths=torch.from_numpy(columns[LENGTHS].astype(np.int64)),
+        cut=torch.from_numpy(columns[CUT].astype(np.float32)),
+    )
+
+
+def noise_batch(model: CausalFusionConfig, rows: int) -> TextImageBatch:
+    """Return a batch of noise and of texts of the largest length."""
+    assert model.text is not None
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(rows, model.in_channels, model.input_size, model.input_size, generator=generator)
+    tokens = torch.randint(model.text.vocabulary, (rows, model.text.max_tokens), generator=generator)
+    return TextImageBatch(
+        samples=range(rows),
+        latents=latents,
+        tokens=tokens,
+        lengths=torch.full((rows,), model.text.max_tokens),
+        cut=torch.zeros(rows),
+    )
+
+
+class TextImageTraining:
+    """The objective of text and images, bound to a model."""
+
+    def __init__(self, model: CausalFusion, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.objective = TextImageObjective(model, experiment.objective, experiment.diffusion)
+
+    def step(self, batch: TextImageBatch, number: int) -> TextImageStep:
+        """Draw the random numbers of a step, and count its target tokens over all ranks."""
+        experiment, objective = self.experiment, self.objective
+        drawn = draw(
+            objective.model.config,
+            experiment.objective,
+            experiment.diffusion,
+            seed=experiment.seed,
+            step=number,
+            samples=batch.samples,
+        )
+        texts = Texts(batch.tokens, batch.lengths, text_last(batch.samples, objective.text.share))
+        counts = torch.tensor([texts.targets, len(batch)], dtype=torch.float64, device=objective.model.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+        return TextImageStep(self, batch, texts, drawn, targets_per_row=counts[0].clamp(min=1) / counts[1])
+
+
+@dataclass(frozen=True)
+class TextImageStep(DrawnStep):
+    """One optimizer step on a batch of latents and captions."""
+
+    bound: TextImageTraining
+    batch: TextImageBatch
+    texts: Texts
+    drawn: Draws
+    targets_per_row: Tensor
+    """Target tokens of the whole step, over all ranks, for each of its rows."""
+
+    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+        """Return the loss of some rows, the error of their images and the entropy of their texts."""
+        forward = in_weights_type(engine)
+        latents = self.batch.latents[rows].to(device, non_blocking=True)
+        # The part's share of all targets: the mean over parts and ranks is then the mean over tokens.
+        targets = self.targets_per_row.to(device, torch.float32) * len(latents)
+        loss = self.bound.objective(forward, latents, self.texts[rows], self.drawn.part(rows), targets)
+        values = {"mse": loss.mse, "text_loss": loss.text, "captions_cut": self.batch.cut[rows].mean().to(device)}
+        return PartLoss(loss.weighted, values)
+
+    @property
+    def cost(self) -> Callable[[], StepCost]:
+        """Function that returns FLOPs and tokens of one image, exact for the AR split of this step."""
+        lengths = self.texts.lengths.double().mean()
+        return partial(cost_of, self.bound.experiment, self.drawn.sizes, round(float(lengths)))
+
+
+def cost_of(experiment: Experiment, sizes: list[int], text: int) -> StepCost:
+    """Return FLOPs and tokens of one image, averaged over both kinds, with texts of `text` tokens."""
+    model, objective = cast(CausalFusionConfig, experiment.model), experiment.objective
+    assert objective.text is not None
+    copies, share = objective.time_copies, objective.text.share
+    flops = [
+        forward_flops(
+            model,
+            sizes,
+            text_before=before,
+            text_after=after,
+            time_copies=copies,
+            attention="visible",
+            skip_unread=True,
+        )
+        for before, after in ((text, 0), (0, text))
+    ]
+    first, last = _lengths(model, sizes, text, copies)
+    return StepCost(
+        flops=3 * ((1 - share) * flops[0] + share * flops[1]), tokens=round((1 - share) * first + share * last)
+    )
+
+
+def _lengths(model: CausalFusionConfig, sizes: list[int], text: int, copies: int) -> tuple[int, int]:
+    """Return the tokens of the two sequences: text before the image, and text behind it."""
+    time_token = model.time_conditioning == "token"
+    first, last = (
+        len(
+            lay_out(
+                sizes,
+                class_tokens=0,
+                text_before=before,
+                text_after=after,
+                copies=copies,
+                time_token=time_token,
+            )
+        )
+        for before, after in ((text, 0), (0, text))
+    )
+    # The text of Transfusion reads the noised tokens themselves.
+    return first, last - model.num_tokens if model.architecture == "transfusion" else last

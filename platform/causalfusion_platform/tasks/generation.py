@@ -1,4 +1,4 @@
-"""Base of the tasks of image generation: a model of latents, samples of its averages, and the step's draws.
+"""Base of the tasks of image generation: a model of latents, samples of its averages, and draws of a step."""
 
 from __future__ import annotations
 

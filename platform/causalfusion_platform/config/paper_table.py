@@ -29,10 +29,16 @@ Metric = Literal[
     "t2i_class",
     "t2i_ink",
     "t2i_slant",
+    "t2i_width",
+    "t2i_unseen_class",
+    "t2i_unseen_ink",
+    "t2i_unseen_slant",
+    "t2i_unseen_width",
 ]
 """Metric of a column of the paper. `ScalePlan.metrics` maps it to the metric measured at a scale.
 
-The last five are not the paper's: they are shares of captions and drawings of digits with the right words.
+Those that begin with `caption_` and `t2i_` are not the paper's. They are shares of captions and drawings of digits
+with the right words. Those with `t2i_unseen_` are of drawings of property cells that are in no training row.
 """
 
 HIGHER_IS_BETTER: tuple[Metric, ...] = tuple(metric for metric in get_args(Metric) if metric != "fid")
@@ -68,7 +74,7 @@ class Row(Section):
 
 
 class Claim(Section):
-    """Ordering of rows that the paper's text states."""
+    """Ordering of rows that the paper's text states, or one of our own."""
 
     says: str
     """The claim in words."""
@@ -78,6 +84,8 @@ class Claim(Section):
     """Files of rows, each better than all rows of `worse`."""
     worse: tuple[str, ...] = Field(min_length=1)
     """Files of rows, each worse than all rows of `better`."""
+    ours: bool = False
+    """The claim is ours: the paper does not state it."""
 
 
 class ScalePlan(Section):
@@ -159,12 +167,13 @@ class PaperTable(Section):
         return tuple(row for row in self.rows if scale in row.scales)
 
     def claims_at(self, scale: Scale) -> tuple[Claim, ...]:
-        """Return the claims about the rows that can run at a scale."""
+        """Return the claims about the columns and rows of a scale."""
         there = {row.file for row in self.rows_at(scale)}
+        columns = {column.name for column in self.columns if scale in column.scales}
         claims = []
         for claim in self.claims:
             better, worse = (tuple(file for file in side if file in there) for side in (claim.better, claim.worse))
-            if better and worse:
+            if better and worse and claim.column in columns:
                 claims.append(claim.model_copy(update={"better": better, "worse": worse}))
         return tuple(claims)
 

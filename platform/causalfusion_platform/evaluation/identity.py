@@ -10,7 +10,15 @@ from .extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
 CLASSIFIER_KEY = "classifier_sha256"
 """Key of summary.json: SHA-256 of the weights of the classifier behind its scores."""
 
-_BEGIN = ("class_accuracy", "judge_accuracy", f"fd_{DIGITS_SPACE}", f"fd_{DATA_SPACE}", "t2i_class", "t2i_fd_")
+_BEGIN = (
+    "class_accuracy",
+    "judge_accuracy",
+    f"fd_{DIGITS_SPACE}",
+    f"fd_{DATA_SPACE}",
+    "t2i_class",
+    "t2i_unseen_class",
+    "t2i_fd_",
+)
 
 
 def depends_on_classifier(name: str) -> bool:

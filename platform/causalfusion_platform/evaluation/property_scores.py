@@ -51,14 +51,15 @@ def caption_scores(
         for field, name in NAMES.items()
     }
     right["all"] = [one == true for one, true in zip(named, words, strict=True)]
-    return _scores("caption", right, words, seen)
+    found = _means("caption", right, range(len(words)))
+    if seen is None:
+        return found
+    unseen = [row for row, one in enumerate(words) if one not in seen]
+    return found | _means("caption", right, unseen, "_unseen")
 
 
 def drawing_scores(
-    images: Tensor,
-    classes: Tensor,
-    asked: Sequence[PropertyWords],
-    seen: Collection[PropertyWords] | None = None,
+    images: Tensor, classes: Tensor, asked: Sequence[PropertyWords], prefix: str = "t2i"
 ) -> dict[str, float]:
     """Score images that were generated from text by the words of their prompts.
 
@@ -66,12 +67,11 @@ def drawing_scores(
         images: (B, 1, 8, 8), floating in [−1, 1], or uint8.
         classes: (B,) classes that the data set's classifier assigns, as `classes_of` gives them.
         asked: the words of each prompt, as `parse` gives them. A property that is None is not scored.
-        seen: property cells of the training rows, as `cells_in` gives them.
+        prefix: beginning of the scores' names.
 
     Returns:
         `t2i_class`, `t2i_ink`, `t2i_slant` and `t2i_width`, the shares of images that have the word asked for. Each
-        has its binomial standard error `…_stderr`. `t2i_images` counts the images. With `seen`, the same for images
-        whose prompt is a cell in no training row: `…_unseen` and `…_unseen_stderr`. Without any, their count alone.
+        has its binomial standard error `…_stderr`. `t2i_images` counts the images.
 
     Raises:
         ValueError: no images, another number of prompts or classes, or images of another type or shape.
@@ -85,7 +85,7 @@ def drawing_scores(
         ]
         for field, name in NAMES.items()
     }
-    return _scores("t2i", right, asked, seen)
+    return _means(prefix, right, range(len(asked)))
 
 
 def classes_of(images: Tensor, classifier: Extractor) -> Tensor:
@@ -131,20 +131,7 @@ def baselines(train: Iterable[PropertyWords], words: Sequence[PropertyWords]) ->
     return found | {"class_alone_all": _mean([one == usual_cell[one.digit] for one in words])}
 
 
-def _scores(
-    prefix: str,
-    right: _Right,
-    words: Sequence[PropertyWords],
-    seen: Collection[PropertyWords] | None,
-) -> dict[str, float]:
-    found = _means(prefix, right, range(len(words)), "")
-    if seen is None:
-        return found
-    unseen = [row for row, one in enumerate(words) if None not in one and one not in seen]
-    return found | _means(prefix, right, unseen, "_unseen")
-
-
-def _means(prefix: str, right: _Right, rows: Sequence[int], suffix: str) -> dict[str, float]:
+def _means(prefix: str, right: _Right, rows: Sequence[int], suffix: str = "") -> dict[str, float]:
     found: dict[str, float] = {f"{prefix}_images{suffix}": len(rows)}
     for name, values in right.items():
         scored = [value for row in rows if (value := values[row]) is not None]

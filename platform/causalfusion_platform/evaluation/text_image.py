@@ -14,6 +14,7 @@ from ..data.captioned_digits import cells_in, is_captioned_digits
 from ..data.captioned_rows import CaptionedRows
 from ..data.manifest import Manifest
 from ..data.pixels import to_pixels
+from .composition import UNSEEN, unseen_prompts, unseen_scores
 from .evaluate import SampleScorer
 from .extractors.classifier_extractor import DIGITS_SPACE
 from .metrics.caption_tokenizers import WordTokenizer
@@ -44,7 +45,8 @@ class TextImageScores:
     def names(cls) -> ScoreNames:
         """Return the names of the scores that runs can be ranked by."""
         captions = [WordTokenizer().metric, *(f"caption_{name}" for name in (*_PROPERTIES, "all"))]
-        return ScoreNames(captions, [*(f"t2i_{name}" for name in _PROPERTIES), f"t2i_fd_{DIGITS_SPACE}"])
+        samples = [f"{prefix}_{name}" for prefix in ("t2i", UNSEEN) for name in _PROPERTIES]
+        return ScoreNames(captions, [*samples, f"t2i_fd_{DIGITS_SPACE}"])
 
     def captions(self, texts: Sequence[str]) -> dict[str, float]:
         """Score captions of the first held-out images."""
@@ -62,9 +64,13 @@ class TextImageScores:
             return {}
         pixels, asked = to_pixels(latents), [parse(prompt) for prompt in prompts]
         classes = classes_of(pixels, scorer.classifier.extractor)
-        scores = drawing_scores(latents, classes, asked, self._seen)
+        scores = drawing_scores(latents, classes, asked)
         distance = scorer.score(pixels, classes).distance
         return scores | {f"t2i_fd_{scorer.classifier.extractor.space}": distance}
+
+    def unseen(self, latents: Tensor, scorer: SampleScorer) -> dict[str, float]:
+        """Score samples (B, channels, height, width), one of each of `unseen_prompts`."""
+        return unseen_scores(latents, unseen_prompts(self._seen), scorer.classifier.extractor)
 
     @classmethod
     def show(cls, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -86,6 +92,9 @@ class TextImageScores:
                 end = key.removeprefix("t2i_class")
                 named = [f"{name} {summary[f't2i_{name}{end}']:.2f}" for name in _PROPERTIES]
                 lines.append((f"drawing{end.replace('_', ', ')}", ", ".join(named)))
+            if key == f"{UNSEEN}_class_best" and summary[key] is not None:
+                named = [f"{name} {summary[f'{UNSEEN}_{name}_best']:.2f}" for name in _PROPERTIES]
+                lines.append(("unseen cells, best", ", ".join(named)))
         return lines
 
     @cached_property

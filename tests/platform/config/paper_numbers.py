@@ -48,7 +48,12 @@ PRINTED: dict[str, dict[str, tuple[float | None, ...]]] = {
         "xl-512": (None, None, None, None, 1.98, 283.2, 0.83, 0.58),
     },
     "table5": {"h": (1.64,), "h-interval": (1.57,)},
-    "table6a": {"transfusion": (8.1, 34.5, *[None] * 5), "causalfusion": (7.1, 47.9, *[None] * 5)},
+    "table6a": {
+        "transfusion": (8.1, 34.5, *[None] * 10),
+        "causalfusion": (7.1, 47.9, *[None] * 10),
+        "transfusion-paper-share": (None,) * 12,
+        "causalfusion-paper-share": (None,) * 12,
+    },
     "table6b": {"dit": (18.2,), "causalfusion": (11.8,), "causalfusion-x0": (9.3,)},
     "table7": {"shared": (12.13,), "per-step": (12.27,), "times-4": (12.19,), "times-8": (12.23,)},
     "table8": {
@@ -71,3 +76,6 @@ PRINTED: dict[str, dict[str, tuple[float | None, ...]]] = {
 
 PAPER_ONLY = {("table3b", "block-4x4"), ("table4", "xl-512")}
 """Rows without a twin on digits."""
+
+DIGITS_ONLY = {("table6a", "transfusion-paper-share"), ("table6a", "causalfusion-paper-share")}
+"""Rows that are ours: at paper scale every row has the paper's share."""

@@ -240,6 +240,9 @@ def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "table6a/causalfusion": {},
         "table6a/transfusion": _ONE_STEP | {"model.architecture": "transfusion", "objective.text.max_time": 500},
     }
+    if not paper:
+        share = {"objective.text.share": 0.1, "objective.text.weight": 0.01}
+        texts |= {f"{row}-paper-share": change | share for row, change in texts.items()}
     groups = ((base, changes), (system, systems), (text, texts))
     return {row: (start, own) for start, rows in groups for row, own in rows.items()}
 

@@ -83,6 +83,8 @@ def test_rows_and_claims_of_a_scale(own_folder: Path) -> None:
     assert table.claims_at("paper") == table.claims
     [left] = table.claims_at("digits")
     assert (left.says, left.better, left.worse) == ("more is better", ("large",), ("small",))
+    write(own_folder, columns=[TREE["columns"][0] | {"scales": ["paper"]}, TREE["columns"][1]])
+    assert load_table("table9z").claims_at("digits") == ()
 
 
 def test_an_unknown_table() -> None:

@@ -115,13 +115,12 @@ def test_drawings_by_hand(rows: tuple[Tensor, Tensor, list[PropertyWords]]) -> N
         words[index]._replace(ink="bold"),
         words[index]._replace(slant="left"),
     ]
-    found = drawing_scores(images[[index] * 4], torch.tensor([7, 7, 7, 1]), asked, seen={*asked[:3]})
+    found = drawing_scores(images[[index] * 4], torch.tensor([7, 7, 7, 1]), asked)
     expected = {"class": 2 / 4, "ink": 3 / 4, "slant": 3 / 4, "width": 1}
     for name, share in expected.items():
         assert found[f"t2i_{name}"] == share
         assert found[f"t2i_{name}_stderr"] == pytest.approx(math.sqrt(share * (1 - share) / 4))
-    assert found["t2i_images_unseen"] == 1
-    assert [found[f"t2i_{name}_unseen"] for name in FIELDS] == [0, 1, 0, 1]
+    assert found["t2i_images"] == 4
 
 
 def test_drawings_are_measured_against_their_words(rows: tuple[Tensor, Tensor, list[PropertyWords]]) -> None:
@@ -142,14 +141,13 @@ def test_drawings_are_measured_against_their_words(rows: tuple[Tensor, Tensor, l
 def test_a_prompt_may_name_some_properties_alone(rows: tuple[Tensor, Tensor, list[PropertyWords]]) -> None:
     images, labels, words = rows
     asked = [parse(f"a {words[0].ink} {words[0].digit}"), parse("a digit")]
-    found = drawing_scores(images[:2], labels[:2], asked, seen=set())
+    found = drawing_scores(images[:2], labels[:2], asked)
     assert found == {
         "t2i_images": 2,
         "t2i_class": 1,
         "t2i_class_stderr": 0,
         "t2i_ink": 1,
         "t2i_ink_stderr": 0,
-        "t2i_images_unseen": 0,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.container import ErrorbarContainer
 from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, systems
 from tests.platform.report.pages import colours
 
-from causalfusion_platform.config.paper_table import Row
+from causalfusion_platform.config.paper_table import Column, PaperTable, Row, ScalePlan
 from causalfusion_platform.report.canvas import canvas, fit_axis, is_wide, save
 from causalfusion_platform.report.figures import heat_map, loss_figure, plane_figure, step_size_figure
 from causalfusion_platform.report.paper.figures import is_plane, planes_figure, row_numbers, values_figure
@@ -166,6 +167,34 @@ def test_other_rows_are_listed_with_a_panel_for_each_metric() -> None:
     x, y, _ = bars(figure.axes[0])[0]
     assert x == [5.12, 3.61]
     assert y == pytest.approx([0, 1], abs=0.2)
+
+
+def nothing_printed(table: PaperTable, places: Container[int]) -> PaperTable:
+    """Return a table that prints no values in some columns."""
+    rows = tuple(
+        row.model_copy(
+            update={"printed": tuple(None if place in places else one for place, one in enumerate(row.printed))}
+        )
+        for row in table.rows
+    )
+    return table.model_copy(update={"rows": rows})
+
+
+def test_metrics_without_printed_values_have_our_panel_alone() -> None:
+    """In a list two of them share a line."""
+    table = nothing_printed(systems(), (1, 2, 3, 5, 6, 7))
+    figure = values_figure(report_of(table, lambda *_: 0.5))
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "FID ↓", "fid_digits ↓", "inception_score_digits ↑", "precision_digits ↑", "recall_digits ↑",
+    ]  # fmt: skip
+    assert [axes.get_title(loc="left")[:5] for axes in figure.axes] == ["paper", *["ours:"] * 4]
+    columns = (Column(name="FID"), Column(name="recall", metric="recall"))
+    plans = {"digits": ScalePlan(metrics={"fid": "fd", "recall": "recall"}, samples=5, seeds=(0, 1))}
+    curves = nothing_printed(gammas(columns=columns, claims=(), scales=plans), (1,))
+    figure = values_figure(report_of(curves, lambda *_: 0.5))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["FID ↓", "fd ↓", "recall ↑"]
+    [alone] = planes_figure(report_of(nothing_printed(plane(), (0, 1, 2)), lambda *_: 0.5)).axes
+    assert alone.get_title(loc="left") == "ours, means\nfd_digits_cnn ↓"
 
 
 def test_one_column_needs_no_legend() -> None:

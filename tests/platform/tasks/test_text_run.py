@@ -20,7 +20,7 @@ from causalfusion.text.tokenizer import Tokenizer, train_bpe
 from causalfusion.weights.folder import load_config, load_tokenizer
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.data.caption_language import parse
+from causalfusion_platform.data.caption_language import CELLS, describe, parse
 from causalfusion_platform.data.captioned_rows import read_captioned_rows
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.evaluation.classifier.folder import open_classifier
@@ -150,7 +150,7 @@ def test_another_tokenizer_is_refused_and_nothing_is_lost(runs: Runs) -> None:
 def test_the_summary_has_both_directions_in_every_way(runs: Runs) -> None:
     summary = runs.whole.summary
     task = open_task(composed(runs.home, "whole").experiment)
-    drawn = [*DRAWN, "t2i_fd_digits_cnn"]
+    drawn = [*DRAWN, *(name.replace("t2i_", "t2i_unseen_") for name in DRAWN), "t2i_fd_digits_cnn"]
     ways = {*SCORES, *drawn} | {f"{name}_beam2" for name in SCORES}
     ways |= {f"{name}{end}" for name in drawn for end in ("_w2.5", "_best")}
     assert set(task.scores()) == ways
@@ -160,7 +160,7 @@ def test_the_summary_has_both_directions_in_every_way(runs: Runs) -> None:
     assert summary["classifier_sha256"]
     lines = dict(task.show_scores(summary))
     assert lines["captions"].startswith(f"cider_d_words {summary['cider_d_words']:.2f}, class ")
-    assert {"captions, beam2", "drawing", "drawing, w2.5", "drawing, best"} <= lines.keys()
+    assert {"captions, beam2", "drawing", "drawing, w2.5", "drawing, best", "unseen cells, best"} <= lines.keys()
 
 
 def test_the_captions_are_texts_that_the_scores_are_of(runs: Runs) -> None:
@@ -179,6 +179,24 @@ def test_the_captions_are_texts_that_the_scores_are_of(runs: Runs) -> None:
         assert runs.whole.summary[f"caption_class{end}"] == pytest.approx(right / 9)
     assert final["latents"].shape == final["latents_w2.5"].shape == (12, 1, 8, 8)
     assert not torch.equal(final["latents"], final["latents_w2.5"])
+
+
+def test_drawings_of_unseen_cells_are_scored_apart(runs: Runs) -> None:
+    """They are counted again from the run's file. Of all 270 cells, their prompts name those without a row."""
+    shards, final = runs.home / "shards/digits", load_file(runs.home / "runs/whole/samples/final.safetensors")
+    seen = {parse(texts[0]) for texts in read_captioned_rows(shards, Manifest.read(shards), 1497).captions}
+    unseen = sorted(set(CELLS) - seen, key=CELLS.index)
+    assert len(unseen) == 70
+    assert runs.whole.summary["t2i_unseen_images"] == 140
+    for end in ("", "_w2.5"):
+        latents = final[f"unseen{end}"]
+        assert latents.shape == (140, 1, 8, 8)
+        drawn = describe(latents, torch.zeros(140, dtype=torch.int64))
+        for field in ("ink", "slant", "width"):
+            right = [getattr(one, field) == getattr(unseen[place // 2], field) for place, one in enumerate(drawn)]
+            assert runs.whole.summary[f"t2i_unseen_{field}{end}"] == pytest.approx(sum(right) / 140)
+    best = "_w2.5" if runs.whole.summary["t2i_guidance_best"] == 2.5 else ""
+    assert runs.whole.summary["t2i_unseen_width_best"] == runs.whole.summary[f"t2i_unseen_width{best}"]
 
 
 def test_pictures_are_drawn_on_the_way_and_at_the_end(runs: Runs) -> None:

@@ -42,7 +42,7 @@ def values_figure(report: PaperReport) -> Figure:
     """Return printed values and ours in panels of their own, as their units may differ. Bars are 95% intervals.
 
     Rows that are numbers become curves over them, the paper's above ours. Other rows are listed downwards, the
-    paper's at the left.
+    paper's at the left. A metric without printed values has our panel alone.
     """
     numbers = row_numbers([row.label for row in report.rows])
     metrics = list(dict.fromkeys(column.metric for column in report.table.columns))
@@ -50,11 +50,13 @@ def values_figure(report: PaperReport) -> Figure:
 
 
 def planes_figure(report: PaperReport) -> Figure:
-    """Return two planes, rows × columns, the paper's and ours. Colour is the rank within each."""
+    """Return two planes, rows × columns, the paper's if it prints any, and ours. Colour is the rank in each."""
     names, labels = [column.name for column in report.table.columns], [row.label for row in report.rows]
-    figure = Figure(figsize=(2.6 + 1.6 * len(names), 1.5 + 0.42 * len(labels)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, ours in zip(panels, (False, True), strict=True):
+    sides = (False, True) if _Side(report, report.table.columns[0].metric, False).drawn else (True,)
+    width, height = 2.6 + 0.8 * len(names) * len(sides), 1.5 + 0.42 * len(labels)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
+    for panel, ours in zip(panels, sides, strict=True):
         side = _Side(report, report.table.columns[0].metric, ours)
         values = [[cell.ours.mean if ours else cell.printed for cell in row.cells] for row in report.rows]
         heat_map(panel, values, labels, names, higher_is_better=side.mark == "↑")
@@ -78,6 +80,13 @@ class _Side:
     def places(self) -> list[int]:
         """Columns of the metric."""
         return [place for place, column in enumerate(self.report.table.columns) if column.metric == self.metric]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a panel: the paper prints a value, or the values are ours."""
+        return self.ours or any(
+            row.cells[place].printed is not None for row in self.report.rows for place in self.places
+        )
 
     @property
     def mark(self) -> str:
@@ -138,14 +147,16 @@ def _curves(report: PaperReport, metrics: list[Metric], numbers: list[float]) ->
     at = [numbers[row] for row in rows]
     apart = 0.0 if is_wide(at) else _APART_IN_CURVES * min(b - a for a, b in itertools.pairwise(at))
     for column, metric in enumerate(metrics):
-        for line, ours in enumerate((False, True)):
-            side, axes = _Side(report, metric, ours), panels[line, column]
-            if ours and side.same_unit:
+        drawn = [side for side in (_Side(report, metric, False), _Side(report, metric, True)) if side.drawn]
+        for side, axes in zip(drawn, panels[-len(drawn) :, column], strict=True):
+            if side.ours and side.same_unit and len(drawn) > 1:
                 axes.sharey(panels[0, column])
             side.draw(axes, at, rows, apart, "x")
             axes.set_ylabel(side.unit)
             axes.grid(axis="y", color="0.92")
-        _legend(panels[0, column])
+        if len(drawn) == 1:
+            panels[0, column].remove()
+        _legend(panels[-len(drawn), column])
         panels[1, column].set_xlabel(report.table.varied)
         if is_wide(at):
             panels[1, column].set_xscale("log")
@@ -156,24 +167,34 @@ def _curves(report: PaperReport, metrics: list[Metric], numbers: list[float]) ->
 
 def _lists(report: PaperReport, metrics: list[Metric]) -> Figure:
     rows = range(len(report.rows))
-    most = max(len(_Side(report, metric, False).places) for metric in metrics)
-    height = 0.8 + len(metrics) * (0.9 + len(rows) * max(0.3, 0.13 * most))
+    lines = _lines(report, metrics)
+    most = max(len(side.places) for line in lines for side in line)
+    height = 0.8 + len(lines) * (0.9 + len(rows) * max(0.3, 0.13 * most))
     figure = Figure(figsize=(8.2, height), layout="constrained")
-    panels = figure.subplots(len(metrics), 2, sharey=True, squeeze=False)
-    for line, metric in enumerate(metrics):
-        for column, ours in enumerate((False, True)):
-            side, axes = _Side(report, metric, ours), panels[line, column]
-            if ours and side.same_unit:
-                axes.sharex(panels[line, 0])
+    panels = figure.subplots(len(lines), 2, sharey=True, squeeze=False)
+    for line, sides in zip(panels, lines, strict=True):
+        for side, axes in zip(sides, line, strict=False):
+            if axes is line[1] and side.ours and side.metric == sides[0].metric and side.same_unit:
+                axes.sharex(line[0])
             side.draw(axes, list(rows), list(rows), _APART_IN_LISTS, "y")
             axes.set_xlabel(side.unit)
             axes.grid(axis="y", color="0.92")
-        _legend(panels[line, 1])
-        panels[line, 0].set_ylabel(report.table.varied)
-        name_ticks(panels[line, 0], "y", list(rows), [row.label for row in report.rows])
+        for axes in line[len(sides) :]:
+            axes.remove()
+        _legend(line[len(sides) - 1])
+        line[0].set_ylabel(report.table.varied)
+        name_ticks(line[0], "y", list(rows), [row.label for row in report.rows])
     panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)
     _headline(figure, report)
     return figure
+
+
+def _lines(report: PaperReport, metrics: Sequence[Metric]) -> list[list[_Side]]:
+    """Return the panels of each line: the paper's beside ours, then two of metrics that it does not print."""
+    printed = [metric for metric in metrics if _Side(report, metric, False).drawn]
+    lines = [[_Side(report, metric, False), _Side(report, metric, True)] for metric in printed]
+    ours = [_Side(report, metric, True) for metric in metrics if metric not in printed]
+    return lines + [ours[first : first + 2] for first in range(0, len(ours), 2)]
 
 
 def _headline(figure: Figure, report: PaperReport) -> None:

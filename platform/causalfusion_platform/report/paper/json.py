@@ -59,6 +59,7 @@ def _claim(claim: ClaimResult) -> dict[str, Any]:
     return {
         "says": claim.says,
         "column": claim.column,
+        "ours": claim.ours,
         "verdict": claim.verdict,
         "as_printed": claim.as_printed,
         "tau": claim.tau,

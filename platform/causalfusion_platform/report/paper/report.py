@@ -74,7 +74,7 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """Whether an ordering of the paper holds in our numbers."""
+    """Whether an ordering of the paper, or one of our own, holds in our numbers."""
 
     says: str
     column: str
@@ -85,10 +85,12 @@ class ClaimResult:
     """Kendall's τ-b of printed values and our means, for the order of a whole column."""
     rows: int = 0
     """Rows that τ is of."""
+    ours: bool = False
+    """The paper does not state it."""
 
     @property
     def as_printed(self) -> int:
-        """Pairs whose means are in the paper's order, however uncertain."""
+        """Pairs whose means are in the claimed order, however uncertain."""
         return sum(pair.gain.mean is not None and pair.gain.mean > 0 for pair in self.pairs)
 
     def count(self, verdict: Verdict) -> int:
@@ -163,7 +165,7 @@ def build_report(
     for claim in table.claims_at(scale):
         sides = itertools.product(claim.better, claim.worse)
         pairs, verdict = decide(_gains(by_name[claim.column], cells[claim.column], list(sides)))
-        claims.append(ClaimResult(claim.says, claim.column, pairs, verdict))
+        claims.append(ClaimResult(claim.says, claim.column, pairs, verdict, ours=claim.ours))
     orders = [_order(column, cells[column.name]) for column in table.columns]
     return PaperReport(table, scale, rows, tuple(claims), tuple(order for order in orders if order.pairs), around)
 

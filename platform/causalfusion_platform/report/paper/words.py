@@ -34,6 +34,11 @@ METRIC_NAMES: dict[Metric, str] = {
     "t2i_class": "drawings of the right class",
     "t2i_ink": "drawings with the right ink",
     "t2i_slant": "drawings with the right slant",
+    "t2i_width": "drawings with the right width",
+    "t2i_unseen_class": "drawings of unseen cells of the right class",
+    "t2i_unseen_ink": "drawings of unseen cells with the right ink",
+    "t2i_unseen_slant": "drawings of unseen cells with the right slant",
+    "t2i_unseen_width": "drawings of unseen cells with the right width",
 }
 
 
@@ -140,14 +145,15 @@ def claim_text(claim: ClaimResult) -> str:
     """Return an ordering and how its pairs came out. Renderings put its verdict before it."""
     counts = [f"{verdict} {claim.count(verdict)}" for verdict in VERDICTS if claim.count(verdict)]
     tau = "" if claim.tau is None else f"; Kendall's τ-b {claim.tau:.2f} over {claim.rows} rows"
+    whose, origin = (" (our claim, not the paper's)", "claimed") if claim.ours else ("", "printed")
     return (
-        f"{claim.column}: {claim.says}; {claim.as_printed} of {count(len(claim.pairs), 'pair')} as printed "
+        f"{claim.column}: {claim.says}{whose}; {claim.as_printed} of {count(len(claim.pairs), 'pair')} as {origin} "
         f"({', '.join(counts)}){tau}"
     )
 
 
 def orderings(report: PaperReport) -> tuple[ClaimResult, ...]:
-    """Return all that is decided: the claims of the paper's text, then the printed order of each column."""
+    """Return all that is decided: the claims of the table's file, then the printed order of each column."""
     return (*report.claims, *report.orders)
 
 

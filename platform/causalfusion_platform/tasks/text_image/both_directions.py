@@ -50,20 +50,30 @@ class BothDirections:
         """Describe images (B, channels, height, width) on this rank."""
         return describe(self.model, latents, self.tokenizer, config, **self._options()).texts
 
-    def final(self, heldout: CaptionedRows, alive: Callable[[], None]) -> dict[str, Tensor]:
+    def final(self, heldout: CaptionedRows, unseen: Sequence[str], alive: Callable[[], None]) -> dict[str, Tensor]:
         """Draw the first held-out captions and describe the first held-out images. Ranks call it together.
+
+        Args:
+            heldout: captions and images.
+            unseen: more prompts, of property cells that are in no training row.
+            alive: called again and again.
 
         Returns:
             `latents` (B, channels, height, width), `latents_w<scale>` for each of `evaluation.guidance_scales`,
-            and `captions` as bytes, also `captions_beam<n>` with a beam search.
+            and `captions` as bytes, also `captions_beam<n>` with a beam search. With `unseen`, `unseen` and
+            `unseen_w<scale>` are their drawings.
         """
         evaluation, sampling = self.experiment.evaluation, self.experiment.sampling
         alive()
-        request = self.request(heldout.prompts(evaluation.num_samples))
-        final = {"latents": generate_together(self.model, request, alive)}
-        for scale in evaluation.guidance_scales:
-            other = dataclasses.replace(request, sampling=dataclasses.replace(sampling, guidance_scale=scale))
-            final[f"latents_w{scale:g}"] = generate_together(self.model, other, alive)
+        final: dict[str, Tensor] = {}
+        for key, prompts in (("latents", heldout.prompts(evaluation.num_samples)), ("unseen", unseen)):
+            if not prompts:
+                continue
+            request = self.request(prompts)
+            final[key] = generate_together(self.model, request, alive)
+            for scale in evaluation.guidance_scales:
+                other = dataclasses.replace(request, sampling=dataclasses.replace(sampling, guidance_scale=scale))
+                final[f"{key}_w{scale:g}"] = generate_together(self.model, other, alive)
         configs = {"captions": CaptionConfig()}
         if evaluation.beam > 1:
             configs[f"captions_beam{evaluation.beam}"] = CaptionConfig(beam=evaluation.beam)

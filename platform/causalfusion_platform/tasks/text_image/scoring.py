@@ -51,6 +51,7 @@ def score_samples(
     for end in sorted(ends, key=lambda end: float(end.removeprefix("_w") or 0)):
         latents = final[f"latents{end}"]
         by_end[end] = scorer.samples(heldout.prompts(len(latents)), latents, samples)
+        by_end[end] |= scorer.unseen(final[f"unseen{end}"], samples) if f"unseen{end}" in final else {}
     best = max(by_end, key=lambda end: by_end[end].get("t2i_class", 0.0))
     named = {f"{name}{end}": value for end, found in by_end.items() for name, value in found.items()}
     return SampleScores(named | {f"{name}_best": value for name, value in by_end[best].items()}, best)

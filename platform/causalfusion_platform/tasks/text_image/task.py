@@ -25,12 +25,13 @@ from ...data.caption_tokens import (
     open_tokenizer,
     read_tokenizer,
 )
-from ...data.captioned_digits import is_captioned_digits
+from ...data.captioned_digits import cells_in, is_captioned_digits
 from ...data.captioned_rows import CaptionedRows, read_captioned_rows
 from ...data.manifest import Manifest
 from ...data.read import LATENT
 from ...data.validate import CheckedShards, check_model_fits
 from ...evaluation.classifier.folder import open_classifier
+from ...evaluation.composition import unseen_prompts
 from ...evaluation.evaluate import SampleScorer
 from ...evaluation.identity import CLASSIFIER_KEY
 from ...evaluation.text_image import TextImageScores
@@ -175,9 +176,14 @@ class TextImage(GenerationTask):
         ]
 
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
-        """Draw images from held-out captions, and describe held-out images, with the EMA weights."""
+        """Draw images from held-out captions, and describe held-out images, with the EMA weights.
+
+        On the bundled digits prompts of property cells that no training row has are drawn too.
+        """
         self.trained_sampler(loop, context)
-        return self._both_directions(context).final(self._final_rows(context.manifest), self.alive(context))
+        manifest = context.manifest
+        unseen = unseen_prompts(cells_in(self.experiment.data.path, manifest)) if self.is_scored(manifest) else []
+        return self._both_directions(context).final(self._final_rows(manifest), unseen, self.alive(context))
 
     def evaluate(self, final: dict[str, Tensor], manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
         """Score both directions and draw them.
@@ -185,7 +191,8 @@ class TextImage(GenerationTask):
         Returns:
             The scores, `num_samples`, `num_captions`, `heldout_digest` and `grid_path`. Names of scores at other
             guidance scales, or of a beam search, end with them. Those that end with `_best` are of the scale with
-            the best class accuracy, `t2i_guidance_best`. Only samples of the bundled digits have scores.
+            the best class accuracy, `t2i_guidance_best`. Only samples of the bundled digits have scores. Those of
+            property cells that are in no training row begin with `t2i_unseen_`.
         """
         experiment, evaluation = self.experiment, self.experiment.evaluation
         warn_of_lost(final["latents"])

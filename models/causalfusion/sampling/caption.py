@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import draws
+from ..config import CausalFusionConfig
 from ..factorization.ordering import patch_orders
 from ..factorization.steps import equal_step_sizes
-from ..model import Model
+from ..model import Model, ModelConfig
 from ..transformer import CausalFusion, TextContext
 
 
@@ -36,7 +37,7 @@ class CaptionConfig:
     beam: int = 1
     """Hypotheses that a beam search keeps. The one with the largest sum of log probabilities is taken."""
     num_ar_steps: int = 1
-    """S: AR steps in which the tokens of the described image are read, in raster order."""
+    """S: AR steps in which the tokens of the described image are read, in raster order. 1 for a Transfusion."""
     max_tokens: int | None = None
     """Largest number of tokens, those that begin and end the text included. null: as many as the model takes."""
 
@@ -106,7 +107,8 @@ def caption(
         on_step: called after each token.
 
     Raises:
-        ValueError: the model has no text, the latents do not fit it, or the beginning is too long.
+        ValueError: the model has no text or not so many AR steps, the latents do not fit it, or the beginning is
+            too long.
     """
     config = config or CaptionConfig()
     context = _read_images(model, latents, config.num_ar_steps)
@@ -135,19 +137,31 @@ def caption(
     return _beam_search(context, first, given, end, limit, config.beam, on_step)
 
 
+def check_caption_steps(config: ModelConfig, num_ar_steps: int) -> list[int]:
+    """Return the sizes of the AR steps in which a model reads the images that it describes.
+
+    Raises:
+        ValueError: the model has no text, it is a Transfusion and they are several, or more than its image tokens.
+    """
+    if not isinstance(config, CausalFusionConfig) or config.text is None:
+        raise ValueError("this model has no text, so that it cannot describe images")
+    if config.architecture == "transfusion" and num_ar_steps != 1:
+        raise ValueError(f"a Transfusion reads images in one AR step: num_ar_steps must be 1, got {num_ar_steps}")
+    return equal_step_sizes(config.num_tokens, num_ar_steps)
+
+
 def _read_images(model: Model, latents: Tensor, num_ar_steps: int) -> TextContext:
     """Start the decoding of texts of images.
 
     Raises:
-        ValueError: the model has no text, or the latents do not fit it.
+        ValueError: the model has no text or not so many AR steps, or the latents do not fit it.
     """
-    if not isinstance(model, CausalFusion) or model.config.text is None:
-        raise ValueError("this model has no text, so that it cannot describe images")
+    sizes = check_caption_steps(model.config, num_ar_steps)
+    model = cast(CausalFusion, model)
     size = model.config
     wanted = (size.in_channels, size.input_size, size.input_size)
     if latents.shape[1:] != wanted:
         raise ValueError(f"images need latents (B, {', '.join(map(str, wanted))}), got {tuple(latents.shape)}")
-    sizes = equal_step_sizes(size.num_tokens, num_ar_steps)
     order = patch_orders("raster", size.grid_size, [torch.Generator()] * len(latents)).to(model.device)
     patches = model.patchify(latents.to(model.device, model.dtype))
     return model.describing(patches, order, sizes)

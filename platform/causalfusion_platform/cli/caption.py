@@ -31,6 +31,9 @@ def caption(
         int | None,
         typer.Option(min=2, help="Tokens of a caption, its begin and end included (default: the model's most)."),
     ] = None,
+    ar_steps: Annotated[
+        int, typer.Option(min=1, help="S: AR steps in which each image is read. 1 for a Transfusion.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampled captions.")] = 0,
     vae: VaeOption = None,
     results: Annotated[
@@ -52,7 +55,7 @@ def caption(
     from ..sampling.interactive import check_picture
     from ..sampling.text_grid import caption_grid
 
-    config = _config(beam, top_p, temperature, max_tokens)
+    config = _config(beam, top_p, temperature, max_tokens, ar_steps)
     files = image_files(images)
     ids = image_ids(files) if results is not None else []
     if grid is not None:
@@ -88,7 +91,7 @@ def caption(
 
 
 def _config(
-    beam: int | None, top_p: float | None, temperature: float | None, max_tokens: int | None
+    beam: int | None, top_p: float | None, temperature: float | None, max_tokens: int | None, ar_steps: int
 ) -> CaptionConfig:
     """Return the options of decoding.
 
@@ -110,6 +113,7 @@ def _config(
             top_p=1.0 if top_p is None else top_p,
             beam=beam or 1,
             max_tokens=max_tokens,
+            num_ar_steps=ar_steps,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from causalfusion import CaptionConfig, Model, load_weights
+from causalfusion.sampling.caption import check_caption_steps
 from causalfusion.text.tokenizer import Tokenizer
 
 from ..config.errors import UserError
@@ -74,8 +75,13 @@ class ImageCaptioner:
         """Check that captions of these options can be made.
 
         Raises:
-            UserError: more tokens are asked for than the model takes, or the beginning leaves no room for more.
+            UserError: more tokens or AR steps are asked for than the model takes, or the beginning leaves no room
+                for more tokens.
         """
+        try:
+            check_caption_steps(self.model.config, config.num_ar_steps)
+        except ValueError as error:
+            raise UserError(f"{error}\n  for one step: leave out --ar-steps") from error
         text = text_of(self.model.config)
         assert text is not None
         limit = config.max_tokens or text.max_tokens

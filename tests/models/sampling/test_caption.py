@@ -170,6 +170,11 @@ def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], messag
 def test_models_and_images_that_do_not_fit_are_refused(make_model: Callable[..., CausalFusion]) -> None:
     with pytest.raises(ValueError, match="no text, so that it cannot describe"):
         caption(make_model(), images(1), begin=BEGIN, end=END)
+    with pytest.raises(
+        ValueError, match="a Transfusion reads images in one AR step: num_ar_steps must be 1, got 2"
+    ):
+        several = CaptionConfig(num_ar_steps=2)
+        caption(make(architecture="transfusion"), images(1), begin=BEGIN, end=END, config=several)
     with pytest.raises(ValueError, match=r"need latents \(B, 1, 8, 8\), got \(1, 1, 8, 6\)"):
         caption(make(), images(1)[..., :6], begin=BEGIN, end=END)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 from tests.platform.cli.conftest import Run, check_refusal
 
-from causalfusion import CaptionConfig, CausalFusion, caption, load_weights, save_weights
-from causalfusion.weights.folder import load_tokenizer
+from causalfusion import CaptionConfig, CausalFusion, build_model, caption, load_weights, save_weights
+from causalfusion.weights.folder import load_config, load_tokenizer
 from causalfusion_platform.evaluation.captions_file import read_results
 
 NAMES = ["digit_7.png", "digit_012.png", "digit_3.png"]
@@ -48,6 +49,7 @@ def expected_of(weights: Path, files: list[Path], **options: object) -> list[str
         (["--beam", "3"], {"beam": 3}),
         (["--top-p", ".9"], {"top_p": 0.9, "temperature": 1.0}),
         (["--temperature", "2", "--max-tokens", "5"], {"temperature": 2.0, "max_tokens": 5}),
+        (["--ar-steps", "3"], {"num_ar_steps": 3}),
     ],
 )
 def test_captions_are_those_of_the_model(
@@ -109,12 +111,28 @@ def test_colours_and_sizes_of_any_image(run: Run, text_weights: Path, images: Pa
         (["images", "--top-p", "1.5"], ["top_p must lie in (0, 1], got 1.5"]),
         (["images", "--top-p", ".5", "--temperature", "0"], ["needs a temperature above 0"]),
         (["images", "--max-tokens", "13"], ["--max-tokens 13 is more than the 12 tokens"]),
+        (["images", "--ar-steps", "17"], ["17", "leave out --ar-steps"]),
         (["images", "--prompt", "xyz" * 9], ["has 28 tokens", "a caption has at most 12", "shorten it"]),
         (["images", "--grid", "c.xyz"], ["c.xyz has no suffix of pictures"]),
     ],
 )
 def test_refusals(run: Run, text_weights: Path, images: Path, arguments: list[str], parts: list[str]) -> None:
     check_refusal(run("caption", str(text_weights), *arguments), *parts)
+
+
+def test_a_transfusion_reads_images_in_one_step(
+    run: Run, text_weights: Path, images: Path, own_folder: Path
+) -> None:
+    config = dataclasses.replace(load_config(text_weights), architecture="transfusion")
+    state = build_model(config).state_dict()
+    save_weights(own_folder / "weights", config, state, tokenizer=load_tokenizer(text_weights))
+    files = ("weights", str(images / NAMES[0]))
+    check_refusal(
+        run("caption", *files, "--ar-steps", "2"),
+        "a Transfusion reads images in one AR step: num_ar_steps must be 1, got 2",
+        "leave out --ar-steps",
+    )
+    assert run("caption", *files, "--ar-steps", "1").status == 0
 
 
 def test_ids_end_the_names_of_files(run: Run, text_weights: Path, images: Path, own_folder: Path) -> None:

@@ -22,7 +22,7 @@ from ..config.errors import UserError
 from ..storage.atomic import write_atomically
 from .manifest import Manifest
 from .read import Columns
-from .shards import tokenizer_file
+from .shards import parquet_path, tokenizer_file
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +137,15 @@ def captions_of(folder: Path, manifest: Manifest) -> Iterator[str]:
 def check_captions(folder: Path, manifest: Manifest) -> None:
     """Check that every row has a caption, and nothing else in its list.
 
+    Only the footers of complete shards are read, so that a launch does not read millions of captions.
+
     Raises:
         UserError: some have none. The message tells how many and names the first.
     """
     missing, first = 0, list[str]()
     for shard in manifest.shards:
+        if _places_without_text(folder, shard.file) == 0:
+            continue
         lists = _read(folder, shard.file, CAPTIONS).combine_chunks()
         lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
         with_null = lists.value_parent_indices().filter(lists.flatten().is_null())
@@ -158,14 +162,40 @@ def check_captions(folder: Path, manifest: Manifest) -> None:
         )
 
 
+def _places_without_text(folder: Path, file: str) -> int | None:
+    """Return the number of empty lists and of nulls in lists, by a shard's footer. None: it does not tell.
+
+    Parquet counts both as nulls of the column of texts.
+
+    Raises:
+        UserError: the shard cannot be read.
+    """
+    try:
+        footer = pq.read_metadata(folder / file)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(folder, file, error) from error
+    total = 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        columns = {group.column(place).path_in_schema: group.column(place) for place in range(group.num_columns)}
+        column = columns.get(parquet_path(CAPTIONS))
+        if column is None or column.statistics is None or not column.statistics.has_null_count:
+            return None
+        total += column.statistics.null_count
+    return total
+
+
 def _read(folder: Path, file: str, column: str) -> pa.ChunkedArray:
     try:
         return pq.read_table(folder / file, columns=[column], page_checksum_verification=True).column(column)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(
-            f"shard {folder / file} cannot be read: {error}\n"
-            f"  see what is wrong: {command('data', 'verify', folder)}"
-        ) from error
+        raise _unreadable(folder, file, error) from error
+
+
+def _unreadable(folder: Path, file: str, error: Exception) -> UserError:
+    return UserError(
+        f"shard {folder / file} cannot be read: {error}\n  see what is wrong: {command('data', 'verify', folder)}"
+    )
 
 
 def _check(text: TextConfig, tokenizer: Tokenizer, source: str) -> None:

@@ -155,7 +155,7 @@ def write_shard(rows: Rows, path: Path, rows_per_group: int) -> Shard:
             rows.table(),
             file,
             row_group_size=rows_per_group,
-            compression={_leaf(name): codec for name, codec in compression.items()},
+            compression={parquet_path(name): codec for name, codec in compression.items()},
             use_dictionary=False,
             write_page_checksum=True,
         )
@@ -178,7 +178,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     manifest.write(folder)
 
 
-def _leaf(name: str) -> str:
+def parquet_path(name: str) -> str:
     """Return Parquet's path of a column. Lists and tensors are nested."""
     return name if name in ("row_id", "label", "key") else f"{name}.list.element"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import run_environment
 from tests.platform.data.captioned import captions_of, write_captioned
@@ -150,6 +151,28 @@ def test_a_missing_text_in_a_list_counts_as_none(folder: Path) -> None:
     rewrite(folder, 0, put("captions", 2, ["a text", None]))
     with pytest.raises(UserError, match=r"1 of 23 images .*: key 2\n"):
         check_captions(folder, Manifest.read(folder))
+
+
+@pytest.mark.parametrize("empty", [[], [None]])
+@pytest.mark.parametrize("statistics", [True, False])
+def test_every_way_of_having_no_caption_is_found(
+    tmp_path: Path, empty: list[str | None], statistics: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever row of a shard it is, and whether or not the file's footer counts nulls."""
+    write = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda *args, **more: write(*args, write_statistics=statistics, **more))
+    for row in range(10):
+        captions = [empty if place == row else texts for place, texts in enumerate(captions_of(10))]
+        folder = tmp_path / str(row)
+        manifest = write_captioned(folder, captions)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=rf"1 of 10 images .*: key {row}\n"):
+            check_captions(folder, manifest)
+    check_captions(folder, write_captioned(folder, captions_of(10)))
+
+
+def test_captions_of_complete_shards_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pq, "read_table", None)
+    check_captions(folder, Manifest.read(folder))
 
 
 def kept(folder: Path) -> list[Path]:

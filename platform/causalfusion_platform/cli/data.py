@@ -1,4 +1,4 @@
-"""`causalfusion data`: make latent shards, and choose prompts."""
+"""`causalfusion data`: make latent shards, choose prompts, and measure real images."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import typer
 from .data_check import inspect, stats, verify
 from .data_encode import encode, list_faults
 from .data_prompts import prompts
+from .data_reference import reference
 from .help import WholeHelp
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
 
 data_app = typer.Typer(
-    cls=WholeHelp, help="Make and check latent shards, and choose prompts.", no_args_is_help=True
+    cls=WholeHelp,
+    help="Make and check latent shards, choose prompts, and measure real images.",
+    no_args_is_help=True,
 )
 
 
 @data_app.callback()
 def group() -> None:
-    """Make and check latent shards, and choose prompts."""
+    """Make and check latent shards, choose prompts, and measure real images."""
 
 
 @data_app.command("digits")
@@ -80,3 +83,4 @@ data_app.command("verify")(verify)
 data_app.command("inspect")(inspect)
 data_app.command("stats")(stats)
 data_app.command("prompts")(prompts)
+data_app.command("reference")(reference)

@@ -12,7 +12,15 @@ import torch
 from PIL import Image
 from tests.platform.cli.conftest import Run, check_refusal
 
-from causalfusion import CaptionConfig, CausalFusion, build_model, caption, load_weights, save_weights
+from causalfusion import (
+    CaptionConfig,
+    CausalFusion,
+    CausalFusionConfig,
+    build_model,
+    caption,
+    load_weights,
+    save_weights,
+)
 from causalfusion.weights.folder import load_config, load_tokenizer
 from causalfusion_platform.evaluation.captions_file import read_results
 
@@ -123,7 +131,9 @@ def test_refusals(run: Run, text_weights: Path, images: Path, arguments: list[st
 def test_a_transfusion_reads_images_in_one_step(
     run: Run, text_weights: Path, images: Path, own_folder: Path
 ) -> None:
-    config = dataclasses.replace(load_config(text_weights), architecture="transfusion")
+    config = load_config(text_weights)
+    assert isinstance(config, CausalFusionConfig)
+    config = dataclasses.replace(config, architecture="transfusion")
     state = build_model(config).state_dict()
     save_weights(own_folder / "weights", config, state, tokenizer=load_tokenizer(text_weights))
     files = ("weights", str(images / NAMES[0]))

@@ -7,7 +7,7 @@ and `filesystem` list paths and URLs. `system_files` names what is left out, `sp
 """
 
 from .listing import CaptionsFound, Listing, Reader, Source
-from .open import open_source
+from .open import open_images, open_source
 from .selection import EARLIER_RULES, RULES
 
-__all__ = ["EARLIER_RULES", "RULES", "CaptionsFound", "Listing", "Reader", "Source", "open_source"]
+__all__ = ["EARLIER_RULES", "RULES", "CaptionsFound", "Listing", "Reader", "Source", "open_images", "open_source"]

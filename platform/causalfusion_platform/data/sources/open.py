@@ -91,6 +91,20 @@ def open_source(
     return ParquetFiles(files, policies, image_column, label_column, caption_column)
 
 
+def open_images(location: str) -> Source:
+    """Open a folder of images, all of one class. Images below it count too. Other files do not.
+
+    Raises:
+        UserError: the location is missing, is not a folder, or holds no image.
+    """
+    files = list_files(location)
+    if files.given != "folder":
+        raise UserError(f"{location} is a {files.given}, not a folder\n  name a folder of images")
+    if not files.ending_in(*_IMAGES):
+        raise UserError(f"{location} holds no image\n  name a folder of images, such as val2014")
+    return UnlabelledFolder(_only(files, _IMAGES))
+
+
 def _check_labels(files: SourceFiles, kind: Kind, labels: str | None) -> None:
     if labels is not None and kind != "flat":
         raise UserError(f"{kind} sources have their labels inside\n  leave out --labels, or use --kind flat")

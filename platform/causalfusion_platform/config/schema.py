@@ -97,6 +97,11 @@ class OptimConfig(Section):
     """Images over which the learning rate rises linearly from 0 to its constant value."""
     warmup_epochs: float | None = Field(None, ge=0)
     """The same in epochs of the data set, in place of warmup_images."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warmup. `cosine`: half a cosine down to min_lr at the end of training (Tables 12
+    and 13)."""
+    min_lr: float = Field(0.0, ge=0)
+    """Learning rate at the end of a cosine. It is not scaled by the batch."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     """Decay per step of the weights' moving average in fp32 (release: 0.9999). Samples are drawn from it."""
     ema_warmup: bool = True
@@ -114,6 +119,8 @@ class OptimConfig(Section):
                 f"warmup_images {self.warmup_images} and warmup_epochs {self.warmup_epochs} both give the warmup: "
                 f"leave one out"
             )
+        if self.min_lr and self.schedule == "constant":
+            raise ValueError(f"min_lr {self.min_lr:g} is the end of a cosine: set schedule=cosine, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -331,6 +338,10 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _check(self) -> Experiment:
         tokens, grid = self.model.num_tokens, self.model.grid_size
+        if self.optim.min_lr > self.learning_rate:
+            raise ValueError(
+                f"optim.min_lr {self.optim.min_lr:g} exceeds the peak of the learning rate, {self.learning_rate:g}"
+            )
         check_objective(self.model, self.objective)
         for section, part in (("objective", self.objective), ("sampling", self.sampling)):
             if part.num_ar_steps is not None and part.num_ar_steps > tokens:

@@ -1,6 +1,8 @@
-"""The learning rate: base rate × batch / 256, with a linear warmup in images or epochs."""
+"""The learning rate: base rate × batch / 256, a linear warmup in images or epochs, then constant or a cosine."""
 
 from __future__ import annotations
+
+import math
 
 from ..config.schema import Experiment
 
@@ -24,10 +26,20 @@ def warmup_images(experiment: Experiment, rows: int | None = None) -> float:
 
 
 def learning_rate_at(experiment: Experiment, images_seen: int, rows: int | None = None) -> float:
-    """Return the learning rate after `images_seen` images: linear warmup, then constant (Tables 9 and 10).
+    """Return the learning rate of the step that ends at `images_seen` images.
+
+    `constant`: linear warmup, then constant (Tables 9 and 10). `cosine`: MAE's rule, which goes by the images seen
+    before the step: linear warmup from 0, then half a cosine from the peak down to `optim.min_lr` (Tables 12
+    and 13).
 
     Raises:
         ValueError: see `warmup_images`.
     """
-    warmup = warmup_images(experiment, rows)
-    return experiment.learning_rate * min(1.0, images_seen / warmup if warmup else 1.0)
+    warmup, peak = warmup_images(experiment, rows), experiment.learning_rate
+    if experiment.optim.schedule == "constant":
+        return peak * min(1.0, images_seen / warmup if warmup else 1.0)
+    before, total = images_seen - experiment.train.global_batch_size, experiment.train.total_images
+    if before < warmup:
+        return peak * before / warmup
+    lowest, progress = experiment.optim.min_lr, (before - warmup) / (total - warmup)
+    return lowest + (peak - lowest) * (1 + math.cos(math.pi * progress)) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,6 @@ from causalfusion_platform.data.validate import open_shards
 from causalfusion_platform.launch.training.train import check_inputs, run_training
 from causalfusion_platform.tasks import check_data, open_task
 from causalfusion_platform.tracking.mlflow import client
-from causalfusion_platform.train.rates import learning_rate_at
 
 TOY = "task=tests.platform.tasks.toy:LatentMean"
 STEPS, BATCH = 8, 64
@@ -51,6 +51,16 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(newest / "weights" / "model.safetensors")
 
 
+def rate_by_hand(step: int, peak: float, *, cosine: bool) -> float:
+    """Four steps of warmup, then a constant rate, or a cosine by MAE's rule down to 1e-4."""
+    warm = 256 // BATCH
+    if not cosine:
+        return peak * min(1, (step + 1) / warm)
+    if step < warm:
+        return peak * step / warm
+    return 1e-4 + (peak - 1e-4) * (1 + math.cos(math.pi * (step - warm) / (STEPS - warm))) / 2
+
+
 def by_hand(experiment: Composed) -> dict[str, torch.Tensor]:
     """The same training in plain torch: AdamW with two groups, and the average of the weights."""
     e = experiment.experiment
@@ -66,7 +76,7 @@ def by_hand(experiment: Composed) -> dict[str, torch.Tensor]:
     for number, batch in enumerate(
         local_batches(data, batch_size=BATCH, start=0, stop=STEPS * BATCH, collate=LatentMean.collate)
     ):
-        rate = learning_rate_at(e, (number + 1) * BATCH)
+        rate = rate_by_hand(number, e.learning_rate, cosine=e.optim.schedule == "cosine")
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         optimizer.zero_grad()
@@ -80,11 +90,14 @@ def by_hand(experiment: Composed) -> dict[str, torch.Tensor]:
     return average
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
+COSINE = ("optim.schedule=cosine", "optim.min_lr=0.0001")
+
+
+@pytest.mark.parametrize(("stage", "schedule"), [(0, COSINE), (1, ()), (2, COSINE), (3, COSINE)])
 def test_each_group_keeps_its_rate_and_decay_also_after_a_resume(
-    home: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+    home: Path, stage: int, schedule: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = composed("toy", f"train.zero_stage={stage}")
+    experiment = composed("toy", f"train.zero_stage={stage}", *schedule)
     monkeypatch.setattr(Regression, "interrupt_at", 5)
     with pytest.raises(KeyboardInterrupt):
         run_training(experiment, local=True)

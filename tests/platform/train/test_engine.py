@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -81,6 +82,35 @@ def test_a_warmup_is_given_once_and_epochs_need_a_data_set(make_experiment: Make
         make_experiment(optim={"warmup_epochs": 1, "warmup_images": 10})
     with pytest.raises(ValueError, match="rows of the data set"):
         learning_rate_at(make_experiment(optim={"warmup_epochs": 1}), 10)
+
+
+def mae_rate(epoch: float, *, peak: float, lowest: float, warmup: int, epochs: int) -> float:
+    """The rule of MAE's fine-tuning, by the epochs seen before the step."""
+    if epoch < warmup:
+        return peak * epoch / warmup
+    return lowest + (peak - lowest) * 0.5 * (1.0 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def test_a_cosine_is_that_of_mae_at_every_step(make_experiment: MakeExperiment) -> None:
+    """Table 12: 50 epochs, 5 of them warmup, a rate of 1e-3 for 256 images, batches of 1,024, and MAE's minimum."""
+    rows, batch = 10_240, 1024
+    optim = {"base_lr": 1e-3, "warmup_epochs": 5, "schedule": "cosine", "min_lr": 1e-6}
+    experiment = make_experiment(optim=optim, train={"global_batch_size": batch, "images": 50 * rows})
+    steps = 50 * rows // batch
+    found = [learning_rate_at(experiment, (step + 1) * batch, rows) for step in range(steps)]
+    expected = [mae_rate(step / 10, peak=4e-3, lowest=1e-6, warmup=5, epochs=50) for step in range(steps)]
+    assert found == pytest.approx(expected, rel=1e-12, abs=0)
+    assert (found[0], max(found)) == (0, pytest.approx(4e-3, rel=1e-12))
+    assert 1e-6 < found[-1] < 6e-6
+
+
+def test_a_lowest_rate_needs_a_cosine_below_the_peak(make_experiment: MakeExperiment) -> None:
+    with pytest.raises(ValueError, match="set schedule=cosine"):
+        make_experiment(optim={"min_lr": 1e-6})
+    with pytest.raises(ValueError, match=r"min_lr 0.01 exceeds the peak of the learning rate, 0.005"):
+        make_experiment(
+            optim={"base_lr": 0.01, "min_lr": 0.01, "schedule": "cosine"}, train={"global_batch_size": 128}
+        )
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

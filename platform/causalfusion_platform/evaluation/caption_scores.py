@@ -12,6 +12,7 @@ from ..config.errors import UserError
 from ..data.coco_captions import read_coco
 from ..data.manifest import sha256_of
 from .captions_file import DEFAULT_SPLIT, match_references, read_results, references_of
+from .metrics.bleu import bleu_4
 from .metrics.caption_tokenizers import CaptionTokenizer, WordTokenizer
 from .metrics.cider import FEWEST_IMAGES, cider_d
 
@@ -74,8 +75,9 @@ def score_results_file(
     hypotheses = [*results.values()]
     words = WordTokenizer().tokenize(hypotheses)
     return CaptionScores(
-        scores={each.metric: cider_d(hypotheses, matched, each).score for each in tokenizers},
-        tokenizers={each.metric: each.identity for each in tokenizers},
+        scores={each.metric: cider_d(hypotheses, matched, each).score for each in tokenizers}
+        | {each.bleu: bleu_4(hypotheses, matched, each) for each in tokenizers},
+        tokenizers={name: each.identity for each in tokenizers for name in (each.metric, each.bleu)},
         images=len(results),
         mean_length=sum(map(len, words)) / len(words),
         split=split,

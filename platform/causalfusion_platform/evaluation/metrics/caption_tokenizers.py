@@ -1,4 +1,4 @@
-"""Tokenizers of captions for CIDEr-D, each with the name of the metric that it gives.
+"""Tokenizers of captions for CIDEr-D and BLEU-4, each with the names of the metrics that it gives.
 
 A caption metric depends on the tokenizer, so another tokenizer is another metric. These split captions into words
 for scoring, and have nothing to do with the tokenizer of a model.
@@ -29,6 +29,10 @@ class CaptionTokenizer(Protocol):
         """Name of CIDEr-D with this tokenizer."""
 
     @property
+    def bleu(self) -> str:
+        """Name of BLEU-4 with this tokenizer."""
+
+    @property
     def identity(self) -> str:
         """Description of the tokenizer that tells it from every other one, for records."""
 
@@ -52,7 +56,7 @@ class WordTokenizer:
     Unlike PTB it splits neither `man's` nor `don't`, and removes brackets, which pycocoevalcap leaves as `-lrb-`.
     """
 
-    metric = "cider_d_words"
+    metric, bleu = "cider_d_words", "bleu4_words"
     identity = "words, version 1: NFC, lower case, punctuation removed, clitics not split"
 
     def tokenize(self, captions: Sequence[str]) -> list[list[str]]:
@@ -84,7 +88,7 @@ class PTBTokenizer:
     java: str
     jar: Path
 
-    metric = "cider_d_ptb"
+    metric, bleu = "cider_d_ptb", "bleu4_ptb"
     identity = f"PTBTokenizer -preserveLines -lowerCase, {JAR} sha256 {JAR_SHA256}, punctuation removed"
 
     @classmethod

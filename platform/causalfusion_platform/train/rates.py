@@ -28,9 +28,8 @@ def warmup_images(experiment: Experiment, rows: int | None = None) -> float:
 def learning_rate_at(experiment: Experiment, images_seen: int, rows: int | None = None) -> float:
     """Return the learning rate of the step that ends at `images_seen` images.
 
-    `constant`: linear warmup, then constant (Tables 9 and 10). `cosine`: MAE's rule, which goes by the images seen
-    before the step: linear warmup from 0, then half a cosine from the peak down to `optim.min_lr` (Tables 12
-    and 13).
+    `constant`: a linear warmup, then the peak (Tables 9 and 10). `cosine`: MAE's rule (Tables 12 and 13), by the
+    images seen before the step. Its warmup rises from 0, and half a cosine falls from the peak to `optim.min_lr`.
 
     Raises:
         ValueError: see `warmup_images`.

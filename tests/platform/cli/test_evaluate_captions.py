@@ -17,6 +17,8 @@ REFERENCES = {
     2: ["Two dogs play with a ball", "Dogs, on the grass!"],
     3: ["A red train at the station"],
 }
+BLEU = 0.7620425808584571
+"""BLEU-4 of the results file by pycocoevalcap 1.2."""
 SCORE = 5.133965663192143
 """Returned by pycocoevalcap 1.2's `Cider().compute_score` for the same words, lower-cased and split by hand."""
 FILE = ["evaluate", "--captions", "results.json", "--references", "captions.json"]
@@ -67,13 +69,17 @@ def test_scores_of_a_results_file(run: Run, files: Path) -> None:
     lines = result.out.splitlines()
     record = json.loads(lines[-1])
     assert record["cider_d_words"] == pytest.approx(SCORE, abs=1e-12)
+    assert record["bleu4_words"] == pytest.approx(BLEU, abs=1e-12)
     assert lines[:-1] == [
         f"cider_d_words {SCORE:.4f}",
+        f"bleu4_words {BLEU:.4f}",
         "3 images, mean length 4.00 words",
         "cider_d_ptb is not measured: it needs Java and stanford-corenlp-3.4.1.jar, see --ptb-jar",
     ]
     assert (record["images"], record["mean_length"], record["split"]) == (3, 4.0, None)
-    assert record["tokenizers"] == {"cider_d_words": caption_tokenizers.WordTokenizer.identity}
+    assert record["tokenizers"] == dict.fromkeys(
+        ("cider_d_words", "bleu4_words"), caption_tokenizers.WordTokenizer.identity
+    )
     assert "cider_d_ptb" not in record
     assert record["captions_sha256"] == hashlib.sha256((files / "results.json").read_bytes()).hexdigest()
     assert record["references"] == "captions.json"
@@ -103,9 +109,9 @@ def test_a_given_jar_adds_the_ptb_metric(run: Run, files: Path, monkeypatch: pyt
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(files), prepend=":")
     result = run(*FILE, "--ptb-jar", str(jar), "--json")
-    assert result.out.startswith(f"cider_d_words {SCORE:.4f}\ncider_d_ptb {SCORE:.4f}\n3 images")
+    assert result.out.startswith(f"cider_d_words {SCORE:.4f}\ncider_d_ptb {SCORE:.4f}\nbleu4_words")
     record = json.loads(result.out.splitlines()[-1])
-    assert set(record["tokenizers"]) == {"cider_d_words", "cider_d_ptb"}
+    assert set(record["tokenizers"]) == {"cider_d_words", "cider_d_ptb", "bleu4_words", "bleu4_ptb"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_wrong_captions(run: Run, content: object, parts: list[str]) -> None:
 def test_empty_captions_can_be_scored(run: Run) -> None:
     write("results.json", results({1: "", 2: "", 3: " "}))
     result = run(*FILE, "--allow-empty")
-    assert result.out.startswith("cider_d_words 0.0000\n3 images, mean length 0.00 words\n")
+    assert result.out.startswith("cider_d_words 0.0000\nbleu4_words 0.0000\n3 images, mean length 0.00 words\n")
 
 
 def test_one_image_is_refused(run: Run) -> None:

@@ -61,7 +61,7 @@ OF_TWO_IMAGES = (10.000000000000002, 2.0552021746185676)
 class Blanks:
     """Words separated by blanks."""
 
-    metric = "cider_d_blanks"
+    metric, bleu = "cider_d_blanks", "bleu4_blanks"
     identity = "blanks"
 
     def tokenize(self, captions: Sequence[str]) -> list[list[str]]:

@@ -365,10 +365,10 @@ class TextContext:
     def __init__(self, model: CausalFusion, patches_BLP: Tensor, positions_BL: Tensor, sizes: list[int]) -> None:
         if model.config.text is None:
             raise ValueError("this model has no text")
-        self.model = model
+        self.model, self.text = model, model.config.text
         self.num_text = 0
-        self.vocabulary = model.config.text.vocabulary
-        self.cache = KVCache(model.config.depth, patches_BLP.shape[1] + model.config.text.max_tokens)
+        self.vocabulary = self.text.vocabulary
+        self.cache = KVCache(model.config.depth, patches_BLP.shape[1] + self.text.max_tokens)
         x = model.embed_described(patches_BLP, positions_BL)
         for step in torch.split(x, sizes, dim=1):
             model.run_blocks(step, None, self.cache, read=slice(0, 0))

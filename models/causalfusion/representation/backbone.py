@@ -9,6 +9,7 @@ Shapes: B images, L image tokens, N tokens, D width, K residual branches.
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ..config import CausalFusionConfig
 from ..embed import sinusoids_2d
 from ..model import Model, ModelConfig
 from ..patches import patchify
-from ..transformer import Attention, Block
+from ..transformer import Attention
 from .drop_path import branch_scales, drop_path_rates
 from .features import Condition, check_condition, check_shape, dit_condition
 
@@ -38,7 +39,7 @@ class PlainBlock(nn.Module):
         x_BND = x_BND + _scaled(self.attn(self.norm1(x_BND), None), scales_B2, 0)
         return x_BND + _scaled(self.mlp(self.norm2(x_BND)), scales_B2, 1)
 
-    def load(self, block: Block) -> None:
+    def load(self, block: nn.Module) -> None:
         """Copy the weights of a trained block."""
         self.load_state_dict(block.state_dict())
 
@@ -149,7 +150,10 @@ class Backbone(nn.Module):
         self.positions.copy_(model.positions)
         condition = dit_condition(model, self.condition) if isinstance(model, DiT) else None
         for own, block in zip(self.blocks, model.blocks, strict=False):
-            own.load(block) if condition is None else own.load(block, condition)
+            if condition is None:
+                cast(PlainBlock, own).load(block)
+            else:
+                cast(PlainDiTBlock, own).load(cast(DiTBlock, block), condition)
 
 
 def _block(config: ModelConfig) -> PlainBlock | PlainDiTBlock:

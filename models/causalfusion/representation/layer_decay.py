@@ -1,4 +1,8 @@
-"""Layer-wise decay of the learning rate: MAE's rule, which is BEiT's (Table 12)."""
+"""Groups of parameters for fine-tuning.
+
+Classifiers have MAE's layer-wise decay of the learning rate, which is BEiT's (Table 12). Captioners have one rate
+for the head, and one for the backbone (Table 13).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .captioner import Captioner
 from .classifier import Classifier
 
 
@@ -39,6 +44,26 @@ def layer_groups(model: Classifier, layer_decay: float, weight_decay: float) -> 
         raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
     depth = model.backbone_depth
     scales = {name: layer_decay ** (depth + 1 - layer_of(name, depth)) for name, _ in model.named_parameters()}
+    return grouped(model, scales, weight_decay)
+
+
+def head_groups(model: Captioner, backbone_scale: float, weight_decay: float) -> list[LayerGroup]:
+    """Return the groups of the trained parameters: those of the head have the whole rate. Frozen ones are in none.
+
+    Vectors and positions have no weight decay, as in `layer_groups`.
+
+    Args:
+        model: the captioner.
+        backbone_scale: factor of the backbone's learning rate (Table 13: 0.1, for 1e-5 beside 1e-4).
+        weight_decay: of matrices (Table 13: 0.01).
+
+    Raises:
+        ValueError: a factor is out of range.
+    """
+    if backbone_scale < 0:
+        raise ValueError(f"backbone_scale must not be negative, got {backbone_scale}")
+    names = [name for name, _ in model.named_parameters()]
+    scales = {name: backbone_scale if name.startswith("backbone.") else 1.0 for name in names}
     return grouped(model, scales, weight_decay)
 
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from .. import draws
-from ..config import CausalFusionConfig
+from ..config import CausalFusionConfig, TextConfig
 from ..factorization.ordering import patch_orders
 from ..factorization.steps import equal_step_sizes
 from ..model import Model, ModelConfig
-from ..transformer import CausalFusion, TextContext
+from ..transformer import CausalFusion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,35 @@ class Captions:
         return len(self.lengths)
 
 
+class TextDecoding(Protocol):
+    """Images during the decoding of their texts, such as `causalfusion.transformer.TextContext`."""
+
+    text: TextConfig
+    """Sizes of the texts."""
+    vocabulary: int
+    """Number of tokens that have logits."""
+
+    def next(self, tokens_B: Tensor) -> Tensor:
+        """Add one token to each text, and return the logits of the token behind it: (B, `vocabulary`)."""
+
+    def select(self, rows: Tensor) -> None:
+        """Replace the samples by samples `rows`, with their texts so far."""
+
+
+class ImageDescriber(Protocol):
+    """Model that only describes images, such as `causalfusion.representation.Captioner`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+
+    def describing(self, latents: Tensor) -> TextDecoding:
+        """Start describing images. Raises ValueError if the latents do not fit the model."""
+
+
 @torch.no_grad()
 def caption(
-    model: Model,
+    model: Model | ImageDescriber,
     latents: Tensor,
     *,
     begin: int,
@@ -112,8 +138,7 @@ def caption(
     """
     config = config or CaptionConfig()
     context = _read_images(model, latents, config.num_ar_steps)
-    text = cast(CausalFusion, model).config.text
-    assert text is not None
+    text = context.text
     context.vocabulary = min(vocabulary or text.vocabulary, text.vocabulary)
     limit = min(config.max_tokens or text.max_tokens, text.max_tokens)
     given = [begin, *beginning]
@@ -150,12 +175,16 @@ def check_caption_steps(config: ModelConfig, num_ar_steps: int) -> list[int]:
     return equal_step_sizes(config.num_tokens, num_ar_steps)
 
 
-def _read_images(model: Model, latents: Tensor, num_ar_steps: int) -> TextContext:
+def _read_images(model: Model | ImageDescriber, latents: Tensor, num_ar_steps: int) -> TextDecoding:
     """Start the decoding of texts of images.
 
     Raises:
         ValueError: the model has no text or not so many AR steps, or the latents do not fit it.
     """
+    if not isinstance(model, Model):
+        if num_ar_steps != 1:
+            raise ValueError(f"a captioner reads images at once: num_ar_steps must be 1, got {num_ar_steps}")
+        return model.describing(latents)
     sizes = check_caption_steps(model.config, num_ar_steps)
     model = cast(CausalFusion, model)
     size = model.config
@@ -168,7 +197,7 @@ def _read_images(model: Model, latents: Tensor, num_ar_steps: int) -> TextContex
 
 
 def _decode(
-    context: TextContext,
+    context: TextDecoding,
     logits_BV: Tensor,
     given: list[int],
     end: int,
@@ -213,7 +242,7 @@ def _sample(logits_BV: Tensor, config: CaptionConfig, generators: Sequence[torch
 
 
 def _beam_search(
-    context: TextContext,
+    context: TextDecoding,
     logits_BV: Tensor,
     given: list[int],
     end: int,

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import CausalFusionConfig, TextConfig
 from ..model import CONFIGS, Model, ModelConfig, build_model
@@ -29,7 +29,11 @@ TOKENIZER_FILE = "tokenizer.json"
 _LARGEST_JSON = 16 << 20
 """Bytes above which a file of settings or names is refused."""
 
+FINETUNED = ("classifier", "captioner")
+"""Architectures of `causalfusion.representation`, which draw no images."""
+
 _Settings = TypeVar("_Settings")
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def save_weights(
@@ -52,13 +56,28 @@ def save_weights(
         named = dataclasses.replace(config.text, tokenizer_sha256=tokenizer.digest)
         config = dataclasses.replace(config, text=named)
         (folder / TOKENIZER_FILE).write_text(tokenizer.json, encoding="utf-8")
+    write_tensors(folder, state)
+    write_settings(folder / CONFIG_FILE, config)
+    write_settings(folder / DIFFUSION_FILE, diffusion or DiffusionConfig())
+    write_class_names(folder, class_names)
+
+
+def write_tensors(folder: Path, state: dict[str, Tensor]) -> None:
+    """Write a model's state as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    for name, settings in ((CONFIG_FILE, config), (DIFFUSION_FILE, diffusion or DiffusionConfig())):
-        (folder / name).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", encoding="utf-8")
+
+
+def write_settings(file: Path, settings: Any) -> None:
+    """Write the fields of a dataclass as JSON."""
+    file.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", encoding="utf-8")
+
+
+def write_class_names(folder: Path, names: Sequence[str] | None) -> None:
+    """Write the name of each class. None: they are not known."""
     (folder / CLASSES_FILE).unlink(missing_ok=True)
-    if class_names is not None:
-        text = json.dumps(list(class_names), indent=2, ensure_ascii=False)
+    if names is not None:
+        text = json.dumps(list(names), indent=2, ensure_ascii=False)
         (folder / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -72,14 +91,25 @@ def load_weights(folder: Path | str, *, device: torch.device | str = "cpu") -> M
     """
     folder = Path(folder)
     config = load_config(folder)
+    return load_module(folder / WEIGHTS_FILE, lambda: build_model(config)).to(device).eval()
+
+
+def load_module(file: Path, build: Callable[[], _Module]) -> _Module:
+    """Build a module, and read its state from a file of tensors.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        RuntimeError: keys or shapes differ from the module's. They are listed by name.
+        ValueError: the file is damaged.
+    """
     try:
-        _check_shapes(config, folder / WEIGHTS_FILE)
-        tensors = load_file(folder / WEIGHTS_FILE)
+        _check_shapes(file, build)
+        tensors = load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
-    model = build_model(config)
-    model.load_state_dict(tensors)
-    return model.to(device).eval()
+        raise ValueError(f"{file}: {error}") from error
+    module = build()
+    module.load_state_dict(tensors)
+    return module
 
 
 def load_config(folder: Path | str) -> ModelConfig:
@@ -90,11 +120,16 @@ def load_config(folder: Path | str) -> ModelConfig:
         ValueError: it is not one of a known model.
     """
     file = Path(folder) / CONFIG_FILE
-    fields = _read_object(file)
+    fields = read_object(file)
     architecture = fields.get("architecture", "causalfusion")
+    if architecture in FINETUNED:
+        raise ValueError(
+            f"{file} is that of a fine-tuned {architecture}, which draws no images: load it with "
+            "causalfusion.representation.load_finetuned"
+        )
     if not isinstance(architecture, str) or architecture not in CONFIGS:
         raise ValueError(f"{file}: unknown architecture {architecture!r:.100}; known: {', '.join(CONFIGS)}")
-    return _settings(CONFIGS[architecture], fields, file)
+    return settings_of(CONFIGS[architecture], fields, file)
 
 
 def load_diffusion(folder: Path | str) -> DiffusionConfig:
@@ -103,7 +138,7 @@ def load_diffusion(folder: Path | str) -> DiffusionConfig:
     A folder without `diffusion.json` stands for the paper's noise process.
     """
     file = Path(folder) / DIFFUSION_FILE
-    return _settings(DiffusionConfig, _read_object(file), file) if file.is_file() else DiffusionConfig()
+    return settings_of(DiffusionConfig, read_object(file), file) if file.is_file() else DiffusionConfig()
 
 
 def load_class_names(folder: Path | str) -> list[str] | None:
@@ -153,18 +188,18 @@ def check_tokenizer(text: TextConfig, tokenizer: Tokenizer, source: str) -> None
         )
 
 
-def _check_shapes(config: ModelConfig, file: Path) -> None:
-    """Compare keys and shapes with the configuration before anything is allocated.
+def _check_shapes(file: Path, build: Callable[[], nn.Module]) -> None:
+    """Compare keys and shapes with a module's before anything is allocated.
 
     Raises:
         RuntimeError: they differ. They are listed by name.
     """
     with safe_open(file, "pt") as opened, torch.device("meta"):
         tensors = {name: torch.empty(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        build_model(config).load_state_dict(tensors)
+        build().load_state_dict(tensors)
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -194,7 +229,7 @@ def _read_json(file: Path) -> Any:
         raise ValueError(f"{file}: it is not JSON: {error!s:.200}") from error
 
 
-def _settings(kind: type[_Settings], fields: dict[str, Any], file: Path) -> _Settings:
+def settings_of(kind: type[_Settings], fields: dict[str, Any], file: Path) -> _Settings:
     """Make a configuration of the fields of a file.
 
     Raises:

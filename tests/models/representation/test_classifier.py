@@ -164,7 +164,7 @@ class TestDropPath:
         found = classifier.backbone(images(2), drawn)
         naive = NaiveViT(model)
         for row, kept in ((0, 0.0), (1, 1.0)):
-            tokens = naive.layers(images(2)[row])[1]
+            tokens = list(naive.layers(images(2)[row])[1])
             attended = naive.attention([naive.norm(x, "blocks.1.norm1") for x in tokens], "blocks.1.attn")
             tokens = [x + y / 0.8 for x, y in zip(tokens, attended, strict=True)]
             tokens = [x + kept / 0.8 * naive.mlp(naive.norm(x, "blocks.1.norm2"), "blocks.1.mlp") for x in tokens]
@@ -190,7 +190,7 @@ class TestDropPath:
         kept, dropped = (
             classifier.backbone(images(1), torch.tensor([[0.9, 0.9, 0.9, last]]).double()) for last in (0.9, 0.1)
         )
-        block = classifier.backbone.blocks[1]
+        block: Any = classifier.backbone.blocks[1]
         whole = dropped + block.mlp(block.norm2(dropped))
         torch.testing.assert_close(0.75 * kept + 0.25 * dropped, whole, rtol=0, atol=1e-12)
 
@@ -265,6 +265,6 @@ def test_a_classifier_trains(make_model: ModelMaker) -> None:
     for step in range(60):
         logits = classifier(latents, classifier.draw(0, range(8 * step, 8 * step + 8)))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(logits, labels).backward()
+        nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert torch.equal(classifier.eval()(latents).argmax(dim=1), labels)

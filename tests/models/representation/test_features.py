@@ -133,9 +133,9 @@ def test_a_larger_grid(make_model: ModelMaker) -> None:
 
 def test_gradients_reach_the_layers_before(make_model: ModelMaker) -> None:
     model = make_model()
-    features(model, images(2), 1).square().sum().backward()
-    assert model.blocks[0].attn.qkv.weight.grad is not None
-    assert model.blocks[1].attn.qkv.weight.grad is None
+    features(model, images(2), 1).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert model.get_parameter("blocks.0.attn.qkv.weight").grad is not None
+    assert model.get_parameter("blocks.1.attn.qkv.weight").grad is None
 
 
 @pytest.mark.parametrize(

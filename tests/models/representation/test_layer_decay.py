@@ -12,7 +12,8 @@ import torch
 from causalfusion import ModelConfig, preset
 from causalfusion.representation import Classifier, ClassifierConfig, layer_groups
 
-Expected = dict[str, tuple[float, float]]
+Expected = dict[str, tuple[Any, float]]
+"""Scale and weight decay by name."""
 
 
 def renamed(name: str) -> str:

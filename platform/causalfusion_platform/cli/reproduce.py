@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,12 @@ def reproduce(
     vae: Annotated[
         list[str] | None,
         typer.Option(metavar="[ROW=]PATH", help="Autoencoder that decodes samples. Leave it out for pixels."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts that rows of text and images draw at paper scale, such as fid30k.jsonl of data prompts."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their cost, and stop.")] = False,
     as_json: JsonOption = False,
@@ -66,6 +73,7 @@ def reproduce(
         extractor=extractor,
         references=reference or (),
         vaes=vae or (),
+        prompts=prompts,
         # The command for all missing runs, without a choice of rows or seeds.
         command=shlex.join(
             [
@@ -73,6 +81,7 @@ def reproduce(
                 *(("--extractor", extractor) if extractor else ()),
                 *(part for one in reference or () for part in ("--reference", one)),
                 *(part for one in vae or () for part in ("--vae", one)),
+                *(("--prompts", str(prompts)) if prompts else ()),
             ]
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ...config.commands import command
 from ...config.errors import UserError
 from ...config.paper_table import Row
 from ...config.schema import Experiment
@@ -13,6 +14,7 @@ from ...data.manifest import AutoencoderId, Manifest
 from ...evaluation.extractors.classifier_extractor import DIGITS_SPACE, space_of
 from ...evaluation.open import open_extractor
 from ...evaluation.reference import check_size, size_in
+from ...sampling.prompts_file import read_captions
 from ..evaluating.measuring import is_classifier
 from .rows import Reproduction, trial_name
 
@@ -25,10 +27,13 @@ def check_measurable(reproduction: Reproduction) -> None:
     """
     sizes: dict[str | None, dict[int, Row]] = {}
     own_classifier = is_classifier(reproduction.extractor)
+    _check_any_text(reproduction)
     for row in reproduction.rows:
         experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
-        if experiment.objective.text is not None:  # the end of its run measures it
-            continue
+        if experiment.objective.text is not None:
+            _check_prompts(reproduction, row)
+            if reproduction.prompts is None:  # the end of its run measures it
+                continue
         model = experiment.model
         path = reproduction.vaes.of(row)
         try:
@@ -59,6 +64,45 @@ def check_measurable(reproduction: Reproduction) -> None:
         if reference is not None:
             [size] = rows
             check_size(size_in(Path(reference)), size, reference)
+
+
+def _check_any_text(reproduction: Reproduction) -> None:
+    """Raise `UserError` if prompts are given for a table that does not draw them."""
+    if reproduction.prompts is None:
+        return
+    if not any(one.objective.text is not None for one in reproduction.experiments.values()):
+        raise UserError(f"{reproduction.table.source} draws classes, not text\n  leave out --prompts")
+    if reproduction.scale == "digits":
+        raise UserError("at digits scale the end of each run draws held-out captions\n  leave out --prompts")
+    captions, _ = read_captions(reproduction.prompts)
+    if len(captions) < reproduction.plan.samples:
+        raise UserError(
+            f"prompts {reproduction.prompts} has {len(captions):,} prompts, but {reproduction.table.source} draws "
+            f"{reproduction.plan.samples:,}\n"
+            f"  choose them: {command('data', 'prompts', 'captions_val2014.json', 'fid30k.jsonl')}"
+        )
+
+
+def _check_prompts(reproduction: Reproduction, row: Row) -> None:
+    """Raise `UserError` unless prompts, a reference and an extractor are all given for a row of text, or none.
+
+    At digits scale the end of its run measures it.
+    """
+    if reproduction.scale == "digits":
+        return
+    reference, extractor = reproduction.references.of(row), not is_classifier(reproduction.extractor)
+    given = {
+        "--prompts fid30k.jsonl": reproduction.prompts is not None,
+        "--reference val2014.npz": reference is not None,
+        "--extractor inception:PATH": extractor,
+    }
+    missing = [option for option, there in given.items() if not there]
+    if missing and len(missing) < len(given):
+        raise UserError(
+            f"row {row.file} draws from text: FID needs prompts, a reference and the weights of Inception\n"
+            f"  add {' '.join(missing)}, or leave out the others\n"
+            f"  the files are made by causalfusion data prompts and causalfusion data reference"
+        )
 
 
 def _check_one_data_set(reproduction: Reproduction) -> None:

@@ -43,6 +43,8 @@ class Reproduction:
     """Row → real images or their statistics."""
     vaes: ByRow
     """Row → autoencoder."""
+    prompts: Path | None
+    """File of prompts that rows of text and images draw. None: only the ends of their runs measure them."""
     command: str
     """The command, as it was given."""
 
@@ -114,6 +116,7 @@ def reproduction_of(
     extractor: str | None = None,
     references: Sequence[str] = (),
     vaes: Sequence[str] = (),
+    prompts: Path | None = None,
     command: str = "",
 ) -> Reproduction:
     """Return a table as runs, without starting anything.
@@ -127,6 +130,7 @@ def reproduction_of(
         extractor: name or path. Default: `classifier` at digits scale. At paper scale it must be given.
         references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
         vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row. Empty: latents are pixels.
+        prompts: file of prompts that rows of text and images draw.
         command: the command, as it was given.
 
     Raises:
@@ -178,6 +182,7 @@ def reproduction_of(
         extractor=extractor,
         references=ByRow("--reference", references, [*known]),
         vaes=ByRow("--vae", vaes, [*known]),
+        prompts=prompts,
         command=redact(command),
     )
 

@@ -1,0 +1,170 @@
+"""Rows of text and images at paper scale: prompts drawn at every guidance scale, and the ends of their runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.linalg import sqrtm
+from tests.platform.checkpoint.made import facts, hash_files
+from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_images
+from torch import Tensor
+
+from causalfusion_platform.checkpoint.manifest import write_manifest
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.paper_table import Scale
+from causalfusion_platform.data.npz import read_images
+from causalfusion_platform.evaluation.extractors.extractor import Features
+from causalfusion_platform.evaluation.extractors.inception_extractor import FID_DIGEST, FID_SPACE
+from causalfusion_platform.evaluation.reference import reference_from_images
+from causalfusion_platform.launch.evaluating.measuring import Measuring
+from causalfusion_platform.launch.generating.actors import LocalGenerator
+from causalfusion_platform.launch.generating.generate import run_generate
+from causalfusion_platform.launch.generating.request import GenerateRequest
+from causalfusion_platform.launch.reproduction import measured
+from causalfusion_platform.launch.reproduction.measurable import check_measurable
+from causalfusion_platform.launch.reproduction.measured import RowMeasurer
+from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.state import RunState
+
+SAMPLES = 12
+PROMPTS = Path("fid30k.jsonl")
+
+
+class FewPixels(TinyExtractor):
+    """Features of every other pixel, under the name of the space of FID."""
+
+    def __init__(self) -> None:
+        super().__init__(space=FID_SPACE, digest=FID_DIGEST)
+
+    def features(self, images: Tensor) -> Features:
+        return super().features(images[..., ::2, ::2])
+
+
+def asked(*overrides: str, prompts: Path | None = PROMPTS, **given: Any) -> Reproduction:
+    """Return one row of Table 6a at paper scale, of a few samples."""
+    found = reproduction_of(
+        "table6a",
+        "paper",
+        rows=["causalfusion"],
+        overrides=["sampling.num_inference_steps=3", *overrides],
+        prompts=prompts,
+        **given,
+    )
+    plan = found.plan.model_copy(update={"samples": SAMPLES})
+    table = found.table.model_copy(update={"scales": {**found.table.scales, "paper": plan}})
+    return dataclasses.replace(found, table=table)
+
+
+@pytest.fixture
+def prompts(own_folder: Path) -> Path:
+    """A file of prompts, one of them longer than the 12 tokens of the model."""
+    texts = ["a bold seven", "a thin three", "a bold three that leans and leans"] * (SAMPLES // 3)
+    PROMPTS.write_text("".join(f"{json.dumps({'caption': text})}\n" for text in texts))
+    return PROMPTS
+
+
+@pytest.fixture
+def run(own_folder: Path, text_weights: Path) -> RunFolder:
+    """A finished run of the row, of a tiny model."""
+    found = asked()
+    [(row, seed, run)] = [one for one in found.runs() if one[0] in found.rows]
+    experiment = found.experiments[f"{row.file}.seed-{seed}"]
+    checkpoint = run.root / "checkpoints/images-000000000064"
+    shutil.copytree(text_weights, checkpoint / "weights")
+    write_manifest(checkpoint, facts(64), hash_files(checkpoint))
+    RunState(tracking_uri="sqlite:///x", config=experiment.model_dump(mode="json"), finished=True).write(run.root)
+    run.write_summary({"cider_d_words": 0.4, "num_captions": 5000, "num_samples": 64})
+    return run
+
+
+def distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return Fréchet's distance of features (N, F), with the root of the product of covariances by Schur."""
+    shift = first.mean(axis=0) - second.mean(axis=0)
+    one, other = np.cov(first.T), np.cov(second.T)
+    return float(shift @ shift + np.trace(one + other - 2 * sqrtm(one @ other).real))
+
+
+def test_the_guidance_scale_with_the_lowest_distance_counts(
+    run: RunFolder, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = asked("evaluation.guidance_scales=[2.0,5.0]")
+    extractor, real = FewPixels(), random_images(40).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    reference = reference_from_images([real], extractor, source="40,504 images", keep=False)
+    monkeypatch.setattr(measured, "open_measuring", lambda *_, **__: Measuring(extractor, reference, None))
+    measurer = RowMeasurer(found, LocalGenerator())
+    [(row, seed, _)] = [one for one in found.runs() if one[0] in found.rows]
+    assert len(measurer.measure(row, seed, run)) == 3
+    values = measurer.found()
+
+    experiment = found.experiments["causalfusion.seed-0"]
+    expected = {}
+    for scale in (1.0, 2.0, 5.0):
+        sampling = dataclasses.replace(experiment.sampling, guidance_scale=scale)
+        request = GenerateRequest(
+            checkpoint=run.root, num=SAMPLES, sampling=sampling, seed=0, prompts=prompts, cut_prompts=True
+        )
+        images = next(read_images(run_generate(request, LocalGenerator()).npz).batches(SAMPLES))
+        features = extractor.features(_tensor(images)).pool
+        expected[scale] = distance(features.double().numpy(), extractor.features(real).pool.double().numpy())
+    assert len({round(value, 6) for value in expected.values()}) == 3
+    best = min(expected, key=lambda scale: expected[scale])
+    assert values.values == {
+        ("causalfusion", "FID-30k", 0): pytest.approx(expected[best], rel=1e-6),
+        ("causalfusion", "CIDEr", 0): 0.4,
+    }
+    assert f"4 cut, guidance {best:g} of 1, 2, 5" in values.spaces["fid"]
+    assert "reference: 40,504 images, prompts: 12 of fid30k.jsonl (SHA-256 " in values.spaces["fid"]
+    assert values.spaces["cider_d_words"] == "of 5000 captions and 64 drawings"
+    assert values.first["causalfusion", "FID-30k", 0].shape[1:] == (8, 8, 3)
+    again = RowMeasurer(found, LocalGenerator())
+    assert not any(one.measured_now for one in again.measure(row, seed, run))
+    assert again.found().values == values.values
+
+
+def _tensor(images: NDArray[np.uint8]) -> Tensor:
+    return Tensor(images.transpose(0, 3, 1, 2).copy()).byte()
+
+
+def test_without_prompts_the_end_of_the_run_is_taken_over(run: RunFolder) -> None:
+    found = asked(prompts=None)
+    measurer = RowMeasurer(found, LocalGenerator())
+    [(row, seed, _)] = [one for one in found.runs() if one[0] in found.rows]
+    assert measurer.measure(row, seed, run) == []
+    assert measurer.found().values == {("causalfusion", "FID-30k", 0): None, ("causalfusion", "CIDEr", 0): 0.4}
+
+
+def test_prompts_reference_and_extractor_belong_together(prompts: Path, own_folder: Path) -> None:
+    given: dict[str, Any] = {"references": ["val2014.npz"], "extractor": "inception:weights.pth"}
+    check_measurable(asked(prompts=None))
+    for missing, option in (("references", "--reference val2014.npz"), ("extractor", "--extractor inception:PATH")):
+        some = {name: value for name, value in given.items() if name != missing}
+        with pytest.raises(UserError, match=f"row causalfusion draws from text: .*\n  add {option}, or leave out"):
+            check_measurable(asked(**some))
+    with pytest.raises(UserError, match=r"add --prompts fid30k\.jsonl, or leave out"):
+        check_measurable(asked(prompts=None, **given))
+    with pytest.raises(UserError, match=r"add --prompts .* --reference .*, or leave out"):
+        check_measurable(asked(prompts=None, extractor="inception:weights.pth"))
+
+
+def test_prompts_that_the_table_does_not_draw_are_refused(prompts: Path, own_folder: Path) -> None:
+    def one(table: str, scale: Scale, row: str, prompts: Path | None = None) -> Reproduction:
+        return reproduction_of(table, scale, rows=[row], seeds=[0], prompts=prompts)
+
+    given: dict[str, Any] = {"references": ["val2014.npz"], "extractor": "inception:weights.pth"}
+    few = dataclasses.replace(asked(**given), table=one("table6a", "paper", "causalfusion").table)
+    with pytest.raises(UserError, match=r"fid30k\.jsonl has 12 prompts, but Table 6a draws 30,000\n.*data prompts"):
+        check_measurable(few)
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: there is no such file"):
+        check_measurable(asked(prompts=Path("nowhere.jsonl"), **given))
+    with pytest.raises(UserError, match="Table 3a draws classes, not text\n  leave out --prompts"):
+        check_measurable(one("table3a", "digits", "gamma-0.9", prompts))
+    with pytest.raises(UserError, match="at digits scale the end of each run draws held-out captions"):
+        check_measurable(one("table6a", "digits", "causalfusion", prompts))

@@ -83,16 +83,35 @@ def encode_prompts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) 
     Raises:
         ValueError: a text is empty or too long, or the tokenizer cannot encode it.
     """
-    rows = []
-    for text in texts:
-        if not text.strip():
-            raise ValueError(f"a prompt must have words, got {text!r}")
-        row = tokenizer.encode(text)
-        if len(row) > max_tokens:
-            shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-            raise ValueError(
-                f"the prompt {shown!r} has {len(row)} tokens, those that begin and end it included, but the model "
-                f"takes at most {max_tokens}"
-            )
-        rows.append(row)
-    return Prompts.of(rows)
+    if blank := [text for text in texts if not text.strip()]:
+        raise ValueError(f"a prompt must have words, got {blank[0]!r}")
+    prompts, longer = cut_prompts(texts, tokenizer, max_tokens)
+    if longer:
+        first = texts[longer[0]]
+        shown = repr(first if len(first) <= _SHOWN else f"{first[: _SHOWN - 1]}…")
+        which = (
+            f"the prompt {shown}" if len(texts) == 1 else f"prompt {longer[0] + 1:,} of {len(texts):,}, {shown},"
+        )
+        more = f" ({len(longer):,} prompts are too long)" if len(longer) > 1 else ""
+        raise ValueError(
+            f"{which} has {len(tokenizer.encode(first))} tokens, those that begin and end it included, but the "
+            f"model takes at most {max_tokens}{more}"
+        )
+    return prompts
+
+
+def cut_prompts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Prompts, list[int]]:
+    """Return the prompts of texts, and the places of longer ones, which are cut at their end as in training.
+
+    Args:
+        texts: one for each sample.
+        tokenizer: that of the model's training.
+        max_tokens: tokens that the model takes, those that begin and end a text included.
+
+    Raises:
+        ValueError: the tokenizer cannot encode a text.
+    """
+    rows = tokenizer.encode_rows(texts, max_tokens)
+    tokens, lengths = torch.from_numpy(rows.tokens).long(), torch.from_numpy(rows.lengths).long()
+    longest = int(lengths.max()) if len(texts) else 0
+    return Prompts(tokens[:, :longest], lengths), rows.cut.nonzero()[0].tolist()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from causalfusion import Prompts
+from causalfusion.text.prompts import cut_prompts, encode_prompts
 from causalfusion.text.tokenizer import Tokenizer
 
 from ..config.errors import UserError
@@ -78,17 +77,15 @@ def encode_captions(
     Raises:
         UserError: some are longer, and `cut` is False.
     """
-    rows = tokenizer.encode_rows(captions, max_tokens)
-    longer = np.flatnonzero(rows.cut)
-    if len(longer) and not cut:
-        first = captions[longer[0]]
+    if cut:
+        prompts, longer = cut_prompts(captions, tokenizer, max_tokens)
+        return prompts, len(longer)
+    try:
+        return encode_prompts(captions, tokenizer, max_tokens), 0
+    except ValueError as error:
         raise UserError(
-            f"prompts {place}: {len(longer):,} of {len(captions):,} have more than the {max_tokens} tokens that "
-            f"the model takes, first number {longer[0] + 1}, {first[:60]!r}\n"
-            f"  cut them at the end, as training does: --cut-prompts"
-        )
-    tokens, lengths = (torch.from_numpy(part.astype(np.int64)) for part in (rows.tokens, rows.lengths))
-    return Prompts(tokens, lengths), len(longer)
+            f"prompts {place}: {error}\n  cut long ones at the end, as training does: --cut-prompts"
+        ) from error
 
 
 def _caption(line: bytes, place: str) -> str:

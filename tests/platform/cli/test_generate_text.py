@@ -65,7 +65,7 @@ def test_long_prompts_are_refused_or_cut(run: Run, text_weights: Path, prompts: 
     with prompts.open("a") as file:
         file.write(json.dumps({"caption": "xyz" * 9}) + "\n")
     arguments = ["generate", str(text_weights), *FAST, "--prompts", "p.jsonl"]
-    said = ["1 of 6 have more than the 12 tokens", "first number 6, 'xyz", "--cut-prompts"]
+    said = ["p.jsonl: prompt 6 of 6, 'xyz", "has 29 tokens", "takes at most 12", "--cut-prompts"]
     check_refusal(run(*arguments), *said)
     assert not (own_folder / "out").exists()
     assert ", 1 cut" in run(*arguments, "--cut-prompts").out

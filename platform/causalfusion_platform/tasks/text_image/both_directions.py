@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from causalfusion import CaptionConfig, CausalFusion, Prompts
+from causalfusion import CaptionConfig, CausalFusion
+from causalfusion.text.prompts import cut_prompts
 from causalfusion.text.tokenizer import Tokenizer
 
 from ...config.schema import Experiment
@@ -35,10 +35,9 @@ class BothDirections:
         """Return a request for one sample of each prompt. A prompt that is too long is cut."""
         experiment, text = self.experiment, self.model.config.text
         assert text is not None
-        encoded = self.tokenizer.encode_rows(prompts, text.max_tokens)
-        tokens, lengths = (torch.from_numpy(part.astype(np.int64)) for part in (encoded.tokens, encoded.lengths))
+        encoded, _ = cut_prompts(prompts, self.tokenizer, text.max_tokens)
         return Request(
-            labels=Prompts(tokens, lengths),
+            labels=encoded,
             sampling=experiment.sampling,
             diffusion=experiment.diffusion,
             seed=experiment.seed,

@@ -9,7 +9,7 @@ from typing import cast
 
 from causalfusion import CausalFusionConfig
 from causalfusion.text.tokenizer import Tokenizer
-from causalfusion.weights.folder import load_config
+from causalfusion.weights.folder import check_tokenizer, load_config
 
 from ...checkpoint import store
 from ...config.errors import UserError
@@ -103,9 +103,10 @@ def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
         trained = cast(CausalFusionConfig, load_config(weights)).text
     except (OSError, ValueError):  # damaged: it is set aside when the run goes on
         return
-    if trained is not None and trained.tokenizer_sha256 not in (None, tokenizer.digest):
-        raise UserError(
-            f"the run's checkpoints were trained with another tokenizer: its SHA-256 is "
-            f"{str(trained.tokenizer_sha256)[:12]}…, that of this one {tokenizer.digest[:12]}…\n"
-            f"  set data.tokenizer={weights}, or name=… to start another run"
-        )
+    if trained is None:
+        return
+    given = experiment.data.tokenizer or f"the tokenizer of the captions in {experiment.data.path}"
+    try:
+        check_tokenizer(trained, tokenizer, str(given))
+    except ValueError as error:
+        raise UserError(f"{error}\n  set data.tokenizer={weights}, or name=… to start another run") from error

@@ -11,14 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from tests.platform.cli.conftest import Run, check_refusal
+from tests.platform.data.tiny_vaes import new_kl, pixels_of
 
 from causalfusion import (
     CaptionConfig,
     CausalFusion,
     CausalFusionConfig,
+    TextConfig,
     build_model,
     caption,
     load_weights,
+    preset,
     save_weights,
 )
 from causalfusion.weights.folder import load_config, load_tokenizer
@@ -102,6 +105,34 @@ def test_colours_and_sizes_of_any_image(run: Run, text_weights: Path, images: Pa
     rows = json.loads(run("caption", str(text_weights), *files, "--json").out.splitlines()[-1])
     assert rows[0]["caption"] == rows[1]["caption"]
     assert rows[0]["log_probability"] == rows[1]["log_probability"]
+
+
+def test_images_go_through_the_autoencoder(run: Run, text_weights: Path, images: Path, own_folder: Path) -> None:
+    """Latents of 8×8 with 4 channels, of images of 64×64 pixels, by diffusers alone."""
+    tokenizer, vae = load_tokenizer(text_weights), new_kl()
+    vae.save_pretrained(own_folder / "vae")
+    text = TextConfig(vocabulary=tokenizer.size, max_tokens=12)
+    torch.manual_seed(0)
+    model = build_model(preset("tiny", in_channels=4, class_tokens=0, text=text))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    save_weights(own_folder / "weights", model.config, model.state_dict(), tokenizer=tokenizer)
+    files = [images / f"colour_{number}.png" for number in range(3)]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file)
+    result = run("caption", "weights", *map(str, files), "--vae", "vae", "--json", "--grid", "c.png")
+    assert result.status == 0
+    with torch.no_grad():
+        latents = vae.encode(pixels_of(pixels)).latent_dist.mean * vae.config.scaling_factor
+    found = caption(model.eval(), latents, begin=tokenizer.begin, end=tokenizer.end, vocabulary=tokenizer.size)
+    rows = json.loads(result.out.splitlines()[-1])
+    assert [row["caption"] for row in rows] == [tokenizer.decode(found[row]) for row in range(3)]
+    expected = [pytest.approx(float(total), rel=1e-3) for total in found.log_probabilities]
+    assert [row["log_probability"] for row in rows] == expected
+    assert len({row["log_probability"] for row in rows}) == 3
+    check_refusal(run("caption", "weights", str(files[0])), "latents of 4 channels need an autoencoder", "--vae")
 
 
 # What is said instead

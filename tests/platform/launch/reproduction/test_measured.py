@@ -1,4 +1,4 @@
-"""Rows of text and images at paper scale: prompts drawn at every guidance scale, and the ends of their runs."""
+"""Values of trained rows: classes drawn at every column, prompts at every guidance scale, and ends of runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.platform.checkpoint.made import facts, hash_files
 from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_images
 from torch import Tensor
 
+from causalfusion import CausalFusion, save_weights
 from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.paper_table import Scale
@@ -131,6 +133,48 @@ def test_the_guidance_scale_with_the_lowest_distance_counts(
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     return Tensor(images.transpose(0, 3, 1, 2).copy()).byte()
+
+
+def test_classes_are_drawn_at_the_place_of_each_column(
+    own_folder: Path, random_model: CausalFusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Steps:
+        """Measures the first pixel, and says how many sets it measured."""
+
+        provenance: ClassVar = {"space": "pixels", "weights_sha256": "0" * 64, "reference": "none"}
+        reference: ClassVar = SimpleNamespace(image_size=None, source="none")
+        count = 0
+
+        def measure(self, npz: Path, labels: Tensor) -> dict[str, float]:
+            self.count += 1
+            return {"fd_digits_cnn": float(next(read_images(npz).batches(1))[0, 0, 0, 0])}
+
+    steps = Steps()
+    monkeypatch.setattr(measured, "open_measuring", lambda *_, **__: steps)
+    found = reproduction_of(
+        "table3a", "digits", rows=["gamma-0.9"], seeds=[0], overrides=["sampling.num_inference_steps=2"]
+    )
+    plan = found.plan.model_copy(update={"samples": 4})
+    found = dataclasses.replace(
+        found, table=found.table.model_copy(update={"scales": {**found.table.scales, "digits": plan}})
+    )
+    [(row, seed, run)] = [one for one in found.runs() if one[0] in found.rows]
+    checkpoint = run.root / "checkpoints/images-000000000064"
+    state = {name: tensor.float() for name, tensor in random_model.state_dict().items()}
+    save_weights(checkpoint / "weights", random_model.config, state)
+    write_manifest(checkpoint, facts(64), hash_files(checkpoint))
+    experiment = found.experiments["gamma-0.9.seed-0"]
+    RunState(tracking_uri="sqlite:///x", config=experiment.model_dump(mode="json"), finished=True).write(run.root)
+    measurer = RowMeasurer(found, LocalGenerator())
+    assert len(measurer.measure(row, seed, run)) == steps.count == 4
+    expected = {}
+    for column, ar_steps in (("S = 1", 1), ("S = 2", 2), ("S = 4", 4), ("S = 8", 8)):
+        sampling = dataclasses.replace(experiment.sampling, num_ar_steps=ar_steps)
+        request = GenerateRequest(checkpoint=run.root, num=4, sampling=sampling, seed=0)
+        images = next(read_images(run_generate(request, LocalGenerator()).npz).batches(1))
+        expected["gamma-0.9", column, 0] = float(images[0, 0, 0, 0])
+    assert measurer.found().values == expected
+    assert measurer.found().spaces == {"fd_digits_cnn": "space pixels, weights 000000000000…, reference: none"}
 
 
 def test_without_prompts_the_end_of_the_run_is_taken_over(run: RunFolder) -> None:

@@ -33,32 +33,32 @@ def digits(
     out: Annotated[Path, typer.Argument(help="Folder to write shards into. Its old shards are replaced.")],
     captions: Annotated[
         bool,
-        typer.Option("--captions", help="Five captions a digit, and 300 held-out digits apart, in OUT-heldout."),
+        typer.Option("--captions", help="Five captions a digit. 300 of the digits go to OUT-validation."),
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Decides which digits are held out (default: 0).")
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Decides which digits are for validation (default: 0).")
     ] = None,
 ) -> None:
     """Write the bundled handwritten digits as latent shards (pixels as latents)."""
     from ..config.commands import command
     from ..config.errors import UserError
     from ..data.caption_language import CELLS
-    from ..data.captioned_digits import cells_in, held_out_folder, write_captioned_digits
+    from ..data.captioned_digits import cells_in, validation_folder, write_captioned_digits
     from ..data.digits import write_digits
     from ..data.shards import check_replaceable
 
     if seed is not None and not captions:
         raise UserError(
-            f"--seed {seed} decides which digits are held out, and without --captions none are\n"
+            f"--seed {seed} decides which digits are for validation, and without --captions none are\n"
             f"  add --captions: {command('data', 'digits', out, '--captions', '--seed', seed)}"
         )
     check_replaceable(out)
     if not captions:
         _print_written(out, write_digits(out))
         return
-    train, held_out = write_captioned_digits(out, seed=seed or 0)
+    train, validation = write_captioned_digits(out, seed=seed or 0)
     _print_written(out, train)
-    _print_written(held_out_folder(out), held_out)
+    _print_written(validation_folder(out), validation)
     unseen = len(CELLS) - len(cells_in(out, train))
     print(
         f"five captions a row; {unseen} of {len(CELLS)} combinations of class, ink, slant and width are in no "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,9 @@ _RETIRED = {
     "  leave the key out; to end a run without scores: evaluation.score=false",
 }
 """Keys of earlier versions → the reason for their end, and advice. Files and runs may hold them, to no effect."""
+
+_RENAMED = {"data.heldout": "data.validation"}
+"""Keys of earlier versions → their names now. Files and runs may hold them."""
 
 _UNSET = object()
 
@@ -73,8 +76,10 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
         tree = compose(config_name=file.name, overrides=arguments)
         unresolved = _plain(tree, resolve=False)
         resolved = _plain(tree, resolve=True)
-    for key in _retired_in(resolved):
+    for key in _keys_in(resolved, _RETIRED):
         logger.warning(f"{key} of {name.removesuffix(SUFFIX)}{SUFFIX} has no effect: {_RETIRED[key]}")
+    for key in _keys_in(resolved, _RENAMED):
+        logger.warning(f"{key} of {name.removesuffix(SUFFIX)}{SUFFIX} is {_RENAMED[key]} now: rename it there")
     experiment = validate(resolved, name)
     if experiment.tracking.uri is None and "?" in str(experiment.runs):
         raise UserError(
@@ -96,7 +101,7 @@ def composing(name: str, overrides: Sequence[str]) -> Iterator[tuple[ExperimentF
         raise UserError(f"{file.path} has {size:,} bytes, which is more than an experiment has")
     others = ",".join(quoted(f"file://{folder}") for folder in folders if folder != file.folder)
     for text in overrides:
-        _refuse_retired(text.partition("=")[0].lstrip("+~"))
+        _refuse_earlier(text.partition("=")[0].lstrip("+~"))
     arguments = [_as_hydra_override(text, folders) for text in overrides]
     if others:
         arguments.append(f"hydra.searchpath=[{others}]")
@@ -116,13 +121,14 @@ def composing(name: str, overrides: Sequence[str]) -> Iterator[tuple[ExperimentF
 def validate(tree: dict[str, Any], name: str) -> Experiment:
     """Return the `Experiment` of a resolved tree, with relative paths made absolute from `home()`.
 
-    Description and tags are for readers only, and are kept without secrets.
+    Keys of earlier versions are left out or renamed. Description and tags are for readers only, and are kept
+    without secrets.
 
     Raises:
         UserError: a key or value is wrong. Every fault is listed, and unknown keys with the nearest valid one.
     """
     try:
-        experiment = Experiment.model_validate(_without_retired(tree))
+        experiment = Experiment.model_validate(_with_present_keys(tree))
     except ValidationError as error:
         faults = "\n".join(f"  {_describe(fault)}" for fault in error.errors())
         raise UserError(
@@ -144,7 +150,7 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
 
 def _absolute(data: DataConfig) -> dict[str, Path]:
     """Return the paths of a data section that are given, made absolute from `home()`."""
-    paths = {"path": data.path, "heldout": data.heldout, "tokenizer": data.tokenizer}
+    paths = {"path": data.path, "validation": data.validation, "tokenizer": data.tokenizer}
     return {name: home() / path for name, path in paths.items() if path is not None}
 
 
@@ -158,26 +164,39 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], name: str) -
     if "model.preset" in changes:
         tree.model = {}  # the preset's own values, not those of the model before
     for key, value in changes.items():
-        _refuse_retired(key)
+        _refuse_earlier(key)
         OmegaConf.update(tree, key, literals(value), force_add=True)
     return validate(_plain(tree, resolve=True), name)
 
 
-def _refuse_retired(key: str) -> None:
+def _refuse_earlier(key: str) -> None:
     if key in _RETIRED:
         raise UserError(f"{key} does not exist any more: {_RETIRED[key]}")
+    if key in _RENAMED:
+        raise UserError(f"{key} is {_RENAMED[key]} now\n  type: {_RENAMED[key]}=…")
 
 
-def _without_retired(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a tree without keys of earlier versions, which runs and files may still hold."""
-    for key in _retired_in(tree):
+def _with_present_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a tree without the keys of earlier versions, which runs and files may still hold.
+
+    Raises:
+        UserError: the tree holds both names of a key.
+    """
+    for key in _keys_in(tree, (*_RETIRED, *_RENAMED)):
         section, _, name = key.partition(".")
-        tree = {**tree, section: {other: value for other, value in tree[section].items() if other != name}}
+        values = {other: value for other, value in tree[section].items() if other != name}
+        if key in _RENAMED:
+            present = _RENAMED[key].removeprefix(f"{section}.")
+            if present in values:
+                raise UserError(f"{key} is {_RENAMED[key]} now, and both are given\n  leave {key} out")
+            values[present] = tree[section][name]
+        tree = {**tree, section: values}
     return tree
 
 
-def _retired_in(tree: dict[str, Any]) -> list[str]:
-    return [key for key in _RETIRED if key in dict(flatten(tree))]
+def _keys_in(tree: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    leaves = dict(flatten(tree))
+    return [key for key in keys if key in leaves]
 
 
 def recorded_tree(experiment: Experiment) -> dict[str, Any]:

@@ -42,11 +42,11 @@ class DataConfig(Section):
     """Folder of latent shards with a _manifest.json. Relative paths count from CAUSALFUSION_HOME."""
     prepare: bool | Literal["captions"] = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `captions`: write
-    1,497 of them with captions to `path`, and the 300 held-out ones to the folder `path`-heldout."""
+    1,497 of them with captions to `path`, and the 300 validation ones to the folder `path`-validation."""
     tokenizer: Path | None = None
     """A tokenizer.json of Hugging Face, or the folder that holds one, for task=text_image. null: a byte-level BPE,
     trained on the captions of `path`. It is kept beside the shards."""
-    heldout: Path | None = None
+    validation: Path | None = None
     """Folder of captioned shards that the end of task=text_image describes and draws. null: those of training."""
     flip: bool | None = None
     """Take the latent of the mirrored image half of the time. null: if the shards hold it."""
@@ -281,7 +281,7 @@ class EvaluationConfig(Section):
     """More numbers of AR steps S_eval beside sampling.num_ar_steps, each with num_samples samples. Their scores end
     with the number, such as `fd_digits_cnn_s4`."""
     num_captions: int = Field(300, ge=2)
-    """Images that task=text_image describes at the end of training: the first of data.heldout."""
+    """Images that task=text_image describes at the end of training: the first of data.validation."""
     beam: int = Field(1, ge=1)
     """Beams of a second search for these captions, beside the greedy one. 1: none. Scores end with the number, such
     as `caption_class_beam3`."""

@@ -1,4 +1,4 @@
-"""The bundled digits with captions: 1,497 training rows, and 300 held-out rows in a sibling folder."""
+"""The bundled digits with captions: 1,497 training rows, and 300 validation rows in a sibling folder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from .manifest import Manifest
 from .passes import latents_of, read_groups
 from .shards import Rows, check_replaceable, is_replaceable, write_shards
 
-HELD_OUT_ROWS = 300
+VALIDATION_ROWS = 300
 """Rows that no training sees. All others are training rows."""
-TRAIN_ROWS = NUM_ROWS - HELD_OUT_ROWS
-_SUFFIX = "-heldout"
-_SOURCE = re.compile(rf"{re.escape(SOURCE)}; (training|held-out) rows of split (\d+)")
+TRAIN_ROWS = NUM_ROWS - VALIDATION_ROWS
+_SUFFIX = "-validation"
+_SOURCE = re.compile(rf"{re.escape(SOURCE)}; (training|validation|held-out) rows of split (\d+)")
+"""Source of a part. Earlier versions wrote `held-out` for `validation`, and the suffix -heldout."""
 
 
 class Split(NamedTuple):
@@ -31,7 +32,7 @@ class Split(NamedTuple):
 
     train: NDArray[np.int64]
     """(1497,)"""
-    held_out: NDArray[np.int64]
+    validation: NDArray[np.int64]
     """(300,)"""
 
 
@@ -39,7 +40,7 @@ class CaptionedDigits(NamedTuple):
     """Manifests of both folders."""
 
     train: Manifest
-    held_out: Manifest
+    validation: Manifest
 
 
 def split_rows(seed: int) -> Split:
@@ -49,17 +50,17 @@ def split_rows(seed: int) -> Split:
     """
     from sklearn.model_selection import train_test_split  # takes a second to import
 
-    train, held_out = train_test_split(np.arange(NUM_ROWS), test_size=HELD_OUT_ROWS, random_state=seed)
-    return Split(np.sort(train), np.sort(held_out))
+    train, validation = train_test_split(np.arange(NUM_ROWS), test_size=VALIDATION_ROWS, random_state=seed)
+    return Split(np.sort(train), np.sort(validation))
 
 
-def location(part: Literal["training", "held-out"], seed: int) -> str:
+def location(part: Literal["training", "validation"], seed: int) -> str:
     """Return the name of the source of one part, in its manifest."""
     return f"{SOURCE}; {part} rows of split {seed}"
 
 
-def held_out_folder(folder: Path) -> Path:
-    """Return the folder of the held-out rows beside `folder`, which holds the training rows."""
+def validation_folder(folder: Path) -> Path:
+    """Return the folder of the validation rows beside `folder`, which holds the training rows."""
     if folder.name in ("", ".."):
         folder = folder.resolve()
     return folder.with_name(f"{folder.name}{_SUFFIX}")
@@ -71,17 +72,17 @@ def write_captioned_digits(folder: Path, *, seed: int = 0) -> CaptionedDigits:
     The same seed gives the same bytes.
 
     Args:
-        folder: folder of the training rows. The held-out rows go into `held_out_folder(folder)`.
+        folder: folder of the training rows. The validation rows go into `validation_folder(folder)`.
         seed: seed of the split.
 
     Raises:
-        UserError: the folder of the held-out rows holds anything else.
+        UserError: the folder of the validation rows holds anything else.
     """
-    check_replaceable(held_out_folder(folder))
+    check_replaceable(validation_folder(folder))
     manifest_path(folder).unlink(missing_ok=True)  # written last: rows of one split never lie beside another's
     split = split_rows(seed)
-    held_out = _write(held_out_folder(folder), split.held_out, location("held-out", seed))
-    return CaptionedDigits(_write(folder, split.train, location("training", seed)), held_out)
+    validation = _write(validation_folder(folder), split.validation, location("validation", seed))
+    return CaptionedDigits(_write(folder, split.train, location("training", seed)), validation)
 
 
 def ensure_captioned_digits(folder: Path) -> Manifest:
@@ -97,7 +98,7 @@ def ensure_captioned_digits(folder: Path) -> Manifest:
             if not is_replaceable(folder):
                 raise
         else:
-            _restore_held_out(folder, manifest)
+            _restore_validation(folder, manifest)
             return manifest
     return write_captioned_digits(folder).train
 
@@ -113,8 +114,8 @@ def digits_command(folder: Path, manifest: Manifest) -> str:
     if found is None:
         return command("data", "digits", folder)
     part, seed = found.groups()
-    if part == "held-out" and folder.name.endswith(_SUFFIX):
-        folder = folder.with_name(folder.name.removesuffix(_SUFFIX))
+    if part != "training":
+        folder = folder.with_name(re.sub(r"(?<=.)-(validation|heldout)$", "", folder.name))
     return command("data", "digits", folder, "--captions", *(["--seed", seed] if int(seed) else []))
 
 
@@ -158,8 +159,8 @@ def _write(folder: Path, row_ids: NDArray[np.int64], source: str) -> Manifest:
     return write_shards(taken, description, folder, rows_per_shard=450, rows_per_group=128)
 
 
-def _restore_held_out(folder: Path, manifest: Manifest) -> None:
-    """Write the held-out rows if they are missing beside the training rows."""
+def _restore_validation(folder: Path, manifest: Manifest) -> None:
+    """Write the validation rows if they are missing beside the training rows."""
     if manifest.source.location == SOURCE:
         raise UserError(
             f"data.prepare=captions, but {folder} holds the digits without captions\n"
@@ -167,7 +168,7 @@ def _restore_held_out(folder: Path, manifest: Manifest) -> None:
             f"{command('data', 'digits', folder, '--captions')}"
         )
     found = _SOURCE.fullmatch(manifest.source.location)
-    place = held_out_folder(folder)
+    place = validation_folder(folder)
     if found is not None and found[1] == "training" and not manifest_path(place).is_file():
         seed = int(found[2])
-        _write(place, split_rows(seed).held_out, location("held-out", seed))
+        _write(place, split_rows(seed).validation, location("validation", seed))

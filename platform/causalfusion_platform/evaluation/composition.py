@@ -1,7 +1,7 @@
 """Composition: drawings of property cells that are in no training row, such as a bold narrow seven leaning left.
 
-The bundled digits have 270 cells. Their 1,497 training rows leave about 70 without any. Few held-out images lie in
-these cells, so that they get prompts of their own.
+The bundled digits have 270 cells. Their 1,497 training rows leave about 70 without any. Few validation images lie
+in these cells, so that they get prompts of their own.
 """
 
 from __future__ import annotations

@@ -32,14 +32,14 @@ class ScoreNames(NamedTuple):
 
 
 class TextImageScores:
-    """Scores of both directions on held-out rows.
+    """Scores of both directions on validation rows.
 
     Any captions have CIDEr-D. The bundled digits also have exact scores: their captions name measured properties.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, heldout: CaptionedRows, source: Manifest) -> None:
-        """Take the shards of training, and the held-out rows with the manifest of their shards."""
-        self.manifest, self.folder, self.heldout, self.source = manifest, folder, heldout, source
+    def __init__(self, manifest: Manifest, folder: Path, validation: CaptionedRows, source: Manifest) -> None:
+        """Take the shards of training, and the validation rows with the manifest of their shards."""
+        self.manifest, self.folder, self.validation, self.source = manifest, folder, validation, source
 
     @classmethod
     def names(cls) -> ScoreNames:
@@ -49,8 +49,8 @@ class TextImageScores:
         return ScoreNames(captions, [*samples, f"t2i_fd_{DIGITS_SPACE}"])
 
     def captions(self, texts: Sequence[str]) -> dict[str, float]:
-        """Score captions of the first held-out images."""
-        rows, scores = self.heldout.captions[: len(texts)], dict[str, float]()
+        """Score captions of the first validation images."""
+        rows, scores = self.validation.captions[: len(texts)], dict[str, float]()
         tokenizer = WordTokenizer()
         if len(texts) >= FEWEST_IMAGES:
             scores[tokenizer.metric] = cider_d(texts, rows, tokenizer).score
@@ -103,7 +103,7 @@ class TextImageScores:
 
     @cached_property
     def _words(self) -> list[PropertyWords]:
-        return describe(self.heldout.latents, self.heldout.labels)
+        return describe(self.validation.latents, self.validation.labels)
 
     @cached_property
     def _seen(self) -> frozenset[PropertyWords]:

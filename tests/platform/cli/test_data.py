@@ -307,16 +307,18 @@ def test_digits_with_captions(run: Run, own_folder: Path) -> None:
     assert first == "1497 latents of 1×8×8 in 4 shards, 10 classes"
     assert second == "300 latents of 1×8×8 in 1 shard, 10 classes"
     assert last.startswith("five captions a row; 70 of 270 combinations of class, ink, slant and width")
-    assert Manifest.read(own_folder / "mine-heldout").digest[:16] in result.out
+    assert Manifest.read(own_folder / "mine-validation").digest[:16] in result.out
     assert "captions yes" in run("data", "inspect", "mine").out
     assert run("data", "digits", "mine", "--captions", "--seed", "1").status == 0
-    (own_folder / "mine-heldout" / "shard-00000-of-00001.parquet").unlink()
-    verdict = run("data", "verify", "mine-heldout")
+    (own_folder / "mine-validation" / "shard-00000-of-00001.parquet").unlink()
+    verdict = run("data", "verify", "mine-validation")
     assert "make them anew: causalfusion data digits mine --captions --seed 1" in verdict.out
 
 
 def test_digits_that_are_not_written(run: Run, own_folder: Path) -> None:
     check_refusal(run("data", "digits", "mine", "--seed", "3"), "--seed 3", "data digits mine --captions --seed 3")
-    (own_folder / "mine-heldout").write_text("a file")
-    check_refusal(run("data", "digits", "mine", "--captions"), "mine-heldout exists", "name a new or empty folder")
-    assert [path.name for path in own_folder.iterdir()] == ["mine-heldout"]
+    (own_folder / "mine-validation").write_text("a file")
+    check_refusal(
+        run("data", "digits", "mine", "--captions"), "mine-validation exists", "name a new or empty folder"
+    )
+    assert [path.name for path in own_folder.iterdir()] == ["mine-validation"]

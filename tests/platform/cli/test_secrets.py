@@ -28,7 +28,7 @@ from causalfusion_platform.launch.sweeping.job import job_of
 from causalfusion_platform.launch.sweeping.results import TrialEnd, tabulate, write_results
 from causalfusion_platform.tracking.mlflow import answers
 
-PATHS = ("runs", "data.path", "data.heldout", "data.tokenizer", "train.staging")
+PATHS = ("runs", "data.path", "data.validation", "data.tokenizer", "train.staging")
 """Keys whose value is a place on disk, which cannot be hidden from those who see the disk."""
 
 PLANTED = {

@@ -29,10 +29,10 @@ def test_the_plan_of_text(run: Run, own_folder: Path, monkeypatch: pytest.Monkey
         (["task=class_to_image"], "task=class_to_image trains on classes"),
         (["model=digits", "objective.text=null"], "task=text_image trains a model of text"),
         (["model=digits"], "objective.text trains on text, but the model has none"),
-        (["data.heldout=gone"], "data.heldout: "),
+        (["data.validation=gone"], "data.validation: "),
         (["data.tokenizer=gone.json"], "there is no tokenizer at "),
     ],
-    ids=["text for classes", "classes for text", "text without a table", "held-out rows", "tokenizer"],
+    ids=["text for classes", "classes for text", "text without a table", "validation rows", "tokenizer"],
 )
 def test_wrong_input_ends_in_one_message(run: Run, arguments: list[str], part: str) -> None:
     for mode in ("--dry-run", "--local"):

@@ -214,6 +214,31 @@ def test_a_key_of_an_earlier_version_has_no_effect_in_files_and_runs(
     assert line.startswith("evaluation.classifier_epochs of old.yaml has no effect: one classifier scores all runs")
 
 
+def test_a_key_with_another_name_now_is_refused_where_it_is_given(quickstart: dict[str, Any]) -> None:
+    message = message_of("quickstart", "data.heldout=shards/val")
+    assert message == "data.heldout is data.validation now\n  type: data.validation=…"
+    with pytest.raises(UserError, match=r"data\.heldout is data\.validation now"):
+        with_overrides(change(quickstart), {"data.heldout": "shards/val"}, "trial")
+    both = {**quickstart, "data": {**quickstart["data"], "heldout": "a", "validation": "b"}}
+    with pytest.raises(UserError, match=r"data\.heldout is data\.validation now, and both are given\n  leave data"):
+        validate(both, "quickstart")
+
+
+def test_a_key_with_another_name_now_is_read_in_files_and_runs(
+    own_folder: Path, quickstart: dict[str, Any], log_lines: list[str]
+) -> None:
+    data = change(quickstart).model_dump(mode="json")["data"]
+    del data["validation"]
+    recorded = {**quickstart, "data": {**data, "heldout": str(own_folder / "val")}}
+    assert validate(recorded, "run.json").data.validation == own_folder / "val"
+    assert recorded["data"]["heldout"] == str(own_folder / "val")  # the given tree is not changed
+    assert validate({**recorded, "data": {**data, "heldout": None}}, "run.json").data.validation is None
+    assert log_lines == []
+    write_yaml(own_folder / "experiments/old.yaml", "defaults: [quickstart, _self_]\ndata: {heldout: val}\n")
+    assert load_experiment("old").data.validation == own_folder / "val"
+    assert log_lines == ["data.heldout of old.yaml is data.validation now: rename it there"]
+
+
 def test_scores_of_grids_without_scores(quickstart: dict[str, Any]) -> None:
     message = fault_of(quickstart, "evaluation.score=false", "evaluation.while_training=true")
     assert "evaluation: while_training scores samples, but score is false" in message

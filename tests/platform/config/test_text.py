@@ -72,7 +72,7 @@ def test_the_keys_of_text() -> None:
     assert {"tracking.experiment", "tracking.tags.mine", "sweep.metric"} <= set(KEYS)
     assert [key for key, optional in KEYS.items() if optional] == [
         "data.tokenizer",
-        "data.heldout",
+        "data.validation",
         "train.staging",
         "tracking.uri",
     ]

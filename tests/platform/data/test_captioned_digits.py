@@ -18,8 +18,8 @@ from causalfusion_platform.data.captioned_digits import (
     cells_in,
     digits_command,
     ensure_captioned_digits,
-    held_out_folder,
     split_rows,
+    validation_folder,
     words_in,
     write_captioned_digits,
 )
@@ -31,14 +31,16 @@ from causalfusion_platform.data.validate import check_fields, open_shards
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of training rows, beside that of the held-out rows. Tests do not change them."""
+    """Return a folder of training rows, beside that of the validation rows. Tests do not change them."""
     folder = tmp_path_factory.mktemp("captioned") / "digits"
     write_captioned_digits(folder)
     return folder
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for place in (folder, held_out_folder(folder)) for path in place.iterdir()}
+    return {
+        path.name: path.read_bytes() for place in (folder, validation_folder(folder)) for path in place.iterdir()
+    }
 
 
 def test_both_parts_are_the_digits(captioned: Path) -> None:
@@ -46,7 +48,7 @@ def test_both_parts_are_the_digits(captioned: Path) -> None:
     images, labels = load_digits(return_X_y=True)
     parts: list[NDArray[np.float64]] = train_test_split(images, test_size=300, random_state=0)
     row_ids = []
-    for folder, part in zip((captioned, held_out_folder(captioned)), parts, strict=True):
+    for folder, part in zip((captioned, validation_folder(captioned)), parts, strict=True):
         table = pq.read_table(folder)
         ids = table.column("row_id").to_numpy()
         pixels = (table.column("mean").combine_chunks().to_numpy_ndarray().astype(np.float64) + 1) * 8
@@ -60,7 +62,7 @@ def test_both_parts_are_the_digits(captioned: Path) -> None:
 
 
 def test_the_folders_are_whole(captioned: Path) -> None:
-    for folder, rows in ((captioned, 1497), (held_out_folder(captioned), 300)):
+    for folder, rows in ((captioned, 1497), (validation_folder(captioned), 300)):
         checked = open_shards(folder)
         assert checked.usable.rows == rows
         assert checked.manifest.captions
@@ -70,7 +72,7 @@ def test_the_folders_are_whole(captioned: Path) -> None:
 
 def test_every_row_has_its_five_captions(captioned: Path) -> None:
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    for folder in (captioned, held_out_folder(captioned)):
+    for folder in (captioned, validation_folder(captioned)):
         table = pq.read_table(folder)
         for label, captions in zip(
             *(table.column(name).to_pylist() for name in ("label", "captions")), strict=True
@@ -87,14 +89,14 @@ def test_70_of_270_cells_are_in_no_training_row(captioned: Path) -> None:
     captions = pq.read_table(captioned).column("captions").to_pylist()
     assert seen == {parse(caption) for row in captions for caption in row}
     assert words_in(captioned, Manifest.read(captioned)) == [parse(row[0]) for row in captions]
-    held_out = held_out_folder(captioned)
-    assert len(cells_in(held_out, Manifest.read(held_out)) - seen) == 3
+    validation = validation_folder(captioned)
+    assert len(cells_in(validation, Manifest.read(validation)) - seen) == 3
 
 
 def test_a_seed_names_the_bytes(captioned: Path, own_folder: Path) -> None:
     again = own_folder / "digits"
     other = write_captioned_digits(again, seed=7)
-    assert {other.train.rows, other.held_out.rows} == {1497, 300}
+    assert {other.train.rows, other.validation.rows} == {1497, 300}
     before = content(captioned)
     assert content(again).keys() == before.keys()
     assert other.train.digest != Manifest.read(captioned).digest
@@ -106,7 +108,7 @@ def test_missing_parts_are_written(captioned: Path, own_folder: Path) -> None:
     folder = own_folder / "digits"
     assert ensure_captioned_digits(folder) == Manifest.read(captioned)
     whole = content(folder)
-    for path in held_out_folder(folder).iterdir():
+    for path in validation_folder(folder).iterdir():
         path.unlink()
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     ensure_captioned_digits(folder)
@@ -114,11 +116,11 @@ def test_missing_parts_are_written(captioned: Path, own_folder: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
 
 
-def test_held_out_rows_are_those_of_the_training_rows(own_folder: Path) -> None:
+def test_validation_rows_are_those_of_the_training_rows(own_folder: Path) -> None:
     folder = own_folder / "digits"
     write_captioned_digits(folder, seed=5)
     before = content(folder)
-    (held_out_folder(folder) / "_manifest.json").unlink()
+    (validation_folder(folder) / "_manifest.json").unlink()
     ensure_captioned_digits(folder)
     assert content(folder) == before
 
@@ -134,14 +136,14 @@ def test_digits_without_captions_are_not_taken(own_folder: Path) -> None:
     with pytest.raises(UserError, match="encode the images again with captions: causalfusion data encode"):
         check_fields(of_images, ("captions",), folder, "a task")
     assert Manifest.read(folder) == manifest
-    assert not held_out_folder(folder).exists()
+    assert not validation_folder(folder).exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(own_folder: Path) -> None:
-    beside = own_folder / "digits-heldout"
+    beside = own_folder / "digits-validation"
     beside.mkdir()
     (beside / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"digits-heldout exists and is not a folder of shards"):
+    with pytest.raises(UserError, match=r"digits-validation exists and is not a folder of shards"):
         ensure_captioned_digits(own_folder / "digits")
     assert [path.name for path in own_folder.rglob("*") if path.is_file()] == ["notes.txt"]
 
@@ -166,7 +168,7 @@ def test_an_interruption_leaves_nothing_to_trust(own_folder: Path, monkeypatch: 
 @pytest.mark.parametrize(("seed", "options"), [(0, "--captions"), (4, "--captions --seed 4")])
 def test_the_command_that_makes_them_anew(own_folder: Path, seed: int, options: str) -> None:
     written = write_captioned_digits(own_folder / "mine", seed=seed)
-    for folder, manifest in (("mine", written.train), ("mine-heldout", written.held_out)):
+    for folder, manifest in (("mine", written.train), ("mine-validation", written.validation)):
         assert digits_command(Path(folder), manifest) == f"causalfusion data digits mine {options}"
     plain = write_digits(own_folder / "plain")
     assert digits_command(Path("plain"), plain) == "causalfusion data digits plain"
@@ -175,6 +177,6 @@ def test_the_command_that_makes_them_anew(own_folder: Path, seed: int, options: 
 def test_a_folder_without_a_name(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own_folder / "here" / "below").mkdir(parents=True)
     monkeypatch.chdir(own_folder / "here" / "below")
-    assert held_out_folder(Path()) == own_folder / "here" / "below-heldout"
-    assert held_out_folder(Path("..")) == own_folder / "here-heldout"
-    assert held_out_folder(Path("a/b")) == Path("a/b-heldout")
+    assert validation_folder(Path()) == own_folder / "here" / "below-validation"
+    assert validation_folder(Path("..")) == own_folder / "here-validation"
+    assert validation_folder(Path("a/b")) == Path("a/b-validation")

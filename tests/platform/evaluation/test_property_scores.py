@@ -183,8 +183,8 @@ def test_classes_are_those_of_the_classifier() -> None:
 def test_baselines_of_the_split(rows: tuple[Tensor, Tensor, list[PropertyWords]]) -> None:
     """The class alone gives ink .44, slant .61, width .55, all three .15."""
     words = rows[2]
-    train, held_out = ([words[row] for row in part] for part in split_rows(0))
-    found = baselines(train, held_out)
+    train, validation = ([words[row] for row in part] for part in split_rows(0))
+    found = baselines(train, validation)
     assert {name: round(value, 2) for name, value in found.items() if "alone" in name} == {
         "class_alone_ink": 0.44,
         "class_alone_slant": 0.61,

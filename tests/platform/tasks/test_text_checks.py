@@ -18,7 +18,7 @@ from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.captioned_digits import held_out_folder, write_captioned_digits
+from causalfusion_platform.data.captioned_digits import validation_folder, write_captioned_digits
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.validate import CheckedShards, open_shards
@@ -38,7 +38,7 @@ CLASSES = ["model=digits", "objective.text=null"]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits with captions, and the held-out ones beside them; not to be changed."""
+    """Digits with captions, and the validation ones beside them; not to be changed."""
     folder = tmp_path_factory.mktemp("captioned") / "digits"
     write_captioned_digits(folder)
     return folder
@@ -47,18 +47,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shards(written: Path, tmp_path: Path) -> Path:
     """A copy of them."""
-    for source in (written, held_out_folder(written)):
+    for source in (written, validation_folder(written)):
         shutil.copytree(source, tmp_path / source.name)
     return tmp_path / written.name
 
 
 def composed(shards: Path, *overrides: str) -> Composed:
-    paths = [f"data.path={shards}", f"data.heldout={held_out_folder(shards)}"]
+    paths = [f"data.path={shards}", f"data.validation={validation_folder(shards)}"]
     return compose_experiment("text", [*paths, *overrides])
 
 
 def listed(shards: Path) -> list[Path]:
-    return sorted([*shards.rglob("*"), *held_out_folder(shards).rglob("*")])
+    return sorted([*shards.rglob("*"), *validation_folder(shards).rglob("*")])
 
 
 @pytest.fixture
@@ -109,34 +109,34 @@ def test_images_without_captions(fault: Fault, shards: Path) -> None:
     assert manifest.rows == 1497
 
 
-def test_held_out_images_without_captions(fault: Fault, shards: Path) -> None:
+def test_validation_images_without_captions(fault: Fault, shards: Path) -> None:
     """They would end the run after its training."""
-    rewrite(held_out_folder(shards), 0, put("captions", 5, []))
-    assert f"1 of 300 images in {held_out_folder(shards)} have no caption: " in fault()
+    rewrite(validation_folder(shards), 0, put("captions", 5, []))
+    assert f"1 of 300 images in {validation_folder(shards)} have no caption: " in fault()
 
 
-def test_held_out_shards_that_do_not_fit(fault: Fault, shards: Path, tmp_path: Path) -> None:
+def test_validation_shards_that_do_not_fit(fault: Fault, shards: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    assert fault(f"data.heldout={gone}").startswith(f"data.heldout: {gone} is not a folder of latent shards")
+    assert fault(f"data.validation={gone}").startswith(f"data.validation: {gone} is not a folder of latent shards")
     write_digits(tmp_path / "plain")
-    said = fault(f"data.heldout={tmp_path}/plain")
-    assert f"data.heldout: the shards in {tmp_path}/plain have no captions" in said
+    said = fault(f"data.validation={tmp_path}/plain")
+    assert f"data.validation: the shards in {tmp_path}/plain have no captions" in said
     write_captioned(tmp_path / "small", [["one"]] * 10)
     assert "hold latents of shape (1, 2, 2), but the model takes (1, 8, 8)" in fault(
-        f"data.heldout={tmp_path}/small"
+        f"data.validation={tmp_path}/small"
     )
 
 
-def test_held_out_shards_that_are_yet_to_be_written(shards: Path) -> None:
+def test_validation_shards_that_are_yet_to_be_written(shards: Path) -> None:
     """`data.prepare=captions` writes them beside those of training, and nowhere else."""
-    shutil.rmtree(held_out_folder(shards))
+    shutil.rmtree(validation_folder(shards))
     assert make_plan(composed(shards)).data.rows == 1497
     assert check_shards(composed(shards).experiment).verdict == "ok"
     check_inputs(composed(shards).experiment)
-    assert Manifest.read(held_out_folder(shards)).rows == 300
+    assert Manifest.read(validation_folder(shards)).rows == 300
     shutil.rmtree(shards)
-    elsewhere = composed(shards, f"data.heldout={shards.parent}/elsewhere")
-    with pytest.raises(UserError, match=r"data\.heldout: .*/elsewhere is not a folder"):
+    elsewhere = composed(shards, f"data.validation={shards.parent}/elsewhere")
+    with pytest.raises(UserError, match=r"data\.validation: .*/elsewhere is not a folder"):
         make_plan(elsewhere)
     assert check_shards(elsewhere.experiment).verdict == "FAIL"
     assert not shards.exists()
@@ -180,12 +180,12 @@ def test_a_kept_tokenizer_serves_without_them(shards: Path) -> None:
     assert check_inputs(experiment).bad
 
 
-def test_held_out_rows_come_from_whole_shards_without_a_folder_of_their_own(shards: Path) -> None:
-    experiment = composed(shards, "data.heldout=null").experiment
+def test_validation_rows_come_from_whole_shards_without_a_folder_of_their_own(shards: Path) -> None:
+    experiment = composed(shards, "data.validation=null").experiment
     manifest = Manifest.read(shards)
     (shards / manifest.shards[0].file).unlink()
     usable = manifest.without([manifest.shards[0].file])
-    assert len(TextImage(experiment)._read_heldout(20, usable)) == 20
+    assert len(TextImage(experiment)._read_validation(20, usable)) == 20
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_the_doctor_replaces_a_model_that_is_too_large_by_one_of_its_kind(archit
 def test_paths_may_move_when_a_run_goes_on(shards: Path) -> None:
     started = composed(shards).experiment
     state = RunState(tracking_uri="sqlite:///x", config=started.model_dump(mode="json"))
-    moved = composed(shards, f"data.heldout={shards}", f"data.tokenizer={shards}").experiment
+    moved = composed(shards, f"data.validation={shards}", f"data.tokenizer={shards}").experiment
     check_same_config(state, moved)
     with pytest.raises(UserError, match=r"objective\.text\.share: was 0\.3, now 0\.2"):
         check_same_config(state, composed(shards, "objective.text.share=0.2").experiment)

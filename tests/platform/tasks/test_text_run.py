@@ -50,7 +50,7 @@ def composed(home: Path, name: str, *overrides: str) -> Composed:
             f"name={name}",
             f"runs={home}/runs",
             f"data.path={home}/shards/digits",
-            f"data.heldout={home}/shards/digits-heldout",
+            f"data.validation={home}/shards/digits-validation",
             "model.preset=tiny",
             "model.text.vocabulary=2000",
             "train.num_workers=1",
@@ -92,12 +92,12 @@ class Runs:
         self.resumed = self.resume_elsewhere()
 
     def resume_elsewhere(self) -> Outcome:
-        """Go on with moved held-out shards, and the tokenizer of the checkpoint: the kept one is lost."""
+        """Go on with moved validation shards, and the tokenizer of the checkpoint: the kept one is lost."""
         shards = self.home / "shards"
         for kept in shards.glob("digits/.tokenizer-*"):
             kept.unlink()
-        (shards / "digits-heldout").rename(shards / "moved")
-        moved = [f"data.heldout={shards}/moved", f"data.tokenizer={self.weights('broken')}"]
+        (shards / "digits-validation").rename(shards / "moved")
+        moved = [f"data.validation={shards}/moved", f"data.tokenizer={self.weights('broken')}"]
         return run_training(composed(self.home, "broken", *moved), local=True)
 
     def files(self, name: str) -> set[Path]:
@@ -156,7 +156,7 @@ def test_the_summary_has_both_directions_in_every_way(runs: Runs) -> None:
     assert set(task.scores()) == ways
     assert all(isinstance(summary[name], float) for name in ways)
     assert (summary["num_samples"], summary["num_captions"]) == (12, 9)
-    assert summary["heldout_digest"] == Manifest.read(runs.home / "shards" / "moved").digest
+    assert summary["validation_digest"] == Manifest.read(runs.home / "shards" / "moved").digest
     assert summary["classifier_sha256"]
     lines = dict(task.show_scores(summary))
     assert lines["captions"].startswith(f"cider_d_words {summary['cider_d_words']:.2f}, class ")
@@ -166,15 +166,15 @@ def test_the_summary_has_both_directions_in_every_way(runs: Runs) -> None:
 def test_the_captions_are_texts_that_the_scores_are_of(runs: Runs) -> None:
     """They are decoded again by hand from the run's file, and counted."""
     final = load_file(runs.home / "runs/whole/samples/final.safetensors")
-    heldout = read_captioned_rows(runs.home / "shards/moved", Manifest.read(runs.home / "shards/moved"), 12)
+    validation = read_captioned_rows(runs.home / "shards/moved", Manifest.read(runs.home / "shards/moved"), 12)
     for name, end in (("captions", ""), ("captions_beam2", "_beam2")):
         texts = unpacked(final[name])
         assert len(texts) == 9
-        score = cider_d(texts, heldout.captions[:9], WordTokenizer()).score
+        score = cider_d(texts, validation.captions[:9], WordTokenizer()).score
         assert runs.whole.summary[f"cider_d_words{end}"] == pytest.approx(score)
         right = sum(
             parse(text).digit == parse(texts_of[0]).digit
-            for text, texts_of in zip(texts, heldout.captions, strict=False)
+            for text, texts_of in zip(texts, validation.captions, strict=False)
         )
         assert runs.whole.summary[f"caption_class{end}"] == pytest.approx(right / 9)
     assert final["latents"].shape == final["latents_w2.5"].shape == (12, 1, 8, 8)
@@ -235,7 +235,7 @@ def test_its_metrics_are_recorded(runs: Runs) -> None:
 
 
 def test_a_finished_run_is_not_trained_again(runs: Runs) -> None:
-    again = run_training(composed(runs.home, "whole", f"data.heldout={runs.home}/shards/moved"), local=True)
+    again = run_training(composed(runs.home, "whole", f"data.validation={runs.home}/shards/moved"), local=True)
     assert again.already_finished
 
 

@@ -26,7 +26,7 @@ _FREE = (
     "sweep",
     "supervision",
     "data.path",
-    "data.heldout",  # the summary names the rows that it scores by their digest
+    "data.validation",  # the summary names the rows that it scores by their digest
     "data.tokenizer",  # its SHA-256 is compared with that of the checkpoints
     "data.prepare",
     "data.cpus_per_task",

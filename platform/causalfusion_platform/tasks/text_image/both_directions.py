@@ -49,11 +49,13 @@ class BothDirections:
         """Describe images (B, channels, height, width) on this rank."""
         return describe(self.model, latents, self.tokenizer, config, **self._options()).texts
 
-    def final(self, heldout: CaptionedRows, unseen: Sequence[str], alive: Callable[[], None]) -> dict[str, Tensor]:
-        """Draw the first held-out captions and describe the first held-out images. Ranks call it together.
+    def final(
+        self, validation: CaptionedRows, unseen: Sequence[str], alive: Callable[[], None]
+    ) -> dict[str, Tensor]:
+        """Draw the first validation captions and describe the first validation images. Ranks call it together.
 
         Args:
-            heldout: captions and images.
+            validation: captions and images.
             unseen: more prompts, of property cells that are in no training row.
             alive: called again and again.
 
@@ -65,7 +67,7 @@ class BothDirections:
         evaluation, sampling = self.experiment.evaluation, self.experiment.sampling
         alive()
         final: dict[str, Tensor] = {}
-        for key, prompts in (("latents", heldout.prompts(evaluation.num_samples)), ("unseen", unseen)):
+        for key, prompts in (("latents", validation.prompts(evaluation.num_samples)), ("unseen", unseen)):
             if not prompts:
                 continue
             request = self.request(prompts)
@@ -76,7 +78,7 @@ class BothDirections:
         configs = {"captions": CaptionConfig()}
         if evaluation.beam > 1:
             configs[f"captions_beam{evaluation.beam}"] = CaptionConfig(beam=evaluation.beam)
-        shown, options = heldout.latents[: evaluation.num_captions], self._options() | {"alive": alive}
+        shown, options = validation.latents[: evaluation.num_captions], self._options() | {"alive": alive}
         for name, config in configs.items():
             final[name] = packed(describe_together(self.model, shown, self.tokenizer, config, **options))
         return final

@@ -15,7 +15,7 @@ from ...checkpoint import store
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.caption_tokens import check_captions
-from ...data.captioned_digits import held_out_folder
+from ...data.captioned_digits import validation_folder
 from ...data.validate import check_model_fits, open_shards
 from ...storage.run_layout import RunPaths
 
@@ -67,26 +67,26 @@ def check_share(experiment: Experiment) -> None:
         )
 
 
-def check_heldout(experiment: Experiment, folder: Path) -> None:
-    """Check the held-out shards, unless they are written together with those of training.
+def check_captioned_validation(experiment: Experiment, folder: Path) -> None:
+    """Check the validation shards, unless they are written together with those of training.
 
     Raises:
         UserError: they cannot be opened, do not fit the model, or have no captions.
     """
     data = experiment.data
-    if data.prepare == "captions" and not folder.exists() and folder == held_out_folder(data.path):
+    if data.prepare == "captions" and not folder.exists() and folder == validation_folder(data.path):
         return
     try:
-        heldout = open_shards(folder, hashes=False).usable
+        validation = open_shards(folder, hashes=False).usable
     except UserError as error:
-        raise UserError(f"data.heldout: {error}") from error
-    check_model_fits(heldout, experiment.model, folder)
-    if not heldout.captions:
+        raise UserError(f"data.validation: {error}") from error
+    check_model_fits(validation, experiment.model, folder)
+    if not validation.captions:
         raise UserError(
-            f"data.heldout: the shards in {folder} have no captions\n"
-            f"  set data.heldout to shards that have them, or leave it out"
+            f"data.validation: the shards in {folder} have no captions\n"
+            f"  set data.validation to shards that have them, or leave it out"
         )
-    check_captions(folder, heldout)
+    check_captions(folder, validation)
 
 
 def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:

@@ -43,14 +43,14 @@ def score_captions(final: Mapping[str, Tensor], scorer: TextImageScores) -> dict
 
 
 def score_samples(
-    final: Mapping[str, Tensor], heldout: CaptionedRows, scorer: TextImageScores, samples: SampleScorer
+    final: Mapping[str, Tensor], validation: CaptionedRows, scorer: TextImageScores, samples: SampleScorer
 ) -> SampleScores:
     """Score the samples of each guidance scale. Names of scales other than that of sampling end with them."""
     ends = [key.removeprefix("latents") for key in final if key.startswith("latents")]
     by_end: dict[str, dict[str, float]] = {}
     for end in sorted(ends, key=lambda end: float(end.removeprefix("_w") or 0)):
         latents = final[f"latents{end}"]
-        by_end[end] = scorer.samples(heldout.prompts(len(latents)), latents, samples)
+        by_end[end] = scorer.samples(validation.prompts(len(latents)), latents, samples)
         by_end[end] |= scorer.unseen(final[f"unseen{end}"], samples) if f"unseen{end}" in final else {}
     best = max(by_end, key=lambda end: by_end[end].get("t2i_class", 0.0))
     named = {f"{name}{end}": value for end, found in by_end.items() for name, value in found.items()}

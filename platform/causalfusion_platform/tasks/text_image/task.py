@@ -43,7 +43,7 @@ from ...train.loop import Hook, TrainLoop
 from ..generation import GenerationTask, warn_of_lost
 from ..task import TaskContext
 from .both_directions import BothDirections, unpacked
-from .checks import check_heldout, check_same_tokenizer, check_settings, check_share
+from .checks import check_captioned_validation, check_same_tokenizer, check_settings, check_share
 from .scoring import score_captions, score_names, score_samples
 from .training import TextImageBatch, TextImageTraining, noise_batch, to_batch
 
@@ -82,10 +82,10 @@ class TextImage(GenerationTask):
             )
 
     def check_paths(self) -> None:
-        """Check the held-out shards and a given tokenizer."""
+        """Check the validation shards and a given tokenizer."""
         data = self.experiment.data
-        if data.heldout is not None:
-            check_heldout(self.experiment, data.heldout)
+        if data.validation is not None:
+            check_captioned_validation(self.experiment, data.validation)
         if data.tokenizer is not None:
             read_tokenizer(data.tokenizer, self.text)
 
@@ -153,9 +153,9 @@ class TextImage(GenerationTask):
     def hooks(self, context: TaskContext) -> Sequence[Hook]:
         """Return the pictures of both directions: prompts with their samples, and images with their captions."""
         experiment = self.experiment
-        heldout = self._read_heldout(max(_GRID_PROMPTS, _GRID_CAPTIONS), context.manifest)
-        prompts = [texts[0] for texts in heldout.captions[:_GRID_PROMPTS] for _ in range(_GRID_SAMPLES)]
-        shown = heldout.latents[:_GRID_CAPTIONS]
+        validation = self._read_validation(max(_GRID_PROMPTS, _GRID_CAPTIONS), context.manifest)
+        prompts = [texts[0] for texts in validation.captions[:_GRID_PROMPTS] for _ in range(_GRID_SAMPLES)]
+        shown = validation.latents[:_GRID_CAPTIONS]
         directions = self._both_directions(context)
 
         def picture(latents: Tensor) -> Image.Image:
@@ -176,7 +176,7 @@ class TextImage(GenerationTask):
         ]
 
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
-        """Draw images from held-out captions, and describe held-out images, with the EMA weights.
+        """Draw images from validation captions, and describe validation images, with the EMA weights.
 
         On the bundled digits prompts of property cells that no training row has are drawn too.
         """
@@ -189,28 +189,28 @@ class TextImage(GenerationTask):
         """Score both directions and draw them.
 
         Returns:
-            The scores, `num_samples`, `num_captions`, `heldout_digest` and `grid_path`. Names of scores at other
+            The scores, `num_samples`, `num_captions`, `validation_digest` and `grid_path`. Names of scores at other
             guidance scales, or of a beam search, end with them. Those that end with `_best` are of the scale with
             the best class accuracy, `t2i_guidance_best`. Only samples of the bundled digits have scores. Those of
             property cells that are in no training row begin with `t2i_unseen_`.
         """
         experiment, evaluation = self.experiment, self.experiment.evaluation
         warn_of_lost(final["latents"])
-        source = manifest if experiment.data.heldout is None else Manifest.read(experiment.data.heldout)
-        heldout, captions = self._final_rows(manifest), unpacked(final["captions"])
-        scorer = TextImageScores(manifest, experiment.data.path, heldout, source)
+        source = manifest if experiment.data.validation is None else Manifest.read(experiment.data.validation)
+        validation, captions = self._final_rows(manifest), unpacked(final["captions"])
+        scorer = TextImageScores(manifest, experiment.data.path, validation, source)
         scores: dict[str, Any] = dict(score_captions(final, scorer)) if evaluation.score else {}
         best, classifier_sha256 = "", None
         if self.is_scored(manifest):
             samples = SampleScorer(open_classifier(experiment.data.path, manifest))
             classifier_sha256 = samples.classifier.extractor.digest
             tracker.tags({"classifier.sha256": classifier_sha256})
-            found = score_samples(final, heldout, scorer, samples)
+            found = score_samples(final, validation, scorer, samples)
             best = found.best
             scale = float(best.removeprefix("_w")) if best else experiment.sampling.guidance_scale
             scores |= found.values | {"t2i_guidance_best": scale}
-        prompts = heldout.prompts(evaluation.num_samples)
-        picture = _picture(prompts, final[f"latents{best}"], heldout.latents, captions)
+        prompts = validation.prompts(evaluation.num_samples)
+        picture = _picture(prompts, final[f"latents{best}"], validation.latents, captions)
         path = self.save_final_picture(picture, tracker)
         tracker.metrics({f"eval/{key}": value for key, value in scores.items() if value is not None}, AS_BARS)
         return {
@@ -218,7 +218,7 @@ class TextImage(GenerationTask):
             CLASSIFIER_KEY: classifier_sha256,
             "num_samples": len(prompts),
             "num_captions": len(captions),
-            "heldout_digest": source.digest,
+            "validation_digest": source.digest,
             "grid_path": str(path),
         }
 
@@ -246,11 +246,11 @@ class TextImage(GenerationTask):
 
     def _final_rows(self, manifest: Manifest) -> CaptionedRows:
         evaluation = self.experiment.evaluation
-        return self._read_heldout(max(evaluation.num_samples, evaluation.num_captions), manifest)
+        return self._read_validation(max(evaluation.num_samples, evaluation.num_captions), manifest)
 
-    def _read_heldout(self, rows: int, manifest: Manifest) -> CaptionedRows:
-        """Return the first rows of the held-out shards, or without such of those of training, in `manifest`."""
-        folder = self.experiment.data.heldout
+    def _read_validation(self, rows: int, manifest: Manifest) -> CaptionedRows:
+        """Return the first rows of the validation shards, or without such of those of training, in `manifest`."""
+        folder = self.experiment.data.validation
         if folder is None:
             return read_captioned_rows(self.experiment.data.path, manifest, rows)
         return read_captioned_rows(folder, Manifest.read(folder), rows)

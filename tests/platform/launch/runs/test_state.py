@@ -140,7 +140,7 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     experiment = make_experiment()
     free = {"description", "runs", "sweep"}
     free |= {f"data.{key}" for key in ("path", "prepare", "cpus_per_task", "concurrency", "prefetch_batches")}
-    free |= {"data.verify", "data.max_bad_rows", "data.heldout", "data.tokenizer"}
+    free |= {"data.verify", "data.max_bad_rows", "data.validation", "data.tokenizer"}
     kept = ("keep_checkpoints", "keep_best", "keep_every_images", "staging")
     divided = ("num_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage", "micro_batch_size")
     memory = ("activation_checkpointing", "offload", "compile")
@@ -167,6 +167,17 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
         else:
             found.add(key)
     assert found == free
+
+
+def test_a_run_recorded_with_the_earlier_name_of_a_key_goes_on(make_experiment: MakeExperiment) -> None:
+    config = make_experiment().model_dump(mode="json")
+    del config["data"]["validation"]
+    config["data"]["heldout"] = "/shards/digits-heldout"
+    state = RunState(mlflow_run_id="", tracking_uri="", config=config)
+    check_same_config(state, make_experiment(data={"validation": "/shards/digits-validation"}))
+    refused = refusal(state, make_experiment(seed=1))
+    assert "seed: was 0, now 1" in refused
+    assert "heldout" not in refused
 
 
 def test_a_key_of_the_old_configuration_that_is_gone(make_experiment: MakeExperiment) -> None:

@@ -47,6 +47,7 @@ def test_an_image_against_its_parts_done_by_hand() -> None:
     """Crop, flip, RandAugment, then noise of ImageNet's mean and deviation in units of [−1, 1]."""
     augment, policy = AugmentPixels(PIXELS, 24, seed=4), PIXELS.policy
     assert policy is not None
+    assert tuple(round(255 * mean) for mean in IMAGENET_MEAN) == FILL
     erased_rows = 0
     for position in range(60):
         box = draw_crop(numpy_stream(4, "crop", position), 96, 80, (0.08, 1.0))

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .errors import UserError
 from .files import experiment_folders
+from .paper_figure import PaperFigure
 from .section import Section
 
 TABLE_FILE = "table.yaml"
@@ -89,7 +90,7 @@ class Claim(Section):
 
 
 class ScalePlan(Section):
-    """Metrics, samples and seeds of a table at one scale."""
+    """Metrics, samples, seeds and figure of a table at one scale."""
 
     metrics: dict[Metric, str]
     """Metric of the paper → metric measured in its place, such as `fd_digits_cnn`."""
@@ -97,6 +98,8 @@ class ScalePlan(Section):
     """Images generated for each value of the table."""
     seeds: tuple[int, ...] = Field(min_length=1)
     """Seeds. Each row is trained once with each seed."""
+    figure: PaperFigure | None = None
+    """Figure that is drawn of the runs too."""
 
 
 class PaperTable(Section):
@@ -118,8 +121,6 @@ class PaperTable(Section):
     note: str = ""
     """Note for readers of the result, such as how rows map to the digits, or claims that are not orderings."""
     scales: dict[Scale, ScalePlan]
-    figure: bool = False
-    """Draw the curves of Figure 4 from its runs too."""
 
     @model_validator(mode="after")
     def _check(self) -> PaperTable:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..data.pixels import to_pixels
 
 _GAP = 6
-_INK = (30, 30, 30)
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+_TITLE_FONT = 16
 _TEXT_WIDTH = 330
 _LARGEST_FONT = 24
 
@@ -37,13 +38,31 @@ def caption_grid(images: Tensor, captions: Sequence[str], *, cell: int = 64) -> 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     """Return pictures one below the other."""
-    canvas = Image.new(
-        "RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), (255, 255, 255)
-    )
+    canvas = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), _PAPER)
     top = 0
     for each in pictures:
         canvas.paste(each, (0, top))
         top += each.height
+    return canvas
+
+
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures one beside the other."""
+    canvas = Image.new("RGB", (sum(each.width for each in pictures), max(each.height for each in pictures)), _PAPER)
+    left = 0
+    for each in pictures:
+        canvas.paste(each, (left, 0))
+        left += each.width
+    return canvas
+
+
+def titled(title: str, picture: Image.Image) -> Image.Image:
+    """Return a picture below its title. It becomes wider if the title is."""
+    font = ImageFont.load_default(size=_TITLE_FONT)
+    width = max(picture.width, round(font.getlength(title)) + 2 * _GAP)
+    canvas = Image.new("RGB", (width, picture.height + 2 * _TITLE_FONT), _PAPER)
+    ImageDraw.Draw(canvas).text((_GAP, _TITLE_FONT), title, fill=_INK, font=font, anchor="lm")
+    canvas.paste(picture, (0, 2 * _TITLE_FONT))
     return canvas
 
 
@@ -62,7 +81,7 @@ def _draw(
     pitch = cell + _GAP
     columns = max(map(len, rows), default=0)
     tiles_width = columns * pitch
-    canvas = Image.new("RGB", (_TEXT_WIDTH + tiles_width + 2 * _GAP, len(rows) * pitch + _GAP), (255, 255, 255))
+    canvas = Image.new("RGB", (_TEXT_WIDTH + tiles_width + 2 * _GAP, len(rows) * pitch + _GAP), _PAPER)
     pen = ImageDraw.Draw(canvas)
     text_left, tiles_left = (_GAP, _TEXT_WIDTH) if text_first else (tiles_width + 2 * _GAP, _GAP)
     for number, (text, tiles) in enumerate(zip(texts, rows, strict=True)):

@@ -72,6 +72,7 @@ PRINTED: dict[str, dict[str, tuple[float | None, ...]]] = {
         "s-256": (None,),
         "random": (21.31,),
     },
+    "figure5": {"causalfusion": (None,) * 5},
 }
 
 PAPER_ONLY = {("table3b", "block-4x4"), ("table4", "xl-512")}

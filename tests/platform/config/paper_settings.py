@@ -240,9 +240,12 @@ def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "table6a/causalfusion": {},
         "table6a/transfusion": _ONE_STEP | {"model.architecture": "transfusion", "objective.text.max_time": 500},
     }
+    texts["figure5/causalfusion"] = _size(1280, 20, 32) | {"sampling.guidance_scale": 3.0} if paper else {}
     if not paper:
         share = {"objective.text.share": 0.1, "objective.text.weight": 0.01}
-        texts |= {f"{row}-paper-share": change | share for row, change in texts.items()}
+        texts |= {
+            f"{row}-paper-share": change | share for row, change in texts.items() if row.startswith("table6a")
+        }
     groups = ((base, changes), (system, systems), (text, texts))
     return {row: (start, own) for start, rows in groups for row, own in rows.items()}
 
@@ -259,5 +262,6 @@ def experiment(scale: str, row: str) -> Experiment:
 def flat(of: Experiment) -> dict[str, Any]:
     """Return dotted keys and values, without names and with no trace of the working directory."""
     tree = of.model_dump(mode="json", exclude={"name", "description", "runs"})
-    tree["data"]["path"] = "/".join(of.data.path.parts[-2:])
+    for key, path in (("path", of.data.path), ("validation", of.data.validation), ("tokenizer", of.data.tokenizer)):
+        tree["data"][key] = None if path is None else "/".join(path.parts[-2:])
     return dict(flatten(tree))

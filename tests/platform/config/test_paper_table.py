@@ -10,6 +10,7 @@ import yaml
 from tests.platform.config.trees import write_yaml
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.paper_figure import ArStepFigure, TextImageFigure
 from causalfusion_platform.config.paper_table import load_table, table_names
 
 TREE: dict[str, Any] = {
@@ -38,6 +39,9 @@ TREE: dict[str, Any] = {
 }
 
 
+TEXT_IMAGE: dict[str, Any] = {"kind": "text_image", "prompts": ["a one", "a two"], "samples": 3, "images": 4}
+
+
 def write(folder: Path, **changes: Any) -> None:
     write_yaml(folder / "experiments/table9z/table.yaml", yaml.safe_dump(TREE | changes))
 
@@ -54,13 +58,24 @@ def fault(folder: Path, **changes: Any) -> str:
 def test_a_table_is_read(own_folder: Path) -> None:
     write(own_folder)
     table = load_table("table9z")
-    assert (table.name, table.source, table.note, table.figure) == ("table9z", "Table 9z", "", False)
+    assert (table.name, table.source, table.note) == ("table9z", "Table 9z", "")
     first, second = table.columns
     assert (first.name, first.metric, first.ar_steps, first.guidance_scale) == ("S = 1", "fid", 1, None)
     assert (second.metric, second.ar_steps, second.guidance_scale) == ("recall", None, 2.0)
     assert table.rows[1].printed == (2.5, None)
     assert table.experiment(table.rows[0], "digits") == "table9z/digits/small"
-    assert table.plan("digits").seeds == (0, 1)
+    assert (table.plan("digits").seeds, table.plan("digits").figure) == ((0, 1), None)
+
+
+def test_a_scale_has_its_figure(own_folder: Path) -> None:
+    scales = TREE["scales"]
+    figures = {"paper": {"kind": "ar_steps"}, "digits": TEXT_IMAGE}
+    write(own_folder, scales={scale: scales[scale] | {"figure": figure} for scale, figure in figures.items()})
+    table = load_table("table9z")
+    assert isinstance(table.plan("paper").figure, ArStepFigure)
+    figure = table.plan("digits").figure
+    assert isinstance(figure, TextImageFigure)
+    assert (figure.prompts, figure.samples, figure.images, figure.beam) == (("a one", "a two"), 3, 4, 1)
 
 
 def test_own_tables_stand_beside_the_shipped_ones(own_folder: Path) -> None:
@@ -122,6 +137,11 @@ def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
             "scale paper names no number for recall",
         ),
         ({"scales": {"laptop": TREE["scales"]["paper"]}}, "'digits' or 'paper'"),
+        (
+            {"scales": {"digits": TREE["scales"]["digits"] | {"figure": {"kind": "bars"}}}},
+            "'ar_steps', 'text_image'",
+        ),
+        ({"scales": {"digits": TREE["scales"]["digits"] | {"figure": TEXT_IMAGE | {"prompts": []}}}}, "prompts"),
         ({"titel": "x"}, "titel"),
     ],
 )

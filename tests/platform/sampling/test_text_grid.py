@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from causalfusion_platform.sampling.text_grid import caption_grid, prompt_grid, stacked
+from causalfusion_platform.sampling.text_grid import beside, caption_grid, prompt_grid, stacked, titled
 
 CELL, PITCH, GAP, WIDTH = 64, 70, 6, 330
 
@@ -71,3 +71,23 @@ def test_long_texts_stay_beside_the_samples(cell: int) -> None:
     assert (picture[:3] == 255).all()
     assert (picture[cell + 6 : cell + 12] == 255).all()
     assert (picture[:, :left] < 255).any()
+
+
+def test_pictures_of_other_heights_stand_beside_each_other() -> None:
+    one, other = caption_grid(shades(3), ["a", "b", "c"]), caption_grid(shades(2), ["d", "e"])
+    both = beside([one, other])
+    assert both.size == (one.width + other.width, one.height)
+    pixels = np.asarray(both)
+    assert np.array_equal(pixels[:, : one.width], np.asarray(one))
+    assert np.array_equal(pixels[: other.height, one.width :], np.asarray(other))
+    assert (pixels[other.height :, one.width :] == 255).all()
+
+
+@pytest.mark.parametrize("title", ["A title", "a long title " * 40])
+def test_a_title_stands_above_its_picture_and_is_not_cut(title: str) -> None:
+    picture = caption_grid(shades(2), ["", ""])
+    whole = titled(title, picture)
+    above = np.asarray(whole)[: whole.height - picture.height]
+    inked = np.flatnonzero((above < 128).any(axis=(0, 2)))
+    assert inked[0] > 0 and inked[-1] < whole.width - 1
+    assert np.array_equal(np.asarray(whole)[-picture.height :, : picture.width], np.asarray(picture))

@@ -1,4 +1,4 @@
-"""Figures of a reproduced table that need more than its numbers: samples, loss curves, and the rest of Figure 4."""
+"""Figures of a reproduced table that need more than its numbers: samples, loss curves, and those of its file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from causalfusion import load_weights
 
 from ...checkpoint.find import find_weights
+from ...config.paper_figure import ArStepFigure, TextImageFigure
 from ...data.read import read_all
 from ...data.validate import open_shards
 from ...report.canvas import save
@@ -22,6 +23,7 @@ from ...sampling.pixels import Pixels
 from ...tracking.journal import StepReport
 from ..evaluating.figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
 from ..runs.folder import RunFolder
+from .both_directions import draw_both_directions
 from .rows import Reproduction, trial_name
 
 _GAMMAS = (1.0, 0.95, 0.9, 0.8)
@@ -42,8 +44,11 @@ def draw_more(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [*_samples(reproduction, first, folder), *_losses(reproduction, folder)]
-    if reproduction.table.figure:
-        pictures += [_step_sizes(reproduction, folder), *_losses_by_step(reproduction, folder)]
+    match reproduction.plan.figure:
+        case ArStepFigure():
+            pictures += [_step_sizes(reproduction, folder), *_losses_by_step(reproduction, folder)]
+        case TextImageFigure() as figure:
+            pictures += draw_both_directions(reproduction, figure, folder)
     return pictures
 
 

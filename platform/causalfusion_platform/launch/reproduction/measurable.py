@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...config.commands import command
 from ...config.errors import UserError
+from ...config.paper_figure import TextImageFigure
 from ...config.paper_table import Row
 from ...config.schema import Experiment
 from ...data.autoencoder.open import open_autoencoder
@@ -30,16 +31,20 @@ def check_measurable(reproduction: Reproduction) -> None:
     _check_any_text(reproduction)
     for row in reproduction.rows:
         experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
-        if experiment.objective.text is not None:
+        text = experiment.objective.text is not None
+        if text:
             _check_prompts(reproduction, row)
-            if reproduction.prompts is None:  # the end of its run measures it
-                continue
+        by_its_run = text and reproduction.prompts is None
+        if by_its_run and not isinstance(reproduction.plan.figure, TextImageFigure):
+            continue
         model = experiment.model
         path = reproduction.vaes.of(row)
         try:
             coder = open_autoencoder(path, model.in_channels, made=_made(experiment))
         except UserError as error:
             raise UserError(f"row {row.file}: {error}\n  for this row alone: --vae {row.file}=PATH") from error
+        if by_its_run:  # its end has measured it: the autoencoder is for the figure
+            continue
         size, reference = model.input_size * coder.downsampling, reproduction.references.of(row)
         if coder.name != "identity" and (reference is None or own_classifier):
             raise UserError(

@@ -15,7 +15,7 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.evaluation.reference import reference_from_images, write_reference
 from causalfusion_platform.launch.reproduction.measurable import check_measurable
-from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of
+from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of, trial_name
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping.job import finished_trials
@@ -172,6 +172,25 @@ def test_rows_of_two_sizes(vaes: dict[int, Path], reference: str, own_folder: Pa
     assert [found.references.of(row) for row in found.rows] == [reference, reference, "512.npz"]
     with pytest.raises(UserError, match="row l trains on latents of AutoencoderKL"):
         check_measurable(table4())
+
+
+def test_a_drawn_model_of_text_needs_its_autoencoder(vaes: dict[int, Path]) -> None:
+    """Table 6a takes its numbers from the runs alone."""
+    check_measurable(reproduction_of("figure5", "paper", vaes=[str(vaes[4])]))
+    with pytest.raises(UserError, match="row causalfusion: latents of 4 channels need an autoencoder"):
+        check_measurable(reproduction_of("figure5", "paper"))
+    check_measurable(reproduction_of("table6a", "paper"))
+    check_measurable(reproduction_of("figure5", "digits"))
+
+
+def test_figure_5_is_drawn_of_a_run_of_table_6a(own_folder: Path) -> None:
+    table, figure = (reproduction_of(name, "digits") for name in ("table6a", "figure5"))
+    assert not figure.elsewhere
+    [(row, seed, _)] = figure.runs()
+    [run] = [run for other, its, run in table.runs() if (other.file, its) == (row.file, seed)]
+    experiment = table.experiments[trial_name(row, seed)]
+    finish(run.root, experiment)
+    assert reproduction_of("figure5", "digits").elsewhere == {trial_name(row, seed): run.root}
 
 
 def test_pixels_need_nothing(own_folder: Path) -> None:

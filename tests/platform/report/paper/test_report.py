@@ -195,5 +195,6 @@ def test_every_shipped_table_has_a_report(name: str) -> None:
     table = load_table(name)
     report = report_of(table)
     papers = {claim.verdict for claim in orderings(report) if not claim.ours}
-    assert papers == {"holds"}, "its claims agree with what is printed"
+    printed = any(one is not None for row in table.rows for one in row.printed)
+    assert papers == ({"holds"} if printed else set()), "its claims agree with what is printed"
     assert len(side_by_side(report).rows) == len(stacked(report).rows) / 2 == len(table.rows_at("digits"))

@@ -35,6 +35,9 @@ def digits(
         bool,
         typer.Option("--captions", help="Five captions a digit. 300 of the digits go to OUT-validation."),
     ] = False,
+    split: Annotated[
+        bool, typer.Option("--split", help="300 of the digits go to OUT-validation, as with --captions.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Decides which digits are for validation (default: 0).")
     ] = None,
@@ -43,22 +46,25 @@ def digits(
     from ..config.commands import command
     from ..config.errors import UserError
     from ..data.caption_language import CELLS
-    from ..data.captioned_digits import cells_in, validation_folder, write_captioned_digits
+    from ..data.captioned_digits import cells_in, write_captioned_digits
     from ..data.digits import write_digits
     from ..data.shards import check_replaceable
+    from ..data.split_digits import validation_folder, write_split_digits
 
-    if seed is not None and not captions:
+    if seed is not None and not (captions or split):
         raise UserError(
-            f"--seed {seed} decides which digits are for validation, and without --captions none are\n"
-            f"  add --captions: {command('data', 'digits', out, '--captions', '--seed', seed)}"
+            f"--seed {seed} decides which digits are for validation, and without --split or --captions none are\n"
+            f"  add one: {command('data', 'digits', out, '--split', '--seed', seed)}"
         )
     check_replaceable(out)
-    if not captions:
+    if not captions and not split:
         _print_written(out, write_digits(out))
         return
-    train, validation = write_captioned_digits(out, seed=seed or 0)
+    train, validation = (write_captioned_digits if captions else write_split_digits)(out, seed=seed or 0)
     _print_written(out, train)
     _print_written(validation_folder(out), validation)
+    if not captions:
+        return
     unseen = len(CELLS) - len(cells_in(out, train))
     print(
         f"five captions a row; {unseen} of {len(CELLS)} combinations of class, ink, slant and width are in no "
@@ -73,7 +79,8 @@ def _print_written(folder: Path, manifest: Manifest) -> None:
     shards = count(len(manifest.shards), "shard")
     print(
         f"{manifest.rows} latents of {'×'.join(map(str, manifest.shape))} in {shards}, "
-        f"{len(manifest.class_names)} classes\n{manifest_path(folder)}  digest {manifest.digest[:16]}"
+        f"{len(manifest.class_names)} classes, split {manifest.split}\n"
+        f"{manifest_path(folder)}  digest {manifest.digest[:16]}"
     )
 
 

@@ -19,7 +19,7 @@ def encode(
     kind: Annotated[
         str, typer.Option(help="folders, flat, webdataset or parquet. auto: detected from the files.")
     ] = "auto",
-    labels: Annotated[str | None, typer.Option(help="CSV or JSON file of labels, for a flat folder.")] = None,
+    labels: Annotated[str | None, typer.Option(help="CSV, JSON or text file of labels, for a flat folder.")] = None,
     image_column: Annotated[
         str, typer.Option(help="Column or suffix of images in Parquet, tars or labels.")
     ] = "auto",
@@ -50,7 +50,8 @@ def encode(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split to take where names or captions tell several apart: train, …, or all (not folders)."
+            help="train, val, test: the split to take where names or captions tell several apart, or that of all "
+            "images otherwise. all: every split (not folders). Shards are marked with it."
         ),
     ] = None,
     encoders: Annotated[

@@ -40,14 +40,18 @@ class DataConfig(Section):
 
     path: Path = Path("shards/digits")
     """Folder of latent shards with a _manifest.json. Relative paths count from CAUSALFUSION_HOME."""
-    prepare: bool | Literal["captions"] = False
-    """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `captions`: write
-    1,497 of them with captions to `path`, and the 300 validation ones to the folder `path`-validation."""
+    prepare: bool | Literal["split", "captions"] = False
+    """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `split`: write 1,497
+    of them to `path`, and the other 300 to the folder `path`-validation. `captions`: the same with captions."""
     tokenizer: Path | None = None
     """A tokenizer.json of Hugging Face, or the folder that holds one, for task=text_image. null: a byte-level BPE,
     trained on the captions of `path`. It is kept beside the shards."""
     validation: Path | None = None
-    """Folder of captioned shards that the end of task=text_image describes and draws. null: those of training."""
+    """Folder of shards that no training sees. Fine-tunes and probes measure on it. The end of task=text_image
+    describes and draws its rows. null: those of training."""
+    max_overlap: float = Field(0.0, ge=0, lt=1)
+    """Largest share of the rows of `validation` whose latents may also be in `path`. Real data sets hold some
+    images twice. Rows of one source in both are always refused."""
     flip: bool | None = None
     """Take the latent of the mirrored image half of the time. null: if the shards hold it."""
     posterior: Literal["sample", "mean"] = "sample"
@@ -68,11 +72,11 @@ class DataConfig(Section):
 
     @field_validator("prepare", mode="wrap")
     @classmethod
-    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> bool | Literal["captions"]:
+    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> bool | Literal["split", "captions"]:
         try:
-            checked: bool | Literal["captions"] = check(value)
+            checked: bool | Literal["split", "captions"] = check(value)
         except ValidationError as error:
-            raise ValueError("must be true, false or captions") from error
+            raise ValueError("must be true, false, split or captions") from error
         return checked
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config.errors import UserError
 from .layout import manifest_path
-from .manifest import AutoencoderId, Description, Manifest, SourceId
+from .manifest import AutoencoderId, Description, Manifest, SourceId, Split
 from .shards import Rows, is_replaceable, write_shards
 
 NUM_ROWS, SHAPE = 1797, (1, 8, 8)
@@ -38,9 +38,10 @@ def write_digits(folder: Path, *, rows_per_shard: int = 450, rows_per_group: int
     return write_shards(digits(), description, folder, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
 
 
-def description_of_digits(location: str, *, captions: bool = False) -> Description:
+def description_of_digits(location: str, *, captions: bool = False, split: Split = "train") -> Description:
     """Return the description of shards of digits, whose source is named by `location`."""
     return Description(
+        split=split,
         source=SourceId(kind="bundled", location=location, items=NUM_ROWS, digest=""),
         autoencoder=AutoencoderId(name="identity", scale=1.0),
         shape=SHAPE,

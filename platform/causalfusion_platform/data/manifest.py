@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..config.commands import command
 from ..config.errors import UserError
@@ -31,6 +31,8 @@ _MOST_NUMBERS = 2**28
 _INT64 = 2**63 - 1
 
 Pixels = Annotated[int, Field(ge=1, le=_MOST_PIXELS)]
+Split = Literal["train", "val", "test"]
+"""Splits of a data set. Models train on `train`, settings are chosen on `val`, and `test` is measured once."""
 
 
 class SourceId(_Part):
@@ -89,8 +91,10 @@ class Quarantined(_Part):
 class Description(_Part):
     """Description of a data set's latents: source, autoencoder, crop, shape and classes."""
 
-    version: Literal[2] = 2
-    """Schema version of this file and of the shards."""
+    version: Literal[2, 3] = 3
+    """Schema version of this file. Version 2 has no split. The shards of both are the same."""
+    split: Split = "train"
+    """Split of the data set that these rows are. Version 2 counts as `train`."""
     source: SourceId
     autoencoder: AutoencoderId
     crop: Crop | None = None
@@ -118,6 +122,12 @@ class Description(_Part):
             raise ValueError(f"a latent of {'×'.join(map(str, shape))} numbers is too large: allowed are 2^28")
         return shape
 
+    @model_validator(mode="after")
+    def _version_has_split(self) -> Self:
+        if self.version == 2 and self.split != "train":
+            raise ValueError(f"split {self.split} needs version 3")
+        return self
+
     @property
     def latent_columns(self) -> tuple[str, ...]:
         """Names of the tensor columns of every shard."""
@@ -134,9 +144,14 @@ class Manifest(Description):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the manifest and its shard hashes, without the source's location. It names the data set."""
-        tree = self.model_dump(mode="json")
+        """SHA-256 over the manifest and its shard hashes, without the source's location. It names the data set.
+
+        The same training rows have the same digest in versions 2 and 3, so that runs on older shards go on.
+        """
+        tree = self.model_dump(mode="json") | {"version": 2}
         del tree["source"]["location"]
+        if self.split == "train":
+            del tree["split"]
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -154,8 +169,9 @@ class Manifest(Description):
         return self.model_copy(update={"shards": shards, "rows": sum(shard.rows for shard in shards)})
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into `folder`, atomically."""
-        write_atomically(manifest_path(folder), (self.model_dump_json(indent=2) + "\n").encode())
+        """Write the manifest into `folder`, atomically. One that was read as version 2 stays as that."""
+        text = self.model_dump_json(indent=2, exclude={"split"} if self.version == 2 else None)
+        write_atomically(manifest_path(folder), (text + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -179,7 +195,9 @@ class Manifest(Description):
         try:
             manifest = read_model(path, cls, _LARGEST)
         except Damaged as error:
-            raise UserError(f"{path} is not a shard manifest of version 2: {error.reason}\n  {make}") from error
+            raise UserError(
+                f"{path} is not a shard manifest of version 2 or 3: {error.reason}\n  {make}"
+            ) from error
         if len({shard.file for shard in manifest.shards}) != len(manifest.shards):
             raise UserError(f"{path} lists a shard twice\n  {make}")
         if sum(shard.rows for shard in manifest.shards) != manifest.rows or any(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..config.commands import command
 from ..config.errors import UserError
-from .captioned_digits import digits_command
 from .layout import names_in
 from .manifest import Manifest, Quarantined
 from .scan import look_at_shard
+from .split_digits import digits_command
 
 
 def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) -> Manifest:

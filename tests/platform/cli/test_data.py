@@ -149,6 +149,7 @@ def test_a_dry_run_says_what_would_be_encoded(run: Run, own_folder: Path) -> Non
         "empty_classes": ["owl"],
         "split": "train",
         "splits": {"train": 4, "val": 4},
+        "counts_as": "train",
         "left_out": {".DS_Store": 2, "__MACOSX/": 1},
     }
 
@@ -304,8 +305,8 @@ def test_digits_with_captions(run: Run, own_folder: Path) -> None:
     result = run("data", "digits", "mine", "--captions")
     assert (result.status, result.err) == (0, "")
     first, _, second, _, last = result.out.splitlines()
-    assert first == "1497 latents of 1×8×8 in 4 shards, 10 classes"
-    assert second == "300 latents of 1×8×8 in 1 shard, 10 classes"
+    assert first == "1497 latents of 1×8×8 in 4 shards, 10 classes, split train"
+    assert second == "300 latents of 1×8×8 in 1 shard, 10 classes, split val"
     assert last.startswith("five captions a row; 70 of 270 combinations of class, ink, slant and width")
     assert Manifest.read(own_folder / "mine-validation").digest[:16] in result.out
     assert "captions yes" in run("data", "inspect", "mine").out
@@ -315,8 +316,20 @@ def test_digits_with_captions(run: Run, own_folder: Path) -> None:
     assert "make them anew: causalfusion data digits mine --captions --seed 1" in verdict.out
 
 
+def test_digits_in_two_parts(run: Run, own_folder: Path) -> None:
+    result = run("data", "digits", "mine", "--split")
+    assert (result.status, result.err) == (0, "")
+    assert [line for line in result.out.splitlines() if "latents" in line] == [
+        "1497 latents of 1×8×8 in 4 shards, 10 classes, split train",
+        "300 latents of 1×8×8 in 1 shard, 10 classes, split val",
+    ]
+    assert "split         val" in run("data", "inspect", "mine-validation").out
+    assert run("data", "verify", "mine-validation").out.startswith("mine-validation (val): ")
+    assert run("data", "verify", "mine").out.startswith("mine: ")
+
+
 def test_digits_that_are_not_written(run: Run, own_folder: Path) -> None:
-    check_refusal(run("data", "digits", "mine", "--seed", "3"), "--seed 3", "data digits mine --captions --seed 3")
+    check_refusal(run("data", "digits", "mine", "--seed", "3"), "--seed 3", "data digits mine --split --seed 3")
     (own_folder / "mine-validation").write_text("a file")
     check_refusal(
         run("data", "digits", "mine", "--captions"), "mine-validation exists", "name a new or empty folder"

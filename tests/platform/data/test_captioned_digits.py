@@ -16,16 +16,14 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.caption_language import CELLS, captions_of, parse
 from causalfusion_platform.data.captioned_digits import (
     cells_in,
-    digits_command,
     ensure_captioned_digits,
-    split_rows,
-    validation_folder,
     words_in,
     write_captioned_digits,
 )
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.scan import scan_shards
+from causalfusion_platform.data.split_digits import digits_command, split_rows, validation_folder
 from causalfusion_platform.data.validate import check_fields, open_shards
 
 

@@ -41,7 +41,7 @@ def test_the_digits_come_back_exactly(digits_folder: Path) -> None:
 
 def test_the_digits_manifest(digits_folder: Path) -> None:
     manifest = open_shards(digits_folder).manifest
-    assert (manifest.version, manifest.rows, manifest.shape, manifest.dtype) == (2, 1797, (1, 8, 8), "float16")
+    assert (manifest.version, manifest.rows, manifest.shape, manifest.dtype) == (3, 1797, (1, 8, 8), "float16")
     assert (manifest.autoencoder.name, manifest.autoencoder.scale) == ("identity", 1.0)
     assert (manifest.source.kind, manifest.source.items) == ("bundled", 1797)
     assert (manifest.posterior, manifest.flip, manifest.captions) == (False, False, False)

@@ -23,8 +23,8 @@ from causalfusion_platform.data.caption_language import (
     parse,
     properties,
 )
-from causalfusion_platform.data.captioned_digits import split_rows
 from causalfusion_platform.data.digits import digits
+from causalfusion_platform.data.split_digits import split_rows
 from causalfusion_platform.evaluation.extractors.extractor import Features
 from causalfusion_platform.evaluation.property_scores import baselines, caption_scores, classes_of, drawing_scores
 

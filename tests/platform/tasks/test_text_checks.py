@@ -18,9 +18,10 @@ from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.captioned_digits import validation_folder, write_captioned_digits
+from causalfusion_platform.data.captioned_digits import write_captioned_digits
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.data.split_digits import validation_folder
 from causalfusion_platform.data.validate import CheckedShards, open_shards
 from causalfusion_platform.launch.doctor.step import _tiny
 from causalfusion_platform.launch.doctor.storage import check_shards

@@ -23,7 +23,7 @@ from ..autoencoder import Encoder
 from ..faults import Policies
 from ..manifest import AutoencoderId, Crop, Description, SourceId
 from ..shards import shard_name
-from ..sources import EARLIER_RULES, RULES, Listing
+from ..sources import EARLIER_RULES, RULES, Listing, split_of_shards
 
 PLAN_FILE = "plan.json"
 
@@ -140,7 +140,8 @@ class EncodingPlan:
     def is_begun(self, folder: Path) -> bool:
         """Return True if `folder` holds exactly this identity.
 
-        A policy that was `stop` may change, because no finished shard holds an image that it applies to.
+        A policy that was `stop` may change, because no finished shard holds an image that it applies to. A folder
+        begun at version 2 gets the split of this plan, because its shards are the same.
 
         Raises:
             UserError: the folder holds another identity. The differences are listed.
@@ -149,7 +150,8 @@ class EncodingPlan:
         if not path.is_file():
             return False
         mine = dict(_flatten(self.identity))
-        theirs = dict(_flatten(_read(path)))
+        recorded = dict(_flatten(_read(path)))
+        theirs = recorded if recorded.get("version") != 2 else {**recorded, **_version_of(mine)}
         changed = [
             f"  {key}: was {theirs.get(key)!r}, now {mine.get(key)!r}"
             for key in sorted({*mine, *theirs})
@@ -163,7 +165,7 @@ class EncodingPlan:
                 f"{folder.parent} was begun with other images or settings:\n{lines}\n"
                 f"  use the old ones to continue it, or encode into another folder"
             )
-        return mine == theirs
+        return mine == recorded
 
 
 def make_plan(listing: Listing, encoder: Encoder, settings: EncodeSettings) -> EncodingPlan:
@@ -180,6 +182,7 @@ def make_plan(listing: Listing, encoder: Encoder, settings: EncodeSettings) -> E
     if shuffled:
         order = torch.randperm(count, generator=draws.stream(0, "order of encoding")).numpy()
     description = Description(
+        split=split_of_shards(listing.location, listing.selection),
         source=SourceId(
             kind=listing.kind,
             location=listing.location,
@@ -229,6 +232,10 @@ def _read(path: Path) -> dict[str, Any]:
         return read_object(path)
     except Damaged as error:
         raise UserError(f"{path} is damaged: {error.reason}\n  encode into another folder, or remove it") from error
+
+
+def _version_of(identity: dict[str, Any]) -> dict[str, Any]:
+    return {key: identity[key] for key in ("version", "split")}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

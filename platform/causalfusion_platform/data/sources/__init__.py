@@ -9,5 +9,16 @@ and `filesystem` list paths and URLs. `system_files` names what is left out, `sp
 from .listing import CaptionsFound, Listing, Reader, Source
 from .open import open_images, open_source
 from .selection import EARLIER_RULES, RULES
+from .splits import split_of_shards
 
-__all__ = ["EARLIER_RULES", "RULES", "CaptionsFound", "Listing", "Reader", "Source", "open_images", "open_source"]
+__all__ = [
+    "EARLIER_RULES",
+    "RULES",
+    "CaptionsFound",
+    "Listing",
+    "Reader",
+    "Source",
+    "open_images",
+    "open_source",
+    "split_of_shards",
+]

@@ -15,7 +15,8 @@ from .selection import EARLIER_RULES, RULES
 _FILE_HEADERS = ("file", "file_name", "filename", "path", "image")
 _FORMS = (
     "allowed: a .csv file with the header file,label (or two columns without a header), or a .json file with "
-    '{"file": label}, [["file", label], …] or {"labels": [["file", label], …]}'
+    '{"file": label}, [["file", label], …] or {"labels": [["file", label], …]}, or a .txt file with a file and its '
+    "label on each line"
 )
 
 
@@ -41,7 +42,7 @@ class LabelColumns:
 
 
 def read_label_file(location: str, columns: LabelColumns, rules: int = RULES) -> LabelFile:
-    """Read a label file: a path or URL that ends in .csv or .json.
+    """Read a label file: a path or URL that ends in .csv, .json or .txt.
 
     Raises:
         UserError: the file is missing, malformed (the message names the line), or lists an image twice.
@@ -60,8 +61,14 @@ def read_label_file(location: str, columns: LabelColumns, rules: int = RULES) ->
         entries = _read_json(text, location, rules)
     elif path.lower().endswith(".csv"):
         entries = _read_csv(text, location, columns)
+    elif path.lower().endswith(".txt"):
+        if columns != LabelColumns():
+            raise UserError(
+                f"label file {location}: a text file has no columns\n  leave out the names of columns, or use CSV"
+            )
+        entries = _read_lines(text, location)
     else:
-        raise UserError(f"label file {location} is neither .csv nor .json\n  {_FORMS}")
+        raise UserError(f"label file {location} is neither .csv, .json nor .txt\n  {_FORMS}")
     if not entries.names:
         raise UserError(f"label file {location} has no entry\n  {_FORMS}")
     seen: dict[str, str] = {}
@@ -95,6 +102,23 @@ def _read_csv(text: str, location: str, columns: LabelColumns) -> LabelFile:
                 entries.captions.append([caption for caption in captions if caption])
     except csv.Error as error:
         raise UserError(f"{location} line {rows.line_num} is not CSV: {error}\n  {_FORMS}") from error
+    return entries
+
+
+def _read_lines(text: str, location: str) -> LabelFile:
+    """Read a file and its label from each line, such as `ILSVRC2012_val_00000001.JPEG 65` in Caffe's val.txt."""
+    entries = LabelFile()
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{location} line {number}"
+        name, _, label = line.strip().rpartition(" ")
+        if not name and label.isdigit():
+            raise UserError(
+                f"{place} is a number alone. ILSVRC2012_validation_ground_truth.txt numbers classes in an order of "
+                f"its own\n  use Caffe's val.txt, or sort the images into class folders. {_FORMS}"
+            )
+        _add(entries, name, _parse_label(label, place), place)
     return entries
 
 

@@ -50,14 +50,14 @@ def open_source(
     Args:
         location: a folder, a file, or a pattern of files, as a local path or a URL of PyArrow or fsspec.
         kind: `folders`, `flat`, `webdataset` or `parquet`. `auto`: detected from the files' names.
-        labels: path or URL of a file of labels (.csv or .json), for `flat`.
+        labels: path or URL of a file of labels (.csv, .json or .txt), for `flat`.
         image_column: column of the file's name (CSV file of labels), column of the image (Parquet), or extension of
             the image (tars).
         label_column: column of the label. For tars `cls` or a key of .json.
         caption_column: column of the caption. For tars `txt` or a key of .json.
         captions: path or URL of a file of captions, for images in folders.
-        split: split to take where names or captions tell several apart, such as `train`. `all`: every tar, Parquet
-            file or split of the captions.
+        split: split to take where names or captions tell several apart, such as `train`. Otherwise the split that
+            all images are. `all`: every tar, Parquet file or split of the captions.
         policies: actions for images without labels or captions, and labels without images.
         rules: version of the rules of listing, of which a folder that was begun keeps its own.
 
@@ -80,7 +80,7 @@ def open_source(
         if labels is None:
             raise UserError(
                 f"{location} needs a file of labels\n"
-                f"  name it: --labels FILE.csv (or .json), or captions without labels: --captions FILE"
+                f"  name it: --labels FILE.csv (or .json, .txt), or captions without labels: --captions FILE"
             )
         return FlatFolder(choose_split(files, kind, split), labels, columns, policies)
     if kind == "webdataset":

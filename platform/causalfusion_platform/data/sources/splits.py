@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ...config.errors import UserError
+from ..manifest import Split
 from .files import SourceFiles, list_files
 from .listing import Kind
-from .pattern import inside_location, split_pattern
-from .selection import EARLIER_RULES
+from .pattern import has_wildcard, inside_location, split_pattern
+from .selection import EARLIER_RULES, Selection
 
 ALL = "all"
 """Choice of every split of tars or Parquet files together."""
@@ -24,6 +25,8 @@ _WORDS = {
     "trainval": ("trainval",),
 }
 _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
+# Splits of names → those of shards. `restval` is Karpathy's: images of val2014 that are trained on.
+_OF_SHARDS: dict[str | None, Split] = {"validation": "val", "test": "test"}
 # Words beside a split in the name of its folder: training_set, val2017, train_64x64.
 _FILLERS = frozenset(("set", "data", "split", "image", "images", "img", "imgs", "x"))
 
@@ -40,8 +43,57 @@ def choose_split(files: SourceFiles, kind: Kind, wanted: str | None) -> SourceFi
     if wanted is None and (kind == "flat" or files.selection.rules == EARLIER_RULES):
         return files
     if kind == "flat":
-        raise UserError("the file of labels chooses the images\n  leave out --split, and list only its images")
+        assert wanted is not None
+        if wanted.lower() not in _SPLITS:
+            raise UserError(
+                f"--split {wanted}: the file of labels chooses the images, and --split says which split they are\n"
+                f"  allowed: train, val, test, or leave it out"
+            )
+        return _named_by_user(files, wanted)
     return _choose_folder(files, wanted) if kind == "folders" else _choose_files(files, wanted)
+
+
+def split_of_shards(location: str, selection: Selection) -> Split:
+    """Return the split of the shards of a source: that of the chosen names, or of the location's own name.
+
+    Names that tell no split count as `train`. So do Karpathy's `restval`, and several splits with one of these.
+
+    Args:
+        location: location of the listing.
+        selection: part of it that was listed.
+    """
+    if selection.rules == EARLIER_RULES:
+        return "train"
+    if selection.split is not None:
+        names = selection.split.split("+")
+    else:
+        names = list(selection.splits) or [_own_name(location)]
+    found = {_OF_SHARDS.get(_folder_split(name) or _file_split(name), "train") for name in names}
+    return "train" if "train" in found else min(found, key=("val", "test").index)
+
+
+def _own_name(location: str) -> str:
+    """Return the last part of a location if it is named as a split, or an empty text."""
+    name = split_pattern(location)[1] if has_wildcard(location) else _last_part(location)
+    is_file = has_wildcard(location) or name.lower().endswith((".tar", ".parquet", ".pq"))
+    return name if (_file_split(name) if is_file else _folder_split(name)) else ""
+
+
+def _last_part(location: str) -> str:
+    return location.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def _named_by_user(files: SourceFiles, wanted: str) -> SourceFiles:
+    """Return all files, as those of the split that the user names where their names tell none.
+
+    Raises:
+        UserError: the location is named as another split, or that is not a split.
+    """
+    own = _own_name(files.location)
+    named = _SPLITS.get(wanted.lower())
+    if named is None or (own and (_folder_split(own) or _file_split(own)) != named):
+        raise _no_split(files, wanted, {})
+    return replace(files, selection=replace(files.selection, split=wanted))
 
 
 def _choose_folder(files: SourceFiles, wanted: str | None) -> SourceFiles:
@@ -63,9 +115,7 @@ def _choose_folder(files: SourceFiles, wanted: str | None) -> SourceFiles:
         inner = name if level == 0 else f"{files.folders[0]}/{name}"
         inside = list_files(inside_location(files.location, inner), files.selection.rules)
         files = replace(inside, selection=replace(selection, left_out=inside.selection.left_out))
-    if wanted is not None and files.selection.split is None:
-        raise _no_split(files, wanted, {})
-    return files
+    return _named_by_user(files, wanted) if wanted is not None and files.selection.split is None else files
 
 
 def _split_level(files: SourceFiles) -> int | None:
@@ -92,6 +142,8 @@ def _choose_files(files: SourceFiles, wanted: str | None) -> SourceFiles:
     elif wanted != ALL:
         chosen = _SPLITS.get(wanted.lower(), wanted.lower())
         kept = [split == chosen or chosen in _words(name) for split, name in zip(splits, files.names, strict=True)]
+        if not any(kept) and not counts:
+            return _named_by_user(files, wanted)
         if not any(kept):
             raise _no_split(files, wanted, counts)
         files = _filtered(files, kept)

@@ -27,6 +27,7 @@ _FREE = (
     "supervision",
     "data.path",
     "data.validation",  # the summary names the rows that it scores by their digest
+    "data.max_overlap",
     "data.tokenizer",  # its SHA-256 is compared with that of the checkpoints
     "data.prepare",
     "data.cpus_per_task",

@@ -12,10 +12,10 @@ from ...config.compose import Composed, flatten
 from ...config.errors import UserError
 from ...config.files import home
 from ...config.schema import Experiment
-from ...data.captioned_digits import TRAIN_ROWS, location
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
 from ...data.layout import manifest_path
 from ...data.manifest import Manifest
+from ...data.split_digits import TRAIN_ROWS, location
 from ...data.validate import CheckedShards
 from ...report.runs.dry_run import DataPlan, Plan
 from ...tasks import Task, check_data, open_task
@@ -97,8 +97,8 @@ def _data(task: Task) -> DataPlan:
     folder = experiment.data.path
     if experiment.data.prepare and not manifest_path(folder).is_file():
         task.check_paths()
-        captions = experiment.data.prepare == "captions"
-        rows, source = (TRAIN_ROWS, location("training", 0)) if captions else (NUM_ROWS, SOURCE)
+        whole = experiment.data.prepare is True
+        rows, source = (NUM_ROWS, SOURCE) if whole else (TRAIN_ROWS, location("training", 0))
         return DataPlan(rows, SHAPE, source, "written when training starts")
     try:
         manifest = Manifest.read(folder)

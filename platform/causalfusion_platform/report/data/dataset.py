@@ -41,6 +41,7 @@ def summary_lines(folder: Path, manifest: Manifest) -> list[str]:
     crop = manifest.crop
     aside = manifest.quarantined
     facts = {
+        "split": manifest.split if manifest.version > 2 else "train (not recorded: version 2)",
         "rows": f"{manifest.rows:,} in {count(len(manifest.shards), 'shard')}, {count(groups, 'row group')}",
         "size": f"{size(total)}, {total / manifest.rows:,.0f} bytes per row",
         "latents": f"{channels}×{height}×{width} {manifest.dtype}: {', '.join(manifest.latent_columns)}",
@@ -130,7 +131,8 @@ def verdict_lines(checked: CheckedShards, *, quick: bool) -> list[str]:
     manifest = checked.manifest
     if not checked.bad:
         what = "sizes, schemas, row groups" if quick else "every byte, number, row id and key"
-        return [f"{checked.folder}: {len(manifest.shards)} shards and {manifest.rows} rows are whole: {what}"]
+        folder = f"{checked.folder}" if manifest.split == "train" else f"{checked.folder} ({manifest.split})"
+        return [f"{folder}: {len(manifest.shards)} shards and {manifest.rows} rows are whole: {what}"]
     rows = sum(shard.rows for shard in manifest.shards if shard.file in checked.bad)
     return [
         f"{checked.folder}: {len(checked.bad)} of {len(manifest.shards)} shards are bad, {rows} of "

@@ -16,8 +16,9 @@ from ...data.encode.progress import EncodingProgress
 from ...data.encode.records import Fault
 from ...data.faults import FAULT_KINDS
 from ...data.layout import NAMES
-from ...data.manifest import Manifest
-from ...data.sources import EARLIER_RULES, CaptionsFound, Listing
+from ...data.manifest import Manifest, Split
+from ...data.sources import EARLIER_RULES, CaptionsFound, Listing, split_of_shards
+from ...data.sources.splits import ALL
 from ...data.sources.system_files import count_system_names
 from ..bar import BarDisplay
 from ..numbers import clock, count
@@ -57,6 +58,7 @@ def plan_facts(listing: Listing) -> dict[str, object]:
         "empty_classes": listing.empty_classes(),
         "split": selection.split,
         "splits": dict(selection.splits),
+        "counts_as": split_of_shards(listing.location, selection),
         "left_out": count_system_names(selection.left_out),
         **({} if listing.captions is None else {"captions": asdict(listing.captions)}),
     }
@@ -70,7 +72,7 @@ def plan_panel(listing: Listing, plan: EncodingPlan, folder: str) -> Panel:
     faults = Counter(finding.kind for _, finding in listing.findings)
     without = f", without {_list([f'{number:,} {kind}' for kind, number in faults.items()])}" if faults else ""
     rows.add_row("images", f"{listing.table.num_rows:,}{without}")
-    rows.add_row("split", escape(_split_text(listing)))
+    rows.add_row("split", escape(f"{_split_text(listing)}\n{_counts_as(listing, plan.description.split)}"))
     rows.add_row("classes", escape(_class_text(listing.class_names) if listing.has_classes else _WITHOUT_CLASSES))
     if listing.captions is not None:
         rows.add_row("captions", escape(_caption_text(listing.captions)))
@@ -92,8 +94,22 @@ def _split_text(listing: Listing) -> str:
     selection = listing.selection
     others = _list([f"{name} ({count(number, 'file')})" for name, number in selection.splits.items()])
     if selection.split is not None:
-        return f"{selection.split}, of {others}"
+        return f"{selection.split}, of {others}" if others else f"{selection.split}, as given"
     return f"{others}, by its name" if others else "not named: every file is taken"
+
+
+def _counts_as(listing: Listing, split: Split) -> str:
+    """Return the split of the shards, and how Karpathy's restval counts."""
+    chosen, there = listing.selection.split or "", listing.selection.splits
+    text = f"the shards are marked {split}"
+    if "restval" not in there:
+        return text
+    number = count(there["restval"], "image")
+    if "restval" in chosen.split("+") or chosen == ALL:
+        return f"{text}: restval ({number}) counts as train"
+    if chosen == "train":
+        return f"{text}, without restval ({number}), which counts as train too: --split train+restval"
+    return text
 
 
 def _caption_text(found: CaptionsFound) -> str:

@@ -15,7 +15,7 @@ from ...checkpoint import store
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.caption_tokens import check_captions
-from ...data.captioned_digits import validation_folder
+from ...data.split_digits import validation_folder
 from ...data.validate import check_model_fits, open_shards
 from ...storage.run_layout import RunPaths
 

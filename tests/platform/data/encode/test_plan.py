@@ -238,6 +238,20 @@ def test_a_plan_of_a_version_with_fewer_kinds_of_faults_is_continued(tmp_path: P
         plan_of().begin(tmp_path / "encoding")
 
 
+def test_a_plan_of_version_2_takes_the_split_of_the_same_command(tmp_path: Path) -> None:
+    """Once. The images are the same, and so are the shards."""
+    earlier = {**plan_of().identity, "version": 2}
+    del earlier["split"]
+    (tmp_path / "plan.json").write_text(json.dumps(earlier))
+    plan = plan_of(listing=listing_of(30, location="data/val"))
+    assert plan.description.split == "val"
+    assert not plan.is_begun(tmp_path)
+    plan.begin(tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_bytes()) == plan.identity
+    with pytest.raises(UserError, match="split: was 'val', now 'train'"):
+        plan_of().begin(tmp_path)
+
+
 @pytest.mark.parametrize("text", ['{"version": 2,', "[]", "3", "[" * 200_000])
 def test_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
     plan_of().begin(tmp_path / "encoding")

@@ -21,7 +21,7 @@ from tests.platform.data.sources.makers import (
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.faults import FaultStop
-from causalfusion_platform.data.sources import CaptionsFound, Listing, open_source
+from causalfusion_platform.data.sources import CaptionsFound, Listing, open_source, split_of_shards
 from causalfusion_platform.data.sources.selection import EARLIER_RULES
 
 Captions = dict[str, list[str]]
@@ -248,6 +248,8 @@ def test_the_split_of_karpathys_file(tmp_path: Path, split: str, taken: str) -> 
     assert captions_of(listing) == {f"{row}.png": [f"of {row}.png"] for row in taken}
     assert listing.findings == []
     assert listing.selection.split == split
+    marks = {"restval": "train", "val": "val", "test": "test"}  # restval counts as train
+    assert split_of_shards(listing.location, listing.selection) == marks.get(split, "train")
     assert dict(listing.selection.splits) == {"train": 2, "restval": 1, "val": 1, "test": 1}
     assert found_in(listing).other_splits == 5 - len(taken)
 
@@ -311,7 +313,7 @@ def test_labels_of_a_file_and_captions_of_another(tmp_path: Path) -> None:
             r"captions nowhere\.json cannot be read: there is no such file\n.*allowed",
         ),
         ("s", {"captions": "s"}, "captions s cannot be read"),
-        ("s", {"split": "dev"}, "s has no split 'dev'"),
+        ("s", {"split": "half"}, "s has no split 'half'"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, location: str, options: dict[str, Any], message: str) -> None:

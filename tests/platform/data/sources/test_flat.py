@@ -105,6 +105,17 @@ def test_images_without_labels_stop_or_are_counted(tmp_path: Path) -> None:
     assert len(listing.class_names) == 4
 
 
+def test_the_lines_of_caffes_val_txt(tmp_path: Path) -> None:
+    """ILSVRC's validation images lie in one folder, and Caffe's list numbers classes by their sorted names."""
+    listing = source_of(tmp_path, "val.txt", "b.png 65\n\na.png 970\nsub/a.jpg 0\n").listing()
+    assert dict(zip(keys_of(listing), listing.table["label"].to_pylist(), strict=True)) == {
+        "a.png": 970,
+        "b.png": 65,
+        "sub/a.jpg": 0,
+    }
+    assert len(listing.class_names) == 971
+
+
 def test_labels_without_images_stop_or_are_counted(tmp_path: Path) -> None:
     labels = NAMED + "gone.png,dog\n"
     with pytest.raises(FaultStop, match=r"^gone\.png: missing: "):
@@ -131,7 +142,10 @@ def test_labels_without_images_stop_or_are_counted(tmp_path: Path) -> None:
         ("l.csv", "b.png,2000000\n", "label 2000000 is too large"),
         ("l.csv", "b.png,99999999999999999999\n", "a label is not a class number"),
         ("l.csv", "else/b.png,2\n", "names no file of images: its first entry is 'else/b.png'"),
-        ("l.txt", "b.png,2\n", "neither .csv nor .json"),
+        ("l.tsv", "b.png,2\n", r"neither \.csv, \.json nor \.txt"),
+        ("l.txt", "b.png 2\n490\n", r"line 2 is a number alone.*\n  use Caffe's val\.txt"),
+        ("l.txt", "b.png 2\na.png 1.0\n", r"line 2: '1\.0' is not a label"),
+        ("l.txt", "b.png\n", "line 1: the name of the file is empty"),
         ("l.json", '{"b.png": 1', "is not JSON"),
         ("l.json", '{"labels": null}', "holds NoneType where a list should be"),
         ("l.json", '[["b.png", true]]', "entry 1 is .* not a file and its label"),

@@ -12,7 +12,7 @@ import pytest
 from tests.platform.data.sources.makers import STRICT, digit, keys_of, write_files, write_tar
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.data.sources import EARLIER_RULES, Listing, open_source
+from causalfusion_platform.data.sources import EARLIER_RULES, Listing, open_source, split_of_shards
 
 
 def write_images(folder: Path, *names: str) -> None:
@@ -130,7 +130,8 @@ def test_tars_of_several_splits(tmp_path: Path) -> None:
     [
         ("folders", "test", "folders has no split 'test': only train, val\n  name one of them: --split train"),
         ("folders", "all", "which are not classes\n  name one: --split train"),
-        ("folders/train", "train", "has no split 'train': its names tell no splits apart\n  leave out --split"),
+        ("folders/train", "val", "has no split 'val': its names tell no splits apart\n  leave out --split"),
+        ("folders/train", "half", "has no split 'half': its names tell no splits apart\n  leave out --split"),
         ("parquet", "test", "parquet has no split 'test': only train, validation\n"),
     ],
 )
@@ -144,7 +145,30 @@ def test_a_label_file_chooses_its_images(tmp_path: Path) -> None:
     write_images(tmp_path / "s", "train/0.png", "val/1.png")
     write_files(tmp_path, {"l.csv": "train/0.png,1\nval/1.png,0\n"})
     assert listed("s", labels="l.csv").table.num_rows == 2
-    assert "leave out --split" in refusal("s", "train", labels="l.csv")
+    assert marked("s", "test", labels="l.csv") == "test"
+    assert "allowed: train, val, test, or leave it out" in refusal("s", "half", labels="l.csv")
+
+
+def marked(location: str, split: str | None = None, **options: object) -> str:
+    listing = listed(location, split, **options)
+    return split_of_shards(listing.location, listing.selection)
+
+
+def test_shards_are_marked_with_the_split_that_names_tell(tmp_path: Path) -> None:
+    """ImageNet's folders from above and from inside, other words for the same splits, and files."""
+    write_images(tmp_path / "s", "train/a/0.png", "val/a/1.png", "test/a/2.png")
+    write_images(tmp_path / "photos", "a/0.png")
+    for split in ("train", "val", "test"):
+        assert marked("s", split) == marked(f"s/{split}") == marked(f"s/{split}/", split) == split
+    assert marked("s", "validation") == "val"
+    assert (marked("photos"), marked("photos", "val"), marked("photos", "eval")) == ("train", "val", "test")
+    write_parquet(tmp_path / "p", "train-0.parquet", "dev-0.parquet", "test-0.parquet")
+    assert (marked("p", "dev"), marked("p/test-*.parquet"), marked("p", "all")) == ("val", "test", "train")
+    assert marked("p/{test,dev}-*.parquet") == "val"
+    assert marked("p/dev-0.parquet") == "val"
+    write_parquet(tmp_path / "only", "validation-00000-of-00001.parquet")
+    assert marked("only") == "val"
+    assert marked("only", rules=EARLIER_RULES) == "train"
 
 
 def test_the_earlier_rules_ask_nothing(tmp_path: Path) -> None:

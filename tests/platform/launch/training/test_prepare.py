@@ -13,7 +13,9 @@ from causalfusion_platform.launch.training.train import check_inputs
 
 
 @pytest.mark.parametrize(
-    ("prepare", "rows"), [(True, {"digits": 1797}), ("captions", {"digits": 1497, "digits-validation": 300})]
+    ("prepare", "rows"),
+    [(True, {"digits": 1797})]
+    + [(parts, {"digits": 1497, "digits-validation": 300}) for parts in ("split", "captions")],
 )
 def test_the_digits_are_written(
     make_experiment: Callable[..., Experiment], own_folder: Path, prepare: bool | str, rows: dict[str, int]

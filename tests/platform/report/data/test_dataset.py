@@ -53,7 +53,7 @@ def test_summary() -> None:
     check_width(lines)
     text = " ".join(" ".join(lines).split())
     for part in [
-        "shards/mine rows 1,200 in 1 shard, 2 row groups size 3 MiB, 2,621 bytes per row",
+        "shards/mine split train rows 1,200 in 1 shard, 2 row groups size 3 MiB, 2,621 bytes per row",
         "latents 4×32×32 float16: mean, std, mean_flip, std_flip",
         "autoencoder AutoencoderKL, scale 0.18215, weights abcdefabcdefabcd",
         "images ADM's centre crop to 256×256",

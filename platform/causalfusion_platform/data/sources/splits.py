@@ -89,10 +89,14 @@ def _named_by_user(files: SourceFiles, wanted: str) -> SourceFiles:
     Raises:
         UserError: the location is named as another split, or that is not a split.
     """
-    own = _own_name(files.location)
     named = _SPLITS.get(wanted.lower())
-    if named is None or (own and (_folder_split(own) or _file_split(own)) != named):
+    if named is None:
         raise _no_split(files, wanted, {})
+    own = _own_name(files.location)
+    if own and (_folder_split(own) or _file_split(own)) != named:
+        raise UserError(
+            f"{files.location} is named as another split than --split {wanted}\n  leave out --split, or rename it"
+        )
     return replace(files, selection=replace(files.selection, split=wanted))
 
 

@@ -130,7 +130,7 @@ def test_tars_of_several_splits(tmp_path: Path) -> None:
     [
         ("folders", "test", "folders has no split 'test': only train, val\n  name one of them: --split train"),
         ("folders", "all", "which are not classes\n  name one: --split train"),
-        ("folders/train", "val", "has no split 'val': its names tell no splits apart\n  leave out --split"),
+        ("folders/train", "val", "folders/train is named as another split than --split val\n  leave out --split"),
         ("folders/train", "half", "has no split 'half': its names tell no splits apart\n  leave out --split"),
         ("parquet", "test", "parquet has no split 'test': only train, validation\n"),
     ],

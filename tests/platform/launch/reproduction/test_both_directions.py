@@ -20,8 +20,9 @@ from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.paper_figure import TextImageFigure
+from causalfusion_platform.data.captioned_digits import write_captioned_digits
 from causalfusion_platform.data.digits import digits
-from causalfusion_platform.data.split_digits import split_rows, write_captioned_digits
+from causalfusion_platform.data.split_digits import split_rows
 from causalfusion_platform.launch.reproduction import both_directions
 from causalfusion_platform.launch.reproduction.both_directions import draw_both_directions
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of, trial_name

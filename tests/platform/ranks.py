@@ -25,6 +25,7 @@ IMPORTED = [
     "diffusers",
     "sklearn.datasets",
     "tests.platform.train.elastic_process",
+    "tests.platform.tasks.finetune_process",
     "tests.platform.tasks.text_process",
     "tests.platform.train.zero_process",
 ]

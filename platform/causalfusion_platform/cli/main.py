@@ -20,6 +20,7 @@ from .data import data_app
 from .doctor import doctor
 from .ending import Commands, run_to_end
 from .evaluate import evaluate
+from .finetune import finetune
 from .first_line import first_line
 from .generate import generate
 from .models import models
@@ -69,6 +70,7 @@ app.command()(quickstart)
 app.command()(train)
 app.command()(sweep)
 app.command()(reproduce)
+app.command()(finetune)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 app.command()(sample)
 app.command()(edit)

@@ -26,6 +26,7 @@ from . import secrets
 from .commands import command
 from .errors import UserError
 from .files import LARGEST, SUFFIX, ExperimentFile, experiment_folders, find_experiment, home
+from .finetune import FinetuneConfig
 from .schema import DataConfig, Experiment
 from .text import keys_of, literals, may_be_secret, quoted, value_of
 
@@ -144,6 +145,7 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
             "tracking": tracking.model_copy(update={"tags": secrets.redacted(tracking.tags)}),
             "runs": home() / experiment.runs,
             "data": experiment.data.model_copy(update=_absolute(experiment.data)),
+            "finetune": _absolute_finetune(experiment.finetune),
         }
     )
 
@@ -152,6 +154,14 @@ def _absolute(data: DataConfig) -> dict[str, Path]:
     """Return the paths of a data section that are given, made absolute from `home()`."""
     paths = {"path": data.path, "validation": data.validation, "tokenizer": data.tokenizer}
     return {name: home() / path for name, path in paths.items() if path is not None}
+
+
+def _absolute_finetune(finetune: FinetuneConfig | None) -> FinetuneConfig | None:
+    """Return a section of a fine-tune with its paths made absolute from `home()`."""
+    if finetune is None:
+        return None
+    paths = {"weights": finetune.weights, "test": finetune.test, "vae": finetune.vae}
+    return finetune.model_copy(update={name: home() / path for name, path in paths.items() if path is not None})
 
 
 def with_overrides(experiment: Experiment, changes: dict[str, Any], name: str) -> Experiment:

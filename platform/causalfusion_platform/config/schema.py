@@ -19,6 +19,7 @@ from causalfusion.noise.samplers import check_diffusion_steps
 from causalfusion.objective import check_objective
 
 from ..storage.sqlite import sqlite_address
+from .finetune import FinetuneConfig
 from .section import Section
 from .sweep import SweepConfig
 
@@ -325,7 +326,8 @@ class Experiment(Section):
     runs: Path = Path("runs")
     """Folder of the runs' folders. Relative paths count from CAUSALFUSION_HOME."""
     task: str = Field("class_to_image", pattern=r"^[A-Za-z0-9_.]+(:[A-Za-z_]\w*)?$")
-    """Task that the run learns: `class_to_image`, `text_image`, or `package.module:Class` of your own."""
+    """Task that the run learns: `class_to_image`, `text_image`, `classification`, `captioning`, or
+    `package.module:Class` of your own."""
     model: Annotated[ModelConfig, Field(discriminator="architecture"), BeforeValidator(_expand_preset)]
     """Model. `preset: NAME` starts from a named one."""
     data: DataConfig = DataConfig()
@@ -337,6 +339,8 @@ class Experiment(Section):
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    finetune: FinetuneConfig | None = None
+    """Fine-tune of a trained model, for the tasks `classification` and `captioning`."""
     sweep: SweepConfig | None = None
 
     @model_validator(mode="after")

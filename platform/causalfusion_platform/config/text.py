@@ -20,7 +20,7 @@ from causalfusion.model import CONFIGS
 
 from .schema import Experiment
 
-NAMES = ("name", "task", "model.preset", "tracking.experiment", "sweep.metric")
+NAMES = ("name", "task", "model.preset", "finetune.augment.rand_augment", "tracking.experiment", "sweep.metric")
 """Keys whose value names a thing that others must find again. A secret would be of no use there."""
 
 _INTERPOLATION = re.compile(r"(\\*)\$\{")

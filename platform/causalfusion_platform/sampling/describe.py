@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from causalfusion import CaptionConfig, Captions, Model, caption
+from causalfusion.sampling.caption import ImageDescriber
 from causalfusion.text.tokenizer import Tokenizer
 
 
@@ -22,7 +23,7 @@ class Description:
 
 
 def describe(
-    model: Model,
+    model: Model | ImageDescriber,
     latents: Tensor,
     tokenizer: Tokenizer,
     config: CaptionConfig,

@@ -2,8 +2,8 @@
 
 `task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
 image generation, the paper's main system. `text_image` draws images from text and describes images. Both
-build on `generation`. `activations` estimates the memory of their models, and `final` keeps the tensors of a run's
-end. Open `task` first.
+build on `generation`. `finetune/` trains classifiers and captioners from their models. `activations` estimates the
+memory of models, and `final` keeps the tensors of a run's end. Open `task` first.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ import inspect
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from .class_to_image import ClassToImage
+from .finetune import Captioning, Classification
 from .task import Task, TaskContext, check_data
 from .text_image import TextImage
 
 __all__ = ["TASKS", "Task", "TaskContext", "check_data", "open_task"]
 
-TASKS: dict[str, type[Task]] = {"class_to_image": ClassToImage, "text_image": TextImage}
+TASKS: dict[str, type[Task]] = {
+    "class_to_image": ClassToImage,
+    "text_image": TextImage,
+    "classification": Classification,
+    "captioning": Captioning,
+}
 
 
 def open_task(experiment: Experiment) -> Task:

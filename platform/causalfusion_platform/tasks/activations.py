@@ -63,15 +63,22 @@ def activation_bytes(experiment: Experiment, rows: int, precision: str) -> float
     Recomputing keeps D a block, and one block whole. With autocast the weights in 16 bits come on top. The N²
     scores of attention are not counted, since kernels do not keep them at lengths where they matter.
     """
+    return plain_activation_bytes(experiment, rows, precision, experiment.model.depth, longest_sequence(experiment))
+
+
+def plain_activation_bytes(
+    experiment: Experiment, rows: int, precision: str, depth: int, tokens_per_row: int | None = None
+) -> float:
+    """Estimate the same for `depth` blocks of the model, on its image tokens alone if no number is given."""
     model = experiment.model
     product = 4 if precision == "fp32" else 2
     residual = 2 if precision in ("bf16_weights", "fp16") else 4
-    width, tokens = model.hidden_size, rows * longest_sequence(experiment)
+    width, tokens = model.hidden_size, rows * (tokens_per_row or model.num_tokens)
     more = 3 * residual * width if isinstance(model, DiTConfig) else 0
     block = tokens * (2 * residual * width + 8 * product * width + 2 * product * model.mlp_size + more)
-    blocks = model.depth * block
+    blocks = depth * block
     if experiment.train.activation_checkpointing:
-        blocks = model.depth * tokens * residual * width + block
+        blocks = depth * tokens * residual * width + block
     cast = 2 * _count(model) if precision == "bf16" else 0
     return float(blocks + cast)
 

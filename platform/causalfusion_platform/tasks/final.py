@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,3 +56,14 @@ def read_final(path: Path, attempt: int | None) -> dict[str, Tensor]:
         f"{path} is not the file that attempt {attempt} wrote at the end of training: {fault}\n"
         f"  name a folder that all nodes share: runs=FOLDER; the same command repeats the end of the run"
     )
+
+
+def packed(texts: Sequence[str]) -> Tensor:
+    """Return texts as bytes of JSON, which a file of tensors can hold."""
+    return torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
+
+
+def unpacked(packed: Tensor) -> list[str]:
+    """Return the texts of `packed`."""
+    texts: list[str] = json.loads(packed.numpy().tobytes())
+    return texts

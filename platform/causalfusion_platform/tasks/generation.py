@@ -14,6 +14,7 @@ from torch import Tensor
 from causalfusion import Draws, Model, build_model
 from causalfusion.flops import training_flops
 
+from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
 from ..data.validate import CheckedShards
@@ -32,6 +33,11 @@ class GenerationTask(Task):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
+        if experiment.finetune is not None:
+            raise UserError(
+                f"finetune is not read by task={experiment.task}\n"
+                f"  leave the section out, or set task=classification or task=captioning"
+            )
         self._sampling_model: Model | None = None
 
     @abstractmethod

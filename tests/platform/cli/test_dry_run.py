@@ -137,7 +137,11 @@ def test_whole_batches_are_paid_for() -> None:
 
 def test_a_task_that_is_not_there(run: Run) -> None:
     result = run("train", "smoke", "task=class_to_imgae", "--dry-run")
-    check_refusal(result, "task=class_to_imgae", "allowed: class_to_image, text_image, or package.module:Class")
+    check_refusal(
+        result,
+        "task=class_to_imgae",
+        "allowed: class_to_image, text_image, classification, captioning, or package.module",
+    )
 
 
 def test_the_plan_is_of_the_tasks_own_model(run: Run) -> None:

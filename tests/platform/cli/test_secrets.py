@@ -28,7 +28,8 @@ from causalfusion_platform.launch.sweeping.job import job_of
 from causalfusion_platform.launch.sweeping.results import TrialEnd, tabulate, write_results
 from causalfusion_platform.tracking.mlflow import answers
 
-PATHS = ("runs", "data.path", "data.validation", "data.tokenizer", "train.staging")
+FINETUNE = ("finetune.weights", "finetune.test", "finetune.vae")
+PATHS = ("runs", "data.path", "data.validation", "data.tokenizer", "train.staging", *FINETUNE)
 """Keys whose value is a place on disk, which cannot be hidden from those who see the disk."""
 
 PLANTED = {

@@ -138,7 +138,9 @@ def test_a_task_that_is_not_there(name: str, fault: str) -> None:
     experiment = compose_experiment("smoke", [f"task={name}"]).experiment
     with pytest.raises(UserError, match=fault) as caught:
         open_task(experiment)
-    assert "allowed: class_to_image, text_image, or package.module:Class" in str(caught.value)
+    assert "allowed: class_to_image, text_image, classification, captioning, or package.module:Class" in str(
+        caught.value
+    )
 
 
 def test_mirrored_images_are_refused_for_every_task_that_reads_latents(home: Path) -> None:

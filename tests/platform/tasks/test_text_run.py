@@ -32,8 +32,8 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.training.train import Outcome, run_training
 from causalfusion_platform.report.runs.list import run_panel, runs_table
 from causalfusion_platform.tasks import generation, open_task
+from causalfusion_platform.tasks.final import unpacked
 from causalfusion_platform.tasks.text_image import task as text_task
-from causalfusion_platform.tasks.text_image.both_directions import unpacked
 from causalfusion_platform.tasks.text_image.training import TextImageTraining
 from causalfusion_platform.tracking.mlflow import client
 

@@ -69,6 +69,12 @@ class Encoder(Protocol):
             UserError: the autoencoder does not take images of their size.
         """
 
+    def mean(self, pixels: Tensor) -> Tensor:
+        """Map pixels (B, image_channels, H, H) in about [−1, 1] to mean latents in the model's scale.
+
+        They stay on the autoencoder's device, without gradients.
+        """
+
     def decode(self, latents: Tensor) -> Tensor:
         """Map latents in the model's scale to images (B, image_channels, H, H) in about [−1, 1], on the CPU."""
 
@@ -87,6 +93,9 @@ class Identity(Encoder):
 
     def encode(self, images: Images) -> tuple[Tensor, None]:
         return _pixels(self, images, "cpu"), None
+
+    def mean(self, pixels: Tensor) -> Tensor:
+        return pixels
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents
@@ -130,6 +139,14 @@ class Autoencoder(Encoder):
             return self._scaled(encoded.latents), None
         posterior = encoded.latent_dist
         return self._scaled(posterior.mean), self._scaled(posterior.std)
+
+    @torch.no_grad()
+    def mean(self, pixels: Tensor) -> Tensor:
+        self.latent_shape(pixels.shape[-1])
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
+            encoded = self.vae.encode(pixels)
+        latents: Tensor = encoded.latent_dist.mean if self.has_posterior else encoded.latents
+        return latents.float() * self.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from ..cluster.resources import check_training, cluster_resources
 from ..cluster.session import ray_session
 from ..runs.folder import RunFolder
 from ..runs.signals import stop_on_signals
+from .finetuning import check_start
 from .launch import Launch, Stages
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -
             _PREPARE[data.prepare](data.path)
     shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash", known=checked)
     check_data(task, shards)
+    check_start(experiment, shards.manifest)
     return shards
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from causalfusion import CaptionConfig, CausalFusion
@@ -19,6 +17,7 @@ from ...config.schema import Experiment
 from ...data.captioned_rows import CaptionedRows
 from ...sampling.describe import describe, describe_together
 from ...sampling.generate import Request, generate_together
+from ..final import packed
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,3 @@ class BothDirections:
     def _options(self) -> dict[str, Any]:
         experiment = self.experiment
         return {"seed": experiment.seed, "batch_size": experiment.evaluation.batch_size, "bf16": self.bf16}
-
-
-def packed(texts: Sequence[str]) -> Tensor:
-    """Return texts as bytes of JSON, which a file of tensors can hold."""
-    return torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
-
-
-def unpacked(packed: Tensor) -> list[str]:
-    """Return the texts of `packed`."""
-    texts: list[str] = json.loads(packed.numpy().tobytes())
-    return texts

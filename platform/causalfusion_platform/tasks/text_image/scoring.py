@@ -11,7 +11,7 @@ from ...config.schema import EvaluationConfig
 from ...data.captioned_rows import CaptionedRows
 from ...evaluation.evaluate import SampleScorer
 from ...evaluation.text_image import TextImageScores
-from .both_directions import unpacked
+from ..final import unpacked
 
 
 class SampleScores(NamedTuple):

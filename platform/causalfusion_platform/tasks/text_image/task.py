@@ -40,9 +40,10 @@ from ...storage.run_layout import RunPaths
 from ...tracking.tracker import AS_BARS, Tracker
 from ...train.grids import SampleGridHook
 from ...train.loop import Hook, TrainLoop
+from ..final import unpacked
 from ..generation import GenerationTask, warn_of_lost
 from ..task import TaskContext
-from .both_directions import BothDirections, unpacked
+from .both_directions import BothDirections
 from .checks import check_captioned_validation, check_same_tokenizer, check_settings, check_share
 from .scoring import score_captions, score_names, score_samples
 from .training import TextImageBatch, TextImageTraining, noise_batch, to_batch

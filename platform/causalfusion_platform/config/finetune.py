@@ -1,0 +1,59 @@
+"""Section of a fine-tune: the model that it starts from, and how much of it is trained (Tables 6b, 12 and 13)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .augment import AugmentConfig
+from .section import Section
+
+Layer = Annotated[int, Field(ge=1)]
+
+
+class CaptionHeadConfig(Section):
+    """Encoder and decoder on a model's features, as in FLIP (Appendix C)."""
+
+    vocabulary: int = Field(512, ge=2)
+    """Largest number of tokens. data.tokenizer may have fewer."""
+    max_tokens: int = Field(35, ge=3)
+    """Longest caption in tokens, with its BOS and EOS."""
+    width: int = Field(384, ge=1)
+    """Width of its transformer (Appendix C: 384)."""
+    num_heads: int = Field(6, ge=1)
+    """Attention heads (Appendix C: 6)."""
+    encoder_depth: int = Field(3, ge=0)
+    """Encoder layers (Appendix C: 3)."""
+    decoder_depth: int = Field(3, ge=1)
+    """Decoder layers (Appendix C: 3)."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout of the head (Table 13: .1)."""
+
+
+class FinetuneConfig(Section):
+    """A fine-tune of task=classification or task=captioning."""
+
+    weights: Path | None = None
+    """Run, checkpoint or folder of weights that the model starts from. null: its initial weights. Relative paths
+    count from CAUSALFUSION_HOME."""
+    freeze: bool = False
+    """Train the head alone."""
+    condition: Literal["none", "null"] = "none"
+    """Condition of a DiT's blocks. `none`: the zero vector. `null`: time 0 and the null class."""
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    """Rate of the last block's drop path in a classifier, with linear rates before it (Table 12: .1)."""
+    layer_decay: float = Field(0.85, gt=0, le=1)
+    """Factor on the learning rate of a classifier from one block to the one before it (Table 12: .85)."""
+    layer: Layer | None = None
+    """Block whose output is captioned. null: the last one. The paper tries 14, 21 and 24."""
+    backbone_lr_scale: float = Field(0.1, ge=0)
+    """Learning rate of a captioned model, as a share of its head's (Table 13: 1e-5 and 1e-4)."""
+    caption_head: CaptionHeadConfig = CaptionHeadConfig()
+    augment: AugmentConfig = AugmentConfig()
+    vae: Path | None = None
+    """Frozen autoencoder that encodes images at each step, where augment.mode is `pixels`. null: latents are
+    pixels."""
+    test: Path | None = None
+    """Second folder of shards to measure at the end, such as Karpathy's test split. Its scores end with `_test`."""

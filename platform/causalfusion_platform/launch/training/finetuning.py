@@ -1,0 +1,94 @@
+"""Fine-tunes by the command: the experiment of a recipe and a trained model, and the run that the model is of."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from causalfusion.weights.folder import load_config
+
+from ...checkpoint.find import find_weights
+from ...config.compose import Composed, compose_experiment, validate
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.manifest import Manifest
+from ...data.overlap import ShardsOf, shared_latents
+from ..runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def compose_finetune(recipe: str, kind: str, weights: Path, overrides: Sequence[str]) -> Composed:
+    """Return the experiment of a recipe that starts from a trained model.
+
+    Args:
+        recipe: an experiment of task=classification or task=captioning. Its model is replaced.
+        kind: ends the default name of the run.
+        weights: a run, one of its checkpoints, or a folder of weights.
+        overrides: `key=value`, which go before the recipe.
+
+    Raises:
+        UserError: weights are missing or cannot be fine-tuned, or an override is wrong.
+    """
+    if given := next((text for text in overrides if text.lstrip("+").startswith("model")), None):
+        raise UserError(f"{given} cannot be given: the model is that of {weights}\n  leave it out")
+    found = find_weights(weights)
+    try:
+        config = load_config(found.folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{weights} cannot be fine-tuned: {error}\n  name a run of task=class_to_image or task=text_image"
+        ) from error
+    name = f"name={(found.run or found.folder).absolute().name}-{kind}"
+    start = f"finetune.weights={weights.absolute()}"
+    composed = compose_experiment(recipe, [name, start, *overrides])
+    model = dataclasses.asdict(config)
+    experiment = validate({**composed.experiment.model_dump(mode="json"), "model": model}, recipe)
+    return Composed(experiment, {**composed.unresolved, "model": model})
+
+
+def check_start(experiment: Experiment, manifest: Manifest) -> None:
+    """Check that shards are of the autoencoder that the model of a fine-tune was trained with, if it is known.
+
+    Rows of validation that the model was trained on are logged.
+
+    Raises:
+        UserError: they are of another one.
+    """
+    finetune = experiment.finetune
+    if finetune is None or finetune.weights is None or finetune.augment.mode != "latents":
+        return
+    found = find_weights(finetune.weights).run
+    if found is None:
+        return
+    run = RunFolder(found)
+    if run.autoencoder is not None and run.autoencoder != manifest.autoencoder:
+        raise UserError(
+            f"the shards in {experiment.data.path} are of the autoencoder {_name(manifest)}, but the model in "
+            f"{finetune.weights} was trained with {run.autoencoder.name}, scale {run.autoencoder.scale:g}\n"
+            f"  set data.path to shards of that autoencoder: causalfusion data encode --help"
+        )
+    if run.experiment is not None and experiment.data.validation is not None:
+        _warn_of_seen(run.experiment.data.path, experiment.data.validation, finetune.weights)
+
+
+def _warn_of_seen(trained: Path, validation: Path, weights: Path) -> None:
+    """Log how many rows of validation the model has seen when it was trained, if any."""
+    try:
+        seen, held_out = (ShardsOf(folder, Manifest.read(folder)) for folder in (trained, validation))
+        overlap = shared_latents(seen, held_out)
+    except UserError:  # the shards of its training are gone
+        return
+    if overlap.keys:
+        logger.warning(
+            f"the model in {weights} was trained on {len(overlap.keys):,} of {overlap.compared:,} rows of "
+            f"{validation}: scores may be too high. Train one on data.prepare=split to avoid it"
+        )
+
+
+def _name(manifest: Manifest) -> str:
+    coder = manifest.autoencoder
+    weights = f", weights {coder.weights_sha256[:12]}…" if coder.weights_sha256 else ""
+    return f"{coder.name}, scale {coder.scale:g}{weights}"

@@ -1,0 +1,167 @@
+"""Base of the fine-tunes: the model that they start from, and their cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from safetensors import SafetensorError
+
+from causalfusion import ModelConfig, load_weights
+from causalfusion.representation.flops import finetuning_flops
+from causalfusion.representation.folder import Finetuned, FinetunedConfig, build_finetuned
+from causalfusion.weights.folder import WEIGHTS_FILE, load_config
+
+from ...checkpoint.find import find_weights
+from ...config.commands import command
+from ...config.errors import UserError
+from ...config.finetune import FinetuneConfig
+from ...config.schema import Experiment
+from ...data.check_validation import check_validation
+from ...data.manifest import sha256_of
+from ...data.validate import CheckedShards
+from ...train.loop import TrainLoop
+from ...train.objective import StepCost
+from ..activations import plain_activation_bytes
+from ..task import Task, TaskContext
+
+
+class Finetune(Task):
+    """Train a head on a model, and the model with it unless it is frozen."""
+
+    has_classes: ClassVar[bool]
+    """Whether labels are learned, so that training and validation must have the same classes."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        if experiment.finetune is None:
+            raise UserError(
+                f"task={experiment.task} needs the section finetune\n"
+                f"  give it, such as finetune.weights=runs/quickstart; or fine-tune by the command: "
+                f"causalfusion finetune --help"
+            )
+        self.finetune: FinetuneConfig = experiment.finetune
+
+    @property
+    @abstractmethod
+    def finetuned_config(self) -> FinetunedConfig:
+        """The model that is trained."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Blocks of the backbone."""
+
+    def check(self, shards: CheckedShards) -> None:
+        """Check the shards of training and validation, and the weights.
+
+        Raises:
+            UserError: the first fault found.
+        """
+        model, data = self.experiment.model, self.experiment.data
+        expected = (model.in_channels, model.input_size, model.input_size)
+        if self.finetune.augment.mode == "latents" and shards.manifest.shape != expected:
+            raise UserError(
+                f"the shards in {data.path} hold latents of shape {shards.manifest.shape}, but the model takes "
+                f"{expected}\n  set data.path to shards of the autoencoder that the model was trained with"
+            )
+        check_validation(self.experiment, shards, classes=self.has_classes)
+
+    def check_paths(self) -> None:
+        """Check the weights that the fine-tune starts from.
+
+        Raises:
+            UserError: there are none, or they are of another model.
+        """
+        if self.finetune.weights is None:
+            return
+        folder = find_weights(self.finetune.weights).folder
+        try:
+            found = load_config(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"finetune.weights: {error}\n"
+                f"  name a run of task=class_to_image or task=text_image, or the folder of its weights"
+            ) from error
+        if differing := _differing(found, self.experiment.model):
+            raise UserError(
+                f"finetune.weights: the model in {folder} has {'; '.join(differing)}\n"
+                f"  set model.… to that of the weights, as this command does: "
+                f"{command('finetune', 'classify', self.finetune.weights)}"
+            )
+
+    def build_model(self) -> Finetuned:
+        """Return the model, with the trained weights in its backbone if it starts from any."""
+        model = build_finetuned(self.finetuned_config)
+        if self.finetune.weights is not None and not next(model.parameters()).is_meta:
+            folder = find_weights(self.finetune.weights).folder
+            try:
+                model.load_backbone(load_weights(folder))
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise UserError(f"finetune.weights: {error}") from error
+        if self.finetune.freeze:
+            model.backbone.requires_grad_(False)
+        return model
+
+    def describe_model(self) -> str:
+        """Return the sizes of the model, and how much of it is trained."""
+        model, finetune = self.experiment.model, self.finetune
+        start = "initial weights" if finetune.weights is None else f"weights of {finetune.weights}"
+        frozen = ", frozen: the head alone is trained" if finetune.freeze else ""
+        return (
+            f"{model.architecture} of width {model.hidden_size}, {self.depth} of {model.depth} blocks, "
+            f"{model.num_tokens} tokens\n{start}{frozen}"
+        )
+
+    def flops(self) -> float:
+        """Return the FLOPs of training on one image, with its longest caption."""
+        return float(finetuning_flops(self.finetuned_config, frozen=self.finetune.freeze))
+
+    def activation_bytes(self, rows: int, precision: str) -> float:
+        """Estimate the activations of the blocks. Those of the head are few beside them."""
+        depth = 1 if self.finetune.freeze else self.depth
+        return plain_activation_bytes(self.experiment, rows, precision, depth)
+
+    def trained(self, loop: TrainLoop, context: TaskContext) -> Finetuned:
+        """Return the model at the end of training, for evaluation. Ranks call it together."""
+        model = build_finetuned(self.finetuned_config).to(context.device).eval()
+        model.load_state_dict(loop.averages.full_state())
+        return model
+
+    @property
+    def cost(self) -> StepCost:
+        """FLOPs and tokens of one row."""
+        return StepCost(flops=self.flops(), tokens=self.experiment.model.num_tokens)
+
+    def start_record(self) -> dict[str, Any]:
+        """Return the part of a summary that says where the fine-tune started."""
+        if self.finetune.weights is None:
+            return {"finetuned_from": None, "finetuned_from_sha256": None}
+        return {"finetuned_from": str(self.finetune.weights), "finetuned_from_sha256": self._start_sha256}
+
+    @cached_property
+    def _start_sha256(self) -> str | None:
+        assert self.finetune.weights is not None
+        try:
+            return sha256_of(find_weights(self.finetune.weights).folder / WEIGHTS_FILE)
+        except (OSError, UserError):  # removed since: the end of a fine-tune does not need them
+            return None
+
+
+def validation_folders(experiment: Experiment) -> dict[str, Path]:
+    """Return the folders that are measured at the end, by the ending of their scores' names."""
+    assert experiment.finetune is not None
+    folders = {"": experiment.data.validation, "_test": experiment.finetune.test}
+    return {ending: folder for ending, folder in folders.items() if folder is not None}
+
+
+def _differing(found: ModelConfig, wanted: ModelConfig) -> list[str]:
+    given, own = dataclasses.asdict(found), dataclasses.asdict(wanted)
+    return [
+        f"{name} {given.get(name)!r:.60}, but the experiment {own.get(name)!r:.60}"
+        for name in {**own, **given}
+        if given.get(name) != own.get(name)
+    ]

@@ -1,0 +1,257 @@
+"""Captioning: a trained model's features and a caption head learn to describe images (Table 13, CIDEr of 6b)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from causalfusion import CaptionConfig, TextConfig
+from causalfusion.representation import Captioner, CaptionerConfig, head_groups, save_finetuned
+from causalfusion.text.tokenizer import Tokenizer
+from causalfusion.text_objective import next_token_loss
+
+from ...config.errors import UserError
+from ...config.schema import Experiment
+from ...data.caption_tokens import CAPTIONS, DrawCaptions, check_captions, open_tokenizer
+from ...data.captioned_rows import CaptionedRows, read_captioned_rows
+from ...data.manifest import Manifest
+from ...data.read import LATENT
+from ...data.validate import CheckedShards
+from ...evaluation.metrics.bleu import bleu_4
+from ...evaluation.metrics.caption_tokenizers import WordTokenizer
+from ...evaluation.metrics.cider import cider_d
+from ...sampling.describe import describe
+from ...tracking.tracker import AS_BARS, Tracker
+from ...train.loop import TrainLoop
+from ...train.objective import PartLoss, StepCost
+from ...train.optimizer import ParameterGroup
+from ..final import packed, unpacked
+from ..task import TaskContext
+from ..text_image.checks import check_same_tokenizer
+from ..text_image.training import TextImageBatch, to_batch
+from .base import Finetune, validation_folders
+from .validation import OneShard, in_order, own_parts
+
+
+class Captioning(Finetune):
+    """Describe images: latents and captions in, next-token loss, CIDEr-D and BLEU-4 at the end."""
+
+    fields = (CAPTIONS, LATENT)
+    has_classes = False
+    collate = staticmethod(to_batch)
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        if self.finetune.augment.mode != "latents":
+            raise UserError(
+                "finetune.augment.mode=pixels is not one of task=captioning, which has no augmentation (Table 13)\n"
+                "  leave it out"
+            )
+        if (layer := self.finetune.layer) is not None and layer > experiment.model.depth:
+            raise UserError(
+                f"finetune.layer={layer}, but the model has {experiment.model.depth} blocks\n"
+                f"  allowed: 1 to {experiment.model.depth}"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the model that are run."""
+        return self.finetune.layer or self.experiment.model.depth
+
+    @property
+    def text(self) -> TextConfig:
+        """Size of the captions."""
+        head = self.finetune.caption_head
+        return TextConfig(vocabulary=head.vocabulary, max_tokens=head.max_tokens)
+
+    @property
+    def finetuned_config(self) -> CaptionerConfig:
+        """The captioner: the model up to a block, and the head."""
+        finetune, head = self.finetune, self.finetune.caption_head
+        return CaptionerConfig(
+            backbone=self.experiment.model,
+            text=self.text,
+            layer=self.depth,
+            width=head.width,
+            num_heads=head.num_heads,
+            encoder_depth=head.encoder_depth,
+            decoder_depth=head.decoder_depth,
+            dropout=head.dropout,
+            condition=finetune.condition,
+        )
+
+    def check(self, shards: CheckedShards) -> None:
+        """Check shards, weights, captions and the tokenizer.
+
+        Raises:
+            UserError: the first fault found.
+        """
+        super().check(shards)
+        check_captions(self.experiment.data.path, shards.usable)
+        for folder in validation_folders(self.experiment).values():
+            check_captions(folder, Manifest.read(folder))
+
+    def prepare(self, shards: CheckedShards) -> None:
+        """Train the tokenizer if none is given or kept beside the shards."""
+        del shards
+        _ = self.tokenizer
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of the captions. It is trained if need be.
+
+        Raises:
+            UserError: it is missing, damaged, has too many tokens, or is not that of the run's checkpoints.
+        """
+        data = self.experiment.data
+        tokenizer = open_tokenizer(data.path, Manifest.read(data.path), self.text, data.tokenizer)
+        check_same_tokenizer(self.experiment, tokenizer)
+        return tokenizer
+
+    def transform(self) -> DrawCaptions:
+        """Return the function that draws a caption of each row, and tokenizes it."""
+        return DrawCaptions(self.tokenizer, self.text.max_tokens, self.experiment.seed)
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """Return the head at the learning rate, and the model at its share of it (Table 13)."""
+        scale, decay = self.finetune.backbone_lr_scale, self.experiment.optim.weight_decay
+        groups = head_groups(cast(Captioner, model), scale, decay)
+        return [ParameterGroup(group.parameters, group.scale, group.weight_decay) for group in groups]
+
+    def objective(self, model: nn.Module) -> CaptioningObjective:
+        """Return the next-token loss."""
+        return CaptioningObjective(self, cast(Captioner, model))
+
+    def save_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write weights with the captioner's configuration and its tokenizer."""
+        save_finetuned(folder, self.finetuned_config, weights, tokenizer=self.tokenizer)
+
+    def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
+        """Describe the held-out images greedily, and by a beam search if there is one."""
+        model = cast(Captioner, self.trained(loop, context))
+        final = {}
+        for ending, folder in validation_folders(self.experiment).items():
+            for way, config in self._ways().items():
+                texts = self._describe(model, folder, config, context)
+                final[f"captions{way}{ending}"] = packed(texts)
+        return final
+
+    def evaluate(self, final: dict[str, Tensor], manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
+        """Return CIDEr-D and BLEU-4 of each way of decoding, and where the fine-tune started."""
+        del manifest
+        scores: dict[str, Any] = {}
+        for ending, folder in validation_folders(self.experiment).items():
+            references = _read_rows(folder, Manifest.read(folder)).captions
+            for way in self._ways():
+                texts = unpacked(final[f"captions{way}{ending}"])
+                scores |= {f"{name}{way}{ending}": value for name, value in _scores(texts, references).items()}
+            scores[f"num_images{ending}"] = len(references)
+        tracker.metrics({f"eval/{key}": float(value) for key, value in scores.items()}, AS_BARS)
+        return scores | self.start_record()
+
+    def scores(self) -> list[str]:
+        """Return the scores of each way of decoding on each held-out folder."""
+        return [
+            f"{name}{way}{ending}"
+            for ending in validation_folders(self.experiment)
+            for way in self._ways()
+            for name in _score_names()
+        ]
+
+    def _ways(self) -> dict[str, CaptionConfig]:
+        """Return the ways of decoding by the ending of their scores' names."""
+        beam = self.experiment.evaluation.beam
+        return {"": CaptionConfig()} | ({f"_beam{beam}": CaptionConfig(beam=beam)} if beam > 1 else {})
+
+    def _describe(self, model: Captioner, folder: Path, config: CaptionConfig, context: TaskContext) -> list[str]:
+        shard: OneShard[CaptionedRows] = OneShard(partial(_read_rows, folder))
+        own = []
+        for alone, rows in own_parts(Manifest.read(folder), self.experiment.evaluation.batch_size):
+            latents = shard.rows(alone).latents[rows.start : rows.stop]
+            found = describe(model, latents, self.tokenizer, config, batch_size=len(rows), bf16=context.bf16)
+            own.append(found.texts)
+            context.control.mark("validation", self.experiment.train.total_images)
+        return in_order(own)
+
+
+def _read_rows(folder: Path, manifest: Manifest) -> CaptionedRows:
+    return read_captioned_rows(folder, manifest, manifest.rows)
+
+
+def _score_names() -> tuple[str, str]:
+    words = WordTokenizer()
+    return words.metric, words.bleu
+
+
+def _scores(texts: list[str], references: list[list[str]]) -> dict[str, float]:
+    words = WordTokenizer()
+    return {
+        words.metric: cider_d(texts, references, words).score,
+        words.bleu: bleu_4(texts, references, words),
+    }
+
+
+class CaptioningObjective:
+    """Next-token loss of captions, averaged over the target tokens of the whole step."""
+
+    def __init__(self, task: Captioning, model: Captioner) -> None:
+        self.task, self.model = task, model
+
+    def step(self, batch: TextImageBatch, number: int) -> CaptioningStep:
+        """Draw dropout of each row, and count the target tokens over all ranks."""
+        del number
+        counts = torch.tensor(
+            [float((batch.lengths - 1).sum()), len(batch)],
+            dtype=torch.float64,
+            device=next(self.model.parameters()).device,
+        )
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+        return CaptioningStep(self.task, batch, targets_per_row=counts[0].clamp(min=1) / counts[1])
+
+
+@dataclass(frozen=True)
+class CaptioningStep:
+    """One optimizer step on a batch of images and captions."""
+
+    task: Captioning
+    batch: TextImageBatch
+    targets_per_row: Tensor
+    """Target tokens of the whole step, over all ranks, for each of its rows."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of this rank."""
+        return len(self.batch)
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """No numbers but the loss."""
+        return {}
+
+    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+        """Return the loss of some rows, and the share of their tokens that are predicted."""
+        latents = self.batch.latents[rows].to(device, non_blocking=True)
+        tokens = self.batch.tokens[rows].to(device, non_blocking=True)
+        lengths = self.batch.lengths[rows].to(device, non_blocking=True)
+        drawn = engine.module.draw(self.task.experiment.seed, self.batch.samples[rows])
+        logits = engine(latents, tokens, drawn)
+        # The part's share of all targets: the mean over parts and ranks is then the mean over tokens.
+        targets = self.targets_per_row.to(device, torch.float32) * len(latents)
+        loss = next_token_loss(logits, tokens, lengths) / targets
+        wanted = tokens[:, 1:]
+        there = torch.arange(1, tokens.shape[1], device=device) < lengths[:, None]
+        right = ((logits[:, :-1].argmax(dim=-1) == wanted) & there).sum() / there.sum().clamp(min=1)
+        return PartLoss(loss, {"token_accuracy": right, "captions_cut": self.batch.cut[rows].mean().to(device)})
+
+    @property
+    def cost(self) -> Callable[[], StepCost]:
+        """Function that returns FLOPs and tokens of one image."""
+        cost = self.task.cost
+        return lambda: cost

@@ -1,0 +1,237 @@
+"""Fine-tunes of a trained model: interrupted, resumed bit for bit, measured again by hand, and refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.conftest import logged
+
+from causalfusion import build_model, caption, save_weights
+from causalfusion.representation import Captioner, Classifier, load_captioner_tokenizer, load_finetuned
+from causalfusion.weights.folder import load_class_names
+from causalfusion_platform.config.compose import Composed, compose_experiment
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.data.captioned_rows import read_captioned_rows
+from causalfusion_platform.data.digits import ensure_digits
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest
+from causalfusion_platform.data.read import read_all
+from causalfusion_platform.data.split_digits import ensure_split_digits
+from causalfusion_platform.evaluation.metrics.caption_tokenizers import WordTokenizer
+from causalfusion_platform.evaluation.metrics.cider import cider_d
+from causalfusion_platform.launch.training import finetuning
+from causalfusion_platform.launch.training.finetuning import compose_finetune
+from causalfusion_platform.launch.training.train import Outcome, check_inputs, run_training
+from causalfusion_platform.tasks.finetune.captioning import CaptioningObjective
+from causalfusion_platform.tasks.finetune.classification import ClassificationObjective
+
+BATCH, STEPS, STOP = 32, 6, 3
+RECIPES = {"classify": "finetune/digits-classify", "caption": "finetune/digits-caption"}
+OBJECTIVES: dict[str, Any] = {"classify": ClassificationObjective, "caption": CaptioningObjective}
+HEAD = {"width": 16, "num_heads": 2}
+OTHER_HEAD = {"classify": "finetune.drop_path=0.2", "caption": "finetune.caption_head.encoder_depth=2"}
+
+
+class Home:
+    """Folder of runs and shards, with weights of a tiny model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        model = compose_experiment("finetune/digits-classify", ["model.preset=tiny"]).experiment.model
+        torch.manual_seed(0)
+        network = build_model(model)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+        save_weights(self.weights, model, network.state_dict())
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "trained"
+
+    def composed(self, kind: str, name: str, *overrides: str) -> Composed:
+        """Six steps of a fine-tune, with checkpoints after 2, 4 and 6."""
+        shards = f"{self.folder}/shards/{kind}"
+        head = [f"finetune.caption_head.{key}={value}" for key, value in HEAD.items()]
+        return compose_finetune(
+            RECIPES[kind],
+            kind,
+            self.weights,
+            [
+                f"name={name}",
+                f"runs={self.folder}/runs",
+                f"data.path={shards}",
+                f"data.validation={shards}-validation",
+                *(head if kind == "caption" else []),
+                f"train.global_batch_size={BATCH}",
+                "train.micro_batch_size=16",
+                f"train.images={BATCH * STEPS}",
+                f"train.checkpoint_every_images={2 * BATCH}",
+                f"train.log_every_images={BATCH}",
+                "train.precision=fp32",
+                "optim.warmup_epochs=null",
+                *overrides,
+            ],
+        )
+
+    def weights_of(self, name: str) -> Path:
+        """Weights of a run's newest checkpoint."""
+        return max((self.folder / "runs" / name / "checkpoints").glob("images-*")) / "weights"
+
+    def files(self, name: str) -> set[Path]:
+        return set((self.folder / "runs" / name / "checkpoints").rglob("*"))
+
+    def validation(self, kind: str) -> Path:
+        return self.folder / "shards" / f"{kind}-validation"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, empty_mlflow_store: Path) -> Iterator[Home]:
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "runs").mkdir()
+    shutil.copy(empty_mlflow_store, folder / "runs" / "mlflow.db")
+    yield Home(folder)
+
+
+@pytest.fixture(scope="module", params=["classify", "caption"])
+def runs(request: pytest.FixtureRequest, home: Home) -> tuple[str, Outcome, Outcome]:
+    """A whole fine-tune, and one that was interrupted, refused with another head or start, and resumed."""
+    kind = request.param
+    whole = run_training(home.composed(kind, f"{kind}-whole"), local=True)
+    step = OBJECTIVES[kind].step
+
+    def stop(self: Any, batch: Any, number: int) -> Any:
+        if number == STOP:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OBJECTIVES[kind], "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(home.composed(kind, f"{kind}-broken"), local=True)
+    before = home.files(f"{kind}-broken")
+    for change in (OTHER_HEAD[kind], f"finetune.weights={home.folder}"):
+        with pytest.raises(UserError, match=re.escape(change.partition("=")[0])):
+            run_training(home.composed(kind, f"{kind}-broken", change), local=True)
+    assert home.files(f"{kind}-broken") == before
+    return kind, whole, run_training(home.composed(kind, f"{kind}-broken"), local=True)
+
+
+def test_an_interrupted_fine_tune_goes_on_bit_for_bit(runs: tuple[str, Outcome, Outcome], home: Home) -> None:
+    kind, whole, resumed = runs
+    ours, theirs = (
+        load_file(home.weights_of(f"{kind}-{how}") / "model.safetensors") for how in ("broken", "whole")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (resumed.summary["launches"], whole.summary["launches"]) == (2, 1)
+    numbers = {key for key in whole.summary if key.startswith(("top", "cider", "bleu"))}
+    assert len(numbers) >= 3
+    assert {key: whole.summary[key] for key in numbers} == {key: resumed.summary[key] for key in numbers}
+
+
+def test_the_scores_are_those_of_the_weights(runs: tuple[str, Outcome, Outcome], home: Home) -> None:
+    """The folder of weights is loaded in Python and measured again."""
+    kind, whole, _ = runs
+    model = load_finetuned(home.weights_of(f"{kind}-whole"))
+    folder, manifest = home.validation(kind), Manifest.read(home.validation(kind))
+    assert whole.summary["finetuned_from"] == str(home.weights)
+    assert whole.summary["num_images"] == manifest.rows == 300
+    if kind == "classify":
+        assert isinstance(model, Classifier)
+        rows = read_all(folder, manifest)
+        with torch.no_grad():
+            order = model(rows.latents).argsort(dim=1, descending=True)
+        for most, name in ((1, "top1"), (5, "top5")):
+            right = (order[:, :most] == rows.labels[:, None]).any(dim=1).double().mean()
+            assert whole.summary[name] == pytest.approx(float(right), abs=1e-12)
+        assert load_class_names(home.weights_of("classify-whole")) == manifest.class_names
+        return
+    assert isinstance(model, Captioner)
+    captioned = read_captioned_rows(folder, manifest, 300)
+    tokenizer = load_captioner_tokenizer(home.weights_of("caption-whole"))
+    found = caption(model, captioned.latents, begin=tokenizer.begin, end=tokenizer.end, vocabulary=tokenizer.size)
+    texts = [tokenizer.decode(found[row]) for row in range(300)]
+    score = cider_d(texts, captioned.captions, WordTokenizer()).score
+    assert whole.summary["cider_d_words"] == pytest.approx(score, abs=1e-12)
+
+
+def test_it_starts_from_the_trained_weights_and_a_frozen_one_keeps_them(home: Home) -> None:
+    trained = load_file(home.weights / "model.safetensors")
+    run_training(home.composed("classify", "frozen", "finetune.freeze=true"), local=True)
+    frozen = load_file(home.weights_of("frozen") / "model.safetensors")
+    shared = {name: tensor for name, tensor in trained.items() if name.startswith(("patch_embed.", "blocks."))}
+    assert shared
+    assert all(torch.equal(frozen[f"backbone.{name}"], tensor) for name, tensor in shared.items())
+    assert frozen["head.weight"].norm() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "parts"),
+    [
+        (
+            "classify",
+            ["data.validation=null"],
+            ["that no training sees", "set data.validation=FOLDER"],
+        ),
+        ("classify", ["data.validation={shards}"], ["data.validation", "marked train"]),
+        (
+            "classify",
+            ["train.micro_batch_size=null", "train.global_batch_size=31"],
+            ["a worker takes 31 at once"],
+        ),
+        ("classify", ["finetune.augment.rand_augment=rand-m9-inc1"], ["distorts images, but mode latents"]),
+        ("classify", ["finetune.augment.mode=pixels"], ["reads images in colour", "data encode"]),
+        ("classify", ["finetune.weights={absent}"], ["no weights in"]),
+        ("classify", ["task=class_to_image"], ["finetune is not read by task=class_to_image"]),
+        ("caption", ["finetune.layer=3"], ["finetune.layer=3", "allowed: 1 to 2"]),
+        ("caption", ["finetune.augment.mode=pixels"], ["not one of task=captioning"]),
+        ("caption", ["data.path={classes}", "data.validation={classes}-validation"], ["captions"]),
+        ("classify", ["model.depth=3"], ["model.depth=3 cannot be given", "leave it out"]),
+    ],
+)
+def test_what_does_not_suit_is_refused(home: Home, kind: str, overrides: list[str], parts: list[str]) -> None:
+    ensure_split_digits(home.folder / "shards" / "classes")
+    places = {
+        "shards": home.folder / "shards" / kind,
+        "classes": home.folder / "shards" / "classes",
+        "absent": home.folder / "absent",
+    }
+    with pytest.raises(UserError) as refused:
+        check_inputs(home.composed(kind, "refused", *(text.format(**places) for text in overrides)).experiment)
+    for part in parts:
+        assert part in str(refused.value)
+    assert not (home.folder / "runs" / "refused").exists()
+
+
+def test_the_run_that_it_starts_from_is_compared_with_the_shards(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its autoencoder must be the same, and images of validation that it was trained on are logged."""
+    folder = home.folder / "runs" / "pretrained"
+    shutil.copytree(home.weights, folder / "checkpoints" / "images-000000000064" / "weights")
+    weights = folder / "checkpoints" / "images-000000000064"
+    composed = home.composed("classify", "unused", f"finetune.weights={weights}")
+    ensure_digits(home.folder / "shards" / "all")
+
+    def trained_on(shards: str, coder: AutoencoderId) -> list[str]:
+        data = composed.experiment.data.model_copy(update={"path": home.folder / "shards" / shards})
+        run = SimpleNamespace(autoencoder=coder, experiment=composed.experiment.model_copy(update={"data": data}))
+        monkeypatch.setattr(finetuning, "RunFolder", lambda folder: run)
+        with logged() as lines:
+            check_inputs(composed.experiment)
+        return [line for line in lines if "scores may be too high" in line]
+
+    with pytest.raises(UserError, match=r"was trained with AutoencoderKL, scale 0\.18215"):
+        trained_on("classify", AutoencoderId(name="AutoencoderKL", scale=0.18215))
+    pixels = AutoencoderId(name="identity", scale=1.0)
+    assert trained_on("classify", pixels) == []
+    [line] = trained_on("all", pixels)
+    assert "was trained on 300 of 300 rows" in line

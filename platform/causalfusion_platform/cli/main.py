@@ -24,6 +24,7 @@ from .finetune import finetune
 from .first_line import first_line
 from .generate import generate
 from .models import models
+from .probe import probe
 from .quickstart import quickstart
 from .reproduce import reproduce
 from .runs import runs_app
@@ -78,6 +79,7 @@ app.command()(caption)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(analyze)
+app.command()(probe)
 app.command()(ui)
 app.command()(models)
 app.command()(doctor)

@@ -9,6 +9,7 @@ JOURNAL_FILE = "journal.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
 EVALUATION_FOLDER = "evaluation"
+PROBES_FOLDER = "probes"
 ARTIFACTS_FOLDER = "mlartifacts"
 """Folder of artifacts beside the folders of runs, of MLflow's local store."""
 
@@ -40,6 +41,8 @@ class RunPaths:
         """Tensors of the task's end, such as latents and labels of the final samples."""
         self.evaluation = root / EVALUATION_FOLDER
         """Folder of later measurements."""
+        self.probes = root / PROBES_FOLDER
+        """Folder of the results of probes, by their settings."""
         self.hangs = root / "hangs"
         """Folder of the stacks of workers that hung, by attempt."""
         self.ray = root / "ray"

@@ -1,5 +1,6 @@
 """Measuring trained models: `evaluate` scores them over AR steps and diffusion steps, `analyze` draws Figure 4.
 
 `shards` finds the data of training, and `measuring` opens extractor and reference. `record` writes the results
-beside the run, `figure_four` computes the figure's laws and losses. Open `evaluate` first.
+beside the run, `figure_four` computes the figure's laws and losses. `probe` measures what the layers of a
+model know, and `probe_record` writes its results. Open `evaluate` first.
 """

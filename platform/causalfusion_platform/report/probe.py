@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from ..evaluation.probe.scores import ProbeScore
-from .canvas import INK, Shade, bare, save, shades
+from .canvas import INK, Shade, bare, shades
 from .tables import terminal_table
 
 _TIMES_BESIDE = 4
@@ -44,7 +41,7 @@ def _cell(score: ProbeScore | None) -> str:
     return "–" if score is None else f"{score.accuracy:.3f}"
 
 
-def probe_figure(scores: Sequence[ProbeScore], *, title: str, about: str, path: Path) -> None:
+def probe_figure(scores: Sequence[ProbeScore], *, title: str, about: str) -> Figure:
     """Draw accuracy over layers: a panel for each kind, a line for each time, dashed at random initialization.
 
     Bands are 95% intervals over the validation rows.
@@ -64,14 +61,13 @@ def probe_figure(scores: Sequence[ProbeScore], *, title: str, about: str, path: 
         axes.set_title(_NAMES.get(kind, kind), loc="left", fontsize=9, color=INK)
         if place == 0:
             axes.set(ylabel="accuracy on validation rows")
-    keys = [
-        Line2D([], [], color=to_hex(shade), marker="o", markersize=3, label="clean" if t == 0 else f"t = {t}")
-        for t, shade in zip(times, shades(len(times)), strict=True)
-    ]
-    keys.append(Line2D([], [], color=INK, linestyle="--", label="random initialization"))
+    keys = []
+    for t, shade in zip(times, shades(len(times)), strict=True):
+        keys += panels[0].plot([], [], "o-", color=shade, markersize=3, label="clean" if t == 0 else f"t = {t}")
+    keys += panels[0].plot([], [], "--", color=INK, label="random initialization")
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=9)
     figure.suptitle(f"{title}\n{about}", x=0.02, ha="left", fontsize=10)
-    save(figure, path)
+    return figure
 
 
 def _line(axes: Axes, scores: Sequence[ProbeScore], shade: Shade, *, dashed: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...evaluation.probe.scores import ProbeScore
+from ...report.canvas import save
 from ...report.probe import probe_figure
 from ...storage.run_layout import PROBES_FOLDER
 from ..runs.lock import UnderWay
@@ -35,7 +36,7 @@ def record_probe(plan: ProbePlan, scores: Sequence[ProbeScore]) -> Path:
         UserError: MLflow does not take them. They wait in the run's folder.
     """
     path = plan.folder / FIGURE_FILE
-    probe_figure(scores, title=f"Probes of run {plan.run.name}", about=about(plan), path=path)
+    save(probe_figure(scores, title=f"Probes of run {plan.run.name}", about=about(plan)), path)
     known = read_scores(plan)
     new = [score for score in known if not score.recorded]
     if not new:

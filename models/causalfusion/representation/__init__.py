@@ -9,7 +9,13 @@ from .backbone import Backbone
 from .captioner import Captioner, CaptionerConfig, HeadDraws
 from .classifier import Classifier, ClassifierConfig, check_labels
 from .features import Condition, features, layer_features
-from .folder import load_captioner_tokenizer, load_finetuned, load_finetuned_config, save_finetuned
+from .folder import (
+    is_captioner,
+    load_captioner_tokenizer,
+    load_finetuned,
+    load_finetuned_config,
+    save_finetuned,
+)
 from .layer_decay import LayerGroup, head_groups, layer_groups
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "check_labels",
     "features",
     "head_groups",
+    "is_captioner",
     "layer_features",
     "layer_groups",
     "load_captioner_tokenizer",

@@ -99,6 +99,14 @@ def load_finetuned_config(folder: Path | str) -> FinetunedConfig:
     return settings_of(CaptionerConfig, fields, file)
 
 
+def is_captioner(folder: Path | str) -> bool:
+    """Return whether `folder` holds a captioner. Nothing but its configuration is read."""
+    try:
+        return read_object(Path(folder) / CONFIG_FILE).get("architecture") == "captioner"
+    except (OSError, ValueError):
+        return False
+
+
 def load_captioner_tokenizer(folder: Path | str) -> Tokenizer:
     """Return the tokenizer of the captioner saved in `folder`.
 

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from causalfusion import CaptionConfig, Model, load_weights
+from causalfusion import CaptionConfig, Model, TextConfig, load_weights
+from causalfusion.representation import (
+    Captioner,
+    CaptionerConfig,
+    is_captioner,
+    load_captioner_tokenizer,
+    load_finetuned,
+)
 from causalfusion.sampling.caption import check_caption_steps
 from causalfusion.text.tokenizer import Tokenizer
 
@@ -40,9 +47,9 @@ _LAST_NUMBER = re.compile(r"(\d+)$")
 
 @dataclass(frozen=True)
 class ImageCaptioner:
-    """A model of text with everything it needs to describe image files."""
+    """A model of text, or a fine-tuned captioner, with everything it needs to describe image files."""
 
-    model: Model
+    model: Model | Captioner
     tokenizer: Tokenizer
     autoencoder: Encoder
 
@@ -59,6 +66,8 @@ class ImageCaptioner:
             UserError: the model has no text, its tokenizer or its autoencoder is missing or another one.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if is_captioner(weights):
+            return cls._open_captioner(weights, vae, made, device)
         try:
             model = load_weights(weights, device=device)
         except (RuntimeError, ValueError) as error:
@@ -67,9 +76,27 @@ class ImageCaptioner:
         if tokenizer is None:
             raise UserError(
                 f"the model in {weights} draws classes and knows no text, so that it cannot describe images\n"
-                f"  name a run of the task text_image: causalfusion train text"
+                f"  name a run of task=text_image or task=captioning: causalfusion train text"
             )
         return cls(model, tokenizer, open_autoencoder(vae, model.config.in_channels, device, made=made))
+
+    @classmethod
+    def _open_captioner(
+        cls, weights: Path, vae: Path | None, made: AutoencoderId | None, device: str
+    ) -> ImageCaptioner:
+        try:
+            model, tokenizer = load_finetuned(weights, device=device), load_captioner_tokenizer(weights)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        assert isinstance(model, Captioner)
+        return cls(model, tokenizer, open_autoencoder(vae, model.config.backbone.in_channels, device, made=made))
+
+    @property
+    def text(self) -> TextConfig:
+        """Sizes of the model's texts."""
+        text = self.model.config.text if isinstance(self.model, Captioner) else text_of(self.model.config)
+        assert text is not None
+        return text
 
     def check(self, config: CaptionConfig, beginning: str) -> None:
         """Check that captions of these options can be made.
@@ -79,11 +106,13 @@ class ImageCaptioner:
                 for more tokens.
         """
         try:
-            check_caption_steps(self.model.config, config.num_ar_steps)
+            if not isinstance(self.model, Captioner):
+                check_caption_steps(self.model.config, config.num_ar_steps)
+            elif config.num_ar_steps != 1:
+                raise ValueError(f"a captioner reads images at once, not in {config.num_ar_steps} AR steps")
         except ValueError as error:
             raise UserError(f"{error}\n  for one step: leave out --ar-steps") from error
-        text = text_of(self.model.config)
-        assert text is not None
+        text = self.text
         limit = config.max_tokens or text.max_tokens
         if limit > text.max_tokens:
             raise UserError(f"--max-tokens {limit} is more than the {text.max_tokens} tokens that the model takes")
@@ -143,7 +172,9 @@ class ImageCaptioner:
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
         """Read an image as `data encode` does: (size, size, channels)."""
-        size = self.model.config.input_size * self.autoencoder.downsampling
+        config = self.model.config
+        backbone = config.backbone if isinstance(config, CaptionerConfig) else config
+        size = backbone.input_size * self.autoencoder.downsampling
         try:
             content: bytes | OSError = path.read_bytes()
         except OSError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalfusion.weights.folder import WEIGHTS_FILE
+from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE, read_object
 
 from ..config.errors import UserError
 from ..data.manifest import sha256_of
@@ -67,13 +67,26 @@ def register_weights(
                     api.log_artifact(run_id, str(file), folder)
             made = api.create_model_version(model, f"{artifacts}/{folder}", run_id, tags={WEIGHTS_TAG: digest})
             download = f"mlflow artifacts download -u 'models:/{model}/{made.version}' -d FOLDER"
-            use = f"```\n{download}\ncausalfusion sample FOLDER\n```"
+            use = f"```\n{download}\n{_use(weights)}\n```"
             api.update_model_version(model, made.version, f"{about}\n\n{use}".strip())
             versions = [made]
         number = int(versions[0].version)
         for key, value in tags.items():
             api.set_model_version_tag(model, str(number), key, value)
     return Version(model, number, {WEIGHTS_TAG: digest, **tags})
+
+
+def _use(weights: Path) -> str:
+    """Return the line that makes something of downloaded weights, by their kind."""
+    try:
+        architecture = read_object(weights / CONFIG_FILE).get("architecture")
+    except (OSError, ValueError):
+        architecture = None
+    if architecture == "captioner":
+        return "causalfusion caption FOLDER IMAGE"
+    if architecture == "classifier":
+        return "python -c \"from causalfusion.representation import load_finetuned; load_finetuned('FOLDER')\""
+    return "causalfusion sample FOLDER"
 
 
 def version_of(uri: str, model: str, alias: str) -> Version | None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tests.conftest import logged
 
-from causalfusion import build_model, caption, save_weights
+from causalfusion import CaptionConfig, build_model, caption, save_weights
 from causalfusion.representation import Captioner, Classifier, load_captioner_tokenizer, load_finetuned
 from causalfusion.weights.folder import load_class_names
 from causalfusion_platform.config.compose import Composed, compose_experiment
@@ -26,11 +28,18 @@ from causalfusion_platform.data.read import read_all
 from causalfusion_platform.data.split_digits import ensure_split_digits
 from causalfusion_platform.evaluation.metrics.caption_tokenizers import WordTokenizer
 from causalfusion_platform.evaluation.metrics.cider import cider_d
+from causalfusion_platform.launch.runs.find import look_at
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.register import register_run
 from causalfusion_platform.launch.training import finetuning
 from causalfusion_platform.launch.training.finetuning import compose_finetune
 from causalfusion_platform.launch.training.train import Outcome, check_inputs, run_training
+from causalfusion_platform.report.runs.list import run_panel
+from causalfusion_platform.sampling.image_captions import ImageCaptioner
+from causalfusion_platform.tasks.final import unpacked
 from causalfusion_platform.tasks.finetune.captioning import CaptioningObjective
 from causalfusion_platform.tasks.finetune.classification import ClassificationObjective
+from causalfusion_platform.tracking.mlflow import client
 
 BATCH, STEPS, STOP = 32, 6, 3
 RECIPES = {"classify": "finetune/digits-classify", "caption": "finetune/digits-caption"}
@@ -161,6 +170,32 @@ def test_the_scores_are_those_of_the_weights(runs: tuple[str, Outcome, Outcome],
     texts = [tokenizer.decode(found[row]) for row in range(300)]
     score = cider_d(texts, captioned.captions, WordTokenizer()).score
     assert whole.summary["cider_d_words"] == pytest.approx(score, abs=1e-12)
+
+
+def test_a_fine_tune_is_shown_registered_and_used(runs: tuple[str, Outcome, Outcome], home: Home) -> None:
+    kind, whole, _ = runs
+    run = RunFolder(home.folder / "runs" / f"{kind}-whole")
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(run_panel(look_at(run)))
+    shown = console.export_text()
+    version = register_run(run)
+    about = client(run.started.address).get_model_version(version.model, str(version.number)).description
+    if kind == "classify":
+        assert "causalfusion sample" not in shown
+        assert version.model == "causalfusion-classification"
+        assert "load_finetuned('FOLDER')" in about
+        assert version.tags["top1"] == f"{whole.summary['top1']:.6g}"
+        return
+    assert f"causalfusion caption {run.root} IMAGE" in shown
+    assert version.model == "causalfusion-captioning"
+    assert "causalfusion caption FOLDER IMAGE" in about
+    captioner = ImageCaptioner.open(home.weights_of("caption-whole"), None)
+    rows = read_captioned_rows(home.validation(kind), Manifest.read(home.validation(kind)), 20)
+    texts = captioner.describe(rows.latents, CaptionConfig(), "", 0).texts
+    final = load_file(run.final_samples)
+    assert texts == unpacked(final["captions"])[:20]
+    with pytest.raises(UserError, match="leave out --ar-steps"):
+        captioner.check(CaptionConfig(num_ar_steps=2), "")
 
 
 def test_it_starts_from_the_trained_weights_and_a_frozen_one_keeps_them(home: Home) -> None:

@@ -87,7 +87,10 @@ def analyze_run(
     weights = find_weights(run)
     shards_of(weights)
     manifest = open_shards(experiment.data.path).usable
-    model = load_weights(weights.folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = load_weights(weights.folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    except (RuntimeError, ValueError) as error:
+        raise UserError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {}
     of_plane = len(ar_steps) * len(diffusion_steps) if manifest.autoencoder.name == "identity" else 0

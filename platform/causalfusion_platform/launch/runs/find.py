@@ -117,6 +117,7 @@ def _look_at(run: RunFolder, fault: str | None) -> RunView:
         dashboard=_dashboard(state),
         summary=_summary(run),
         fault=fault,
+        task=experiment.task if experiment else None,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...checkpoint.find import find_weights
 from ...config.commands import command
 from ...config.errors import UserError
+from ...config.schema import Experiment
 from ...evaluation.evaluate import score_names
 from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
 from ...evaluation.identity import CLASSIFIER_KEY
@@ -18,6 +19,10 @@ from .folder import RunFolder
 
 CLASSIFIER_TAG = "classifier.sha256"
 """Tag of a version: the classifier behind its scores."""
+
+
+_FINETUNED = ("top1", "top5", "cider_d_words", "bleu4_words")
+"""Scores of fine-tunes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def register_run(run: RunFolder, *, model: str | None = None, alias: str = BEST)
     assert experiment is not None
     version = register_weights(
         entry.uri,
-        model_name(model or experiment.tracking.experiment),
+        model_name(model or _default_name(experiment)),
         entry.run_id,
         entry.weights,
         tags=version_tags(run, entry),
@@ -61,6 +66,12 @@ def register_run(run: RunFolder, *, model: str | None = None, alias: str = BEST)
     )
     set_alias(entry.uri, version, alias)
     return version
+
+
+def _default_name(experiment: Experiment) -> str:
+    """Return the name of the registered model: that of the MLflow experiment, and of a fine-tune also its task."""
+    name = experiment.tracking.experiment
+    return name if experiment.finetune is None else f"{name}-{experiment.task}"
 
 
 def entry_of(run: RunFolder) -> Entry:
@@ -78,6 +89,8 @@ def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:
     images = int(entry.weights.parent.name.removeprefix("images-"))
     summary = run.read_summary() if run.summary_file.is_file() else {}
     names = dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in score_names(space))
+    if run.experiment is not None and run.experiment.finetune is not None:
+        names = dict.fromkeys(_FINETUNED)
     measured = {name: f"{value:.6g}" for name in names if (value := summary.get(name)) is not None}
     classifier = summary.get(CLASSIFIER_KEY)
     measured_by = {CLASSIFIER_TAG: classifier} if classifier is not None else {}

@@ -13,6 +13,7 @@ from ...checkpoint.find import find_weights
 from ...config.compose import Composed, compose_experiment, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
+from ...data.autoencoder.open import open_autoencoder
 from ...data.manifest import Manifest
 from ...data.overlap import ShardsOf, shared_latents
 from ..runs.folder import RunFolder
@@ -58,12 +59,15 @@ def check_start(experiment: Experiment, manifest: Manifest) -> None:
         UserError: they are of another one.
     """
     finetune = experiment.finetune
-    if finetune is None or finetune.weights is None or finetune.augment.mode != "latents":
+    if finetune is None or finetune.weights is None:
         return
     found = find_weights(finetune.weights).run
     if found is None:
         return
     run = RunFolder(found)
+    if finetune.augment.mode == "pixels":
+        open_autoencoder(finetune.vae, experiment.model.in_channels, made=run.autoencoder)
+        return
     if run.autoencoder is not None and run.autoencoder != manifest.autoencoder:
         raise UserError(
             f"the shards in {experiment.data.path} are of the autoencoder {_name(manifest)}, but the model in "

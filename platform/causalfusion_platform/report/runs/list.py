@@ -210,9 +210,15 @@ def _next(view: RunView) -> list[str]:
     if view.status == "running":
         return [f"follow it: {view.dashboard}"]
     if view.status == "finished":
-        return [command("sample", path), command("analyze", path), view.dashboard]
+        return [*_uses(view, path), view.dashboard]
     newest = f"from {view.checkpoints[-1].name}" if view.checkpoints else "from the start"
     return [f"the command that started it, once more: the run goes on {newest}", view.dashboard]
+
+
+def _uses(view: RunView, path: str) -> list[str]:
+    """Return the commands that make something of a finished run."""
+    uses = {"classification": [], "captioning": [command("caption", path, "IMAGE")]}
+    return uses.get(view.task or "", [command("sample", path), command("analyze", path)])
 
 
 def _when(moment: float) -> str:

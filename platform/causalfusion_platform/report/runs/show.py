@@ -44,6 +44,8 @@ class RunView:
     """summary.json of a finished run."""
     fault: str | None = None
     """Message about a state that cannot be read."""
+    task: str | None = None
+    """Task of the run. None where its configuration cannot be read."""
 
     @property
     def scores(self) -> dict[str, float]:

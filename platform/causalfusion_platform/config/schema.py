@@ -295,6 +295,9 @@ class EvaluationConfig(Section):
     `t2i_class_w2.5`."""
     while_training: bool = False
     """Also score the samples of each grid. A sweep can end or replace trials by these scores."""
+    probe_every_images: int | None = Field(None, ge=1)
+    """Interval of probes of the EMA weights, in images, and at the end: the accuracy of a linear classifier on each
+    layer's clean features. At most 2,048 rows of data.path and of data.validation are taken. null: none."""
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationConfig:

@@ -35,6 +35,7 @@ from ..train.grids import SampleGridHook
 from ..train.loop import Hook, TrainLoop
 from ..train.objective import PartLoss, StepCost
 from .generation import DrawnStep, GenerationTask, in_weights_type, warn_of_lost
+from .probes import check_probes
 from .task import TaskContext
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class ClassToImage(GenerationTask):
         """
         data = self.experiment.data
         check_model_fits(shards.manifest, self.experiment.model, data.path)
+        check_probes(self.experiment, shards)
         if self.is_scored(shards.manifest) and shards.usable.rows < _FEWEST_ROWS:
             raise UserError(
                 f"the shards in {data.path} hold {shards.usable.rows} rows, too few for the classifier that scores "
@@ -109,7 +111,8 @@ class ClassToImage(GenerationTask):
                 context.control,
                 context.spent,
                 None if measure is None else lambda latents, images: measure(latents, labels, images),
-            )
+            ),
+            *self.probes(context),
         ]
 
     def save_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:

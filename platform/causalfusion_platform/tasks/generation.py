@@ -21,8 +21,9 @@ from ..data.validate import CheckedShards
 from ..evaluation.classifier.folder import open_classifier
 from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
 from ..tracking.tracker import Tracker
-from ..train.loop import TrainLoop
+from ..train.loop import Hook, TrainLoop
 from .activations import activation_bytes, longest_sequence, shortest_sequence
+from .probes import ProbeHook
 from .task import Task, TaskContext
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 class GenerationTask(Task):
     """Train a model that generates latents, and draw samples with the weights of its averages."""
+
+    can_be_probed = True
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
@@ -75,6 +78,11 @@ class GenerationTask(Task):
         sampler = self.sampler(context)
         sampler.load_state_dict(loop.averages.full_state())
         return sampler
+
+    def probes(self, context: TaskContext) -> list[Hook]:
+        """Return the hook that probes the layers of the EMA weights, if the experiment asks for it."""
+        every = self.experiment.evaluation.probe_every_images
+        return [] if every is None else [ProbeHook(every, self.experiment, self.sampler(context), context)]
 
     def alive(self, context: TaskContext) -> Callable[[], None]:
         """Return the sign of life to give while final samples are made."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from causalfusion.weights.folder import WEIGHTS_FILE
 
+from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import Manifest
 from ..data.noise import noise_columns
@@ -56,6 +57,9 @@ class Task(ABC):
 
     fields: ClassVar[tuple[str, ...]]
     """Fields to read of each row: columns of the shards, and `latent`, which is drawn from its posterior."""
+
+    can_be_probed: ClassVar[bool] = False
+    """True if a hook follows `evaluation.probe_every_images`."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -228,6 +232,11 @@ def check_data(task: Task, shards: CheckedShards) -> None:
         UserError: the first fault found.
     """
     experiment, manifest = task.experiment, shards.manifest
+    if experiment.evaluation.probe_every_images is not None and not task.can_be_probed:
+        raise UserError(
+            f"evaluation.probe_every_images is for class_to_image and text_image, not task={experiment.task}\n"
+            f"  leave it out"
+        )
     check_fields(manifest, task.fields, shards.folder, experiment.task)
     if LATENT in task.fields:
         check_draws(manifest, experiment.data.flip, shards.folder)

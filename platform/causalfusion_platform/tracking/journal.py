@@ -199,6 +199,24 @@ class Measured(Line):
         return self.curves or None
 
 
+class Probed(Line):
+    """The layers of the EMA weights were probed: see `evaluation.probe`."""
+
+    kind: Literal["probed"] = "probed"
+    attempt: Count
+    images: Count
+    """0: the model at random initialization."""
+    values: dict[str, float]
+    """Kind and layer → accuracy, such as `linear_layer3`."""
+    rows: Count
+    """Labelled training rows."""
+    validation_rows: Count
+
+    def metrics(self) -> dict[str, float] | None:
+        """Return MLflow's point at step `images`."""
+        return {f"probe/{name}": value for name, value in self.values.items()}
+
+
 class Adopted(Line):
     """The run continues from another run's checkpoint, with its own settings."""
 
@@ -275,6 +293,7 @@ Event = (
     | StepReport
     | Checkpointed
     | Measured
+    | Probed
     | Adopted
     | SaveFailed
     | StepSkipped
@@ -356,7 +375,7 @@ def last_attempt(events: Iterable[Event]) -> int:
     return max((event.attempt for event in events if isinstance(event, AttemptStarted)), default=0)
 
 
-def recorded_images(events: Iterable[Event], kind: type[StepReport | Measured] = StepReport) -> int:
+def recorded_images(events: Iterable[Event], kind: type[StepReport | Measured | Probed] = StepReport) -> int:
     """Return the images up to which metrics are recorded. Steps trained again after a fault are not recorded twice.
 
     After a roll-back they are recorded again, because the order of the data is another.

@@ -22,14 +22,18 @@ from ..storage.atomic import write_atomically
 from ..storage.json_file import parse_line, read_model
 from ..storage.run_layout import RunPaths
 from . import old_spool
-from .journal import Measured, StepReport
+from .journal import Measured, Probed, StepReport
 from .lines import read_on
 from .records import RECORD, Create, Metrics, Record
 
 _CHUNK_BYTES = 1 << 20
 _ENOUGH = 50_000
 """Waiting records in memory above which the journal is not read on."""
-_WITH_METRICS: dict[str, type[StepReport | Measured]] = {"progress": StepReport, "measured": Measured}
+_WITH_METRICS: dict[str, type[StepReport | Measured | Probed]] = {
+    "progress": StepReport,
+    "measured": Measured,
+    "probed": Probed,
+}
 """Kinds of events that carry MLflow's point."""
 _COPIES = re.compile(rb"[0-9a-f]{32}\.(image|artifact)")
 """Name of a folder of copies, as `outbox` gives it."""

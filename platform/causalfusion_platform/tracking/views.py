@@ -34,7 +34,7 @@ _PARAMETERS = (
 )
 _FIRST_CHARTS = ("train/loss",)
 _FIRST = "loss and scores"
-_SECTIONS = (_FIRST, "samples", "eval", "train", "throughput", "memory", "time", "System metrics")
+_SECTIONS = (_FIRST, "samples", "eval", "probe", "train", "throughput", "memory", "time", "System metrics")
 _NOT_FINAL = re.compile(
     r"_(n|s|beam)\d+(_|$)|_w\d[\d.]*(_|$)|_real$|^judge_|_stderr(_|$)|_unseen(_|$)|_images$|_guidance_best$"
 )

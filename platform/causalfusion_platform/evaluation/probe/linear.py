@@ -18,7 +18,7 @@ LOGISTIC_C = 1.0
 """Inverse strength of the logistic regression: C × summed log loss + ‖w‖² / 2, as in scikit-learn. Never tuned."""
 RIDGE_PER_ROW = 0.01
 """Strength of the ridge regression for each training row, added to the variance of each feature. Never tuned."""
-MOST_LOGISTIC = 1_000_000
+MOST_LOGISTIC = 100_000
 """Training rows × classes above which ridge regression takes the place of logistic regression."""
 _ITERATIONS = 5_000
 

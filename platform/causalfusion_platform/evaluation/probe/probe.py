@@ -103,5 +103,5 @@ def probe_layers(
 def untrained(config: ModelConfig, seed: int) -> Model:
     """Return the model of a run of `seed` before its first step. Torch's own generator is left as it is."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draws.stream_seed(seed, "initial weights"))
+        torch.default_generator.manual_seed(draws.stream_seed(seed, "initial weights"))  # no other device's
         return build_model(config).eval()

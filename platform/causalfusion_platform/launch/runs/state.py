@@ -52,6 +52,7 @@ _FREE = (
     "train.staging",
     "tracking.tags",
     "evaluation.score",
+    "evaluation.probe_every_images",
 )
 # Keys that no checkpoint survives a change of.
 _FIXED = ("task", "model", "name", "tracking")

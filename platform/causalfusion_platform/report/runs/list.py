@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ...config.commands import command
 from ...tracking.accounting import Account
-from ...tracking.journal import Checkpointed, Event, Incident, Launched, SaveFailed, SetAside, StepReport
+from ...tracking.journal import Checkpointed, Event, Incident, Launched, Probed, SaveFailed, SetAside, StepReport
 from ...tracking.rates import Rates
 from ..numbers import clock, share, significant, size
 from ..tables import facts_grid
@@ -30,6 +30,8 @@ def run_panel(view: RunView) -> Panel:
     rows.add_row("progress", _progress(view))
     if view.scores:
         rows.add_row("scores", escape(_scores(view)))
+    if view.probed is not None:
+        rows.add_row("probes", _probes(view.probed))
     if view.account.newest:
         rows.add_row("speed", _speed(view.account.newest, view.account))
     if view.account.training:
@@ -145,6 +147,13 @@ def _scores(view: RunView) -> str:
     shown = {name: value for name, value in view.scores.items() if "_stderr" not in name}
     scores = "\n".join(f"{name} {significant(value)}" for name, value in shown.items())
     return scores if view.scored_images is None else f"{scores}\nat {view.scored_images:,} images"
+
+
+def _probes(probed: Probed) -> str:
+    """Return the layer with the best probe, and that of the last layer."""
+    best, last = max(probed.values, key=lambda name: probed.values[name]), [*probed.values][-1]
+    shown = "\n".join(f"{name} {significant(probed.values[name])}" for name in dict.fromkeys((best, last)))
+    return f"{shown}\nbest and last of layers 0 to {len(probed.values) - 1}, at {probed.images:,} images"
 
 
 def _speed(rates: Rates, found: Account) -> str:

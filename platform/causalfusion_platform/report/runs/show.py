@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...tracking.accounting import Account
-from ...tracking.journal import Event, Incident, Measured
+from ...tracking.journal import Event, Incident, Measured, Probed
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class RunView:
         measured = [event.images for event in self.events if isinstance(event, Measured)]
         return measured[-1] if measured and self.summary is None else None
 
+    @property
+    def probed(self) -> Probed | None:
+        """The newest probes of the layers, if the run was probed while it trained."""
+        found = [event for event in self.events if isinstance(event, Probed)]
+        return found[-1] if found else None
+
 
 def summary_scores(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the scores in a summary: the task writes its results between `name` and `images_seen`."""
@@ -79,6 +85,7 @@ def run_json(view: RunView) -> dict[str, Any]:
         **{key: value for key, value in _plain(found).items() if key != "status"},
         "elapsed_seconds": found.elapsed_seconds,
         "goodput": found.goodput,
+        "probed": view.probed.model_dump() if view.probed else None,
         "incident_events": [event.model_dump() for event in view.events if isinstance(event, Incident)],
         "checkpoints": [asdict(saved) for saved in view.checkpoints],
         "bad_checkpoints": list(view.bad_checkpoints),

@@ -42,6 +42,7 @@ from ...train.grids import SampleGridHook
 from ...train.loop import Hook, TrainLoop
 from ..final import unpacked
 from ..generation import GenerationTask, warn_of_lost
+from ..probes import check_probes
 from ..task import TaskContext
 from .both_directions import BothDirections
 from .checks import check_captioned_validation, check_same_tokenizer, check_settings, check_share
@@ -70,6 +71,7 @@ class TextImage(GenerationTask):
         """
         experiment = self.experiment
         check_model_fits(shards.manifest, experiment.model, experiment.data.path)
+        check_probes(experiment, shards)
         check_share(experiment)
         check_captions(experiment.data.path, shards.usable)
         found = find_tokenizer(experiment.data.path, shards.manifest, self.text, experiment.data.tokenizer)
@@ -173,7 +175,8 @@ class TextImage(GenerationTask):
                 context.tracker,
                 context.control,
                 context.spent,
-            )
+            ),
+            *self.probes(context),
         ]
 
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:

@@ -147,7 +147,7 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     cadences = ("log_every_images", "sample_every_images", "checkpoint_every_images")
     free |= {f"train.{key}" for key in (*kept, *divided, *memory, *cadences)}
     free |= {f"supervision.{key}" for key in experiment.supervision.model_dump()}
-    free |= {"tracking.tags", "evaluation.score"}
+    free |= {"tracking.tags", "evaluation.score", "evaluation.probe_every_images"}
     found = set()
     tree = experiment.model_dump(mode="json")
     keys = [f"{top}.{key}" for top, node in tree.items() if isinstance(node, dict) for key in node]

@@ -164,3 +164,13 @@ def test_the_plan_refuses_as_training_does(run: Run) -> None:
     assert run("data", "digits", "shards/digits").status == 0
     toy = "task=tests.platform.tasks.toy:LatentMean"
     check_refusal(run("train", "smoke", toy, "data.flip=true", "--dry-run"), "hold no mirrored images")
+
+
+def test_the_plan_of_a_fine_tune_names_its_own_keys(run: Run) -> None:
+    """The section is null without a fine-tune: keys of it that have their defaults are not changed."""
+    result = run("train", "finetune/digits-classify", "finetune.layer_decay=0.5", "--dry-run")
+    assert result.status == 0
+    words = result.out.split()
+    assert {"finetune.layer_decay=0.5", "finetune.augment.erasing=0.0"} <= set(words)
+    assert not {word for word in words if word.startswith(("finetune.caption_head", "finetune.augment.mixup"))}
+    assert "448,362 parameters" in result.out

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ...config.compose import Composed, flatten
 from ...config.errors import UserError
 from ...config.files import home
+from ...config.finetune import FinetuneConfig
 from ...config.schema import Experiment
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
 from ...data.layout import manifest_path
@@ -75,6 +76,8 @@ def changed_keys(composed: Composed) -> dict[str, Any]:
             default = dataclasses.asdict(default)
         defaults[name] = default
     known = dict(flatten(defaults))
+    if composed.experiment.finetune is not None:  # null without it
+        known |= dict(flatten({"finetune": FinetuneConfig().model_dump(mode="json")}))
     kind = type(composed.experiment.model)
     known |= {f"model.{field.name}": field.default for field in dataclasses.fields(kind)}
     for key in ("runs", "data.path"):  # both were made absolute after they were written

@@ -20,6 +20,12 @@ class Weights:
     run: Path | None
     """Folder of the run, or None for weights outside a run."""
 
+    @property
+    def images(self) -> int:
+        """Images that the weights had seen, by the name of their checkpoint, or 0 for others."""
+        _, _, number = self.folder.absolute().parent.name.partition("images-")
+        return int(number) if number.isdecimal() else 0
+
 
 def find_weights(path: Path) -> Weights:
     """Find weights in a folder of weights, of a checkpoint (…/images-000000051200), or of a run (its newest).

@@ -53,8 +53,9 @@ def probe(
     """
     from rich.console import Console
 
-    from ..launch.evaluating.probe import RESULTS_FILE, ProbeRequest, plan_probe, run_probe
+    from ..launch.evaluating.probe import RESULTS_FILE, run_probe
     from ..launch.evaluating.probe_record import about, record_probe
+    from ..launch.evaluating.probe_request import ProbeRequest, plan_probe
     from ..report.bar import CountDisplay
     from ..report.log import log_to
     from ..report.probe import probe_tables

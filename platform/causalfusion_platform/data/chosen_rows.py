@@ -14,7 +14,7 @@ from causalfusion import draws
 
 from .manifest import Manifest, Shard
 from .passes import Tick, latents_of, over_shards, read_group, read_groups
-from .read import LATENT, Batch, to_batch
+from .read import LATENT, Batch, Columns, to_batch
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,36 @@ class ChosenRows:
         return len(self.places)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Yield posterior means of at most `size` rows at a time. One row group is in memory. Others are not read.
+        """Yield posterior means of `size` rows at a time. The last batch may be smaller.
+
+        One row group and one batch are in memory. Row groups without a chosen row are not read.
 
         Raises:
             UserError: a shard is damaged. The message names it.
         """
+        rest: Columns = {}
+        done = 0
+        for columns in self._groups():
+            rest = {name: np.concatenate([rest[name], columns[name]]) for name in columns} if rest else columns
+            while len(rest["row_id"]) >= size:
+                yield to_batch({name: column[:size] for name, column in rest.items()}, done)
+                rest = {name: column[size:] for name, column in rest.items()}
+                done += size
+        if rest and len(rest["row_id"]):
+            yield to_batch(rest, done)
+
+    def _groups(self) -> Iterator[Columns]:
+        """Yield the chosen rows of each row group that has any."""
         first = 0
-        for shard, group in _groups(self.manifest):
-            rows = shard.row_groups[group]
-            start, stop = np.searchsorted(self.places, [first, first + rows])
-            if start < stop:
-                table = read_group(self.folder, shard, group, ["row_id", "label", "mean"])
-                ids, labels = (table.column(name).to_numpy() for name in ("row_id", "label"))
-                means = latents_of(table, "mean")
-                for place in range(start, stop, size):
-                    taken = self.places[place : min(place + size, stop)] - first
-                    columns = {"row_id": ids[taken], "label": labels[taken], LATENT: means.take(taken, axis=0)}
-                    yield to_batch(columns, place)
-            first += rows
+        for shard in self.manifest.shards:
+            for group, rows in enumerate(shard.row_groups):
+                start, stop = np.searchsorted(self.places, [first, first + rows])
+                if start < stop:
+                    taken = self.places[start:stop] - first
+                    table = read_group(self.folder, shard, group, ["row_id", "label", "mean"])
+                    columns = {name: table.column(name).to_numpy()[taken] for name in ("row_id", "label")}
+                    yield {**columns, LATENT: latents_of(table, "mean").take(taken, axis=0)}
+                first += rows
 
 
 def choose_rows(
@@ -82,7 +94,3 @@ def _labels(folder: Path, manifest: Manifest) -> NDArray[np.int64]:
         return np.concatenate(parts)
 
     return np.concatenate(over_shards(manifest, one)).astype(np.int64)
-
-
-def _groups(manifest: Manifest) -> Iterator[tuple[Shard, int]]:
-    return ((shard, group) for shard in manifest.shards for group in range(len(shard.row_groups)))

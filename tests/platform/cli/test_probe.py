@@ -18,7 +18,7 @@ from tests.platform.checkpoint.made import facts, hash_files
 from tests.platform.cli.conftest import Run, check_refusal
 from tests.platform.conftest import description_of
 
-from causalfusion import ModelConfig, build_model, preset, save_weights
+from causalfusion import ModelConfig, TextConfig, build_model, preset, save_weights
 from causalfusion.representation import Classifier, ClassifierConfig, save_finetuned
 from causalfusion_platform.checkpoint.manifest import write_manifest
 from causalfusion_platform.checkpoint.store import checkpoint_folder
@@ -35,6 +35,16 @@ IMAGES = 128
 TINY = {
     "causalfusion": preset("tiny"),
     "dit": preset("digits-dit", hidden_size=32, depth=2, num_heads=2),
+    "text": preset("tiny", class_tokens=0, text=TextConfig(vocabulary=300, max_tokens=12)),
+    "transfusion": preset(
+        "tiny", architecture="transfusion", class_tokens=0, text=TextConfig(vocabulary=300, max_tokens=12)
+    ),
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "causalfusion": {},
+    "dit": {"objective": {"num_ar_steps": 1, "ar_weight": 1.0}},
+    "text": {"task": "text_image", "objective": {"text": {}}},
+    "transfusion": {"task": "text_image", "objective": {"num_ar_steps": 1, "ar_weight": 1.0, "text": {}}},
 }
 
 
@@ -64,13 +74,12 @@ def make_run(shards: Path, own_folder: Path, empty_mlflow_store: Path, make_expe
 
     def make(kind: str = "causalfusion", *, finished: bool = True, **data: Path | None) -> Path:
         config = TINY[kind]
-        more = {"objective": {"num_ar_steps": 1, "ar_weight": 1.0}} if kind == "dit" else {}
         experiment: Experiment = make_experiment(
             name=kind,
             model=dataclasses.asdict(config),
             data={"path": shards / "digits", "validation": shards / "digits-validation", **data},
             train={"images": IMAGES, "global_batch_size": 64},
-            **more,
+            **CHANGES[kind],
         )
         _put_weights(experiment.run_dir, config)
         RunState(
@@ -175,6 +184,16 @@ def test_a_dit_has_two_conditions_and_few_labels(run: Run, make_run: MakeRun) ->
     assert set(curves(folder)) == {
         f"probe/knn_t0{random}{null}n10" for random in ("_", "_random_") for null in ("", "null-")
     }
+
+
+@pytest.mark.parametrize("kind", ["text", "transfusion"])
+def test_models_of_text_are_probed_by_classes(run: Run, make_run: MakeRun, kind: str) -> None:
+    result = run("probe", str(make_run(kind)), "--per-class", "20", "--layers", "2", "--json")
+    assert result.status == 0, result.err
+    scores = json.loads(result.out.splitlines()[-1])["scores"]
+    assert len({score["accuracy"] for score in scores}) == 4
+    linear = next(score for score in scores if score["kind"] == "linear")
+    assert linear["correct"] > 90  # of 300 digits, 30 by guessing
 
 
 def test_an_unfinished_run_has_curves_of_its_own(run: Run, make_run: MakeRun) -> None:

@@ -28,7 +28,9 @@ def shards(write_small: WriteSmall) -> tuple[Path, Rows, Manifest]:
 
 def read(rows: ChosenRows, size: int) -> tuple[list[int], torch.Tensor, list[int]]:
     batches = list(rows.batches(size))
-    assert all(0 < len(batch) <= size for batch in batches)
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert 0 < len(batches[-1]) <= size
+    assert [batch.samples.start for batch in batches] == [size * place for place in range(len(batches))]
     ids = [row for batch in batches for row in batch.row_ids.tolist()]
     labels = [label for batch in batches for label in batch.labels.tolist()]
     return ids, torch.cat([batch.latents for batch in batches]), labels

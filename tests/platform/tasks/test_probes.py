@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,10 +27,15 @@ from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.training.train import run_training
 from causalfusion_platform.report.runs.list import run_panel
 from causalfusion_platform.report.runs.show import run_json
+from causalfusion_platform.tasks import TaskContext
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
-from causalfusion_platform.tasks.probes import check_probes
+from causalfusion_platform.tasks.probes import ProbeHook, check_probes
 from causalfusion_platform.tracking.journal import Journal, Probed, recorded_images
 from causalfusion_platform.tracking.mlflow import client
+from causalfusion_platform.tracking.tracker import NoTracker
+from causalfusion_platform.train.control import LocalControl
+from causalfusion_platform.train.loop import TrainState
+from causalfusion_platform.train.metrics import Spent
 
 BATCH, STEPS, STOP = 16, 6, 5
 PROBED = "evaluation.probe_every_images=32"
@@ -183,3 +189,56 @@ def test_probes_need_labels(home: Path) -> None:
     without = dataclasses.replace(shards, manifest=shards.manifest.model_copy(update={"class_names": ["image"]}))
     with pytest.raises(UserError, match="needs labels, which the shards in"):
         check_probes(composed(home, "refused", PROBED).experiment, without)
+
+
+class Marks(LocalControl):
+    """Keeps what was marked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doing: list[str] = []
+
+    def mark(self, doing: str, images: int) -> None:
+        """Keep the activity."""
+        super().mark(doing, images)
+        self.doing.append(f"{doing} at {images}")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_rank_probes_with_signs_of_life_and_others_only_gather(
+    home: Path, tmp_path: Path, first: bool
+) -> None:
+    experiment, manifest = composed(home, "probed", PROBED).experiment, Manifest.read(home / "shards/digits")
+    journal, control = Journal(tmp_path), Marks()
+    context = TaskContext(
+        torch.device("cpu"), False, manifest, NoTracker(), journal if first else None, 1, control, Spent()
+    )
+    model = build_model(experiment.model)
+    hook = ProbeHook(32, experiment, build_model(experiment.model), context)
+    gathered: list[bool] = []
+
+    def full_state() -> dict[str, torch.Tensor]:
+        gathered.append(True)
+        return model.state_dict()
+
+    loop: Any = SimpleNamespace(averages=SimpleNamespace(full_state=full_state), state=TrainState(images_seen=64))
+    hook.run(loop)
+    hook.run(loop)  # as after a fault
+    assert len(gathered) == 2
+    assert [event.images for event in journal.events() if isinstance(event, Probed)] == ([0, 64] if first else [])
+    # Of both models: six and two batches of rows, and three layers.
+    assert control.doing == ["probe at 64"] * ((1 + 2 * (6 + 2 + 3) + 1) if first else 2)
+    assert context.spent.grids > 0
+
+
+def test_weights_that_diverged_end_no_run(home: Path, tmp_path: Path, log_lines: list[str]) -> None:
+    experiment, manifest = composed(home, "probed", PROBED).experiment, Manifest.read(home / "shards/digits")
+    journal = Journal(tmp_path)
+    context = TaskContext(torch.device("cpu"), False, manifest, NoTracker(), journal, 1, LocalControl(), Spent())
+    model = build_model(experiment.model)
+    lost = {name: tensor * float("nan") for name, tensor in model.state_dict().items()}
+    averages = SimpleNamespace(full_state=lambda: lost)
+    loop: Any = SimpleNamespace(averages=averages, state=TrainState(images_seen=64))
+    ProbeHook(32, experiment, model, context).run(loop)
+    assert [event.images for event in journal.events() if isinstance(event, Probed)] == [0]
+    assert log_lines == ["no probe at 64 images: features of layer 0 at t = 0 hold NaN or infinity"]

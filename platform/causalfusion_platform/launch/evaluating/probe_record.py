@@ -14,7 +14,8 @@ from ...report.probe import probe_figure
 from ...storage.run_layout import PROBES_FOLDER
 from ..runs.lock import UnderWay
 from ..runs.sync import sync_run
-from .probe import FIGURE_FILE, RESULTS_FILE, ProbePlan, read_scores, write_scores
+from .probe import FIGURE_FILE, RESULTS_FILE, read_scores, write_scores
+from .probe_request import ProbePlan
 
 logger = logging.getLogger(__name__)
 

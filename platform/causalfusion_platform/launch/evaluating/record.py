@@ -80,7 +80,7 @@ def record_evaluation(checkpoint: Path, results: Sequence[Evaluated], measuring:
         picture.save(path.with_name(f"{name}.png"))
     try:
         with run.lock():
-            _record(run, results, pictures, path, origin, _images(found.folder))
+            _record(run, results, pictures, path, origin, found.images)
     except UnderWay:  # its own process delivers, and the table waits in the folder
         return path
     sync_run(run, seconds=60)
@@ -105,9 +105,3 @@ def _record(
     outbox.tags({"evaluation.space": origin["space"], "evaluation.weights_sha256": origin["weights_sha256"]})
     outbox.artifact(table, EVALUATION_FOLDER)
     outbox.finish("FINISHED" if run.finished else "KILLED")
-
-
-def _images(weights: Path) -> int:
-    """Return the images that the weights had seen, by the name of their checkpoint, or 0 for others."""
-    _, _, number = weights.parent.name.partition("images-")
-    return int(number) if number.isdecimal() else 0

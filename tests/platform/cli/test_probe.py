@@ -138,6 +138,7 @@ def test_a_run_is_probed_recorded_and_probed_again(run: Run, make_run: MakeRun) 
     assert digests(folder / "checkpoints") == before
     found = json.loads(result.out.splitlines()[-1])
     assert found["provenance"]["rows"] == 400
+    assert str(folder.parent) not in json.dumps(found["provenance"])  # a moved run measures nothing again
     assert found["provenance"]["validation_rows"] == 300
     places = {(score["kind"], score["t"], score["layer"], score["random"]) for score in found["scores"]}
     assert len(places) == len(found["scores"]) == 16

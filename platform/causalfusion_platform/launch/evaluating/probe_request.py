@@ -79,10 +79,10 @@ class ProbePlan:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """All that the numbers depend on."""
+        """All that the numbers depend on. No path: a run may be moved."""
         train, validation = self.data.train, self.data.validation
         return {
-            "weights": str(self.weights.folder.absolute()),
+            "checkpoint": self.weights.folder.absolute().parent.name,
             "weights_sha256": sha256_of(self.weights.folder / WEIGHTS_FILE),
             "images_seen": self.images,
             "data": train.manifest.digest,

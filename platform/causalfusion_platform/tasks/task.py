@@ -23,6 +23,7 @@ from ..data.read import LATENT, Columns, Transform
 from ..data.validate import CheckedShards, check_draws, check_fields
 from ..tracking.journal import Journal
 from ..tracking.tracker import Tracker
+from ..train.blocks import blocks_of
 from ..train.control import Control
 from ..train.loop import Hook, TrainLoop
 from ..train.memory import ModelSize
@@ -126,7 +127,7 @@ class Task(ABC):
         with torch.device("meta"):
             model = self.build_model()
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        return ModelSize(parameters, max(len(getattr(model, "blocks", ())), 1))
+        return ModelSize(parameters, max(len(blocks_of(model)), 1))
 
     def describe_model(self) -> str:
         """Return the sizes of the model for the plan of a run. It follows the number of parameters there."""

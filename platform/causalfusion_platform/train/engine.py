@@ -46,7 +46,7 @@ def build_engine(
     Set `engine.basic_optimizer.allow` to decide on each step (GuardedAdamW).
 
     Args:
-        model: its `blocks`, if it has any, are compiled or recomputed where the experiment wants that.
+        model: its transformer blocks, if it has any, are compiled or recomputed where the experiment wants that.
         experiment: its `train` and `optim` sections.
         precision: arithmetic of matrix products.
         groups: parameters with settings of their own. Empty: all are one group.

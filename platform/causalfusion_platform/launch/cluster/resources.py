@@ -121,10 +121,14 @@ def check_training(experiment: Experiment, have: Resources) -> None:
 
 
 def workers_that_fit(experiment: Experiment, have: Resources) -> int:
-    """Return how many workers of a training fit, at most all of them, such that they divide the global batch."""
-    train = experiment.train
+    """Return how many workers of a training fit, at most all of them, such that they divide the global batch.
+
+    Rows that are mixed in pairs are an even number on each worker.
+    """
+    train, finetune = experiment.train, experiment.finetune
+    pairs = experiment.task == "classification" and finetune is not None and finetune.augment.mixes
     fit = min(have.fits(*training_resources(experiment)), train.num_workers)
-    while fit and train.global_batch_size % (fit * (train.micro_batch_size or 1)):
+    while fit and train.global_batch_size % (fit * (train.micro_batch_size or (2 if pairs else 1))):
         fit -= 1
     return fit
 

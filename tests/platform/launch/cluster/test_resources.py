@@ -140,6 +140,25 @@ def test_the_most_workers_that_fit(
         Experiment.model_validate({**experiment.model_dump(), "train": train})  # a valid one
 
 
+@pytest.mark.parametrize(
+    ("task", "mixup", "micro", "expected"),
+    [
+        ("classification", 0.8, 0, 3),
+        ("classification", 0, 0, 4),
+        ("classification", 0.8, 2, 3),
+        ("captioning", 0.8, 0, 4),
+    ],
+)
+def test_rows_that_are_mixed_in_pairs_are_even_on_each_worker(
+    task: str, mixup: float, micro: int, expected: int
+) -> None:
+    """Of 12 rows, four workers have 3 each, which cannot be mixed in pairs."""
+    fields = experiment_of(12, 6, task=100, micro=micro).model_dump()
+    augment = {"mixup": mixup, "cutmix": 0}
+    experiment = Experiment.model_validate({**fields, "task": task, "finetune": {"augment": augment}})
+    assert workers_that_fit(experiment, Resources.of(5)) == expected
+
+
 def test_a_cluster_without_anything() -> None:
     assert workers_that_fit(experiment_of(8, 2), Resources()) == 0
     assert workers_that_fit(experiment_of(8, 2, gpu=100), Resources.of(64)) == 0

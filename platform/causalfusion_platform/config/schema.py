@@ -353,7 +353,8 @@ class Experiment(Section):
             raise ValueError(
                 f"optim.min_lr {self.optim.min_lr:g} exceeds the peak of the learning rate, {self.learning_rate:g}"
             )
-        check_objective(self.model, self.objective)
+        if self.finetune is None:  # which replaces the objective
+            check_objective(self.model, self.objective)
         for section, part in (("objective", self.objective), ("sampling", self.sampling)):
             if part.num_ar_steps is not None and part.num_ar_steps > tokens:
                 raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from ..config.commands import command
 from ..config.errors import UserError
@@ -41,13 +42,31 @@ def check_validation(experiment: Experiment, shards: CheckedShards, *, classes: 
             f"  the bundled digits have a part for it: data.prepare=split data.path=shards/digits-split "
             f"data.validation=shards/digits-split-validation"
         )
+    return check_held_out(experiment, shards, data.validation, "data.validation", classes=classes)
+
+
+def check_held_out(
+    experiment: Experiment, shards: CheckedShards, folder: Path, key: str, *, classes: bool = True
+) -> CheckedShards:
+    """Check a folder of held-out shards as `check_validation` does. Return its shards.
+
+    Args:
+        experiment: see there.
+        shards: those of training.
+        folder: the folder.
+        key: setting that names it, for messages.
+        classes: see there.
+
+    Raises:
+        UserError: see there.
+    """
     try:
-        found = open_shards(data.validation, hashes=data.verify == "hash")
+        found = open_shards(folder, hashes=experiment.data.verify == "hash")
+        _check_split(found)
+        _check_kind(shards, found, classes=classes)
+        _check_overlap(experiment, shards, found, key)
     except UserError as error:
-        raise UserError(f"data.validation: {error}") from error
-    _check_split(found)
-    _check_kind(shards, found, classes=classes)
-    _check_overlap(experiment, shards, found)
+        raise UserError(f"{key}: {error}") from error
     return found
 
 
@@ -60,9 +79,7 @@ def _check_split(found: CheckedShards) -> None:
         remedy = f"write both parts anew: {digits_command(found.folder, manifest)}"
     else:
         remedy = "mark them by the command that encoded them, with --split val: finished shards are kept"
-    raise UserError(
-        f"data.validation: the shards in {found.folder} are {marked}\n  name shards of val or test, or {remedy}"
-    )
+    raise UserError(f"the shards in {found.folder} are {marked}\n  name shards of val or test, or {remedy}")
 
 
 def _check_kind(shards: CheckedShards, found: CheckedShards, *, classes: bool) -> None:
@@ -76,7 +93,7 @@ def _check_kind(shards: CheckedShards, found: CheckedShards, *, classes: bool) -
     for what, there, here in facts:
         if there != here:
             raise UserError(
-                f"data.validation: {what} of the shards in {found.folder}: {here}, but of those in "
+                f"{what} of the shards in {found.folder}: {here}, but of those in "
                 f"{shards.folder}: {there}\n  encode both with the same settings, or name another folder"
             )
 
@@ -98,12 +115,12 @@ def _classes(train: Manifest, validation: Manifest) -> tuple[str, str]:
     return text(names), text(others)
 
 
-def _check_overlap(experiment: Experiment, shards: CheckedShards, found: CheckedShards) -> None:
+def _check_overlap(experiment: Experiment, shards: CheckedShards, found: CheckedShards, key: str) -> None:
     train, validation = ShardsOf(shards.folder, shards.usable), ShardsOf(found.folder, found.usable)
     rows = shared_rows(train, validation)
     if rows is not None and rows.keys:
         raise UserError(
-            f"data.validation: {_counted(rows, found)} are rows of {shards.folder} too: {_named(rows)}\n"
+            f"{_counted(rows, found)} are rows of {shards.folder} too: {_named(rows)}\n"
             f"  name shards of images that no training sees"
         )
     latents = shared_latents(train, validation)
@@ -114,8 +131,8 @@ def _check_overlap(experiment: Experiment, shards: CheckedShards, found: Checked
     if share > experiment.data.max_overlap:
         enough = f"{share + 5e-4:.3f}"
         allow = f", or allow such a share: data.max_overlap={enough}" if float(enough) < 1 else ""
-        raise UserError(f"data.validation: {said}\n  name shards of images that no training sees{allow}")
-    logger.warning(f"data.validation: {said}. data.max_overlap={experiment.data.max_overlap:g} allows it")
+        raise UserError(f"{said}\n  name shards of images that no training sees{allow}")
+    logger.warning(f"{key}: {said}. data.max_overlap={experiment.data.max_overlap:g} allows it")
 
 
 def _counted(overlap: Overlap, found: CheckedShards) -> str:

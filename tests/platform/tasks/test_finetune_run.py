@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
 from safetensors.torch import load_file
 from tests.conftest import logged
 
-from causalfusion import CaptionConfig, build_model, caption, save_weights
+from causalfusion import CaptionConfig, ModelConfig, build_model, caption, save_weights
 from causalfusion.representation import Captioner, Classifier, load_captioner_tokenizer, load_finetuned
 from causalfusion.weights.folder import load_class_names
 from causalfusion_platform.config.compose import Composed, compose_experiment
@@ -25,7 +26,7 @@ from causalfusion_platform.data.captioned_rows import read_captioned_rows
 from causalfusion_platform.data.digits import ensure_digits
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest
 from causalfusion_platform.data.read import read_all
-from causalfusion_platform.data.split_digits import ensure_split_digits
+from causalfusion_platform.data.split_digits import ensure_split_digits, write_split_digits
 from causalfusion_platform.evaluation.metrics.caption_tokenizers import WordTokenizer
 from causalfusion_platform.evaluation.metrics.cider import cider_d
 from causalfusion_platform.launch.runs.find import look_at
@@ -36,6 +37,7 @@ from causalfusion_platform.launch.training.finetuning import compose_finetune
 from causalfusion_platform.launch.training.train import Outcome, check_inputs, run_training
 from causalfusion_platform.report.runs.list import run_panel
 from causalfusion_platform.sampling.image_captions import ImageCaptioner
+from causalfusion_platform.tasks import open_task
 from causalfusion_platform.tasks.final import unpacked
 from causalfusion_platform.tasks.finetune.captioning import CaptioningObjective
 from causalfusion_platform.tasks.finetune.classification import ClassificationObjective
@@ -225,6 +227,10 @@ def test_it_starts_from_the_trained_weights_and_a_frozen_one_keeps_them(home: Ho
         ("classify", ["finetune.augment.rand_augment=rand-m9-inc1"], ["distorts images, but mode latents"]),
         ("classify", ["finetune.augment.mode=pixels"], ["reads images in colour", "data encode"]),
         ("classify", ["finetune.weights={absent}"], ["no weights in"]),
+        ("classify", ["finetune.test={absent}"], ["finetune.test", "it does not exist"]),
+        ("classify", ["finetune.test={shards}"], ["finetune.test: the shards in", "marked train"]),
+        ("classify", ["finetune.test={other}-validation"], ["finetune.test: ", "are rows of"]),
+        ("caption", ["finetune.test={absent}"], ["finetune.test", "it does not exist"]),
         ("classify", ["task=class_to_image"], ["finetune is not read by task=class_to_image"]),
         ("caption", ["finetune.layer=3"], ["finetune.layer=3", "allowed: 1 to 2"]),
         ("caption", ["finetune.augment.mode=pixels"], ["not one of task=captioning"]),
@@ -234,10 +240,13 @@ def test_it_starts_from_the_trained_weights_and_a_frozen_one_keeps_them(home: Ho
 )
 def test_what_does_not_suit_is_refused(home: Home, kind: str, overrides: list[str], parts: list[str]) -> None:
     ensure_split_digits(home.folder / "shards" / "classes")
+    if not (home.folder / "shards" / "other").exists():
+        write_split_digits(home.folder / "shards" / "other", seed=1)
     places = {
         "shards": home.folder / "shards" / kind,
         "classes": home.folder / "shards" / "classes",
         "absent": home.folder / "absent",
+        "other": home.folder / "shards" / "other",
     }
     with pytest.raises(UserError) as refused:
         check_inputs(home.composed(kind, "refused", *(text.format(**places) for text in overrides)).experiment)
@@ -270,3 +279,28 @@ def test_the_run_that_it_starts_from_is_compared_with_the_shards(
     assert trained_on("classify", pixels) == []
     [line] = trained_on("all", pixels)
     assert "was trained on 300 of 300 rows" in line
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"architecture": "dit"},
+        {"architecture": "transfusion", "text": {"vocabulary": 384, "max_tokens": 16}},
+        {"text": {"vocabulary": 384, "max_tokens": 16}},
+        {"time_conditioning": "token"},
+    ],
+    ids=["dit", "transfusion", "text", "time-token"],
+)
+@pytest.mark.parametrize("kind", ["classify", "caption"])
+def test_any_trained_model_is_fine_tuned_without_further_settings(
+    tmp_path: Path, kind: str, model: dict[str, Any]
+) -> None:
+    """The settings of its own training, such as the number of AR steps, do not matter."""
+    size = {"input_size": 8, "in_channels": 1, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 10}
+    config = TypeAdapter[ModelConfig](ModelConfig).validate_python(
+        {"architecture": "causalfusion", **size, **model}
+    )
+    save_weights(tmp_path / "any", config, build_model(config).state_dict())
+    experiment = compose_finetune(RECIPES[kind], kind, tmp_path / "any", []).experiment
+    assert experiment.model == config
+    assert open_task(experiment).size.blocks == 2

@@ -20,7 +20,7 @@ from ...config.commands import command
 from ...config.errors import UserError
 from ...config.finetune import FinetuneConfig
 from ...config.schema import Experiment
-from ...data.check_validation import check_validation
+from ...data.check_validation import check_held_out, check_validation
 from ...data.manifest import sha256_of
 from ...data.validate import CheckedShards
 from ...train.loop import TrainLoop
@@ -56,7 +56,7 @@ class Finetune(Task):
         """Blocks of the backbone."""
 
     def check(self, shards: CheckedShards) -> None:
-        """Check the shards of training and validation, and the weights.
+        """Check the shards of training, validation and test.
 
         Raises:
             UserError: the first fault found.
@@ -69,6 +69,8 @@ class Finetune(Task):
                 f"{expected}\n  set data.path to shards of the autoencoder that the model was trained with"
             )
         check_validation(self.experiment, shards, classes=self.has_classes)
+        if self.finetune.test is not None:
+            check_held_out(self.experiment, shards, self.finetune.test, "finetune.test", classes=self.has_classes)
 
     def check_paths(self) -> None:
         """Check the weights that the fine-tune starts from.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from .augment import AugmentConfig
 from .section import Section
 
 Layer = Annotated[int, Field(ge=1)]
+# An unquoted null is YAML's empty value.
+Condition = Annotated[Literal["none", "null"], BeforeValidator(lambda given: "null" if given is None else given)]
 
 
 class CaptionHeadConfig(Section):
@@ -31,6 +33,12 @@ class CaptionHeadConfig(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout of the head (Table 13: .1)."""
 
+    @model_validator(mode="after")
+    def _check_heads(self) -> CaptionHeadConfig:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
 
 class FinetuneConfig(Section):
     """A fine-tune of task=classification or task=captioning."""
@@ -40,7 +48,7 @@ class FinetuneConfig(Section):
     count from CAUSALFUSION_HOME."""
     freeze: bool = False
     """Train the head alone."""
-    condition: Literal["none", "null"] = "none"
+    condition: Condition = "none"
     """Condition of a DiT's blocks. `none`: the zero vector. `null`: time 0 and the null class."""
     drop_path: float = Field(0.1, ge=0, lt=1)
     """Rate of the last block's drop path in a classifier, with linear rates before it (Table 12: .1)."""

@@ -22,6 +22,7 @@ from causalfusion.representation import Captioner, Classifier, load_captioner_to
 from causalfusion.weights.folder import load_class_names
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.finetune import FinetuneConfig
 from causalfusion_platform.data.captioned_rows import read_captioned_rows
 from causalfusion_platform.data.digits import ensure_digits
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest
@@ -232,6 +233,9 @@ def test_it_starts_from_the_trained_weights_and_a_frozen_one_keeps_them(home: Ho
         ("classify", ["finetune.test={other}-validation"], ["finetune.test: ", "are rows of"]),
         ("caption", ["finetune.test={absent}"], ["finetune.test", "it does not exist"]),
         ("classify", ["task=class_to_image"], ["finetune is not read by task=class_to_image"]),
+        ("classify", ["finetune.layer=2"], ["finetune.layer=2 is not read by task=classification", "leave it out"]),
+        ("classify", ["finetune.condition=null"], ["finetune.condition", "use condition none"]),
+        ("caption", ["finetune.caption_head.num_heads=3"], ["width 16 is not a multiple of num_heads 3"]),
         ("caption", ["finetune.layer=3"], ["finetune.layer=3", "allowed: 1 to 2"]),
         ("caption", ["finetune.augment.mode=pixels"], ["not one of task=captioning"]),
         ("caption", ["data.path={classes}", "data.validation={classes}-validation"], ["captions"]),
@@ -304,3 +308,18 @@ def test_any_trained_model_is_fine_tuned_without_further_settings(
     experiment = compose_finetune(RECIPES[kind], kind, tmp_path / "any", []).experiment
     assert experiment.model == config
     assert open_task(experiment).size.blocks == 2
+
+
+def test_a_recipe_of_the_other_kind_is_refused(home: Home) -> None:
+    with pytest.raises(
+        UserError, match=r"has task=captioning.*\n  causalfusion finetune caption .* or name a recipe"
+    ):
+        compose_finetune(RECIPES["caption"], "classify", home.weights, [])
+
+
+def test_the_null_condition_of_a_dit_needs_no_quotes() -> None:
+    """YAML and overrides read null as an empty value."""
+    assert FinetuneConfig.model_validate({"condition": None}).condition == "null"
+    composed = compose_experiment("finetune/digits-classify", ["finetune.condition=null"])
+    assert composed.experiment.finetune is not None
+    assert composed.experiment.finetune.condition == "null"

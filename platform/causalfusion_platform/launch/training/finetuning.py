@@ -10,6 +10,7 @@ from pathlib import Path
 from causalfusion.weights.folder import load_config
 
 from ...checkpoint.find import find_weights
+from ...config.commands import command
 from ...config.compose import Composed, compose_experiment, validate
 from ...config.errors import UserError
 from ...config.schema import Experiment
@@ -20,18 +21,22 @@ from ..runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+_TASKS = {"classify": "classification", "caption": "captioning"}
+"""Kind of a fine-tune → its task. A recipe may have a task of your own."""
+
 
 def compose_finetune(recipe: str, kind: str, weights: Path, overrides: Sequence[str]) -> Composed:
     """Return the experiment of a recipe that starts from a trained model.
 
     Args:
         recipe: an experiment of task=classification or task=captioning. Its model is replaced.
-        kind: ends the default name of the run.
+        kind: `classify` or `caption`. It ends the default name of the run.
         weights: a run, one of its checkpoints, or a folder of weights.
         overrides: `key=value`, which go before the recipe.
 
     Raises:
-        UserError: weights are missing or cannot be fine-tuned, or an override is wrong.
+        UserError: weights are missing or cannot be fine-tuned, an override is wrong, or the recipe is of the
+            other kind.
     """
     if given := next((text for text in overrides if text.lstrip("+").startswith("model")), None):
         raise UserError(f"{given} cannot be given: the model is that of {weights}\n  leave it out")
@@ -45,6 +50,13 @@ def compose_finetune(recipe: str, kind: str, weights: Path, overrides: Sequence[
     name = f"name={(found.run or found.folder).absolute().name}-{kind}"
     start = f"finetune.weights={weights.absolute()}"
     composed = compose_experiment(recipe, [name, start, *overrides])
+    task = composed.experiment.task
+    other = next((name for name in _TASKS if _TASKS[name] == task), kind)
+    if kind in _TASKS and other != kind:
+        raise UserError(
+            f"the recipe {recipe} has task={task}, which is not that of: causalfusion finetune {kind}\n"
+            f"  {command('finetune', other, weights, '--recipe', recipe)}; or name a recipe of task={_TASKS[kind]}"
+        )
     model = dataclasses.asdict(config)
     experiment = validate({**composed.experiment.model_dump(mode="json"), "model": model}, recipe)
     return Composed(experiment, {**composed.unresolved, "model": model})

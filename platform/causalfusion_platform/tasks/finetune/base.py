@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from safetensors import SafetensorError
 
 from causalfusion import ModelConfig, load_weights
+from causalfusion.representation.features import check_condition
 from causalfusion.representation.flops import finetuning_flops
 from causalfusion.representation.folder import Finetuned, FinetunedConfig, build_finetuned
 from causalfusion.weights.folder import WEIGHTS_FILE, load_config
@@ -44,6 +45,10 @@ class Finetune(Task):
                 f"causalfusion finetune --help"
             )
         self.finetune: FinetuneConfig = experiment.finetune
+        try:
+            check_condition(experiment.model, self.finetune.condition)
+        except ValueError as error:
+            raise UserError(f"finetune.condition: {error}\n  leave it out") from error
 
     @property
     @abstractmethod

@@ -42,6 +42,11 @@ class Classification(Finetune):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
+        if self.finetune.layer is not None:
+            raise UserError(
+                f"finetune.layer={self.finetune.layer} is not read by task=classification, which runs all blocks\n"
+                f"  leave it out"
+            )
         self.images = open_images(experiment)
 
     @property

@@ -22,13 +22,13 @@ class CaptionHeadConfig(Section):
     """Largest number of tokens. data.tokenizer may have fewer."""
     max_tokens: int = Field(35, ge=3)
     """Longest caption in tokens, with its BOS and EOS."""
-    width: int = Field(384, ge=1)
+    width: int = Field(384, ge=1, le=65_536)
     """Width of its transformer (Appendix C: 384)."""
-    num_heads: int = Field(6, ge=1)
+    num_heads: int = Field(6, ge=1, le=4_096)
     """Attention heads (Appendix C: 6)."""
-    encoder_depth: int = Field(3, ge=0)
+    encoder_depth: int = Field(3, ge=0, le=1_000)
     """Encoder layers (Appendix C: 3)."""
-    decoder_depth: int = Field(3, ge=1)
+    decoder_depth: int = Field(3, ge=1, le=1_000)
     """Decoder layers (Appendix C: 3)."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout of the head (Table 13: .1)."""

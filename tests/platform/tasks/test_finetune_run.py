@@ -22,7 +22,7 @@ from causalfusion.representation import Captioner, Classifier, load_captioner_to
 from causalfusion.weights.folder import load_class_names
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.config.finetune import FinetuneConfig
+from causalfusion_platform.config.finetune import CaptionHeadConfig, FinetuneConfig
 from causalfusion_platform.data.captioned_rows import read_captioned_rows
 from causalfusion_platform.data.digits import ensure_digits
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest
@@ -323,3 +323,11 @@ def test_the_null_condition_of_a_dit_needs_no_quotes() -> None:
     composed = compose_experiment("finetune/digits-classify", ["finetune.condition=null"])
     assert composed.experiment.finetune is not None
     assert composed.experiment.finetune.condition == "null"
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [("width", 65_536), ("num_heads", 4_096), ("encoder_depth", 1_000), ("decoder_depth", 1_000)]
+)
+def test_a_head_that_the_model_refuses_is_refused_as_a_setting(size: str, most: int) -> None:
+    with pytest.raises(ValueError, match=f"{size}\\n.*less than or equal to {most}"):
+        CaptionHeadConfig.model_validate({size: most + 1})

@@ -37,7 +37,9 @@ def small(table: str, *rows: str) -> Reproduction:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None, log_lines: list[str]) -> None:
-    display = LiveTable(Console(file=io.StringIO(), width=200), "fd_digits_cnn")
+    def display(metric: str) -> LiveTable:
+        return LiveTable(Console(file=io.StringIO(), width=200), metric)
+
     first = small("table3b", "random")
     report = reproduce(first, display)
     values = {row.file: row.cells[0].ours.mean for row in report.rows}

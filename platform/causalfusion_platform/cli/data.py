@@ -11,6 +11,7 @@ from .data_check import inspect, stats, verify
 from .data_encode import encode, list_faults
 from .data_prompts import prompts
 from .data_reference import reference
+from .data_subset import subset
 from .help import WholeHelp
 
 if TYPE_CHECKING:
@@ -91,3 +92,4 @@ data_app.command("inspect")(inspect)
 data_app.command("stats")(stats)
 data_app.command("prompts")(prompts)
 data_app.command("reference")(reference)
+data_app.command("subset")(subset)

@@ -43,6 +43,8 @@ def reproduce(
 ) -> None:
     """Train the rows of a table with each seed, measure them, and report. The same command continues.
 
+    Columns of fine-tunes are measured on fine-tunes of the rows. FINETUNE:key=value changes a recipe of them.
+
     The report has the paper's printed values, ours with confidence intervals, and a test of the paper's orderings.
     It is written as Markdown, LaTeX, figures, and a page that opens offline, and is also stored in MLflow.
     """
@@ -50,6 +52,7 @@ def reproduce(
 
     from ..config.errors import GAVE_UP, UserError
     from ..config.paper_table import SCALES
+    from ..launch.reproduction.finetunes import plan_finetunes
     from ..launch.reproduction.reproduce import REPORT_FOLDER
     from ..launch.reproduction.reproduce import reproduce as run
     from ..launch.reproduction.rows import reproduction_of
@@ -92,14 +95,18 @@ def reproduce(
         soft_wrap=True,
         markup=False,
     )
+    stage = plan_finetunes(reproduction)
     for line in sweep_cost(reproduction.job):
         console.print(line, soft_wrap=True)
+    if stage is not None:
+        console.print("Fine-tunes of the rows, when they are trained:")
+        for line in sweep_cost(stage.job):
+            console.print(line, soft_wrap=True)
     if dry_run:
         return
-    metric = next(iter(reproduction.job.sweep.targets))
     # Each value is a sample set of its own: `generate` would print lines for every one.
-    with log_to(console, ["launch.generating"]), LiveTable(console, metric) as display:
-        report = run(reproduction, display)
+    with log_to(console, ["launch.generating"]):
+        report = run(reproduction, lambda metric: LiveTable(console, metric))
     console.print(render_terminal(report))
     console.print(as_path(reproduction.folder / REPORT_FOLDER), soft_wrap=True, markup=False)
     if as_json:

@@ -150,10 +150,13 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
     )
 
 
-def _absolute(data: DataConfig) -> dict[str, Path]:
+def _absolute(data: DataConfig) -> dict[str, Any]:
     """Return the paths of a data section that are given, made absolute from `home()`."""
     paths = {"path": data.path, "validation": data.validation, "tokenizer": data.tokenizer}
-    return {name: home() / path for name, path in paths.items() if path is not None}
+    found: dict[str, Any] = {name: home() / path for name, path in paths.items() if path is not None}
+    if data.subset is not None:
+        found["subset"] = data.subset.model_copy(update={"of": home() / data.subset.of})
+    return found
 
 
 def _absolute_finetune(finetune: FinetuneConfig | None) -> FinetuneConfig | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from .errors import UserError
 from .files import experiment_folders
+from .finetune import Layer
 from .paper_figure import PaperFigure
 from .section import Section
 
@@ -24,6 +26,7 @@ Metric = Literal[
     "inception_score",
     "precision",
     "recall",
+    "top1",
     "cider",
     "caption_class",
     "caption_all",
@@ -45,8 +48,12 @@ with the right words. Those with `t2i_unseen_` are of drawings of property cells
 HIGHER_IS_BETTER: tuple[Metric, ...] = tuple(metric for metric in get_args(Metric) if metric != "fid")
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+"""Name of a file without its suffix."""
+
+
 class Column(Section):
-    """One number of each row: its metric, and the sampling of its images."""
+    """One number of each row: its metric, and the sampling of its images or the fine-tune that measures it."""
 
     name: str
     """Header, such as `S = 1`."""
@@ -55,14 +62,38 @@ class Column(Section):
     """S_eval. null: the row's own sampling.num_ar_steps."""
     guidance_scale: float | None = Field(None, ge=1)
     """Classifier-free guidance w. null: the row's own sampling.guidance_scale."""
+    finetune: Name | None = None
+    """Fine-tune of the row's model that measures it, such as `classify`. Its recipe is the experiment
+    `<table>/<scale>/finetune-<name>.yaml`. null: the row's own run is measured."""
+    pretrained: bool = True
+    """The fine-tune starts from the row's trained weights. false: from initial weights, with the same recipe."""
+    rows: tuple[str, ...] = ()
+    """Files of the rows that have it. Empty: all."""
     scales: tuple[Scale, ...] = Field(SCALES, min_length=1)
     """Scales that have the column."""
+
+    @property
+    def trained_as(self) -> str | None:
+        """Name of its fine-tune in names of runs, such as `classify-scratch`."""
+        return self.finetune and (self.finetune if self.pretrained else f"{self.finetune}-scratch")
+
+    def has(self, row: Row) -> bool:
+        """Return whether a row has a value of it."""
+        return not self.rows or row.file in self.rows
+
+    @model_validator(mode="after")
+    def _check(self) -> Column:
+        if self.finetune is None and not self.pretrained:
+            raise ValueError(f"column {self.name} has pretrained: false, but no fine-tune")
+        if self.finetune is not None and (self.ar_steps is not None or self.guidance_scale is not None):
+            raise ValueError(f"column {self.name} is measured by fine-tune {self.finetune}, which draws no samples")
+        return self
 
 
 class Row(Section):
     """One row, which has an experiment at each of its scales."""
 
-    file: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    file: Name
     """Experiment `<table>/<scale>/<file>.yaml`."""
     label: str
     """Name of the row in the paper."""
@@ -82,11 +113,29 @@ class Claim(Section):
     column: str
     """Name of the compared column."""
     better: tuple[str, ...] = Field(min_length=1)
-    """Files of rows, each better than all rows of `worse`."""
-    worse: tuple[str, ...] = Field(min_length=1)
+    """Files of rows, each better than all rows of `worse`, or than itself in the column `over`."""
+    worse: tuple[str, ...] = ()
     """Files of rows, each worse than all rows of `better`."""
+    over: str | None = None
+    """Another column in which the rows of `better` are worse, in place of other rows."""
     ours: bool = False
     """The claim is ours: the paper does not state it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Claim:
+        if bool(self.worse) == (self.over is not None):
+            raise ValueError(f"claim {self.says!r} needs rows that are worse, or a column `over`: one of them")
+        return self
+
+
+class FinetunePlan(Section):
+    """Fine-tune of a table at one scale, where it is more than its recipe."""
+
+    layers: tuple[Layer, ...] = ()
+    """Blocks whose features are tried, each a fine-tune of its own. The best on validation counts. Empty: that of
+    the recipe."""
+    recipes: dict[str, Name] = Field(default_factory=dict)
+    """Row → its own recipe, where it is not `finetune-<name>`."""
 
 
 class ScalePlan(Section):
@@ -100,6 +149,8 @@ class ScalePlan(Section):
     """Seeds. Each row is trained once with each seed."""
     figure: PaperFigure | None = None
     """Figure that is drawn of the runs too."""
+    finetunes: dict[str, FinetunePlan] = Field(default_factory=dict)
+    """Fine-tune → its plan, where it has one."""
 
 
 class PaperTable(Section):
@@ -131,17 +182,38 @@ class PaperTable(Section):
         for row in self.rows:
             if len(row.printed) != len(names):
                 raise ValueError(f"row {row.file} prints {len(row.printed)} values for {len(names)} columns")
+        for column in self.columns:
+            if unknown := set(column.rows) - set(files):
+                raise ValueError(f"column {column.name} has rows {_listed(unknown)}; rows: {', '.join(files)}")
         for claim in self.claims:
-            if claim.column not in names:
-                raise ValueError(f"a claim is about column {claim.column!r}; columns: {', '.join(names)}")
-            unknown = {*claim.better, *claim.worse} - set(files)
-            if unknown:
-                raise ValueError(f"a claim is about rows {', '.join(sorted(unknown))}; rows: {', '.join(files)}")
+            self._check_claim(claim)
         for scale, plan in self.scales.items():
-            measured = {column.metric for column in self.columns if scale in column.scales}
-            if missing := measured - set(plan.metrics):
-                raise ValueError(f"scale {scale} names no number for {', '.join(sorted(missing))}")
+            self._check_plan(scale, plan)
         return self
+
+    def _check_claim(self, claim: Claim) -> None:
+        columns, files = {column.name: column for column in self.columns}, [row.file for row in self.rows]
+        compared = [claim.column, *([claim.over] if claim.over else [])]
+        for name in compared:
+            if name not in columns:
+                raise ValueError(f"a claim is about column {name!r}; columns: {', '.join(columns)}")
+            lacking = {file for file in (*claim.better, *claim.worse) if file not in (columns[name].rows or files)}
+            if lacking:
+                known, of = columns[name].rows or files, f" of column {name}" if columns[name].rows else ""
+                raise ValueError(f"a claim is about rows {_listed(lacking)}{of}; rows: {', '.join(known)}")
+        if len({columns[name].metric for name in compared}) > 1:
+            raise ValueError(f"a claim compares columns of different metrics: {', '.join(compared)}")
+
+    def _check_plan(self, scale: Scale, plan: ScalePlan) -> None:
+        columns = [column for column in self.columns if scale in column.scales]
+        if missing := {column.metric for column in columns} - set(plan.metrics):
+            raise ValueError(f"scale {scale} names no number for {_listed(missing)}")
+        known, files = {column.finetune for column in columns}, {row.file for row in self.rows}
+        for name, finetune in plan.finetunes.items():
+            if name not in known:
+                raise ValueError(f"scale {scale} plans fine-tune {name}, which no column names")
+            if unknown := set(finetune.recipes) - files:
+                raise ValueError(f"fine-tune {name} has recipes of rows {_listed(unknown)}")
 
     def plan(self, scale: Scale) -> ScalePlan:
         """Return its plan at a scale.
@@ -174,13 +246,27 @@ class PaperTable(Section):
         claims = []
         for claim in self.claims:
             better, worse = (tuple(file for file in side if file in there) for side in (claim.better, claim.worse))
-            if better and worse and claim.column in columns:
+            if better and (worse or claim.over) and {claim.column, claim.over or claim.column} <= columns:
                 claims.append(claim.model_copy(update={"better": better, "worse": worse}))
         return tuple(claims)
 
     def experiment(self, row: Row, scale: Scale) -> str:
         """Return the name of a row's experiment, as `compose_experiment` takes it."""
         return f"{self.name}/{scale}/{row.file}"
+
+    @property
+    def finetunes(self) -> tuple[str, ...]:
+        """Fine-tunes that columns name."""
+        return tuple(dict.fromkeys(column.finetune for column in self.columns if column.finetune is not None))
+
+    def recipe(self, finetune: str, row: Row, scale: Scale) -> str:
+        """Return the name of the experiment that fine-tunes the model of a row."""
+        own = self.finetune_plan(finetune, scale).recipes.get(row.file)
+        return f"{self.name}/{scale}/{own or f'finetune-{finetune}'}"
+
+    def finetune_plan(self, finetune: str, scale: Scale) -> FinetunePlan:
+        """Return the plan of a fine-tune at a scale."""
+        return self.plan(scale).finetunes.get(finetune, FinetunePlan())
 
 
 def table_names() -> list[str]:
@@ -202,6 +288,10 @@ def load_table(name: str) -> PaperTable:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"no table {name!r}{hint}\n  tables: {', '.join(names)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _read(path: Path) -> PaperTable:

@@ -36,6 +36,17 @@ def _expand_preset(value: object) -> object:
     return {**vars(PRESETS[name]), **{key: field for key, field in value.items() if key != "preset"}}
 
 
+class SubsetConfig(Section):
+    """A few rows of each class of other shards."""
+
+    of: Path
+    """Folder of the shards that they are taken from. Relative paths count from CAUSALFUSION_HOME."""
+    per_class: int = Field(ge=1)
+    """Rows of each class."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed that decides which rows. Fewer rows of a class are a part of more."""
+
+
 class DataConfig(Section):
     """Place of latent shards and settings of their streaming."""
 
@@ -44,6 +55,9 @@ class DataConfig(Section):
     prepare: bool | Literal["split", "captions"] = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `split`: write 1,497
     of them to `path`, and the other 300 to the folder `path`-validation. `captions`: the same with captions."""
+    subset: SubsetConfig | None = None
+    """Write some rows of other shards to `path` first if it does not have a manifest yet. `prepare` then writes the
+    digits to `subset.of`."""
     tokenizer: Path | None = None
     """A tokenizer.json of Hugging Face, or the folder that holds one, for task=text_image. null: a byte-level BPE,
     trained on the captions of `path`. It is kept beside the shards."""

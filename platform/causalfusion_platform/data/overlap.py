@@ -20,6 +20,7 @@ from causalfusion import draws
 from .fingerprints import fingerprints
 from .manifest import Manifest, Shard
 from .passes import read_group
+from .subset import whole_location
 
 MOST_BYTES = 128 * 2**20
 """Bytes of latents of each folder that are compared: 1,048,576 digits, or 16,384 images of KL-16 at 256×256."""
@@ -52,7 +53,7 @@ def shared_rows(train: ShardsOf, validation: ShardsOf) -> Overlap | None:
     one, other = train.manifest.source, validation.manifest.source
     if one.kind == other.kind and one.digest == other.digest:
         column = "row_id"
-    elif one.kind == other.kind and one.location == other.location:
+    elif one.kind == other.kind and whole_location(one.location) == whole_location(other.location):
         column = "key"
     else:
         return None

@@ -29,7 +29,7 @@ from causalfusion_platform.launch.sweeping.results import TrialEnd, tabulate, wr
 from causalfusion_platform.tracking.mlflow import answers
 
 FINETUNE = ("finetune.weights", "finetune.test", "finetune.vae")
-PATHS = ("runs", "data.path", "data.validation", "data.tokenizer", "train.staging", *FINETUNE)
+PATHS = ("runs", "data.path", "data.validation", "data.tokenizer", "data.subset.of", "train.staging", *FINETUNE)
 """Keys whose value is a place on disk, which cannot be hidden from those who see the disk."""
 
 PLANTED = {

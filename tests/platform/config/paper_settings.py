@@ -234,6 +234,8 @@ def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         }
     else:
         changes["table6b/causalfusion-x0"] = last_row | {"model.class_tokens": many}
+        for row in ("dit", "causalfusion", "causalfusion-x0"):  # 300 digits are for validation
+            changes[f"table6b/{row}"] |= {"data.path": "shards/digits-split", "train.images": 51_200}
         del changes["table3b/block-4x4"]
     text = TABLE_11 if paper else DIGITS_TEXT
     texts: dict[str, dict[str, Any]] = {

@@ -39,6 +39,23 @@ TREE: dict[str, Any] = {
 }
 
 
+FINETUNES: dict[str, Any] = {
+    "columns": [
+        TREE["columns"][0],
+        {"name": "top-1", "metric": "top1", "finetune": "classify"},
+        {
+            "name": "scratch",
+            "metric": "top1",
+            "finetune": "classify",
+            "pretrained": False,
+            "rows": ["small", "large"],
+        },
+    ],
+    "rows": [row | {"printed": [3.5, 0.1, None]} for row in TREE["rows"]],
+    "claims": [{"says": "it helps", "column": "top-1", "better": ["small"], "over": "scratch", "ours": True}],
+    "scales": {scale: plan | {"metrics": {"fid": "fid", "top1": "top1"}} for scale, plan in TREE["scales"].items()},
+}
+"""The same with columns that are measured by fine-tunes."""
 TEXT_IMAGE: dict[str, Any] = {"kind": "text_image", "prompts": ["a one", "a two"], "samples": 3, "images": 4}
 
 
@@ -100,6 +117,63 @@ def test_rows_and_claims_of_a_scale(own_folder: Path) -> None:
     assert (left.says, left.better, left.worse) == ("more is better", ("large",), ("small",))
     write(own_folder, columns=[TREE["columns"][0] | {"scales": ["paper"]}, TREE["columns"][1]])
     assert load_table("table9z").claims_at("digits") == ()
+
+
+def test_columns_of_fine_tunes(own_folder: Path) -> None:
+    plan = {"layers": [2, 4], "recipes": {"large": "finetune-large"}}
+    scales = FINETUNES["scales"] | {"paper": FINETUNES["scales"]["paper"] | {"finetunes": {"classify": plan}}}
+    write(own_folder, **FINETUNES | {"scales": scales})
+    table = load_table("table9z")
+    _, middle, large = table.rows
+    assert [column.trained_as for column in table.columns] == [None, "classify", "classify-scratch"]
+    assert [[column.has(row) for row in table.rows] for column in table.columns] == [[True] * 3] * 2 + [
+        [True, False, True]
+    ]
+    assert table.finetunes == ("classify",)
+    assert table.recipe("classify", large, "paper") == "table9z/paper/finetune-large"
+    assert table.recipe("classify", middle, "paper") == "table9z/paper/finetune-classify"
+    assert table.recipe("classify", large, "digits") == "table9z/digits/finetune-classify"
+    assert table.finetune_plan("classify", "paper").layers == (2, 4)
+    assert table.finetune_plan("classify", "digits").layers == ()
+    assert [claim.over for claim in table.claims_at("digits")] == ["scratch"]
+    scratch = FINETUNES["columns"][2] | {"scales": ["paper"]}
+    write(own_folder, **FINETUNES | {"columns": [*FINETUNES["columns"][:2], scratch]})
+    assert load_table("table9z").claims_at("digits") == ()
+
+
+def changed(column: int, **changes: Any) -> dict[str, Any]:
+    columns = list(FINETUNES["columns"])
+    columns[column] = columns[column] | changes
+    return FINETUNES | {"columns": columns}
+
+
+def claimed(**changes: Any) -> dict[str, Any]:
+    return FINETUNES | {"claims": [FINETUNES["claims"][0] | changes]}
+
+
+def planned(**finetunes: Any) -> dict[str, Any]:
+    return FINETUNES | {"scales": {"paper": FINETUNES["scales"]["paper"] | {"finetunes": finetunes}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (changed(0, pretrained=False), "column S = 1 has pretrained: false, but no fine-tune"),
+        (changed(1, ar_steps=1), "column top-1 is measured by fine-tune classify, which draws no samples"),
+        (changed(1, finetune="../up"), "finetune"),
+        (changed(2, rows=["tiny"]), "column scratch has rows tiny; rows: small, middle, large"),
+        (claimed(better=["middle"]), "a claim is about rows middle of column scratch; rows: small, large"),
+        (claimed(over="S = 2"), "column 'S = 2'; columns: S = 1, top-1, scratch"),
+        (claimed(over="S = 1"), "a claim compares columns of different metrics: top-1, S = 1"),
+        (claimed(worse=["large"]), "needs rows that are worse, or a column `over`: one of them"),
+        (claimed(over=None), "needs rows that are worse, or a column `over`: one of them"),
+        (planned(caption={"layers": [1]}), "scale paper plans fine-tune caption, which no column names"),
+        (planned(classify={"recipes": {"x": "y"}}), "fine-tune classify has recipes of rows x"),
+        (planned(classify={"layers": [0]}), "layers"),
+    ],
+)
+def test_a_wrong_fine_tune(own_folder: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in fault(own_folder, **changes)
 
 
 def test_an_unknown_table() -> None:

@@ -101,7 +101,7 @@ def report_of(
         for row in table.rows_at("digits")
         for column, printed in zip(table.columns, row.printed, strict=True)
         for seed in table.plan("digits").seeds
-        if (row.file, seed) not in without
+        if (row.file, seed) not in without and column.has(row)
     ]
     measured = {
         (row.file, column.name, seed): value(row.file, column, printed, seed)

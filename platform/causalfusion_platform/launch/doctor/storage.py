@@ -12,7 +12,7 @@ from pathlib import Path
 from ...config.commands import command
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.layout import manifest_path
+from ...data.prepare import is_written_later
 from ...data.validate import open_shards
 from ...report.numbers import size
 from ...report.runs.dry_run import disk_needed
@@ -81,9 +81,9 @@ def check_shards(experiment: Experiment) -> Check:
     """Compare every shard's size, header and rows with the manifest. Hashes are compared when a run starts."""
     data = experiment.data
     try:
-        if data.prepare and not manifest_path(data.path).is_file():
+        if is_written_later(data):
             open_task(experiment).check_paths()
-            return Check("shards", "ok", f"{data.path}: not there yet; the digits are written when training starts")
+            return Check("shards", "ok", f"{data.path}: not there yet; written when training starts")
         found = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=False)
         check_data(open_task(experiment), found)
     except UserError as error:

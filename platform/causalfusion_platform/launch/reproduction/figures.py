@@ -62,7 +62,8 @@ def _samples(
             break
     else:
         return []
-    columns = [column.name for column in reproduction.table.columns]
+    drawn = {name for _, name, _ in first}
+    columns = [column.name for column in reproduction.table.columns if column.name in drawn]
     samples = {
         (reproduction.label(row), column): first[row.file, column, seed]
         for row in rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ...config.paper_table import Column, Row
+from ...config.paper_table import Column, PaperTable, Row
 from ...config.schema import Experiment
 from ...sampling.pixels import Pixels
 from ..evaluating.evaluate import Evaluated, PlanePoint, evaluate
@@ -90,13 +90,13 @@ class RowMeasurer:
     def _draw_classes(self, row: Row, seed: int, run: RunFolder, experiment: Experiment) -> list[Evaluated]:
         """Measure samples of all classes at the place of each column."""
         reproduction, plan, table = self.reproduction, self.reproduction.plan, self.reproduction.table
-        measuring, places = self._measuring(row, experiment), _places(experiment, table.columns)
+        measuring, places = self._measuring(row, experiment), _places(experiment, _of_samples(table))
         request = self._request(row, seed, run, experiment)
         cells = list(dict.fromkeys(places.values()))
         keep = reproduction.scale == "digits"
         results = evaluate(request, cells, measuring, self.generators, keep_samples=keep)
         by_cell = dict(zip(cells, results, strict=True))
-        for column in table.columns:
+        for column in _of_samples(table):
             name = plan.metrics[column.metric]
             self._note(name, _space(measuring), row)
             if column.name in places:
@@ -112,7 +112,7 @@ class RowMeasurer:
         results = evaluate(request, cells, measuring, self.generators, keep_samples=False)
         distance = plan.metrics[DISTANCE]
         best = min(results, key=lambda one: one.metrics.get(distance, float("inf")))
-        for column in self.reproduction.table.columns:
+        for column in _of_samples(self.reproduction.table):
             name = plan.metrics[column.metric]
             if name in best.metrics:
                 self._put(row, column, seed, best, name)
@@ -122,7 +122,7 @@ class RowMeasurer:
     def _take_over(self, row: Row, seed: int, run: RunFolder) -> None:
         """Take the values of a run of text and images from its summary: its end has measured both directions."""
         plan, summary = self.reproduction.plan, run.read_summary()
-        for column in self.reproduction.table.columns:
+        for column in _of_samples(self.reproduction.table):
             name = plan.metrics[column.metric]
             self._found.values[row.file, column.name, seed] = summary.get(name)
             self._found.spaces[name] = (
@@ -165,6 +165,11 @@ class RowMeasurer:
     def _note(self, name: str, space: str, row: Row) -> None:
         rows = self._spaces.setdefault(name, {}).setdefault(space, [])
         rows += [row.file] if row.file not in rows else []
+
+
+def _of_samples(table: PaperTable) -> list[Column]:
+    """Return the columns that rows' own runs are measured for, and not their fine-tunes."""
+    return [column for column in table.columns if column.finetune is None]
 
 
 def _space(measuring: Measuring) -> str:

@@ -21,8 +21,10 @@ from ..runs.folder import RunFolder
 from ..sweeping.job import SweepJob
 from ..sweeping.trials import Trial, compose_trial
 
-# Keys that do not change the training: rows of two tables that differ in these only are one run.
-_NOT_TRAINED = ("name", "description", "runs", "tracking", "sweep", "supervision", "evaluation", "sampling")
+NAMES_AND_PLACES = ("name", "description", "runs", "tracking", "sweep", "supervision")
+"""Keys that change neither the training nor its measurement at the end."""
+# Rows of two tables that differ in these only are one run: their samples are drawn anew.
+_NOT_TRAINED = (*NAMES_AND_PLACES, "evaluation", "sampling")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Reproduction:
     """Row → autoencoder."""
     prompts: Path | None
     """File of prompts that rows of text and images draw. None: only the ends of their runs measure them."""
+    overrides: tuple[str, ...]
+    """Changes of rows, `key=value`, and of fine-tunes, `FINETUNE:key=value`."""
     command: str
     """The command, as it was given."""
 
@@ -126,7 +130,7 @@ def reproduction_of(
         scale: `digits` or `paper`.
         rows: files of rows. Empty: all.
         seeds: seeds. Empty: those that the table plans.
-        overrides: `key=value` changes of every row.
+        overrides: `key=value` changes of every row, and `FINETUNE:key=value` of a fine-tune's recipe.
         extractor: name or path. Default: `classifier` at digits scale. At paper scale it must be given.
         references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
         vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row. Empty: latents are pixels.
@@ -159,9 +163,10 @@ def reproduction_of(
             )
         extractor = CLASSIFIER
     chosen = tuple(known[row] for row in dict.fromkeys(rows)) or planned
-    sweep = _sweep(table, scale, overrides)
+    of_rows = [text for text in overrides if text.partition(":")[0] not in table.finetunes]
+    sweep = _sweep(table, scale, of_rows)
     trials = [
-        _trial(table, scale, row, seed, overrides, sweep.experiment)
+        _trial(table, scale, row, seed, of_rows, sweep.experiment)
         for row in chosen
         for seed in table.plan(scale).seeds
     ]
@@ -183,6 +188,7 @@ def reproduction_of(
         references=ByRow("--reference", references, [*known]),
         vaes=ByRow("--vae", vaes, [*known]),
         prompts=prompts,
+        overrides=tuple(overrides),
         command=redact(command),
     )
 
@@ -226,16 +232,23 @@ def _trial(
     return dataclasses.replace(trial, values={"row": row.file, "seed": seed})
 
 
-def twins(trials: Sequence[Trial], sweep: Experiment) -> dict[str, Path]:
+def twins(
+    trials: Sequence[Trial], sweep: Experiment, apart_from: Collection[str] = _NOT_TRAINED
+) -> dict[str, Path]:
     """Return the trials that another run stands for: trial → its folder.
 
     That run is trained with the same settings, and perhaps sampled differently. It is a finished run of this table
     or of another one beside it, asked for now or not. Failing that, it is another of these trials.
+
+    Args:
+        trials: those that are asked for.
+        sweep: their sweep.
+        apart_from: keys in which one run may differ from another that stands for it.
     """
     groups: dict[str, list[str]] = {}
     for trial in trials:
-        groups.setdefault(_identity(trial.experiment), []).append(trial.name)
-    finished = _finished_runs(sweep, groups)
+        groups.setdefault(_identity(trial.experiment, apart_from), []).append(trial.name)
+    finished = _finished_runs(sweep, groups, apart_from)
     found: dict[str, Path] = {}
     for identity, names in groups.items():
         folders = {name: sweep.run_dir / name for name in names}
@@ -247,7 +260,9 @@ def twins(trials: Sequence[Trial], sweep: Experiment) -> dict[str, Path]:
     return found
 
 
-def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list[Path]]:
+def _finished_runs(
+    sweep: Experiment, wanted: Collection[str], apart_from: Collection[str]
+) -> dict[str, list[Path]]:
     """Return the folders of finished runs that were trained with settings that are wanted."""
     finished: dict[str, list[Path]] = {}
     for state_file in sorted(sweep.runs.glob(f"*/*/{STATE_FILE}")):
@@ -258,11 +273,11 @@ def _finished_runs(sweep: Experiment, wanted: Collection[str]) -> dict[str, list
             continue
         if experiment is None or not run.finished:
             continue
-        if (identity := _identity(experiment)) in wanted:
+        if (identity := _identity(experiment, apart_from)) in wanted:
             finished.setdefault(identity, []).append(run.root)
     return finished
 
 
-def _identity(experiment: Experiment) -> str:
-    tree = {key: value for key, value in recorded_tree(experiment).items() if key not in _NOT_TRAINED}
+def _identity(experiment: Experiment, apart_from: Collection[str]) -> str:
+    tree = {key: value for key, value in recorded_tree(experiment).items() if key not in apart_from}
     return json.dumps(tree, sort_keys=True)

@@ -17,7 +17,7 @@ def sweep_cost(job: SweepJob) -> list[str]:
     total = len(job.trials) or job.sweep.num_trials or 0
     finished = [run for trial in job.trials if (run := job.run(trial.name)).finished]
     left = total - len(finished)
-    images = job.experiment.train.total_images
+    images = max(task.experiment.train.total_images for task in tasks)
     parameters = sorted({task.size.parameters for task in tasks})
     sizes = f"{parameters[0]:,}" if len(parameters) == 1 else f"{parameters[0]:,} to {parameters[-1]:,}"
     lines = [f"{total} trials of up to {images:,} images, {sizes} parameters; {_manner(job)}"]

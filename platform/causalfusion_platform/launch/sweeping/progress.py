@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         metric: str,
         finished: Collection[str] = (),
         name_of: Callable[[dict[str, Any]], str | None] = lambda config: config.get("trial"),
+        totals: Mapping[str, int] | None = None,
     ) -> None:
         """Start with trials that wait, but for those that have finished in earlier launches.
 
@@ -59,8 +60,10 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
             metric: trials are ranked by it.
             finished: names of those that have finished before.
             name_of: returns a trial's name from its configuration. None: not known before it reports.
+            totals: trial → its images, of those that differ from `total`.
         """
         self.run_of, self.total, self.metric, self.name_of = run_of, total, metric, name_of
+        self.totals = totals or {}
         self.states: dict[str, State] = dict.fromkeys(names, "waiting")
         self.states.update(dict.fromkeys(finished, "finished"))
         self.names: dict[str, str] = {}
@@ -70,7 +73,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks to restore them elsewhere. The copies show nothing.
-        empty: dict[str, Any] = {name: {} for name in ("states", "names", "notes", "seen")}
+        empty: dict[str, Any] = {name: {} for name in ("states", "names", "notes", "seen", "totals")}
         return {**empty, "run_of": RunFolder, "total": 0, "metric": self.metric, "name_of": _no_name}
 
     def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
@@ -105,8 +108,9 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
                 self.notes[name] = note
 
     def _view(self, name: str, state: State) -> TrialView:
+        total = self.totals.get(name, self.total)
         if state == "waiting":
-            return TrialView(name, state, total=self.total, note=self.notes.get(name, ""))
+            return TrialView(name, state, total=total, note=self.notes.get(name, ""))
         run = self.run_of(name)
         seen = self.seen.setdefault(run.root, _Seen(JournalReader(run.root)))
         seen.read_on()
@@ -115,7 +119,7 @@ class TrialProgress(tune.Callback):  # type: ignore[misc]
         if state == "finished" and run.summary_file.is_file():
             metric = run.read_summary().get(self.metric)
         note = seen.origin or self.notes.get(name, "")
-        return TrialView(name, state, seen.images, self.total, seen.loss, metric, note)
+        return TrialView(name, state, seen.images, total, seen.loss, metric, note)
 
 
 def _no_name(_: dict[str, Any]) -> str | None:

@@ -78,7 +78,8 @@ def fit(
             return None
 
     total = experiment.train.total_images
-    progress = TrialProgress([*by_name], job.run, total, metric, finished, name_of)
+    totals = {name: trial.experiment.train.total_images for name, trial in by_name.items()}
+    progress = TrialProgress([*by_name], job.run, total, metric, finished, name_of, totals)
     # Tune prints its own set-up even at verbosity 0, unless told to use its older reporter.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is a request to stop, as SIGTERM is

@@ -14,8 +14,8 @@ from ...config.files import home
 from ...config.finetune import FinetuneConfig
 from ...config.schema import Experiment
 from ...data.digits import NUM_ROWS, SHAPE, SOURCE
-from ...data.layout import manifest_path
 from ...data.manifest import Manifest
+from ...data.prepare import is_written_later
 from ...data.split_digits import TRAIN_ROWS, location
 from ...data.validate import CheckedShards
 from ...report.runs.dry_run import DataPlan, Plan
@@ -98,8 +98,11 @@ def _memory(task: Task, stage: int, precision: str) -> Memory | None:
 def _data(task: Task) -> DataPlan:
     experiment = task.experiment
     folder = experiment.data.path
-    if experiment.data.prepare and not manifest_path(folder).is_file():
+    if is_written_later(experiment.data):
         task.check_paths()
+        if (subset := experiment.data.subset) is not None:
+            taken = f"{subset.per_class:,} rows of each class of {subset.of}"
+            return DataPlan(None, None, taken, "written when training starts")
         whole = experiment.data.prepare is True
         rows, source = (NUM_ROWS, SOURCE) if whole else (TRAIN_ROWS, location("training", 0))
         return DataPlan(rows, SHAPE, source, "written when training starts")

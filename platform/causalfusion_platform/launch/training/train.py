@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...checkpoint import store
 from ...config.compose import Composed
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.captioned_digits import ensure_captioned_digits
-from ...data.digits import ensure_digits
-from ...data.manifest import Manifest
-from ...data.split_digits import ensure_split_digits
+from ...data.prepare import prepare_data
 from ...data.validate import CheckedShards, open_shards
 from ...tasks import check_data, open_task
 from ...tracking.mlflow import check_address
@@ -32,13 +28,6 @@ from .finetuning import check_start
 from .launch import Launch, Stages
 
 logger = logging.getLogger(__name__)
-
-_PREPARE: dict[bool | str, Callable[[Path], Manifest]] = {
-    True: ensure_digits,
-    "split": ensure_split_digits,
-    "captions": ensure_captioned_digits,
-}
-"""Value of data.prepare → what writes the bundled digits."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +128,7 @@ def check_inputs(experiment: Experiment, checked: CheckedShards | None = None) -
     if checked is None or checked.folder != data.path:
         checked = None
         check_address(experiment.tracking_uri)
-        if data.prepare:
-            _PREPARE[data.prepare](data.path)
+        prepare_data(data)
     shards = open_shards(data.path, max_bad_rows=data.max_bad_rows, hashes=data.verify == "hash", known=checked)
     check_data(task, shards)
     check_start(experiment, shards.manifest)

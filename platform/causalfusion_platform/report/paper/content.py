@@ -56,8 +56,8 @@ def pairs(report: PaperReport, claim: ClaimResult) -> Grid:
         [f"better {varied}", f"worse {varied}", "gain", "n", "test", "p (Holm)", "verdict"],
         [
             [
-                report.label(pair.better),
-                report.label(pair.worse),
+                report.label(pair.better) + (f", {claim.column}" if claim.over else ""),
+                report.label(pair.worse) + (f", {claim.over}" if claim.over else ""),
                 gain_with_interval(pair.gain),
                 str(pair.gain.n or "–"),
                 pair.gain.method,
@@ -78,7 +78,7 @@ def runs(report: PaperReport) -> Grid:
         [
             [
                 *(row.label, seed, run.status),
-                *(cell.by_seed[seed] for cell in row.cells),
+                *(cell.by_seed.get(seed) for cell in row.cells),
                 *(run.images, run.parameters, run.seconds, run.folder, run.mlflow_run_id),
             ]
             for row in report.rows

@@ -27,7 +27,12 @@ def report_json(report: PaperReport) -> dict[str, Any]:
         "samples": plan.samples,
         "seeds": list(plan.seeds),
         "columns": [
-            {"name": column.name, "metric": column.metric, "number": report.number(column)}
+            {
+                "name": column.name,
+                "metric": column.metric,
+                "number": report.number(column),
+                "finetune": column.trained_as,
+            }
             for column in table.columns
         ],
         "rows": [
@@ -59,6 +64,7 @@ def _claim(claim: ClaimResult) -> dict[str, Any]:
     return {
         "says": claim.says,
         "column": claim.column,
+        "over": claim.over,
         "ours": claim.ours,
         "verdict": claim.verdict,
         "as_printed": claim.as_printed,

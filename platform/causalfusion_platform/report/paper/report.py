@@ -46,6 +46,8 @@ class Circumstances:
     """From the start of the first run to the last value."""
     spaces: Mapping[str, str] = field(default_factory=dict)
     """Name of a number, such as `fd_digits_cnn` → what it is: space, weights, reference."""
+    finetunes: str = ""
+    """Fine-tunes that measure columns: how many, and their time. Empty: the table has none."""
     lineage: Mapping[str, str] = field(default_factory=dict)
     """Commit, digest of the data, versions."""
 
@@ -56,7 +58,7 @@ class TableCell:
 
     printed: float | None
     by_seed: Values
-    """Every planned seed → its value. None: not measured."""
+    """Every planned seed → its value. None: not measured. Empty: the row does not have the column."""
     ours: Estimate
 
 
@@ -87,6 +89,8 @@ class ClaimResult:
     """Rows that τ is of."""
     ours: bool = False
     """The paper does not state it."""
+    over: str | None = None
+    """Column in which each row is compared with itself. None: rows are compared in one column."""
 
     @property
     def as_printed(self) -> int:
@@ -150,7 +154,10 @@ def build_report(
             row.file,
             _label(row, scale),
             tuple(
-                _cell(printed, {seed: measured.get((row.file, column.name, seed)) for seed in seeds})
+                _cell(
+                    printed,
+                    {seed: measured.get((row.file, column.name, seed)) for seed in seeds if column.has(row)},
+                )
                 for column, printed in zip(table.columns, row.printed, strict=True)
             ),
             {seed: runs[row.file, seed] for seed in seeds if (row.file, seed) in runs},
@@ -163,18 +170,22 @@ def build_report(
     by_name = {column.name: column for column in table.columns}
     claims = []
     for claim in table.claims_at(scale):
-        sides = itertools.product(claim.better, claim.worse)
-        pairs, verdict = decide(_gains(by_name[claim.column], cells[claim.column], list(sides)))
-        claims.append(ClaimResult(claim.says, claim.column, pairs, verdict, ours=claim.ours))
+        there, column = cells[claim.column], by_name[claim.column]
+        if claim.over is None:
+            gains = _gains(column, there, there, list(itertools.product(claim.better, claim.worse)))
+        else:
+            gains = _gains(column, there, cells[claim.over], [(file, file) for file in claim.better])
+        pairs, verdict = decide(gains)
+        claims.append(ClaimResult(claim.says, claim.column, pairs, verdict, ours=claim.ours, over=claim.over))
     orders = [_order(column, cells[column.name]) for column in table.columns]
     return PaperReport(table, scale, rows, tuple(claims), tuple(order for order in orders if order.pairs), around)
 
 
 def _check(table: PaperTable, scale: Scale, measured: Measured, runs: Runs) -> None:
     seeds, files = table.plan(scale).seeds, {row.file for row in table.rows_at(scale)}
-    names = {column.name for column in table.columns}
+    cells = {(row.file, column.name) for row in table.rows_at(scale) for column in table.columns if column.has(row)}
     for file, name, seed in measured:
-        if file not in files or name not in names or seed not in seeds:
+        if (file, name) not in cells or seed not in seeds:
             raise ValueError(f"{table.name} plans no value of row {file!r}, column {name!r}, seed {seed}")
     for file, seed in runs:
         if file not in files or seed not in seeds:
@@ -197,11 +208,14 @@ def _cell(printed: float | None, by_seed: Values) -> TableCell:
 
 
 def _gains(
-    column: Column, cells: Mapping[str, TableCell], sides: list[tuple[str, str]]
+    column: Column,
+    cells: Mapping[str, TableCell],
+    others: Mapping[str, TableCell],
+    sides: list[tuple[str, str]],
 ) -> list[tuple[str, str, Gain]]:
     higher = column.metric in HIGHER_IS_BETTER
     return [
-        (better, worse, compare(cells[better].by_seed, cells[worse].by_seed, higher_is_better=higher))
+        (better, worse, compare(cells[better].by_seed, others[worse].by_seed, higher_is_better=higher))
         for better, worse in sides
     ]
 
@@ -211,7 +225,7 @@ def _order(column: Column, cells: Mapping[str, TableCell]) -> ClaimResult:
     sign = -1 if column.metric in HIGHER_IS_BETTER else 1
     printed = {file: sign * cell.printed for file, cell in cells.items() if cell.printed is not None}
     sides = [pair for pair in itertools.permutations(printed, 2) if printed[pair[0]] < printed[pair[1]]]
-    pairs, verdict = decide(_gains(column, cells, sides))
+    pairs, verdict = decide(_gains(column, cells, cells, sides))
     both = [
         (cell.printed, cell.ours.mean)
         for cell in cells.values()

@@ -28,6 +28,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "inception_score": "inception score",
     "precision": "precision",
     "recall": "recall",
+    "top1": "top-1 accuracy",
     "cider": "CIDEr",
     "caption_class": "captions with the right class",
     "caption_all": "captions with all words right",
@@ -83,10 +84,11 @@ def budget(report: PaperReport) -> dict[str, str]:
     facts = {
         "scale": report.scale,
         "runs": f"{len(runs)} of {len(report.rows) * len(plan.seeds)}: {seeds} ({', '.join(map(str, plan.seeds))})",
-        "training": f"{_span(images)} images" if images else "",
-        "model": f"{_span(parameters)} parameters" if parameters else "",
-        "samples": f"{plan.samples:,} for each value",
+        "training": f"{count_span(images)} images" if images else "",
+        "model": f"{count_span(parameters)} parameters" if parameters else "",
+        "samples": f"{plan.samples:,} for each value{' of a row without a fine-tune' if around.finetunes else ''}",
         **{report.number(column): around.spaces.get(report.number(column), "") for column in report.table.columns},
+        "fine-tunes": around.finetunes,
         "time": ", ".join(times),
         "hardware": around.hardware,
     }
@@ -128,6 +130,7 @@ def missing(report: PaperReport) -> list[str]:
         lacking = {
             column.name: tuple(seed for seed, value in cell.by_seed.items() if value is None)
             for column, cell in zip(report.table.columns, row.cells, strict=True)
+            if cell.by_seed
         }
         groups: dict[tuple[int, ...], list[str]] = {}
         for name, seeds in lacking.items():
@@ -176,7 +179,8 @@ def _not_finite(report: PaperReport) -> list[str]:
     ]
 
 
-def _span(counts: Sequence[int]) -> str:
+def count_span(counts: Sequence[int]) -> str:
+    """Return the least and the largest of ascending counts, or the only one."""
     return f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
 
 

@@ -140,7 +140,9 @@ def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> N
     experiment = make_experiment()
     free = {"description", "runs", "sweep"}
     free |= {f"data.{key}" for key in ("path", "prepare", "cpus_per_task", "concurrency", "prefetch_batches")}
-    free |= {"data.verify", "data.max_bad_rows", "data.max_overlap", "data.validation", "data.tokenizer"}
+    free |= {
+        f"data.{key}" for key in ("verify", "max_bad_rows", "max_overlap", "validation", "tokenizer", "subset")
+    }
     kept = ("keep_checkpoints", "keep_best", "keep_every_images", "staging")
     divided = ("num_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage", "micro_batch_size")
     memory = ("activation_checkpointing", "offload", "compile")

@@ -8,8 +8,16 @@ import pytest
 from tests.platform.report.made_tables import AROUND, gammas, report_of, systems
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.config.paper_table import Claim, Column, Row, load_table, table_names
-from causalfusion_platform.report.paper.content import side_by_side, stacked
+from causalfusion_platform.config.paper_table import (
+    Claim,
+    Column,
+    PaperTable,
+    Row,
+    ScalePlan,
+    load_table,
+    table_names,
+)
+from causalfusion_platform.report.paper.content import pairs, runs, side_by_side, stacked
 from causalfusion_platform.report.paper.report import build_report
 from causalfusion_platform.report.paper.words import (
     budget,
@@ -198,3 +206,67 @@ def test_every_shipped_table_has_a_report(name: str) -> None:
     printed = any(one is not None for row in table.rows for one in row.printed)
     assert papers == ({"holds"} if printed else set()), "its claims agree with what is printed"
     assert len(side_by_side(report).rows) == len(stacked(report).rows) / 2 == len(table.rows_at("digits"))
+
+
+def fine_tuned() -> PaperTable:
+    """Return the table of three γ with a fine-tune, and the same from scratch, of two rows."""
+    table = gammas()
+    tuned = {"metric": "top1", "finetune": "classify"}
+    columns = (
+        table.columns[0],
+        Column.model_validate({"name": "top-1", **tuned}),
+        Column.model_validate({"name": "scratch", "pretrained": False, "rows": ["g10", "g09"], **tuned}),
+    )
+    claim = Claim(says="it helps", column="top-1", better=("g10", "g09"), over="scratch", ours=True)
+    return gammas(
+        columns=columns,
+        rows=tuple(row.model_copy(update={"printed": (row.printed[0], 84.0, None)}) for row in table.rows),
+        claims=(claim,),
+        scales={"digits": ScalePlan(metrics={"fid": "fd", "top1": "top1"}, samples=500, seeds=(0, 1, 2))},
+    )
+
+
+def of_columns(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+    """Return values that are higher in column top-1 than in scratch, by 0.2 for one row and −0.1 for another."""
+    gain = {"g10": 0.2, "g09": -0.1, "g08": 0.0}[file] + 0.001 * seed
+    return {"S = 1": 20.0, "top-1": 0.5 + 0.02 * seed + gain, "scratch": 0.5 + 0.02 * seed}[column.name]
+
+
+def without_scratch(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+    return None if (file, column.name) == ("g08", "scratch") else of_columns(file, column, printed, seed)
+
+
+def test_a_row_without_a_column_lacks_nothing() -> None:
+    """Its cell is empty in all renderings, and a value of it is refused."""
+    report = report_of(fine_tuned(), without_scratch)
+    assert report.complete and missing(report) == []
+    assert [dict(row.cells[2].by_seed) for row in report.rows][2] == {}
+    assert stacked(report).rows[-1][-1] == "–"
+    assert [row[0] for row in runs(report).rows if row[5] is None] == ["0.8"] * 3
+    with pytest.raises(ValueError, match="plans no value of row 'g08', column 'scratch', seed 0"):
+        build_report(fine_tuned(), "digits", {("g08", "scratch", 0): 0.5}, {}, AROUND)
+
+
+def test_columns_of_a_row_are_compared_seed_by_seed() -> None:
+    report = report_of(fine_tuned(), without_scratch)
+    [claim] = report.claims
+    assert (claim.column, claim.over, claim.verdict) == ("top-1", "scratch", "fails")
+    assert [pair.verdict for pair in claim.pairs] == ["holds", "fails"]
+    assert [pair.gain.mean for pair in claim.pairs] == [pytest.approx(0.201), pytest.approx(-0.099)]
+    assert {pair.gain.method for pair in claim.pairs} == {"paired t"}
+    assert [row[:2] for row in pairs(report, claim).rows] == [
+        ["1.0, top-1", "1.0, scratch"],
+        ["0.9, top-1", "0.9, scratch"],
+    ]
+    assert "top-1: it helps (our claim, not the paper's); 1 of 2 pairs as claimed" in claim_text(claim)
+
+
+def test_missing_fine_tunes_are_named() -> None:
+    def lacking(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+        lost = column.name == "top-1" and (file, seed) in (("g08", 0), ("g08", 2))
+        return None if lost else without_scratch(file, column, printed, seed)
+
+    report = report_of(fine_tuned(), lacking)
+    assert not report.complete
+    assert missing(report)[0] == "Missing: γ 0.8, top-1: seed 0, 2."
+    assert "top-1 accuracy" not in key(report)  # our number is of the paper's kind

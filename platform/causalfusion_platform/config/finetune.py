@@ -18,9 +18,9 @@ Condition = Annotated[Literal["none", "null"], BeforeValidator(lambda given: "nu
 class CaptionHeadConfig(Section):
     """Encoder and decoder on a model's features, as in FLIP (Appendix C)."""
 
-    vocabulary: int = Field(512, ge=2)
+    vocabulary: int = Field(512, ge=2, le=10_000_000)
     """Largest number of tokens. data.tokenizer may have fewer."""
-    max_tokens: int = Field(35, ge=3)
+    max_tokens: int = Field(35, ge=3, le=65_536)
     """Longest caption in tokens, with its BOS and EOS."""
     width: int = Field(384, ge=1, le=65_536)
     """Width of its transformer (Appendix C: 384)."""

@@ -326,7 +326,15 @@ def test_the_null_condition_of_a_dit_needs_no_quotes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "most"), [("width", 65_536), ("num_heads", 4_096), ("encoder_depth", 1_000), ("decoder_depth", 1_000)]
+    ("size", "most"),
+    [
+        ("width", 65_536),
+        ("num_heads", 4_096),
+        ("encoder_depth", 1_000),
+        ("decoder_depth", 1_000),
+        ("vocabulary", 10_000_000),
+        ("max_tokens", 65_536),
+    ],
 )
 def test_a_head_that_the_model_refuses_is_refused_as_a_setting(size: str, most: int) -> None:
     with pytest.raises(ValueError, match=f"{size}\\n.*less than or equal to {most}"):

@@ -16,9 +16,11 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from safetensors.torch import load_file
 from tests.conftest import logged
+from tests.platform.tasks.test_text_run import wait_for_a_checkpoint
 
 from causalfusion import CaptionConfig, ModelConfig, build_model, caption, save_weights
 from causalfusion.representation import Captioner, Classifier, load_captioner_tokenizer, load_finetuned
+from causalfusion.text.tokenizer import train_bpe
 from causalfusion.weights.folder import load_class_names
 from causalfusion_platform.config.compose import Composed, compose_experiment
 from causalfusion_platform.config.errors import UserError
@@ -121,6 +123,7 @@ def runs(request: pytest.FixtureRequest, home: Home) -> tuple[str, Outcome, Outc
 
     def stop(self: Any, batch: Any, number: int) -> Any:
         if number == STOP:
+            wait_for_a_checkpoint(home.folder / "runs" / f"{kind}-broken")
             raise KeyboardInterrupt
         return step(self, batch, number)
 
@@ -132,6 +135,11 @@ def runs(request: pytest.FixtureRequest, home: Home) -> tuple[str, Outcome, Outc
     for change in (OTHER_HEAD[kind], f"finetune.weights={home.folder}"):
         with pytest.raises(UserError, match=re.escape(change.partition("=")[0])):
             run_training(home.composed(kind, f"{kind}-broken", change), local=True)
+    if kind == "caption":
+        other = home.folder / "other.json"
+        other.write_text(train_bpe(["another text", "and another"], vocabulary=300).json)
+        with pytest.raises(UserError, match="is not the tokenizer of the model's training"):
+            run_training(home.composed(kind, f"{kind}-broken", f"data.tokenizer={other}"), local=True)
     assert home.files(f"{kind}-broken") == before
     return kind, whole, run_training(home.composed(kind, f"{kind}-broken"), local=True)
 

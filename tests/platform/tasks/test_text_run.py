@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from io import StringIO
@@ -112,10 +113,19 @@ def interrupted_at(number: int) -> Any:
 
     def stop(self: TextImageTraining, batch: Any, at: int) -> Any:
         if at == number:
+            wait_for_a_checkpoint(self.experiment.run_dir)
             raise KeyboardInterrupt
         return step(self, batch, at)
 
     return stop
+
+
+def wait_for_a_checkpoint(run: Path) -> None:
+    """Wait until the checkpoint of an earlier step, which is written in the background, is whole."""
+    end = time.monotonic() + 60
+    while not list((run / "checkpoints").glob("images-*")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

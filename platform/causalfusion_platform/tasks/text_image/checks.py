@@ -7,7 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
-from causalfusion import CausalFusionConfig
+from causalfusion import CausalFusionConfig, TextConfig
+from causalfusion.representation import CaptionerConfig, is_captioner, load_finetuned_config
 from causalfusion.text.tokenizer import Tokenizer
 from causalfusion.weights.folder import check_tokenizer, load_config
 
@@ -100,7 +101,7 @@ def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
         return
     weights = checkpoint / store.WEIGHTS_FOLDER
     try:
-        trained = cast(CausalFusionConfig, load_config(weights)).text
+        trained = _text_of_weights(weights)
     except (OSError, ValueError):  # damaged: it is set aside when the run goes on
         return
     if trained is None:
@@ -110,3 +111,14 @@ def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
         check_tokenizer(trained, tokenizer, str(given))
     except ValueError as error:
         raise UserError(f"{error}\n  set data.tokenizer={weights}, or name=… to start another run") from error
+
+
+def _text_of_weights(weights: Path) -> TextConfig | None:
+    """Return the text of the model in a folder of weights.
+
+    Raises:
+        OSError, ValueError: they are damaged.
+    """
+    if is_captioner(weights):
+        return cast(CaptionerConfig, load_finetuned_config(weights)).text
+    return cast(CausalFusionConfig, load_config(weights)).text

@@ -54,7 +54,7 @@ def compose_finetune(recipe: str, kind: str, weights: Path, overrides: Sequence[
     other = next((name for name in _TASKS if _TASKS[name] == task), kind)
     if kind in _TASKS and other != kind:
         raise UserError(
-            f"the recipe {recipe} has task={task}, which is not that of: causalfusion finetune {kind}\n"
+            f"the recipe {recipe} has task={task}, which is not that of {kind}\n"
             f"  {command('finetune', other, weights, '--recipe', recipe)}; or name a recipe of task={_TASKS[kind]}"
         )
     model = dataclasses.asdict(config)

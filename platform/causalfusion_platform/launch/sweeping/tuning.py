@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ray import tune
@@ -106,7 +106,7 @@ def fit(
         grid = tuner.fit()
     if len(grid) != search.waiting and not stop.reason:
         raise RuntimeError(f"Ray Tune returned {len(grid)} results for {search.waiting} trials")
-    return [_end_of(job, result, stopped=stop.reason is not None) for result in grid]
+    return ends_of(job, grid, stopped=stop.reason is not None)
 
 
 class _Ends(tune.Stopper):  # type: ignore[misc]
@@ -123,6 +123,11 @@ class _Ends(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self.stop.reason is not None
+
+
+def ends_of(job: SweepJob, results: Iterable[Any], *, stopped: bool) -> list[TrialEnd]:
+    """Return the ends of trials. A stop may come before a trial has begun, whose configuration is then empty."""
+    return [_end_of(job, result, stopped=stopped) for result in results if result.config or not stopped]
 
 
 def _end_of(job: SweepJob, result: Any, *, stopped: bool) -> TrialEnd:

@@ -65,6 +65,7 @@ VERBS = {
     "data faults": "rich.table.Table.add_row",
     "data prompts captions.json out.jsonl": "evaluation.zero_shot_fid.write_prompts",
     "data reference images out.npz --extractor classifier": "evaluation.open.open_extractor",
+    "data subset shards out --per-class 1": "data.subset.write_subset",
     "data verify shards": "data.scan.scan_shards",
     "data inspect shards": "data.scan.scan_shards",
     "data stats shards": "data.validate.open_shards",

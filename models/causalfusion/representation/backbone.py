@@ -19,23 +19,15 @@ from ..config import CausalFusionConfig
 from ..embed import sinusoids_2d
 from ..model import Model, ModelConfig
 from ..patches import patchify
-from ..transformer import Attention
+from ..transformer import Block
 from .drop_path import branch_scales, drop_path_rates
 from .features import Condition, check_condition, check_shape, dit_condition
 
 
-class PlainBlock(nn.Module):
+class PlainBlock(Block):
     """Block of a CausalFusion without a mask, whose residual branches may be dropped."""
 
-    def __init__(self, config: CausalFusionConfig) -> None:
-        super().__init__()
-        width, hidden = config.hidden_size, config.mlp_size
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
-
-    def forward(self, x_BND: Tensor, scales_B2: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, scales_B2: Tensor | None = None) -> Tensor:  # type: ignore[override]
         x_BND = x_BND + _scaled(self.attn(self.norm1(x_BND), None), scales_B2, 0)
         return x_BND + _scaled(self.mlp(self.norm2(x_BND)), scales_B2, 1)
 
@@ -160,17 +152,22 @@ def _block(config: ModelConfig) -> PlainBlock | PlainDiTBlock:
     return PlainDiTBlock(config) if isinstance(config, DiTConfig) else PlainBlock(config)
 
 
+def differing_settings(found: ModelConfig, wanted: ModelConfig) -> list[str]:
+    """Return the settings in which a model differs from another, such as "depth 3, not 2"."""
+    given, own = dataclasses.asdict(found), dataclasses.asdict(wanted)
+    return [
+        f"{name} {given.get(name)!r:.60}, not {own.get(name)!r:.60}"
+        for name in {**own, **given}
+        if given.get(name) != own.get(name)
+    ]
+
+
 def _check_same(found: ModelConfig, wanted: ModelConfig) -> None:
     """Compare the configurations of a trained model and of a backbone.
 
     Raises:
         ValueError: they differ.
     """
-    given, own = dataclasses.asdict(found), dataclasses.asdict(wanted)
-    differing = [
-        f"{name} {given.get(name)!r:.60}, not {own.get(name)!r:.60}"
-        for name in {**own, **given}
-        if given.get(name) != own.get(name)
-    ]
+    differing = differing_settings(found, wanted)
     if differing:
         raise ValueError(f"the backbone is that of another model, the given one has {'; '.join(differing)}")

@@ -85,7 +85,7 @@ def _check_split(found: CheckedShards) -> None:
 def _check_kind(shards: CheckedShards, found: CheckedShards, *, classes: bool) -> None:
     train, validation = shards.manifest, found.manifest
     facts = [
-        ("autoencoder", _autoencoder(train), _autoencoder(validation)),
+        ("autoencoder", str(train.autoencoder), str(validation.autoencoder)),
         ("shape", "×".join(map(str, train.shape)), "×".join(map(str, validation.shape))),
     ]
     if classes and train.class_names != validation.class_names:
@@ -96,12 +96,6 @@ def _check_kind(shards: CheckedShards, found: CheckedShards, *, classes: bool) -
                 f"{what} of the shards in {found.folder}: {here}, but of those in "
                 f"{shards.folder}: {there}\n  encode both with the same settings, or name another folder"
             )
-
-
-def _autoencoder(manifest: Manifest) -> str:
-    coder = manifest.autoencoder
-    weights = f", weights {coder.weights_sha256[:16]}" if coder.weights_sha256 else ""
-    return f"{coder.name}, scale {coder.scale:g}{weights}"
 
 
 def _classes(train: Manifest, validation: Manifest) -> tuple[str, str]:

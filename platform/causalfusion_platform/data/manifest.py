@@ -58,6 +58,11 @@ class AutoencoderId(_Part):
     weights_sha256: str | None = None
     """SHA-256 over the names, shapes and values of its weights. null: without weights."""
 
+    def __str__(self) -> str:
+        """Return name, scale and weights for messages."""
+        weights = f", weights {self.weights_sha256[:16]}" if self.weights_sha256 else ""
+        return f"{self.name}, scale {self.scale:g}{weights}"
+
 
 class Crop(_Part):
     """Crop and size of the images."""

@@ -2,8 +2,9 @@
 
 `task` is the interface, with a docstring for each thing that a task says. `class_to_image` is class-conditional
 image generation, the paper's main system. `text_image` draws images from text and describes images. Both
-build on `generation`. `finetune/` trains classifiers and captioners from their models. `activations` estimates the
-memory of models, and `final` keeps the tensors of a run's end. Open `task` first.
+build on `generation`. `finetune/` trains classifiers and captioners from their models. `captions` is the base of
+tasks that learn captions. `activations` estimates the memory of models, and `final` keeps the tensors of a run's
+end. Open `task` first.
 """
 
 from __future__ import annotations

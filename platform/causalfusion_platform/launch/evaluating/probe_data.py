@@ -12,7 +12,7 @@ from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.check_validation import check_validation
 from ...data.chosen_rows import choose_rows
-from ...data.manifest import AutoencoderId, Manifest
+from ...data.manifest import Manifest
 from ...data.validate import CheckedShards, open_shards
 from ...evaluation.probe.probe import ProbeData
 from ..runs.folder import RunFolder
@@ -104,12 +104,7 @@ def _check_model(manifest: Manifest, path: Path, run: RunFolder, model: ModelCon
     made = run.autoencoder
     if made is not None and made != manifest.autoencoder:
         raise UserError(
-            f"the latents in {path} are of the autoencoder {_autoencoder(manifest.autoencoder)}, but run "
-            f"{run.name!r} was trained on those of {_autoencoder(made)}\n"
+            f"the latents in {path} are of the autoencoder {manifest.autoencoder}, but run "
+            f"{run.name!r} was trained on those of {made}\n"
             f"  encode the images with that of the run, or name other shards: --data FOLDER --validation FOLDER"
         )
-
-
-def _autoencoder(found: AutoencoderId) -> str:
-    weights = f", weights {found.weights_sha256[:16]}" if found.weights_sha256 else ""
-    return f"{found.name}, scale {found.scale:g}{weights}"

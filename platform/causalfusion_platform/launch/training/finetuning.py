@@ -82,8 +82,8 @@ def check_start(experiment: Experiment, manifest: Manifest) -> None:
         return
     if run.autoencoder is not None and run.autoencoder != manifest.autoencoder:
         raise UserError(
-            f"the shards in {experiment.data.path} are of the autoencoder {_name(manifest)}, but the model in "
-            f"{finetune.weights} was trained with {run.autoencoder.name}, scale {run.autoencoder.scale:g}\n"
+            f"the shards in {experiment.data.path} are of the autoencoder {manifest.autoencoder}, but the model in "
+            f"{finetune.weights} was trained with {run.autoencoder}\n"
             f"  set data.path to shards of that autoencoder: causalfusion data encode --help"
         )
     if run.experiment is not None and experiment.data.validation is not None:
@@ -102,9 +102,3 @@ def _warn_of_seen(trained: Path, validation: Path, weights: Path) -> None:
             f"the model in {weights} was trained on {len(overlap.keys):,} of {overlap.compared:,} rows of "
             f"{validation}: scores may be too high. Train one on data.prepare=split to avoid it"
         )
-
-
-def _name(manifest: Manifest) -> str:
-    coder = manifest.autoencoder
-    weights = f", weights {coder.weights_sha256[:12]}…" if coder.weights_sha256 else ""
-    return f"{coder.name}, scale {coder.scale:g}{weights}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, ClassVar
 
 from safetensors import SafetensorError
 
-from causalfusion import ModelConfig, load_weights
+from causalfusion import load_weights
+from causalfusion.representation.backbone import differing_settings
 from causalfusion.representation.features import check_condition
 from causalfusion.representation.flops import finetuning_flops
 from causalfusion.representation.folder import Finetuned, FinetunedConfig, build_finetuned
@@ -93,7 +93,7 @@ class Finetune(Task):
                 f"finetune.weights: {error}\n"
                 f"  name a run of task=class_to_image or task=text_image, or the folder of its weights"
             ) from error
-        if differing := _differing(found, self.experiment.model):
+        if differing := differing_settings(found, self.experiment.model):
             raise UserError(
                 f"finetune.weights: the model in {folder} has {'; '.join(differing)}\n"
                 f"  set model.… to that of the weights, as this command does: "
@@ -163,12 +163,3 @@ def validation_folders(experiment: Experiment) -> dict[str, Path]:
     assert experiment.finetune is not None
     folders = {"": experiment.data.validation, "_test": experiment.finetune.test}
     return {ending: folder for ending, folder in folders.items() if folder is not None}
-
-
-def _differing(found: ModelConfig, wanted: ModelConfig) -> list[str]:
-    given, own = dataclasses.asdict(found), dataclasses.asdict(wanted)
-    return [
-        f"{name} {given.get(name)!r:.60}, but the experiment {own.get(name)!r:.60}"
-        for name in {**own, **given}
-        if given.get(name) != own.get(name)
-    ]

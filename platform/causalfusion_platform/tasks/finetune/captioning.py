@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from causalfusion import CaptionConfig, TextConfig
 from causalfusion.representation import Captioner, CaptionerConfig, head_groups, save_finetuned
-from causalfusion.text.tokenizer import Tokenizer
 from causalfusion.text_objective import next_token_loss
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
-from ...data.caption_tokens import CAPTIONS, DrawCaptions, check_captions, open_tokenizer
+from ...data.caption_tokens import CAPTIONS, check_captions
 from ...data.captioned_rows import CaptionedRows, read_captioned_rows
 from ...data.manifest import Manifest
 from ...data.read import LATENT
@@ -31,15 +30,15 @@ from ...tracking.tracker import AS_BARS, Tracker
 from ...train.loop import TrainLoop
 from ...train.objective import PartLoss, StepCost
 from ...train.optimizer import ParameterGroup
+from ..captions import CaptionTask, targets_per_row
 from ..final import packed, unpacked
 from ..task import TaskContext
-from ..text_image.checks import check_same_tokenizer
 from ..text_image.training import TextImageBatch, to_batch
 from .base import Finetune, validation_folders
 from .validation import OneShard, in_order, own_parts
 
 
-class Captioning(Finetune):
+class Captioning(CaptionTask, Finetune):
     """Describe images: latents and captions in, next-token loss, CIDEr-D and BLEU-4 at the end."""
 
     fields = (CAPTIONS, LATENT)
@@ -96,27 +95,6 @@ class Captioning(Finetune):
         check_captions(self.experiment.data.path, shards.usable)
         for folder in validation_folders(self.experiment).values():
             check_captions(folder, Manifest.read(folder))
-
-    def prepare(self, shards: CheckedShards) -> None:
-        """Train the tokenizer if none is given or kept beside the shards."""
-        del shards
-        _ = self.tokenizer
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer of the captions. It is trained if need be.
-
-        Raises:
-            UserError: it is missing, damaged, has too many tokens, or is not that of the run's checkpoints.
-        """
-        data = self.experiment.data
-        tokenizer = open_tokenizer(data.path, Manifest.read(data.path), self.text, data.tokenizer)
-        check_same_tokenizer(self.experiment, tokenizer)
-        return tokenizer
-
-    def transform(self) -> DrawCaptions:
-        """Return the function that draws a caption of each row, and tokenizes it."""
-        return DrawCaptions(self.tokenizer, self.text.max_tokens, self.experiment.seed)
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         """Return the head at the learning rate, and the model at its share of it (Table 13)."""
@@ -206,14 +184,8 @@ class CaptioningObjective:
     def step(self, batch: TextImageBatch, number: int) -> CaptioningStep:
         """Draw dropout of each row, and count the target tokens over all ranks."""
         del number
-        counts = torch.tensor(
-            [float((batch.lengths - 1).sum()), len(batch)],
-            dtype=torch.float64,
-            device=next(self.model.parameters()).device,
-        )
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
-        return CaptioningStep(self.task, batch, targets_per_row=counts[0].clamp(min=1) / counts[1])
+        targets = int((batch.lengths - 1).sum())
+        return CaptioningStep(self.task, batch, targets_per_row(targets, len(batch), self.model.device))
 
 
 @dataclass(frozen=True)

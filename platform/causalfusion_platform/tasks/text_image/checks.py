@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
-from causalfusion import CausalFusionConfig, TextConfig
-from causalfusion.representation import CaptionerConfig, is_captioner, load_finetuned_config
-from causalfusion.text.tokenizer import Tokenizer
-from causalfusion.weights.folder import check_tokenizer, load_config
+from causalfusion import CausalFusionConfig
 
-from ...checkpoint import store
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.caption_tokens import check_captions
 from ...data.split_digits import validation_folder
 from ...data.validate import check_model_fits, open_shards
-from ...storage.run_layout import RunPaths
 
 
 def check_settings(experiment: Experiment) -> CausalFusionConfig:
@@ -88,37 +82,3 @@ def check_captioned_validation(experiment: Experiment, folder: Path) -> None:
             f"  set data.validation to shards that have them, or leave it out"
         )
     check_captions(folder, validation)
-
-
-def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Check that a tokenizer is that of the run's newest checkpoint, if there is one.
-
-    Raises:
-        UserError: it is another one.
-    """
-    checkpoint = store.newest(RunPaths(experiment.run_dir).checkpoints)
-    if checkpoint is None:
-        return
-    weights = checkpoint / store.WEIGHTS_FOLDER
-    try:
-        trained = _text_of_weights(weights)
-    except (OSError, ValueError):  # damaged: it is set aside when the run goes on
-        return
-    if trained is None:
-        return
-    given = experiment.data.tokenizer or f"the tokenizer of the captions in {experiment.data.path}"
-    try:
-        check_tokenizer(trained, tokenizer, str(given))
-    except ValueError as error:
-        raise UserError(f"{error}\n  set data.tokenizer={weights}, or name=… to start another run") from error
-
-
-def _text_of_weights(weights: Path) -> TextConfig | None:
-    """Return the text of the model in a folder of weights.
-
-    Raises:
-        OSError, ValueError: they are damaged.
-    """
-    if is_captioner(weights):
-        return cast(CaptionerConfig, load_finetuned_config(weights)).text
-    return cast(CausalFusionConfig, load_config(weights)).text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from causalfusion import CaptionConfig, CausalFusion, CausalFusionConfig, TextConfig, save_weights
-from causalfusion.text.tokenizer import Tokenizer
 
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...data.caption_tokens import (
     CAPTIONS,
-    DrawCaptions,
     check_captions,
     find_tokenizer,
-    open_tokenizer,
     read_tokenizer,
 )
 from ...data.captioned_digits import cells_in, is_captioned_digits
@@ -40,19 +36,20 @@ from ...storage.run_layout import RunPaths
 from ...tracking.tracker import AS_BARS, Tracker
 from ...train.grids import SampleGridHook
 from ...train.loop import Hook, TrainLoop
+from ..captions import CaptionTask, check_same_tokenizer
 from ..final import unpacked
 from ..generation import GenerationTask, warn_of_lost
 from ..probes import check_probes
 from ..task import TaskContext
 from .both_directions import BothDirections
-from .checks import check_captioned_validation, check_same_tokenizer, check_settings, check_share
+from .checks import check_captioned_validation, check_settings, check_share
 from .scoring import score_captions, score_names, score_samples
 from .training import TextImageBatch, TextImageTraining, noise_batch, to_batch
 
 _GRID_PROMPTS, _GRID_SAMPLES, _GRID_CAPTIONS = 8, 4, 8
 
 
-class TextImage(GenerationTask):
+class TextImage(CaptionTask, GenerationTask):
     """Draw images from text and describe them: latents and captions in, both losses, both directions at the end."""
 
     fields = (CAPTIONS, LATENT)
@@ -61,7 +58,11 @@ class TextImage(GenerationTask):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
         self.model_config: CausalFusionConfig = check_settings(experiment)
-        self.text: TextConfig = cast(TextConfig, self.model_config.text)
+
+    @property
+    def text(self) -> TextConfig:
+        """Text of the model."""
+        return cast(TextConfig, self.model_config.text)
 
     def check(self, shards: CheckedShards) -> None:
         """Check the model, the captions and the tokenizer against the shards.
@@ -91,27 +92,6 @@ class TextImage(GenerationTask):
             check_captioned_validation(self.experiment, data.validation)
         if data.tokenizer is not None:
             read_tokenizer(data.tokenizer, self.text)
-
-    def prepare(self, shards: CheckedShards) -> None:
-        """Train the tokenizer if none is given or kept beside the shards."""
-        del shards
-        _ = self.tokenizer
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer of the run. It is trained if need be.
-
-        Raises:
-            UserError: it is missing, damaged, does not fit the model, or is not that of the run's checkpoints.
-        """
-        data = self.experiment.data
-        tokenizer = open_tokenizer(data.path, Manifest.read(data.path), self.text, data.tokenizer)
-        check_same_tokenizer(self.experiment, tokenizer)
-        return tokenizer
-
-    def transform(self) -> DrawCaptions:
-        """Return the function that draws a caption of each row, and tokenizes it."""
-        return DrawCaptions(self.tokenizer, self.text.max_tokens, self.experiment.seed)
 
     def example_batch(self, rows: int) -> TextImageBatch:
         """Return a batch of noise and of texts of the largest length."""

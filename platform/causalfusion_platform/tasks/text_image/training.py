@@ -27,6 +27,7 @@ from ...config.schema import Experiment
 from ...data.caption_tokens import CUT, LENGTHS, TOKENS
 from ...data.read import LATENT, Columns
 from ...train.objective import PartLoss, StepCost
+from ..captions import targets_per_row
 from ..generation import DrawnStep, in_weights_type
 
 
@@ -95,10 +96,8 @@ class TextImageTraining:
             samples=batch.samples,
         )
         texts = Texts(batch.tokens, batch.lengths, text_last(batch.samples, objective.text.share))
-        counts = torch.tensor([texts.targets, len(batch)], dtype=torch.float64, device=objective.model.device)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
-        return TextImageStep(self, batch, texts, drawn, targets_per_row=counts[0].clamp(min=1) / counts[1])
+        per_row = targets_per_row(texts.targets, len(batch), objective.model.device)
+        return TextImageStep(self, batch, texts, drawn, per_row)
 
 
 @dataclass(frozen=True)

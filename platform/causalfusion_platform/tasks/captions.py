@@ -1,0 +1,103 @@
+"""Base of the tasks that learn captions: their tokenizer, the caption of each row, and their target tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from causalfusion import CausalFusionConfig, TextConfig
+from causalfusion.representation import CaptionerConfig, is_captioner, load_finetuned_config
+from causalfusion.text.tokenizer import Tokenizer
+from causalfusion.weights.folder import check_tokenizer, load_config
+
+from ..checkpoint import store
+from ..config.errors import UserError
+from ..config.schema import Experiment
+from ..data.caption_tokens import DrawCaptions, open_tokenizer
+from ..data.manifest import Manifest
+from ..data.validate import CheckedShards
+from ..storage.run_layout import RunPaths
+from .task import Task
+
+
+class CaptionTask(Task):
+    """Learn captions of images by a tokenizer, which is given or trained on them."""
+
+    @property
+    @abstractmethod
+    def text(self) -> TextConfig:
+        """Sizes of the captions."""
+
+    def prepare(self, shards: CheckedShards) -> None:
+        """Train the tokenizer if none is given or kept beside the shards."""
+        del shards
+        _ = self.tokenizer
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of the run. It is trained if need be.
+
+        Raises:
+            UserError: it is missing, damaged, does not fit the model, or is not that of the run's checkpoints.
+        """
+        data = self.experiment.data
+        tokenizer = open_tokenizer(data.path, Manifest.read(data.path), self.text, data.tokenizer)
+        check_same_tokenizer(self.experiment, tokenizer)
+        return tokenizer
+
+    def transform(self) -> DrawCaptions:
+        """Return the function that draws a caption of each row, and tokenizes it."""
+        return DrawCaptions(self.tokenizer, self.text.max_tokens, self.experiment.seed)
+
+
+def targets_per_row(targets: int, rows: int, device: torch.device) -> Tensor:
+    """Return the target tokens of a whole step, over all ranks, for each of its rows. Ranks call it together.
+
+    Args:
+        targets: target tokens of this rank.
+        rows: rows of this rank.
+        device: of the result, a scalar in fp64.
+    """
+    counts = torch.tensor([targets, rows], dtype=torch.float64, device=device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)
+    return counts[0].clamp(min=1) / counts[1]
+
+
+def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Check that a tokenizer is that of the run's newest checkpoint, if there is one.
+
+    Raises:
+        UserError: it is another one.
+    """
+    checkpoint = store.newest(RunPaths(experiment.run_dir).checkpoints)
+    if checkpoint is None:
+        return
+    weights = checkpoint / store.WEIGHTS_FOLDER
+    try:
+        trained = _text_of_weights(weights)
+    except (OSError, ValueError):  # damaged: it is set aside when the run goes on
+        return
+    if trained is None:
+        return
+    given = experiment.data.tokenizer or f"the tokenizer of the captions in {experiment.data.path}"
+    try:
+        check_tokenizer(trained, tokenizer, str(given))
+    except ValueError as error:
+        raise UserError(f"{error}\n  set data.tokenizer={weights}, or name=… to start another run") from error
+
+
+def _text_of_weights(weights: Path) -> TextConfig | None:
+    """Return the text of the model in a folder of weights.
+
+    Raises:
+        OSError, ValueError: they are damaged.
+    """
+    if is_captioner(weights):
+        return cast(CaptionerConfig, load_finetuned_config(weights)).text
+    return cast(CausalFusionConfig, load_config(weights)).text

@@ -31,6 +31,8 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("NO_PROXY", "corp.example, .inside")
+        # urllib reads the proxies once in a process, at its first request, and keeps them.
+        monkeypatch.setattr("urllib.request._opener", None)
         yield
 
 

@@ -53,6 +53,7 @@ def server(status: int) -> Iterator[tuple[str, list[str]]]:
 def listener(serve: Callable[[socket.socket], None] | None) -> Iterator[int]:
     """Accept connections, and do with them what `serve` does; None: never say a word. Yields the port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(60)  # if nobody connects, the test fails rather than hangs
         thread = threading.Thread(target=serve, args=(listening,)) if serve else None
         if thread:
             thread.start()

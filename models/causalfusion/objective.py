@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import draws
-from .attention.mask import attention_mask
+from .attention.plan import AttentionPlan
 from .config import CausalFusionConfig, PatchOrder
 from .factorization.ordering import patch_orders
 from .factorization.sequence import lay_out
@@ -206,7 +206,7 @@ class Predictor(Protocol):
     """Model, or an engine that is called like one."""
 
     def __call__(
-        self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+        self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, plan: AttentionPlan
     ) -> Tensor: ...
 
 
@@ -271,8 +271,8 @@ class Objective:
             multiple=self.config.sequence_multiple,
         )
         known = corrupted.clean[:, : corrupted.clean.shape[1] - drawn.sizes[-1]]
-        mask = attention_mask(layout, device)
-        prediction = predict(corrupted.noised, known, corrupted.order, corrupted.times, labels, mask)
+        plan = AttentionPlan.of(layout)
+        prediction = predict(corrupted.noised, known, corrupted.order, corrupted.times, labels, plan)
         return self.compare(prediction, corrupted.target, drawn)
 
     def corrupt(self, latents: Tensor, drawn: Draws) -> Corrupted:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .attention.mask import attention_mask
+from .attention.plan import AttentionPlan
 from .baselines.transfusion import Transfusion, lay_out_described
 from .factorization.sequence import lay_out
 from .noise.diffusion import DiffusionConfig
@@ -136,9 +136,9 @@ class TextImageObjective:
             multiple=self.config.sequence_multiple,
         )
         known = corrupted.clean[:, : corrupted.clean.shape[1] - drawn.sizes[-1]]
-        mask = attention_mask(layout, device, texts.lengths)
+        plan = AttentionPlan.of(layout, texts.lengths)
         tokens = texts.tokens[:, :longest].to(device)
-        prediction = forward(corrupted.noised, known, corrupted.order, corrupted.times, None, mask, tokens)
+        prediction = forward(corrupted.noised, known, corrupted.order, corrupted.times, None, plan, tokens)
         assert isinstance(prediction, Tensor)
         return self.images.compare(prediction, corrupted.target, drawn)
 
@@ -165,7 +165,7 @@ class TextImageObjective:
             corrupted.order,
             corrupted.times,
             None,
-            attention_mask(layout, device),
+            AttentionPlan.of(layout),
             None,
             tokens,
         )

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .attention.cache import KVCache, LayerCache
-from .attention.dense import SplitMask, attend, attend_split
+from .attention.dense import attend
+from .attention.flex import FlexMask
+from .attention.plan import AttentionPlan
+from .attention.split import SplitMask
 from .config import CausalFusionConfig
 from .embed import ClassTokens, TimeEmbedding, sinusoids_2d
 from .patches import PatchModel
 from .text.embedding import TextTokens
 from .text.prompts import Prompts
 
-Mask = Tensor | SplitMask | None
+Mask = Tensor | SplitMask | FlexMask | None
 """Bool (queries, keys) or (B, 1, queries, keys) with True = visible, or the mask of a training sequence. None:
 all is visible."""
 
@@ -44,7 +47,7 @@ class Attention(nn.Module):
         q, k, v = (y.transpose(1, 2) for y in (self.q_norm(q), self.k_norm(k), v))
         if cache is not None:
             k, v = cache.extend(k, v)
-        attended = attend_split(q, k, v, mask) if isinstance(mask, SplitMask) else attend(q, k, v, mask)
+        attended = attend(q, k, v, mask) if mask is None or isinstance(mask, Tensor) else mask.attend(q, k, v)
         out: Tensor = self.proj(rearrange(attended, "b h n e -> b n (h e)"))
         return out
 
@@ -175,7 +178,7 @@ class CausalFusion(PatchModel):
         positions_BL: Tensor,
         t: Tensor,
         labels: Tensor | None,
-        mask: Tensor,
+        plan: AttentionPlan,
         text_before_BT: Tensor | None = None,
         text_after_BT: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -189,9 +192,9 @@ class CausalFusion(PatchModel):
             positions_BL: raster position of each patch in visiting order.
             t: diffusion times, (B,) shared by all noised tokens of a sample, one per copy, or (B, M).
             labels: (B,) classes. `config.null_class` is the unconditional branch. None in a model without classes.
-            mask: the mask of the sequence (`causalfusion.factorization.sequence`), (N, N) or (B, N, N). Padding
-                before the noised tokens fills up to N.
-            text_before_BT: text that the images are drawn from. The mask hides the ends of shorter texts.
+            plan: the attention over the sequence (`causalfusion.factorization.sequence`). Padding before the noised
+                tokens fills up to its length.
+            text_before_BT: text that the images are drawn from. The plan hides the ends of shorter texts.
             text_after_BT: text that describes the images.
 
         Returns:
@@ -199,11 +202,11 @@ class CausalFusion(PatchModel):
             token behind each of its tokens, (B, T, V).
 
         Raises:
-            ValueError: the mask has fewer tokens than the sequence, a time token has more than one time, or the
+            ValueError: the plan has fewer tokens than the sequence, a time token has more than one time, or the
                 model lacks a condition that is given or needs one that is not.
         """
         num_noised, num_tokens = noised_BMP.shape[1], positions_BL.shape[1]
-        copies, length = num_noised // num_tokens, mask.shape[-1]
+        copies, length = num_noised // num_tokens, len(plan)
         before = [*self._embed_classes(labels), *self._embed_text(text_before_BT)]
         clean = self.embed_image(clean_BKP, positions_BL[:, : clean_BKP.shape[1]])
         after = self._embed_text(text_after_BT)
@@ -212,11 +215,11 @@ class CausalFusion(PatchModel):
         context = torch.cat([*before, clean, *after, time], dim=1)
         padding = length - context.shape[1] - num_noised
         if padding < 0:
-            raise ValueError(f"a sequence of {length - padding} tokens cannot have a mask of {length}")
+            raise ValueError(f"a sequence of {length - padding} tokens cannot have a plan of {length}")
         x = torch.cat([functional.pad(context, (0, 0, 0, padding)), noised], dim=1)
-        split = SplitMask.cut(mask, num_tokens, copies)
         first = sum(tokens.shape[1] for tokens in (*before, clean)) if after else length - num_noised
-        out = self.run_blocks(x, split, read=slice(first, None))
+        mask = plan.mask(x.device, products_type(x), length - first)
+        out = self.run_blocks(x, mask, read=slice(first, None))
         prediction = self.predict(out[:, -num_noised:])
         if not after:
             return prediction
@@ -277,6 +280,12 @@ class CausalFusion(PatchModel):
     def embed_described(self, patches_BLP: Tensor, positions_BL: Tensor) -> Tensor:
         """Embed the images that text describes: (B, L, D). A baseline may embed them as noised ones."""
         return self.embed_image(patches_BLP, positions_BL)
+
+
+def products_type(x: Tensor) -> torch.dtype:
+    """Return the type of matrix products of `x`, under autocast or without it."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class CausalFusionContext:

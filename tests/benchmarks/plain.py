@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from causalfusion import CausalFusion
+from causalfusion.attention.mask import visible_between
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.transformer import Block
 
 Cache = dict[int, tuple[Tensor, Tensor]]
@@ -42,7 +44,7 @@ class PlainCausalFusion(torch.nn.Module):
         self.model = model
 
     def forward(
-        self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+        self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, plan: AttentionPlan
     ) -> Tensor:
         model = self.model
         x = torch.cat(
@@ -53,9 +55,10 @@ class PlainCausalFusion(torch.nn.Module):
             ],
             dim=1,
         )
+        hidden = ~visible_between(plan.places, plan.places)
         for block in model.blocks:
             assert isinstance(block, Block)
-            x = x + attention(block, block.norm1(x), ~mask)[0]
+            x = x + attention(block, block.norm1(x), hidden)[0]
             x = x + block.mlp(block.norm2(x))
         return model.predict(x[:, -noised.shape[1] :])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from tests.models.random_models import SIZES, dit_config, random_dit, randomised
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig, Draws
+from causalfusion.attention.dense import AttentionForm
 from causalfusion.baselines import DiT, DiTConfig
 
 Array = npt.NDArray[np.float64]
@@ -157,7 +158,7 @@ def naive() -> type[NaiveTransformer]:
     return NaiveTransformer
 
 
-@pytest.fixture(params=["sdpa", "matmul"])
+@pytest.fixture(params=get_args(AttentionForm))
 def attention_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test once with each form of attention, whatever the device, dtype and length."""
     form = str(request.param)

@@ -27,6 +27,7 @@ from causalfusion import (
     preset,
 )
 from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.baselines.transfusion import lay_out_described
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import dit_flops, forward_flops, training_flops
@@ -60,7 +61,7 @@ def counted_flops(config: CausalFusionConfig, sizes: list[int], copies: int = 1)
     t = torch.zeros(1, copies * tokens) if copies > 1 else torch.zeros(1)
     model, positions, labels = CausalFusion(config), torch.arange(tokens)[None], torch.zeros(1).long()
     with FlopCounterMode(display=False) as counter:
-        model(noised, clean, positions, t, labels, attention_mask(layout))
+        model(noised, clean, positions, t, labels, AttentionPlan.of(layout))
     return int(counter.get_total_flops())
 
 
@@ -122,16 +123,16 @@ def test_text_before_and_after_an_image(
     clean = torch.zeros(1, 9 if after else 9 - sizes[-1], config.token_dim)
     labels = torch.zeros(1).long() if config.num_class_tokens else None
     texts = [torch.ones(1, count).long() if count else None for count in text]
-    mask = attention_mask(layout)
+    plan = AttentionPlan.of(layout)
     with FlopCounterMode(display=False) as counter:
         build_model(config)(
-            torch.zeros(1, 9, 12), clean, torch.arange(9)[None], torch.zeros(1), labels, mask, *texts
+            torch.zeros(1, 9, 12), clean, torch.arange(9)[None], torch.zeros(1), labels, plan, *texts
         )
     arguments = {"text_before": before, "text_after": after}
     count = "dense" if transfusion and after else "split"
     found = forward_flops(config, sizes, attention=count, skip_unread=True, **arguments)  # type: ignore[arg-type]
     assert found == int(counter.get_total_flops())
-    hidden = int((~mask).sum())
+    hidden = int((~attention_mask(layout)).sum())
     saved = forward_flops(config, sizes, **arguments) - forward_flops(  # type: ignore[arg-type]
         config,
         sizes,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from causalfusion import CausalFusion
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.factorization.sequence import lay_out
 
 ModelMaker = Callable[..., CausalFusion]
@@ -59,7 +59,7 @@ def influence(model: CausalFusion, sizes: list[int], times: int, *, copies: int,
         model.time_embed.register_forward_hook(keep_output),
         model.blocks[0].register_forward_pre_hook(keep_input),
     ]
-    found = model(noised, clean, positions, t, torch.tensor([1]), attention_mask(layout))
+    found = model(noised, clean, positions, t, torch.tensor([1]), AttentionPlan.of(layout))
     for hook in hooks:
         hook.remove()
     time, sequence = inside

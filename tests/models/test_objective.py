@@ -23,7 +23,7 @@ from causalfusion import (
     ObjectiveConfig,
     draw,
 )
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.noise.diffusion import Prediction
 from causalfusion.objective import WeightAxis, draw_split
@@ -51,12 +51,14 @@ class Recorder:
     def __init__(self, answer: Tensor) -> None:
         self.answer = answer
         self.seen: dict[str, Tensor] = {}
+        self.plan: AttentionPlan | None = None
 
     def __call__(
-        self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+        self, noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, plan: AttentionPlan
     ) -> Tensor:
-        names = ("noised", "clean", "positions", "t", "labels", "mask")
-        self.seen = dict(zip(names, (noised, clean, positions, t, labels, mask), strict=True))
+        names = ("noised", "clean", "positions", "t", "labels")
+        self.seen = dict(zip(names, (noised, clean, positions, t, labels), strict=True))
+        self.plan = plan
         return self.answer
 
 
@@ -133,7 +135,10 @@ def test_what_the_model_is_given(make_model: ModelMaker, make_example: ExampleMa
     assert torch.equal(seen["t"], drawn.times[:, 0, 0])
     assert labels.tolist() == [2, 0, 1]
     assert seen["labels"].tolist() == [2, 3, 1]
-    assert torch.equal(seen["mask"], attention_mask(lay_out(SIZES, class_tokens=2)))
+    assert predict.plan is not None
+    layout = lay_out(SIZES, class_tokens=2)
+    assert torch.equal(predict.plan.places, torch.stack([layout.segments, layout.steps]).int())
+    assert (predict.plan.num_context, predict.plan.num_tokens, predict.plan.copies) == (13, 16, 1)
 
 
 def test_one_step_gives_no_clean_tokens(make_model: ModelMaker, make_example: ExampleMaker) -> None:
@@ -161,9 +166,9 @@ def test_a_perfect_predictor_has_no_loss(
 
     def perfect(kind: str) -> Callable[..., Tensor]:
         def predict(
-            noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+            noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, plan: AttentionPlan
         ) -> Tensor:
-            del clean, labels, mask
+            del clean, labels, plan
             patches = model.patchify(example.latents)
             x0 = torch.stack([own[order] for own, order in zip(patches, positions, strict=True)])
             x0 = torch.cat([x0] * copies, dim=1)

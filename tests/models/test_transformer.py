@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from causalfusion import CausalFusion, CausalFusionConfig
-from causalfusion.attention.dense import SplitMask
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.mask import visible_between
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.embed import sinusoids_2d
 from causalfusion.factorization.sequence import lay_out
 
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     positions: Tensor
     t: Tensor
     labels: Tensor
-    mask: Tensor
+    plan: AttentionPlan
 
 
 def random_batch(
@@ -59,7 +59,7 @@ def random_batch(
         positions=torch.stack([torch.randperm(length, generator=generator) for _ in range(batch)]),
         t=torch.randint(1000, (batch,) if times is None else (batch, times), generator=generator),
         labels=torch.arange(batch) % config.num_classes,
-        mask=attention_mask(layout),
+        plan=AttentionPlan.of(layout),
     )
 
 
@@ -92,7 +92,7 @@ def test_a_step_does_see_what_it_may_see(make_model: ModelMaker) -> None:
     batch = random_batch(model.config, sizes)
     before = model(*batch)
 
-    def changed(start: int, end: int, **inputs: Tensor) -> bool:
+    def changed(start: int, end: int, **inputs: Any) -> bool:
         difference = (model(*batch._replace(**inputs))[:, start:end] - before[:, start:end]).abs()
         return bool(difference.amax(dim=(1, 2)).min() > 1e-6)
 
@@ -114,7 +114,7 @@ def test_a_step_does_see_what_it_may_see(make_model: ModelMaker) -> None:
 def test_samples_do_not_mix(make_model: ModelMaker) -> None:
     model = make_model()
     batch = random_batch(model.config, [3, 13])
-    alone = model(*(x[1:] for x in batch[:5]), batch.mask)
+    alone = model(*(x[1:] for x in batch[:5]), batch.plan)
     torch.testing.assert_close(alone, model(*batch)[1:], rtol=0, atol=1e-12)
 
 
@@ -201,16 +201,17 @@ def test_each_step_of_each_copy_is_a_forward_of_its_own(
 
 
 @pytest.mark.usefixtures("attention_form")
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("planned", [False, True])
 @pytest.mark.parametrize(("changes", "copies"), [({}, 1), ({}, 2), ({"time_conditioning": "token"}, 1)])
 def test_the_last_block_computes_what_is_read_only(
-    make_model: ModelMaker, changes: dict[str, object], copies: int, split: bool
+    make_model: ModelMaker, changes: dict[str, object], copies: int, planned: bool
 ) -> None:
     """Outputs and gradients are those of a last block that computes all tokens."""
     model, sizes = make_model(depth=3, **changes), [4, 7, 5]
-    mask = random_batch(model.config, sizes, copies=copies, multiple=16).mask
-    length, noised = len(mask), 16 * copies
-    used = SplitMask.cut(mask, 16, copies) if split else mask
+    plan = random_batch(model.config, sizes, copies=copies, multiple=16).plan
+    length, noised = len(plan), 16 * copies
+    whole = visible_between(plan.places, plan.places)
+    used = plan.mask(torch.device("cpu"), torch.float64, noised) if planned else whole
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, length, 16, generator=generator, dtype=torch.float64, requires_grad=True)
     cotangent = torch.randn(2, noised, 16, generator=generator, dtype=torch.float64)
@@ -222,8 +223,8 @@ def test_the_last_block_computes_what_is_read_only(
         outputs.append(out[:, -noised:])
         gradients.append(torch.autograd.grad(outputs[-1], inputs, cotangent))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-12)
-    for own, whole in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, whole, rtol=0, atol=1e-11)
+    for own, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, expected, rtol=0, atol=1e-11)
 
 
 @torch.no_grad()
@@ -243,12 +244,12 @@ def test_a_time_token_carries_one_time(make_model: ModelMaker) -> None:
             model(*batch)
 
 
-def test_a_mask_that_is_too_short_is_refused(make_model: ModelMaker) -> None:
-    """A mask without the time token would leave it out in silence."""
+def test_a_plan_that_is_too_short_is_refused(make_model: ModelMaker) -> None:
+    """A plan without the time token would leave it out in silence."""
     model = make_model(time_conditioning="token")
     batch = random_batch(model.config, [9, 7])
-    with pytest.raises(ValueError, match="a sequence of 28 tokens cannot have a mask of 27"):
-        model(*batch._replace(mask=attention_mask(lay_out([9, 7], class_tokens=2))))
+    with pytest.raises(ValueError, match="a sequence of 28 tokens cannot have a plan of 27"):
+        model(*batch._replace(plan=AttentionPlan.of(lay_out([9, 7], class_tokens=2))))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..attention.dense import attend
+from ..attention.plan import AttentionPlan
 from ..config import TransformerSizes
 from ..embed import TimeEmbedding, sinusoids_2d
 from ..patches import PatchModel
@@ -177,7 +178,7 @@ class DiT(PatchModel):
         positions_BL: Tensor,
         t: Tensor,
         labels: Tensor,
-        mask: Tensor | None = None,
+        plan: AttentionPlan | None = None,
     ) -> Tensor:
         """Training pass, with the arguments of `CausalFusion.forward`.
 
@@ -187,7 +188,7 @@ class DiT(PatchModel):
             positions_BL: raster position of each patch.
             t: diffusion times, (B,) or (1,).
             labels: (B,) classes. `config.null_class` is the unconditional branch.
-            mask: not read. With S = 1 and without class tokens every token sees every token.
+            plan: not read. With S = 1 and without class tokens every token sees every token.
 
         Returns:
             The prediction for the noised patches, (B, L, P).
@@ -195,7 +196,7 @@ class DiT(PatchModel):
         Raises:
             ValueError: there are clean patches, noised patches are missing, or t has more than one axis.
         """
-        del mask
+        del plan
         if clean_BKP.shape[1]:
             raise ValueError(
                 f"DiT has no AR steps and takes no clean tokens, got {clean_BKP.shape[1]}: "

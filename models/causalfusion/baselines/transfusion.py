@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..attention.plan import AttentionPlan
 from ..factorization.sequence import Layout, lay_out
 from ..text.prompts import Prompts
-from ..transformer import CausalFusion, CausalFusionContext
+from ..transformer import CausalFusion, CausalFusionContext, products_type
 
 
 def lay_out_described(num_tokens: int, *, class_tokens: int, text_after: int) -> Layout:
@@ -37,7 +38,7 @@ class Transfusion(CausalFusion):
         positions_BL: Tensor,
         t: Tensor,
         labels: Tensor | None,
-        mask: Tensor,
+        plan: AttentionPlan,
         text_before_BT: Tensor | None = None,
         text_after_BT: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -49,7 +50,7 @@ class Transfusion(CausalFusion):
             positions_BL: raster position of each patch.
             t: diffusion times, (B,).
             labels: (B,) classes. None in a model without classes.
-            mask: of `lay_out_described` if text follows the image, else of a CausalFusion with one AR step.
+            plan: of `lay_out_described` if text follows the image, else of a CausalFusion with one AR step.
             text_before_BT: text that the images are drawn from.
             text_after_BT: text that describes the images. No text may stand before them then.
 
@@ -57,15 +58,15 @@ class Transfusion(CausalFusion):
             The prediction, and the logits (B, T, V) with text after the image.
         """
         if text_after_BT is None:
-            return super().forward(noised_BMP, clean_BKP, positions_BL, t, labels, mask, text_before_BT)
+            return super().forward(noised_BMP, clean_BKP, positions_BL, t, labels, plan, text_before_BT)
         if text_before_BT is not None:
             raise ValueError("text stands before the image or after it, not both")
         classes, [text] = self._embed_classes(labels), self._embed_text(text_after_BT)
         image = self.embed_noised(noised_BMP, positions_BL, t)
         x = torch.cat([*classes, image, text], dim=1)
-        if mask.shape[-1] != x.shape[1]:
-            raise ValueError(f"a sequence of {x.shape[1]} tokens cannot have a mask of {mask.shape[-1]}")
-        out = self.run_blocks(x, mask)
+        if len(plan) != x.shape[1]:
+            raise ValueError(f"a sequence of {x.shape[1]} tokens cannot have a plan of {len(plan)}")
+        out = self.run_blocks(x, plan.mask(x.device, products_type(x), len(plan)))
         first, count = x.shape[1] - text.shape[1] - image.shape[1], image.shape[1]
         return self.predict(out[:, first : first + count]), self.logits(out[:, -text.shape[1] :])
 

@@ -2,7 +2,7 @@
 
 A sequence is [class | text before | clean image | text after | time | padding | noised copies …].
 Most parts are optional. Noised copies come last: no earlier token sees them, and no copy sees another.
-Attention leaves these pairs out (`causalfusion.attention.dense.SplitMask`).
+Attention leaves these pairs out (`causalfusion.attention.plan`).
 
 A step is a place in the order of generation:
 

@@ -32,7 +32,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from PIL import Image
 from torch import Tensor
 
-from ..attention.mask import attention_mask as causal_mask
+from ..attention.plan import AttentionPlan
 from ..config import CausalFusionConfig, PatchOrder, TextConfig
 from ..factorization.sequence import lay_out
 from ..model import CONFIGS, Model, build_model
@@ -130,9 +130,9 @@ class CausalFusionTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[m
             time_token=time_token,
         )
         t = torch.as_tensor(timestep, device=patches.device).reshape(-1).expand(len(patches))
-        mask = causal_mask(layout, patches.device, _text_lengths(input_ids, attention_mask))
+        plan = AttentionPlan.of(layout, _text_lengths(input_ids, attention_mask))
         options: dict[str, Any] = {} if input_ids is None else {"text_before_BT": self._checked(input_ids)}
-        prediction = model(patches, patches[:, :0], positions, t, class_labels, mask, **options)
+        prediction = model(patches, patches[:, :0], positions, t, class_labels, plan, **options)
         prediction = model.unpatchify(prediction)
         return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
 
@@ -157,7 +157,7 @@ def _text_lengths(input_ids: Tensor | None, attention_mask: Tensor | None) -> Te
     present = attention_mask.bool()
     if bool((present[:, 1:] & ~present[:, :-1]).any()):
         raise ValueError("attention_mask must have its zeros behind the text of each sample")
-    return present.sum(dim=1)
+    return present.sum(dim=1).cpu()
 
 
 # diffusers takes from the signature which entries of config.json are arguments.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,121 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from tests.models.attention.sequences import law, random_sequences, sequence
 
-from causalfusion.attention.dense import SplitMask
 from causalfusion.attention.mask import attention_mask
 from causalfusion.factorization.sequence import lay_out
 
 step_sizes = st.lists(st.integers(1, 5), min_size=1, max_size=6)
 
 
-class Token(NamedTuple):
-    """A token by what it is, rather than by numbers that a mask is computed from."""
-
-    kind: str
-    """class, before (text), clean, time, noised, after (text) or padding."""
-    step: int = 0
-    """AR step of an image token; place of a text token within its text."""
-    copy: int = 0
-    """Noised copy."""
-
-
-def sees(query: Token, key: Token) -> bool:
-    """Say in words who sees whom (Section 3, Appendix A; text as in Section 6, copies as in Table 7)."""
-    if "padding" in (query.kind, key.kind):
-        return query.kind == key.kind
-    if query.kind == "class":
-        return key.kind == "class"
-    if key.kind == "class":
-        return True
-    if query.kind == "before":
-        return key.kind == "before" and key.step <= query.step
-    if key.kind == "before":
-        return True
-    if query.kind == "time":
-        return key.kind == "time"
-    if query.kind == "clean":
-        return key.kind == "clean" and key.step <= query.step
-    if query.kind == "noised":
-        if key.kind == "noised":
-            return key.copy == query.copy and key.step == query.step
-        return key.kind == "time" or (key.kind == "clean" and key.step < query.step)
-    return key.kind == "clean" or (key.kind == "after" and key.step <= query.step)
-
-
-def sequence(
-    sizes: list[int],
-    *,
-    class_tokens: int,
-    text_before: int = 0,
-    text_after: int = 0,
-    copies: int = 1,
-    time_token: bool = False,
-    multiple: int = 1,
-) -> list[Token]:
-    """Write out the tokens of a training sequence."""
-    tokens = [Token("class")] * class_tokens
-    tokens += [Token("before", place) for place in range(text_before)]
-    for step, size in enumerate(sizes):
-        if step < len(sizes) - 1 or text_after:
-            tokens += [Token("clean", step)] * size
-    tokens += [Token("after", place) for place in range(text_after)]
-    tokens += [Token("time")] * time_token
-    noised = [
-        Token("noised", step, copy)
-        for copy in range(copies)
-        for step, size in enumerate(sizes)
-        for _ in range(size)
-    ]
-    while (len(tokens) + len(noised)) % multiple:
-        tokens.append(Token("padding"))
-    return tokens + noised
-
-
-def random_sequences(count: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Draw compositions of up to 20 image tokens, S = 1 and S = L often, and the other parts of a sequence."""
-    rng = random.Random(0)
-    for _ in range(count):
-        length = rng.randint(1, 20)
-        steps = rng.choice([1, length, rng.randint(1, length), rng.randint(1, length)])
-        cuts = [0, *sorted(rng.sample(range(1, length), steps - 1)), length]
-        yield (
-            [cuts[i + 1] - cuts[i] for i in range(steps)],
-            {
-                "class_tokens": rng.randint(0, 3),
-                "text_before": rng.choice([0, 0, 1, 3]),
-                "text_after": rng.choice([0, 0, 1, 3]),
-                "copies": rng.choice([1, 1, 2, 3]),
-                "time_token": rng.random() < 0.3,
-                "multiple": rng.choice([1, 1, 8, 13]),
-            },
-        )
-
-
-def law(tokens: list[Token]) -> Tensor:
-    """Return who sees whom: (N, N), bool. Tokens that are the same see, and are seen by, the same."""
-    distinct = list(dict.fromkeys(tokens))
-    table = torch.tensor([[sees(query, key) for key in distinct] for query in distinct])
-    places = torch.tensor([distinct.index(token) for token in tokens])
-    return table[places][:, places]
-
-
-def joined(parts: SplitMask) -> Tensor:
-    """Return the whole mask that a `SplitMask` stands for; a part that hides nothing is None."""
-    context, length = parts.lengths
-    first = torch.ones(context, context) if parts.context is None else parts.context
-    noised = torch.ones(length, context + length) if parts.noised is None else parts.noised
-    mask = torch.zeros(2 * (context + parts.copies * length,), dtype=torch.bool)
-    mask[:context, :context] = first
-    for copy in range(parts.copies):
-        own = slice(context + copy * length, context + (copy + 1) * length)
-        mask[own, :context], mask[own, own] = noised[:, :context], noised[:, context:]
-    return mask
-
-
 def test_a_thousand_sequences_against_the_law_in_words() -> None:
-    """Every pair of tokens; no row is fully masked; only padding sees padding; nothing is lost by cutting."""
+    """Every pair of tokens; no row is fully masked; only padding sees padding."""
     kinds, single, every = set(), 0, 0
     for sizes, options in random_sequences(1000):
         tokens = sequence(sizes, **options)
@@ -139,7 +31,6 @@ def test_a_thousand_sequences_against_the_law_in_words() -> None:
         padding = torch.tensor([token.kind == "padding" for token in tokens])
         assert not bool(found[~padding][:, padding].any())
         assert not bool(found[padding][:, ~padding].any())
-        assert torch.equal(joined(SplitMask.cut(found, sum(sizes), options["copies"])), expected)
         kinds |= {token.kind for token in tokens}
         single += len(sizes) == 1
         every += len(sizes) == sum(sizes)
@@ -148,22 +39,13 @@ def test_a_thousand_sequences_against_the_law_in_words() -> None:
 
 
 def test_shorter_texts_of_a_batch_are_padded_sample_by_sample() -> None:
-    """Tokens behind a text's length are padding in its sample alone. Cutting loses nothing."""
+    """Tokens behind a text's length are padding in its sample alone."""
     rng = random.Random(1)
     for sizes, options in random_sequences(200):
-        before, copies = options["text_before"], options["copies"]
-        lengths = [rng.randint(0, before) for _ in range(3)]
+        lengths = [rng.randint(0, options["text_before"]) for _ in range(3)]
         found = attention_mask(lay_out(sizes, **options), lengths=torch.tensor(lengths))
-        parts = SplitMask.cut(found, sum(sizes), copies)
         for row, length in enumerate(lengths):
-            tokens = [
-                Token("padding") if token.kind == "before" and token.step >= length else token
-                for token in sequence(sizes, **options)
-            ]
-            assert torch.equal(found[row], law(tokens)), (sizes, options, length)
-            context, noised = (None if part is None else part[row, 0] for part in (parts.context, parts.noised))
-            own = dataclasses.replace(parts, context=context, noised=noised)
-            assert torch.equal(joined(own), found[row])
+            assert torch.equal(found[row], law(sequence(sizes, **options, length=length))), (sizes, options, length)
 
 
 @given(step_sizes, st.integers(0, 4))

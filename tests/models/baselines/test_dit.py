@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.baselines import DiT, DiTConfig
 from causalfusion.embed import sinusoids_2d
 
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     positions: Tensor
     t: Tensor
     labels: Tensor
-    mask: Tensor | None = None
+    plan: AttentionPlan | None = None
 
 
 def random_batch(config: DiTConfig, batch: int = 2) -> Batch:

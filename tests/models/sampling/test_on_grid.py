@@ -11,7 +11,7 @@ import torch
 from tests.models.random_models import random_dit
 
 from causalfusion import CausalFusion, CausalFusionConfig
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.embed import sinusoids_2d
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.patches import PatchModel
@@ -68,8 +68,8 @@ def test_a_larger_grid_is_a_larger_model_with_the_same_weights(make_model: Model
 
         def predict(model: PatchModel, noised: torch.Tensor) -> torch.Tensor:
             count = noised.shape[1]
-            mask = attention_mask(lay_out([count], class_tokens=2))
-            out: torch.Tensor = model(noised, noised[:, :0], torch.arange(count).expand(2, -1), t, labels, mask)
+            plan = AttentionPlan.of(lay_out([count], class_tokens=2))
+            out: torch.Tensor = model(noised, noised[:, :0], torch.arange(count).expand(2, -1), t, labels, plan)
             return out
 
         before = predict(model, small)
@@ -86,7 +86,7 @@ def test_a_grid_that_is_not_square(make_model: ModelMaker, naive: type[NaiveTran
     assert noised.shape == (1, 15, 4)
     assert torch.equal(model.unpatchify(noised), latents)
     arguments = noised, noised[:, :0], torch.arange(15)[None], torch.tensor([9]), torch.tensor([1])
-    found = model(*arguments, attention_mask(lay_out([15], class_tokens=2)))[0].numpy()
+    found = model(*arguments, AttentionPlan.of(lay_out([15], class_tokens=2)))[0].numpy()
     reference = naive(model)
     tokens = [reference.class_tokens(1), reference.image_tokens(noised[0].numpy(), list(range(15)), 9)]
     visible = [[True] * 2 + [False] * 15] * 2 + [[True] * 17] * 15

@@ -12,7 +12,7 @@ from tests.models.text.conftest import TextModelMaker, text_config
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig, TextConfig, count_parameters, preset
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.baselines.transfusion import Transfusion, lay_out_described
 from causalfusion.factorization.sequence import lay_out
 
@@ -36,9 +36,9 @@ class Inputs:
         self.t = torch.randint(1000, (3, copies), generator=generator)
         self.steps = [step for step, size in enumerate(sizes) for _ in range(size)]
 
-    def pass_through(self, model: CausalFusion, mask: Tensor, **text: Tensor) -> Any:
+    def pass_through(self, model: CausalFusion, plan: AttentionPlan, **text: Tensor) -> Any:
         t = self.t[:, 0] if self.t.shape[1] == 1 else self.t
-        return model(self.noised, self.clean, self.order, t, None, mask, **text)
+        return model(self.noised, self.clean, self.order, t, None, plan, **text)
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -48,8 +48,8 @@ def test_drawing_equals_a_loop_over_single_samples(
 ) -> None:
     """Each sample is computed alone, without the padding behind its text and without the other copies."""
     model, inputs = make_text_model(), Inputs(sizes, copies=copies)
-    mask = attention_mask(lay_out(sizes, class_tokens=0, text_before=5, copies=copies), lengths=LENGTHS)
-    found = inputs.pass_through(model, mask, text_before_BT=TEXTS)
+    plan = AttentionPlan.of(lay_out(sizes, class_tokens=0, text_before=5, copies=copies), lengths=LENGTHS)
+    found = inputs.pass_through(model, plan, text_before_BT=TEXTS)
     transformer, steps = naive(model), inputs.steps
     for row, (text, length, order) in enumerate(zip(TEXTS.tolist(), LENGTHS.tolist(), inputs.order, strict=True)):
         places = order.tolist()
@@ -71,8 +71,8 @@ def test_logits_equal_a_decoder_written_separately(
     make_text_model: TextModelMaker, naive: type[NaiveTransformer], sizes: list[int], tied: bool
 ) -> None:
     model, inputs = make_text_model(text={"tied": tied}), Inputs(sizes, all_clean=True)
-    mask = attention_mask(lay_out(sizes, class_tokens=0, text_after=5, multiple=8))
-    prediction, logits = inputs.pass_through(model, mask, text_after_BT=TEXTS)
+    plan = AttentionPlan.of(lay_out(sizes, class_tokens=0, text_after=5, multiple=8))
+    prediction, logits = inputs.pass_through(model, plan, text_after_BT=TEXTS)
     transformer, steps = naive(model), inputs.steps
     for row, (text, order) in enumerate(zip(TEXTS.tolist(), inputs.order.tolist(), strict=True)):
         clean = transformer.image_tokens(inputs.clean[row].numpy(), order)
@@ -108,11 +108,11 @@ def test_logits_depend_on_every_clean_token_and_on_no_noised_or_later_one(
     make_text_model: TextModelMaker, sizes: list[int]
 ) -> None:
     model, inputs = make_text_model(), Inputs(sizes, all_clean=True)
-    mask = attention_mask(lay_out(sizes, class_tokens=0, text_after=5))
+    plan = AttentionPlan.of(lay_out(sizes, class_tokens=0, text_after=5))
     embedded = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True)
     inputs.clean.requires_grad_(), inputs.noised.requires_grad_()
     model._embed_text = lambda tokens, *_: [] if tokens is None else [embedded]  # type: ignore[method-assign]
-    prediction, logits = inputs.pass_through(model, mask, text_after_BT=TEXTS)
+    prediction, logits = inputs.pass_through(model, plan, text_after_BT=TEXTS)
     for place in range(5):
         grads = torch.autograd.grad(
             logits[:, place].square().sum(), [inputs.clean, inputs.noised, embedded], retain_graph=True
@@ -130,13 +130,13 @@ def test_an_image_does_not_depend_on_the_text_behind_it(make_text_model: TextMod
     """With other text not a bit changes, and without any the prediction is the same but for rounding."""
     model, sizes = make_text_model(), [5, 11]
     inputs = Inputs(sizes, all_clean=True)
-    mask = attention_mask(lay_out(sizes, class_tokens=0, text_after=5))
-    one, other = (inputs.pass_through(model, mask, text_after_BT=text)[0] for text in (TEXTS, TEXTS.flip(0)))
+    plan = AttentionPlan.of(lay_out(sizes, class_tokens=0, text_after=5))
+    one, other = (inputs.pass_through(model, plan, text_after_BT=text)[0] for text in (TEXTS, TEXTS.flip(0)))
     assert torch.equal(one, other)
-    without = Inputs(sizes).pass_through(model, attention_mask(lay_out(sizes, class_tokens=0)))
+    without = Inputs(sizes).pass_through(model, AttentionPlan.of(lay_out(sizes, class_tokens=0)))
     torch.testing.assert_close(one, without, rtol=0, atol=1e-12)
     empty = torch.zeros(3, dtype=torch.int64)
-    hidden = attention_mask(lay_out(sizes, class_tokens=0, text_before=5), lengths=empty)
+    hidden = AttentionPlan.of(lay_out(sizes, class_tokens=0, text_before=5), lengths=empty)
     null = Inputs(sizes).pass_through(model, hidden, text_before_BT=TEXTS)
     torch.testing.assert_close(null, without, rtol=0, atol=1e-12)
 
@@ -148,8 +148,8 @@ def test_padding_behind_a_text_changes_nothing(make_text_model: TextModelMaker) 
     for padding, filler in ((0, 0), (2, 0), (2, 8)):
         text = torch.nn.functional.pad(TEXTS, (0, padding), value=filler)
         layout = lay_out(sizes, class_tokens=0, text_before=5 + padding)
-        mask = attention_mask(layout, lengths=LENGTHS)
-        predictions.append(inputs.pass_through(model, mask, text_before_BT=text))
+        plan = AttentionPlan.of(layout, lengths=LENGTHS)
+        predictions.append(inputs.pass_through(model, plan, text_before_BT=text))
     torch.testing.assert_close(predictions[1], predictions[0], rtol=0, atol=1e-12)
     assert torch.equal(predictions[1], predictions[2])
 
@@ -159,8 +159,8 @@ def test_text_and_classes_can_both_stand_before_an_image(
 ) -> None:
     model, inputs = make_text_model(class_tokens=2), Inputs([16])
     labels = torch.tensor([0, 2, 1])
-    mask = attention_mask(lay_out([16], class_tokens=2, text_before=5), lengths=LENGTHS)
-    found = model(inputs.noised, inputs.clean, inputs.order, inputs.t[:, 0], labels, mask, TEXTS)
+    plan = AttentionPlan.of(lay_out([16], class_tokens=2, text_before=5), lengths=LENGTHS)
+    found = model(inputs.noised, inputs.clean, inputs.order, inputs.t[:, 0], labels, plan, TEXTS)
     transformer = naive(model)
     for row, (text, length) in enumerate(zip(TEXTS.tolist(), LENGTHS.tolist(), strict=True)):
         noised = transformer.image_tokens(
@@ -178,8 +178,8 @@ def test_described_images_of_a_transfusion_equal_a_loop_over_single_samples(
 ) -> None:
     model, inputs = make_text_model(architecture="transfusion"), Inputs([16])
     assert isinstance(model, Transfusion)
-    mask = attention_mask(lay_out_described(16, class_tokens=0, text_after=5))
-    prediction, logits = inputs.pass_through(model, mask, text_after_BT=TEXTS)
+    plan = AttentionPlan.of(lay_out_described(16, class_tokens=0, text_after=5))
+    prediction, logits = inputs.pass_through(model, plan, text_after_BT=TEXTS)
     transformer = naive(model)
     rank = [0] * 16 + [*range(1, 6)]
     visible = [[other <= own for other in rank] for own in rank]
@@ -192,15 +192,15 @@ def test_described_images_of_a_transfusion_equal_a_loop_over_single_samples(
         )
     later = Inputs([16])
     later.t = (inputs.t + 400) % 1000
-    _, others = later.pass_through(model, mask, text_after_BT=TEXTS)
+    _, others = later.pass_through(model, plan, text_after_BT=TEXTS)
     assert ((others - logits).abs().amax(dim=(1, 2)) > 1e-3).all()  # the text sees the noised image and its time
 
 
 def test_a_transfusion_draws_as_a_causal_fusion_with_one_ar_step(make_text_model: TextModelMaker) -> None:
     model, other = make_text_model(architecture="transfusion"), make_text_model()
     inputs = Inputs([16])
-    mask = attention_mask(lay_out([16], class_tokens=0, text_before=5), lengths=LENGTHS)
-    predictions = [inputs.pass_through(each, mask, text_before_BT=TEXTS) for each in (model, other)]
+    plan = AttentionPlan.of(lay_out([16], class_tokens=0, text_before=5), lengths=LENGTHS)
+    predictions = [inputs.pass_through(each, plan, text_before_BT=TEXTS) for each in (model, other)]
     assert torch.equal(*predictions)
 
 
@@ -236,12 +236,12 @@ def test_conditions_that_the_model_lacks_are_refused(
 ) -> None:
     model, inputs = make_text_model(), Inputs([16])
     arguments = inputs.noised, inputs.clean, inputs.order, inputs.t[:, 0]
-    mask = attention_mask(lay_out([16], class_tokens=0))
+    plan = AttentionPlan.of(lay_out([16], class_tokens=0))
     with pytest.raises(ValueError, match="no classes: give text"):
-        model(*arguments, torch.tensor([0, 1, 2]), mask)
+        model(*arguments, torch.tensor([0, 1, 2]), plan)
     with pytest.raises(ValueError, match="needs labels"):
-        make_model()(*arguments, None, mask)
+        make_model()(*arguments, None, plan)
     with pytest.raises(ValueError, match="no text: give labels"):
-        make_model()(*arguments, torch.tensor([0, 1, 2]), mask, TEXTS)
+        make_model()(*arguments, torch.tensor([0, 1, 2]), plan, TEXTS)
     with pytest.raises(ValueError, match="8 text tokens, but the model has positions for 7"):
-        model(*arguments, None, mask, torch.ones(3, 8, dtype=torch.int64))
+        model(*arguments, None, plan, torch.ones(3, 8, dtype=torch.int64))

@@ -15,7 +15,7 @@ from tests.malicious import MakesFolder
 from torch import Tensor
 
 from causalfusion import CausalFusion, CausalFusionConfig
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.weights import export_release, import_release
 
@@ -243,8 +243,8 @@ def forward(model: CausalFusion) -> Tensor:
     order = torch.stack([torch.randperm(16, generator=generator) for _ in range(4)])
     t = torch.tensor([0, 999, 500, 20])
     with torch.no_grad():
-        mask = attention_mask(lay_out(sizes, class_tokens=6))
-        out: Tensor = model.double()(noised, clean, order, t, torch.arange(4), mask)
+        plan = AttentionPlan.of(lay_out(sizes, class_tokens=6))
+        out: Tensor = model.double()(noised, clean, order, t, torch.arange(4), plan)
     return out
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from causalfusion import CausalFusion, DiffusionConfig, Draws, Objective, ObjectiveConfig
-from causalfusion.attention.mask import attention_mask
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.weights import import_release
 
@@ -143,9 +143,9 @@ def test_the_training_pass(both: tuple[Release, CausalFusion]) -> None:
     batch = Batch()
     noised = torch.from_numpy(np.stack([batch.noised(i) for i in range(3)]))
     clean = torch.from_numpy(np.stack([batch.visited(batch.x0, i)[: -SIZES[-1]] for i in range(3)]))
-    mask = attention_mask(lay_out(SIZES, class_tokens=CLASS_TOKENS))
+    plan = AttentionPlan.of(lay_out(SIZES, class_tokens=CLASS_TOKENS))
     with torch.no_grad():
-        predicted = model(noised, clean, batch.order, batch.t, batch.labels, mask)
+        predicted = model(noised, clean, batch.order, batch.t, batch.labels, plan)
     expected = np.stack(batch.predictions(release))
     assert expected.std() > 0.5
     np.testing.assert_allclose(predicted.numpy(), expected, rtol=0, atol=1e-12)

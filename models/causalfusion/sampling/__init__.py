@@ -1,5 +1,6 @@
 """Images from a trained model.
 
-`sample` generates over AR steps and diffusion steps. `guidance` schedules classifier-free guidance. `edit` and
-`outpaint` keep a part of an image. `pipeline` is the diffusers pipeline. Open `sample` first.
+`sample` generates over AR steps and diffusion steps. `guidance` schedules classifier-free guidance,
+`step_schedule` the diffusion steps over AR steps. `edit` and `outpaint` keep a part of an image. `pipeline` is the
+diffusers pipeline. Open `sample` first.
 """

@@ -47,6 +47,7 @@ from ..weights.vae import decode_latents, encode_images, vae_scale_factor
 from .caption import CaptionConfig, caption
 from .guidance import GuidanceSchedule
 from .sample import SamplingConfig, sample
+from .step_schedule import StepSchedule
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
@@ -314,6 +315,8 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_ar_steps: int = 1,
         step_sizes: Literal["equal", "random"] | Sequence[int] = "equal",
         num_inference_steps: int | Sequence[int] = 250,
+        step_schedule: StepSchedule = "constant",
+        last_inference_steps: int | None = None,
         patch_order: PatchOrder = "random",
         order_block: int = 4,
         sampler: SamplerName | None = None,
@@ -332,6 +335,8 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             num_ar_steps: AR steps.
             step_sizes: `equal`, `random`, or a list of tokens per AR step.
             num_inference_steps: diffusion steps per AR step, or a list with one number for each.
+            step_schedule: `constant`, or falling over AR steps: `linear`, `cosine` or `two_stage`.
+            last_inference_steps: diffusion steps of the last AR step. Those of the first are `num_inference_steps`.
             patch_order: `random`, `raster`, `blockwise` or `dilated`.
             order_block: block side or stride of the order, in patches.
             sampler: `ddpm`, `ddim`, `dpm-solver++` or `unipc` (default: that of the scheduler's class).
@@ -352,6 +357,7 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         check_one_of("output_type", output_type, get_args(OutputType))
         check_one_of("guidance_schedule", guidance_schedule, get_args(GuidanceSchedule))
+        check_one_of("step_schedule", step_schedule, get_args(StepSchedule))
         if output_type != "latent":
             self._check_vae()
         named, diffusion = read_scheduler(self.scheduler)
@@ -361,6 +367,8 @@ class CausalFusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             num_inference_steps=(
                 num_inference_steps if isinstance(num_inference_steps, int) else tuple(num_inference_steps)
             ),
+            step_schedule=step_schedule,
+            last_inference_steps=last_inference_steps,
             sampler=sampler or named,
             guidance_scale=guidance_scale,
             guidance_schedule=guidance_schedule,

@@ -23,6 +23,7 @@ from ..noise.diffusion import DiffusionConfig
 from ..noise.samplers import Sampler, SamplerName, make_sampler
 from ..text.prompts import Prompts
 from .guidance import GuidanceSchedule, guidance_scales
+from .step_schedule import StepSchedule, scheduled_steps
 
 # Diffusion steps whose noise is drawn, and brought to the device, together.
 _NOISE_CHUNK = 16
@@ -44,6 +45,10 @@ class SamplingConfig:
     """Tokens per AR step: (almost) `equal`, cut at `random` as in training, or a list, which sets S too."""
     num_inference_steps: int | tuple[int, ...] = 250
     """Diffusion steps per AR step (Tables 9 and 10: 250), or a list with one number per AR step."""
+    step_schedule: StepSchedule = "constant"
+    """Diffusion steps over AR steps (DiSA): `constant`, or falling, `linear`, `cosine` or `two_stage`."""
+    last_inference_steps: int | None = None
+    """Diffusion steps of the last AR step, where a schedule ends (DiSA: 5, from 50). null: no schedule."""
     sampler: SamplerName = "ddpm"
     """`ddpm` (Tables 9 and 10), `ddim`, `dpm-solver++` or `unipc`."""
     guidance_scale: float = 1.0
@@ -76,9 +81,11 @@ class SamplingConfig:
         per_step = self.inference_steps
         if not per_step or min(per_step) < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
-        for name, allowed in (("sampler", SamplerName), ("guidance_schedule", GuidanceSchedule)):
+        choices = ("sampler", SamplerName), ("guidance_schedule", GuidanceSchedule), ("step_schedule", StepSchedule)
+        for name, allowed in choices:
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, got {getattr(self, name)!r}")
+        self._check_schedule()
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale must not be negative, got {self.guidance_scale}")
         if self.guidance_interval is not None:
@@ -87,18 +94,46 @@ class SamplingConfig:
             if len(interval) != 2 or not 0 <= interval[0] <= interval[1]:
                 raise ValueError(f"guidance_interval must be two times, 0 ≤ low ≤ high, got {interval}")
 
+    def _check_schedule(self) -> None:
+        first, last = self.num_inference_steps, self.last_inference_steps
+        if self.step_schedule == "constant":
+            if last is not None:
+                raise ValueError(
+                    f"last_inference_steps {last} needs a step_schedule that falls: linear, cosine or two_stage"
+                )
+            return
+        if not isinstance(first, int):
+            raise ValueError(
+                f"step_schedule {self.step_schedule} and a list of num_inference_steps both say how many diffusion "
+                f"steps each AR step has: leave one of them out"
+            )
+        if last is None:
+            raise ValueError(
+                f"step_schedule {self.step_schedule} falls from num_inference_steps {first} to "
+                f"last_inference_steps: give it too, such as 5"
+            )
+        if not 1 <= last <= first:
+            raise ValueError(
+                f"last_inference_steps must lie in [1, {first}], at most num_inference_steps, got {last}"
+            )
+
     @property
     def inference_steps(self) -> tuple[int, ...]:
-        """Diffusion steps: one number for all AR steps, or one per AR step."""
+        """Diffusion steps: one number for all AR steps or the first of a schedule, or one per AR step."""
         steps = self.num_inference_steps
         return (steps,) if isinstance(steps, int) else steps
 
     @property
     def total_steps(self) -> int:
         """Diffusion steps of all AR steps together."""
-        per_step = self.inference_steps
-        ar_steps = self.num_ar_steps if isinstance(self.step_sizes, str) else len(self.step_sizes)
-        return per_step[0] * ar_steps if len(per_step) == 1 else sum(per_step)
+        return sum(self.steps_of(self.num_ar_steps if isinstance(self.step_sizes, str) else len(self.step_sizes)))
+
+    def steps_of(self, num_ar_steps: int) -> tuple[int, ...]:
+        """Return the diffusion steps of each of so many AR steps."""
+        steps = self.num_inference_steps
+        if not isinstance(steps, int):
+            return steps if len(steps) > 1 else steps * num_ar_steps
+        return scheduled_steps(self.step_schedule, steps, self.last_inference_steps or steps, num_ar_steps)
 
     def sizes(self, num_tokens: int, seed: int) -> list[int]:
         """Return |κ_1| … |κ_S| for `num_tokens` tokens.
@@ -249,8 +284,7 @@ def generate_tokens(
     """
     count, num_tokens = order_BM.shape
     sizes = config.sizes(num_tokens, seed)
-    per_step = config.inference_steps * (len(sizes) if len(config.inference_steps) == 1 else 1)
-    samplers = [make_sampler(config.sampler, diffusion, steps) for steps in per_step]
+    samplers = [make_sampler(config.sampler, diffusion, steps) for steps in config.steps_of(len(sizes))]
     ends = [sum(sizes[: step + 1]) / num_tokens for step in range(len(sizes))]
     scales = [
         guidance_scales(

@@ -99,6 +99,8 @@ class SamplePlan(_PlanPart):
         places: dict[str, Any] = {"weights": True, "vae": True, "versions": True}
         places["prompts"] = {"file"} if self.prompts else True  # sets of classes keep the names they had
         tree = self.model_dump(mode="json", exclude=places)
+        if self.sampling.step_schedule == "constant":  # sets without a schedule keep their names too
+            del tree["sampling"]["step_schedule"], tree["sampling"]["last_inference_steps"]
         return dict(flatten(tree))
 
     @property

@@ -14,8 +14,11 @@ def num_ar_steps(sampling: SamplingConfig) -> int:
 
 
 def inference_steps(sampling: SamplingConfig) -> str:
-    """Return T: one number for all AR steps, or 4+8 for two."""
-    return "+".join(map(str, sampling.inference_steps))
+    """Return T: one number for all AR steps, 4+8 for two, or 50-5-linear for a schedule from 50 to 5."""
+    steps = "+".join(map(str, sampling.inference_steps))
+    if sampling.step_schedule == "constant":
+        return steps
+    return f"{steps}-{sampling.last_inference_steps}-{sampling.step_schedule}"
 
 
 def describe_sampling(model: ModelConfig, sampling: SamplingConfig) -> str:

@@ -180,6 +180,10 @@ def test_importing_the_package_does_not_import_diffusers() -> None:
             },
         ),
         ("unipc", {"num_ar_steps": 4, "step_sizes": "random", "num_inference_steps": 3, "patch_order": "raster"}),
+        (
+            "ddim",
+            {"num_ar_steps": 3, "num_inference_steps": 4, "step_schedule": "linear", "last_inference_steps": 1},
+        ),
     ],
 )
 def test_it_generates_what_sample_does(sampler: SamplerName | None, arguments: dict[str, Any]) -> None:
@@ -353,6 +357,7 @@ def test_an_autoencoder_set_later_is_saved_and_one_taken_away_is_not(tmp_path: P
         ({"generator": [seeded()]}, "2 class_labels need as many generators, got 1"),
         ({"output_type": "jpeg"}, "output_type must be one of pil, np, pt, latent, got 'jpeg'"),
         ({"guidance_schedule": "cubic"}, "guidance_schedule must be one of constant, linear, linear_ar"),
+        ({"step_schedule": "cubic"}, "step_schedule must be one of constant, linear, cosine, two_stage"),
         ({"sampler": "euler"}, "sampler must be one of .*, got 'euler'"),
         ({"patch_order": "spiral"}, "unknown patch order 'spiral'"),
         ({"num_inference_steps": [2, 2]}, "names 2 AR steps, but there are 1"),

@@ -58,6 +58,8 @@ TABLE_9: dict[str, Any] = {
     "sampling.num_ar_steps": 1,
     "sampling.step_sizes": "equal",
     "sampling.num_inference_steps": 250,
+    "sampling.step_schedule": "constant",
+    "sampling.last_inference_steps": None,
     "sampling.sampler": "ddpm",
     "sampling.guidance_scale": 1.0,
     "sampling.guidance_schedule": "constant",

@@ -100,6 +100,15 @@ def test_the_name_tells_the_settings() -> None:
     assert make_plan().name.startswith("10-S2-T3-ddpm-cfg1.5-seed11-")
     sampling = SamplingConfig(step_sizes=(5, 11), num_inference_steps=(4, 8), sampler="unipc")
     assert make_plan(sampling=sampling).name.startswith("10-S2-T4+8-unipc-cfg1-seed11-")
+    falling = SamplingConfig(num_ar_steps=4, num_inference_steps=50, step_schedule="linear", last_inference_steps=5)
+    assert make_plan(sampling=falling).name.startswith("10-S4-T50-5-linear-ddpm-cfg1-seed11-")
+
+
+def test_sets_without_a_schedule_of_steps_keep_their_names() -> None:
+    """A name is a digest of the identity, and sets made before sampling had schedules must go on."""
+    falling = SamplingConfig(num_ar_steps=4, num_inference_steps=50, step_schedule="linear", last_inference_steps=5)
+    more = {"sampling.step_schedule", "sampling.last_inference_steps"}
+    assert make_plan(sampling=falling).identity.keys() - make_plan().identity.keys() == more
 
 
 # The folder

@@ -133,7 +133,12 @@ def _plane(
     for size in ar_steps:
         for steps in diffusion_steps:
             sampling = dataclasses.replace(
-                experiment.sampling, num_ar_steps=size, step_sizes="equal", num_inference_steps=steps
+                experiment.sampling,
+                num_ar_steps=size,
+                step_sizes="equal",
+                num_inference_steps=steps,
+                step_schedule="constant",
+                last_inference_steps=None,
             )
             request = Request(
                 labels=labels, sampling=sampling, diffusion=experiment.diffusion, seed=experiment.seed, bf16=False

@@ -18,6 +18,12 @@ from causalfusion_platform.launch.evaluating.record import charts
     [
         (SamplingConfig(num_ar_steps=4, num_inference_steps=25, guidance_scale=2.5), "S4-T25-cfg2.5"),
         (SamplingConfig(num_ar_steps=2, num_inference_steps=(4, 8), guidance_scale=1.0), "S2-T4_8-cfg1.0"),
+        (
+            SamplingConfig(
+                num_ar_steps=4, num_inference_steps=50, step_schedule="two_stage", last_inference_steps=5
+            ),
+            "S4-T50-5-two_stage-cfg1.0",
+        ),
     ],
 )
 def test_a_group_of_charts_a_metric(sampling: SamplingConfig, where: str) -> None:

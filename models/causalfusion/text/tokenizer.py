@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import tokenizers
-from numpy.typing import NDArray
-from tokenizers import decoders, models, pre_tokenizers, trainers
+# Models of classes work where neither numpy nor tokenizers is installed, so each is imported at its use.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FILE = "tokenizer.json"
 # Of LLaMA-3, of LLaMA-2 and SentencePiece, of CLIP, of Gemma.
@@ -61,6 +62,8 @@ class Tokenizer:
     """Id of EOS, which ends every text."""
 
     def __init__(self, json_text: str) -> None:
+        import tokenizers
+
         try:
             encoder = tokenizers.Tokenizer.from_str(json_text)
         except Exception as error:  # the library raises no narrower class
@@ -135,6 +138,8 @@ class Tokenizer:
         Raises:
             ValueError: `max_tokens` is below 2, or `encode` refuses a text.
         """
+        import numpy as np
+
         if max_tokens < 2:
             raise ValueError(f"max_tokens must be at least 2, for BOS and EOS, got {max_tokens}")
         tokens = np.zeros((len(texts), max_tokens), np.int32)
@@ -180,6 +185,9 @@ def train_bpe(captions: Iterable[str], *, vocabulary: int) -> Tokenizer:
     Raises:
         ValueError: `vocabulary` has no room for the bytes, captions are missing, or one is not Unicode.
     """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
     if vocabulary < SMALLEST_BPE:
         raise ValueError(f"vocabulary must be at least {SMALLEST_BPE} (256 bytes, BOS and EOS), got {vocabulary}")
     encoder = tokenizers.Tokenizer(models.BPE())

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests soak bench clean
+.PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests soak bench bench-gpu test-gpu clean
 
 help:
 	@echo "make quickstart   install, then train on bundled digits, score the samples, open nothing else"
@@ -15,6 +15,8 @@ help:
 	@echo "make fault-table  the same, and its measurements into platform/TRAINING.md"
 	@echo "make soak         install, then kill processes at random for 20 minutes, and compare the ends"
 	@echo "make bench        install, then the speed measurements of tests/benchmarks"
+	@echo "make bench-gpu    what one GPU reaches: needs torch, einops and safetensors, and installs nothing"
+	@echo "make test-gpu     train, resume and sample on one GPU, in about two minutes; installs nothing"
 	@echo "make clean        remove .venv and caches; runs/ and shards/ stay"
 
 install: $(VENV)/.installed
@@ -79,6 +81,16 @@ soak: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# A rented machine has torch, and may reach no registry. So nothing is installed, and its own python3 is enough. The
+# packages `gpu` are run by their short name, because libraries may have installed a package `tests` there.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+
+bench-gpu:
+	PYTHONPATH=models:platform:tests/benchmarks $(GPU_PYTHON) -m gpu $(ARGS)
+
+test-gpu:
+	PYTHONPATH=models:platform:tests $(GPU_PYTHON) -m gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

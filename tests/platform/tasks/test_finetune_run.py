@@ -27,7 +27,7 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.finetune import CaptionHeadConfig, FinetuneConfig
 from causalfusion_platform.data.captioned_rows import read_captioned_rows
 from causalfusion_platform.data.digits import ensure_digits
-from causalfusion_platform.data.manifest import AutoencoderId, Manifest
+from causalfusion_platform.data.manifest import AutoencoderId, Manifest, sha256_of
 from causalfusion_platform.data.read import read_all
 from causalfusion_platform.data.split_digits import ensure_split_digits, write_split_digits
 from causalfusion_platform.evaluation.metrics.caption_tokenizers import WordTokenizer
@@ -163,6 +163,7 @@ def test_the_scores_are_those_of_the_weights(runs: tuple[str, Outcome, Outcome],
     model = load_finetuned(home.weights_of(f"{kind}-whole"))
     folder, manifest = home.validation(kind), Manifest.read(home.validation(kind))
     assert whole.summary["finetuned_from"] == str(home.weights)
+    assert whole.summary["finetuned_from_sha256"] == sha256_of(home.weights / "model.safetensors")
     assert whole.summary["num_images"] == manifest.rows == 300
     if kind == "classify":
         assert isinstance(model, Classifier)
@@ -245,7 +246,9 @@ def test_it_starts_from_the_trained_weights_and_a_frozen_one_keeps_them(home: Ho
         ("classify", ["finetune.condition=null"], ["finetune.condition", "use condition none"]),
         ("caption", ["finetune.caption_head.num_heads=3"], ["width 16 is not a multiple of num_heads 3"]),
         ("caption", ["finetune.layer=3"], ["finetune.layer=3", "allowed: 1 to 2"]),
-        ("caption", ["finetune.augment.mode=pixels"], ["not one of task=captioning"]),
+        ("caption", ["finetune.augment.mode=pixels"], ["finetune.augment is not read by task=captioning"]),
+        ("caption", ["finetune.drop_path=.5"], ["finetune.drop_path=0.5 is not read", "leave it out"]),
+        ("classify", ["finetune.caption_head.width=12"], ["finetune.caption_head is not read", "a linear head"]),
         ("caption", ["data.path={classes}", "data.validation={classes}-validation"], ["captions"]),
         ("classify", ["model.depth=3"], ["model.depth=3 cannot be given", "leave it out"]),
     ],
@@ -316,6 +319,15 @@ def test_any_trained_model_is_fine_tuned_without_further_settings(
     experiment = compose_finetune(RECIPES[kind], kind, tmp_path / "any", []).experiment
     assert experiment.model == config
     assert open_task(experiment).size.blocks == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("digits v2 (best)", "digits-v2-best-classify"), (".hidden", "hidden-classify"), ("数字", "weights-classify")],
+)
+def test_a_folder_of_any_name_gives_a_run_a_name(home: Home, tmp_path: Path, folder: str, name: str) -> None:
+    shutil.copytree(home.weights, tmp_path / folder)
+    assert compose_finetune(RECIPES["classify"], "classify", tmp_path / folder, []).experiment.name == name
 
 
 def test_a_recipe_of_the_other_kind_is_refused(home: Home) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def compose_finetune(recipe: str, kind: str, weights: Path, overrides: Sequence[
         raise UserError(
             f"{weights} cannot be fine-tuned: {error}\n  name a run of task=class_to_image or task=text_image"
         ) from error
-    name = f"name={(found.run or found.folder).absolute().name}-{kind}"
+    name = f"name={_name_of(found.run or found.folder)}-{kind}"
     start = f"finetune.weights={weights.absolute()}"
     composed = compose_experiment(recipe, [name, start, *overrides])
     task = composed.experiment.task
@@ -60,6 +61,11 @@ def compose_finetune(recipe: str, kind: str, weights: Path, overrides: Sequence[
     model = dataclasses.asdict(config)
     experiment = validate({**composed.experiment.model_dump(mode="json"), "model": model}, recipe)
     return Composed(experiment, {**composed.unresolved, "model": model})
+
+
+def _name_of(folder: Path) -> str:
+    """Return the name of a folder, with hyphens for characters that a run's name cannot have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("._-") or "weights"
 
 
 def check_start(experiment: Experiment, manifest: Manifest) -> None:

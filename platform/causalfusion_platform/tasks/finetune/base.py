@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from causalfusion import load_weights
 from causalfusion.representation.backbone import differing_settings
@@ -27,7 +28,10 @@ from ...data.validate import CheckedShards
 from ...train.loop import TrainLoop
 from ...train.objective import StepCost
 from ..activations import plain_activation_bytes
+from ..final import packed, unpacked
 from ..task import Task, TaskContext
+
+_START_SHA256 = "finetuned_from_sha256"
 
 
 class Finetune(Task):
@@ -35,6 +39,8 @@ class Finetune(Task):
 
     has_classes: ClassVar[bool]
     """Whether labels are learned, so that training and validation must have the same classes."""
+    not_read: ClassVar[Mapping[str, str]]
+    """Keys of the section that the task does not read, each with the reason."""
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
@@ -45,6 +51,8 @@ class Finetune(Task):
                 f"causalfusion finetune --help"
             )
         self.finetune: FinetuneConfig = experiment.finetune
+        self._start_sha256 = ""
+        self._check_read()
         try:
             check_condition(experiment.model, self.finetune.condition)
         except ValueError as error:
@@ -107,6 +115,7 @@ class Finetune(Task):
             folder = find_weights(self.finetune.weights).folder
             try:
                 model.load_backbone(load_weights(folder))
+                self._start_sha256 = sha256_of(folder / WEIGHTS_FILE)
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise UserError(f"finetune.weights: {error}") from error
         if self.finetune.freeze:
@@ -143,19 +152,30 @@ class Finetune(Task):
         """FLOPs and tokens of one row."""
         return StepCost(flops=self.flops(), tokens=self.experiment.model.num_tokens)
 
-    def start_record(self) -> dict[str, Any]:
-        """Return the part of a summary that says where the fine-tune started."""
-        if self.finetune.weights is None:
-            return {"finetuned_from": None, "finetuned_from_sha256": None}
-        return {"finetuned_from": str(self.finetune.weights), "finetuned_from_sha256": self._start_sha256}
+    def start_tensors(self) -> dict[str, Tensor]:
+        """Return the hash of the weights that `build_model` loaded, beside the tensors of the task's end."""
+        return {_START_SHA256: packed([self._start_sha256])}
 
-    @cached_property
-    def _start_sha256(self) -> str | None:
-        assert self.finetune.weights is not None
-        try:
-            return sha256_of(find_weights(self.finetune.weights).folder / WEIGHTS_FILE)
-        except (OSError, UserError):  # removed since: the end of a fine-tune does not need them
-            return None
+    def start_record(self, final: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the part of a summary that says where the fine-tune started.
+
+        Args:
+            final: tensors of the task's end.
+        """
+        weights = self.finetune.weights
+        digest = unpacked(final[_START_SHA256])[0] if _START_SHA256 in final else ""
+        return {"finetuned_from": None if weights is None else str(weights), _START_SHA256: digest or None}
+
+    def _check_read(self) -> None:
+        """Refuse settings that the task would ignore."""
+        plain = FinetuneConfig()
+        for key, reason in self.not_read.items():
+            given = getattr(self.finetune, key)
+            if given != getattr(plain, key):
+                shown = f"={given}" if isinstance(given, int | float | str | Path) else ""
+                raise UserError(
+                    f"finetune.{key}{shown} is not read by task={self.experiment.task}: {reason}\n  leave it out"
+                )
 
 
 def validation_folders(experiment: Experiment) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +43,16 @@ class Captioning(CaptionTask, Finetune):
 
     fields = (CAPTIONS, LATENT)
     has_classes = False
+    not_read: ClassVar = {
+        "augment": "captions are learned without augmentation (Table 13)",
+        "drop_path": "only a classifier has it (Table 12)",
+        "layer_decay": "only a classifier has it (Table 12)",
+        "vae": "captions are learned from latents",
+    }
     collate = staticmethod(to_batch)
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
-        if self.finetune.augment.mode != "latents":
-            raise UserError(
-                "finetune.augment.mode=pixels is not one of task=captioning, which has no augmentation (Table 13)\n"
-                "  leave it out"
-            )
         if (layer := self.finetune.layer) is not None and layer > experiment.model.depth:
             raise UserError(
                 f"finetune.layer={layer}, but the model has {experiment.model.depth} blocks\n"
@@ -118,7 +119,7 @@ class Captioning(CaptionTask, Finetune):
             for way, config in self._ways().items():
                 texts = self._describe(model, folder, config, context)
                 final[f"captions{way}{ending}"] = packed(texts)
-        return final
+        return final | self.start_tensors()
 
     def evaluate(self, final: dict[str, Tensor], manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
         """Return CIDEr-D and BLEU-4 of each way of decoding, and where the fine-tune started."""
@@ -131,7 +132,7 @@ class Captioning(CaptionTask, Finetune):
                 scores |= {f"{name}{way}{ending}": value for name, value in _scores(texts, references).items()}
             scores[f"num_images{ending}"] = len(references)
         tracker.metrics({f"eval/{key}": float(value) for key, value in scores.items()}, AS_BARS)
-        return scores | self.start_record()
+        return scores | self.start_record(final)
 
     def scores(self) -> list[str]:
         """Return the scores of each way of decoding on each held-out folder."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +38,15 @@ class Classification(Finetune):
 
     fields = ("label", LATENT)
     has_classes = True
+    not_read: ClassVar = {
+        "layer": "a classifier runs all blocks",
+        "backbone_lr_scale": "layer_decay sets the rate of each block (Table 12)",
+        "caption_head": "a classifier has a linear head",
+    }
     collate = staticmethod(to_batch)
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
-        if self.finetune.layer is not None:
-            raise UserError(
-                f"finetune.layer={self.finetune.layer} is not read by task=classification, which runs all blocks\n"
-                f"  leave it out"
-            )
         self.images = open_images(experiment)
 
     @property
@@ -113,7 +113,7 @@ class Classification(Finetune):
             rows = self._classify(model, folder, context)
             final[f"classes{ending}"] = torch.tensor([classes for classes, _ in rows])
             final[f"labels{ending}"] = torch.tensor([label for _, label in rows])
-        return final
+        return final | self.start_tensors()
 
     def evaluate(self, final: dict[str, Tensor], manifest: Manifest, tracker: Tracker) -> dict[str, Any]:
         """Return top-1 and top-5 accuracy, with standard errors and the number of images, and where it started."""
@@ -122,7 +122,7 @@ class Classification(Finetune):
         for ending in validation_folders(self.experiment):
             scores |= accuracies(final[f"classes{ending}"], final[f"labels{ending}"], ending)
         tracker.metrics({f"eval/{key}": float(value) for key, value in scores.items()}, AS_BARS)
-        return scores | self.start_record()
+        return scores | self.start_record(final)
 
     def scores(self) -> list[str]:
         """Return the accuracies on each held-out folder."""

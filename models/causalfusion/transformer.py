@@ -18,6 +18,7 @@ from .attention.plan import AttentionPlan
 from .attention.split import SplitMask
 from .config import CausalFusionConfig
 from .embed import ClassTokens, TimeEmbedding, sinusoids_2d
+from .linear import Linear
 from .patches import PatchModel
 from .text.embedding import TextTokens
 from .text.prompts import Prompts
@@ -33,10 +34,10 @@ class Attention(nn.Module):
     def __init__(self, config: CausalFusionConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.q_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
@@ -61,7 +62,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
 
     def forward(
         self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
@@ -87,7 +88,7 @@ class CausalFusion(PatchModel):
         super().__init__()
         self.config: CausalFusionConfig = config
         width = config.hidden_size
-        self.patch_embed = nn.Linear(config.token_dim, width)
+        self.patch_embed = Linear(config.token_dim, width)
         self.time_embed = TimeEmbedding(width)
         if config.class_tokens:
             self.class_tokens = ClassTokens(
@@ -102,7 +103,7 @@ class CausalFusion(PatchModel):
             self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, config.token_dim)
+        self.head = Linear(width, config.token_dim)
         self._initialise()
 
     def _initialise(self) -> None:

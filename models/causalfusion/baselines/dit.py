@@ -19,6 +19,7 @@ from ..attention.dense import attend
 from ..attention.plan import AttentionPlan
 from ..config import TransformerSizes
 from ..embed import TimeEmbedding, sinusoids_2d
+from ..linear import Linear
 from ..patches import PatchModel
 from ..text.prompts import Prompts
 
@@ -82,8 +83,8 @@ class DiTAttention(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x_BND), "b n (three h e) -> three b h n e", three=3, h=self.num_heads)
@@ -97,9 +98,9 @@ class DiTBlock(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         width, hidden = config.hidden_size, config.mlp_size
-        self.modulation = nn.Linear(width, 6 * width)
+        self.modulation = Linear(width, 6 * width)
         self.attn = DiTAttention(config)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BD).chunk(6, dim=-1)
@@ -118,14 +119,14 @@ class DiT(PatchModel):
         super().__init__()
         self.config: DiTConfig = config
         width = config.hidden_size
-        self.patch_embed = nn.Linear(config.token_dim, width)
+        self.patch_embed = Linear(config.token_dim, width)
         self.time_embed = TimeEmbedding(width)
         self.class_embed = nn.Embedding(config.num_classes + 1, width)  # the last row: the null class
         self.grid = (config.grid_size, config.grid_size)
         self.register_buffer("positions", sinusoids_2d(width, *self.grid), persistent=False)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
-        self.modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, config.patch_size**2 * config.out_channels)
+        self.modulation = Linear(width, 2 * width)
+        self.head = Linear(width, config.patch_size**2 * config.out_channels)
         self._initialise()
 
     def _initialise(self) -> None:

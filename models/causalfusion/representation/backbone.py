@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..baselines.dit import DiT, DiTAttention, DiTBlock, DiTConfig, adaptive_norm
 from ..config import CausalFusionConfig
 from ..embed import sinusoids_2d
+from ..linear import Linear
 from ..model import Model, ModelConfig
 from ..patches import patchify
 from ..transformer import Block
@@ -48,7 +49,7 @@ class PlainDiTBlock(nn.Module):
         width, hidden = config.hidden_size, config.mlp_size
         self.modulation = nn.Parameter(torch.zeros(6 * width))
         self.attn = DiTAttention(config)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
 
     def forward(self, x_BND: Tensor, scales_B2: Tensor | None = None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation[None].chunk(6, dim=-1)
@@ -98,7 +99,7 @@ class Backbone(nn.Module):
         self.config, self.condition = config, condition
         self.depth = config.depth if depth is None else depth
         self.drop_path_rates = drop_path_rates(drop_path, self.depth)
-        self.patch_embed = nn.Linear(config.token_dim, config.hidden_size)
+        self.patch_embed = Linear(config.token_dim, config.hidden_size)
         positions = sinusoids_2d(config.hidden_size, config.grid_size, config.grid_size)
         if isinstance(config, CausalFusionConfig) and config.position_embedding == "learnable":
             self.positions = nn.Parameter(positions)

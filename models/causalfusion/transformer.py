@@ -42,7 +42,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
     ) -> Tensor:
-        q, k, v = rearrange(self.qkv(x_BND), "b n (three h e) -> three b n h e", three=3, h=self.num_heads)
+        q, k, v = self.qkv(x_BND).unflatten(2, (3, self.num_heads, -1)).unbind(2)
         if read is not None:
             q = q[:, read]
         q, k, v = (y.transpose(1, 2) for y in (self.q_norm(q), self.k_norm(k), v))

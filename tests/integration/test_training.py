@@ -33,11 +33,12 @@ OnRay = tuple[Outcome, list[Progress]]
 
 @pytest.fixture(scope="module")
 def on_ray(place: Path, ray_cluster: None) -> OnRay:
-    """The smoke experiment with two workers under ZeRO 1, and the progress it showed."""
+    """The smoke experiment with two workers under ZeRO 1 that Ray Data feeds, and the progress it showed."""
     seen: list[Progress] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAUSALFUSION_HOME", str(place))
-        composed = compose_experiment("smoke", ["name=on-ray", "train.num_workers=2", *SMOKE])
+        settings = ["name=on-ray", "train.num_workers=2", "data.in_memory=false", *SMOKE]
+        composed = compose_experiment("smoke", settings)
         return run_training(composed, show=seen.append), seen
 
 

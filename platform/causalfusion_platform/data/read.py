@@ -81,10 +81,13 @@ class Dataset:
         return windows_between(self.manifest, self.seed, self.window_rows, start, stop)
 
 
-def read_window(data: Dataset, window: Window) -> Columns:
+def read_window(data: Dataset, window: Window, groups: dict[RowGroup, Columns] | None = None) -> Columns:
     """Read a window's rows in their shuffled order, with verified page checksums.
 
     Row groups without a row to take are not read. The result and one row group are in memory at a time.
+
+    Args:
+        groups: row groups in memory, to which those that are read are added. None: none is kept.
 
     Returns:
         row_id (B,) and the data's fields: label (B,), latent (B, channels, height, width) fp16, others (B, …), or
@@ -105,7 +108,11 @@ def read_window(data: Dataset, window: Window) -> Columns:
         taken = np.flatnonzero(places >= 0)
         if not len(taken):
             continue
-        columns = _read_group(data, files, group)
+        columns = groups.get(group) if groups is not None else None
+        if columns is None:
+            columns = _read_group(data, files, group)
+            if groups is not None:
+                groups[group] = columns
         to = places[taken]
         for name in ("row_id", *data.fields):
             drawn = name == LATENT
@@ -216,6 +223,11 @@ def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Ba
     rows = pa.concat_tables(tables).slice(0, at_most)
     row_id, label, latent = (_as_numpy(rows.column(name)) for name in names)
     return to_batch({"row_id": row_id, "label": label, "latent": latent}, 0)
+
+
+def worker_rows(batch_size: int, rank: int, num_workers: int) -> slice:
+    """Return the rows of a global batch for worker `rank`: equal, contiguous parts in rank order."""
+    return slice(rank * batch_size // num_workers, (rank + 1) * batch_size // num_workers)
 
 
 def local_batches(

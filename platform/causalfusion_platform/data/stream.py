@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from ..library_warnings import leave_out
 from ..ray_private import set_up_ray_data, stream_blocks
 from .order import Window
-from .read import Collate, Columns, Dataset, read_window, to_batch, to_columns
+from .prefetch import read_ahead
+from .read import Collate, Columns, Dataset, read_window, to_batch, to_columns, worker_rows
 
 # One Ray Data execution covers at least this many windows. Its start-up (about a second) is then rare for a small
 # data set, and only the windows of one segment are in memory for a large one.
@@ -159,11 +160,6 @@ class BatchCoordinator:
         return slices
 
 
-def worker_rows(batch_size: int, rank: int, num_workers: int) -> slice:
-    """Return the rows of a global batch for worker `rank`: equal, contiguous parts in rank order."""
-    return slice(rank * batch_size // num_workers, (rank + 1) * batch_size // num_workers)
-
-
 def make_coordinator(spec: StreamSpec, num_workers: int) -> Any:
     """Return a coordinator actor that has not started reading. It ends with the process that makes it."""
     # Outside the workers' placement group, because actor and reading tasks do not use the workers' CPUs.
@@ -180,35 +176,7 @@ def start_coordinator(spec: StreamSpec, num_workers: int) -> Any:
 
 def worker_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Any]:
     """Yield worker `rank`'s part of every global batch. A thread fetches `prefetch_batches` of them ahead."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=spec.prefetch_batches)
-    ended = threading.Event()
-
-    def put(item: Any) -> None:
-        while not ended.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return
-            except queue.Full:
-                continue
-
-    def fetch() -> None:
-        try:
-            for batch in _fetch_batches(coordinator, spec, rank, num_workers):
-                put(batch)
-                if ended.is_set():
-                    return
-            put(None)
-        except Exception as error:
-            put(error)
-
-    threading.Thread(target=fetch, daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        ended.set()
+    return read_ahead(_fetch_batches(coordinator, spec, rank, num_workers), spec.prefetch_batches)
 
 
 def _fetch_batches(coordinator: Any, spec: StreamSpec, rank: int, num_workers: int) -> Iterator[Any]:

@@ -21,9 +21,8 @@ from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.data.classes import read_rows
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.order import row_order, windows_between
-from causalfusion_platform.data.read import Batch, Dataset, local_batches, read_all, read_window
+from causalfusion_platform.data.read import Batch, Dataset, local_batches, read_all, read_window, worker_rows
 from causalfusion_platform.data.shards import Rows
-from causalfusion_platform.data.stream import worker_rows
 from causalfusion_platform.data.validate import open_shards
 
 ROWS = 23

@@ -15,7 +15,7 @@ from causalfusion import draws
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.augment.mixing import draw_mixing
 from causalfusion_platform.data.manifest import AutoencoderId, Manifest, Shard, SourceId
-from causalfusion_platform.data.stream import worker_rows
+from causalfusion_platform.data.read import worker_rows
 from causalfusion_platform.tasks import open_task
 from causalfusion_platform.tasks.finetune import Captioning, Classification
 from causalfusion_platform.tasks.finetune.base import Finetune

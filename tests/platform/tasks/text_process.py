@@ -13,7 +13,7 @@ from torch import Tensor
 from causalfusion import CaptionConfig, CausalFusion, TextImageObjective, Texts, draw, draws
 from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.stream import worker_rows
+from causalfusion_platform.data.read import worker_rows
 from causalfusion_platform.sampling.describe import describe_together
 from causalfusion_platform.tasks.text_image import TextImage
 from causalfusion_platform.tasks.text_image.training import TextImageBatch

@@ -17,8 +17,7 @@ from causalfusion import Model, Objective, build_model, draw, draws
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import digits
-from causalfusion_platform.data.read import Batch
-from causalfusion_platform.data.stream import worker_rows
+from causalfusion_platform.data.read import Batch, worker_rows
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import Exponential, PowerFunction

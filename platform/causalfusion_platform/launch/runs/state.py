@@ -31,6 +31,7 @@ _FREE = (
     "data.tokenizer",  # its SHA-256 is compared with that of the checkpoints
     "data.prepare",
     "data.subset",  # the digest of the rows is compared with that of the checkpoints
+    "data.in_memory",
     "data.cpus_per_task",
     "data.concurrency",
     "data.prefetch_batches",

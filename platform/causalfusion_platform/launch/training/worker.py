@@ -13,6 +13,8 @@ import torch
 
 from ...assemble import Job, WorkerContext, train_and_sample
 from ...config.schema import Experiment
+from ...data.in_memory import batches_in_memory, is_small
+from ...data.prefetch import read_ahead
 from ...data.read import Collate, Dataset, local_batches, to_batch
 from ...train.checkpointing import NotSaved
 from ...train.control import LocalControl, Stopped
@@ -54,10 +56,8 @@ def ray_worker(job: Job, actor: Any) -> None:
         actor: the ProgressActor actor that takes in progress and times.
     """
     import ray.train
-    import ray.train.collective
     import ray.train.torch
 
-    from ...data.stream import start_coordinator, worker_batches
     from .heartbeat import Heartbeat
 
     _import_deepspeed(ray.train.torch.get_device())
@@ -67,12 +67,19 @@ def ray_worker(job: Job, actor: Any) -> None:
     torch.set_num_threads(max(1, int(job.experiment.train.cpus_per_worker)))
 
     def batches(experiment: Experiment, dataset: Dataset, collate: Collate, start: int, stop: int) -> Iterator[Any]:
-        spec = stream_spec(experiment, dataset, start, stop, collate)
-        # The first worker owns the coordinator, which ends with it, even if the worker is lost. A reference to its
-        # handle is passed on: Ray Train's actor in between would import the coordinator's module to read a handle.
-        own = [ray.put(start_coordinator(spec, world))] if rank == 0 else None
-        [handle] = ray.train.collective.broadcast_from_rank_zero(own)
-        return worker_batches(ray.get(handle), spec, rank, world)
+        keep = experiment.data.in_memory
+        if is_small(dataset) if keep is None else keep:
+            mine = batches_in_memory(
+                dataset,
+                batch_size=experiment.train.global_batch_size,
+                start=start,
+                stop=stop,
+                rank=rank,
+                num_workers=world,
+                collate=collate,
+            )
+            return read_ahead(mine, experiment.data.prefetch_batches)
+        return _stream(stream_spec(experiment, dataset, start, stop, collate), rank, world)
 
     heartbeat = Heartbeat(actor, rank)
     heartbeat.start()
@@ -88,6 +95,19 @@ def ray_worker(job: Job, actor: Any) -> None:
         heartbeat.end()
     if rank == 0:
         ray.get(actor.finish.remote(ended))
+
+
+def _stream(spec: StreamSpec, rank: int, world: int) -> Iterator[Any]:
+    """Return the batches that Ray Data streams to this worker. All ranks call it together."""
+    import ray.train.collective
+
+    from ...data.stream import start_coordinator, worker_batches
+
+    # The first worker owns the coordinator, which ends with it, even if the worker is lost. A reference to its
+    # handle is passed on: Ray Train's actor in between would import the coordinator's module to read a handle.
+    own = [ray.put(start_coordinator(spec, world))] if rank == 0 else None
+    [handle] = ray.train.collective.broadcast_from_rank_zero(own)
+    return worker_batches(ray.get(handle), spec, rank, world)
 
 
 def _import_deepspeed(device: torch.device) -> None:

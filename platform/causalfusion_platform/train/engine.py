@@ -18,6 +18,7 @@ from .deepspeed_config import Arithmetic, deepspeed_config
 from .objective import PartLoss, TrainingStep
 from .optimizer import ParameterGroup, build_optimizer
 from .pass_through import check_deepspeed
+from .without_compiler import leave_compiler_out
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> Arithmetic:
@@ -72,6 +73,8 @@ def build_engine(
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     train = experiment.train
     model.to(device)
+    if not train.compile:
+        leave_compiler_out()
     set_up_blocks(model, compiled=train.compile, recomputed=train.activation_checkpointing)
     optimizer = build_optimizer(model, experiment, groups)
     engine, *_ = deepspeed.initialize(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.stats import binomtest
 
 from causalfusion import DiffusionConfig, Model, ModelConfig, build_model, draws
 from causalfusion.representation import Condition
@@ -36,6 +35,8 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """95% interval of the share by Wilson's score, for `total` independent draws."""
+        from scipy.stats import binomtest  # its import takes half a second, and every worker imports this module
+
         found = binomtest(self.correct, self.total).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
 

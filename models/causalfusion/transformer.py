@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention.cache import KVCache, LayerCache
+from .attention.cache import FixedKVCache, FixedLayerCache, KVCache, LayerCache
 from .attention.dense import attend
 from .attention.flex import FlexMask
 from .attention.plan import AttentionPlan
@@ -23,6 +23,7 @@ from .patches import PatchModel
 from .text.embedding import TextTokens
 from .text.prompts import Prompts
 
+Layer = LayerCache | FixedLayerCache | None
 Mask = Tensor | SplitMask | FlexMask | None
 """Bool (queries, keys) or (B, 1, queries, keys) with True = visible, or the mask of a training sequence. None:
 all is visible."""
@@ -39,9 +40,7 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(
-        self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
-    ) -> Tensor:
+    def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: slice | None = None) -> Tensor:
         q, k, v = self.qkv(x_BND).unflatten(2, (3, self.num_heads, -1)).unbind(2)
         if read is not None:
             q = q[:, read]
@@ -64,9 +63,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
 
-    def forward(
-        self, x_BND: Tensor, mask: Mask, cache: LayerCache | None = None, read: slice | None = None
-    ) -> Tensor:
+    def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: slice | None = None) -> Tensor:
         """Return the outputs of the tokens in `read` (default: all)."""
         attended = self.attn(self.norm1(x_BND), mask, cache, read)
         x_BND = (x_BND if read is None else x_BND[:, read]) + attended
@@ -148,7 +145,12 @@ class CausalFusion(PatchModel):
         return torch.cat([time[:, None].expand(len(tokens), -1, -1), tokens], dim=1)
 
     def run_blocks(
-        self, x_BND: Tensor, mask: Mask, cache: KVCache | None = None, *, read: slice | None = None
+        self,
+        x_BND: Tensor,
+        mask: Mask,
+        cache: KVCache | FixedKVCache | None = None,
+        *,
+        read: slice | None = None,
     ) -> Tensor:
         """Run the blocks, over a KV cache if one is given.
 
@@ -303,15 +305,21 @@ class CausalFusionContext:
         text = condition if isinstance(condition, Prompts) else None
         if text is None and model.text is not None:
             raise ValueError("this model draws images from text: give prompts in place of labels")
-        labels = condition.labels if isinstance(condition, Prompts) else condition
         self.num_condition = config.num_class_tokens + (0 if text is None else text.tokens.shape[1])
         self.cache = KVCache(config.depth, self.num_condition + num_tokens + self.time_tokens)
         self.present: Tensor | None = None
         """(B, condition) bool: the token is not padding. None: no token is."""
-        for classes in model._embed_classes(labels):
+        self.begin(condition)
+
+    def begin(self, condition: Tensor | Prompts) -> None:
+        """Start again with another condition of the same sizes, in the same memory."""
+        self.cache.clear()
+        self.present = None
+        labels = condition.labels if isinstance(condition, Prompts) else condition
+        for classes in self.model._embed_classes(labels):
             self._keep(classes)
-        if text is not None:
-            self._keep_text(text)
+        if isinstance(condition, Prompts):
+            self._keep_text(condition)
 
     def predict(self, noised_BNP: Tensor, positions_BN: Tensor, t: Tensor) -> Tensor:
         """Predict ε, x_0 or v for the noised tokens of one AR step: (B, N, P).

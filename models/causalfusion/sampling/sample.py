@@ -7,7 +7,7 @@ P numbers in a patch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -18,15 +18,15 @@ from .. import draws
 from ..config import CausalFusionConfig, PatchOrder
 from ..factorization.ordering import patch_orders
 from ..factorization.steps import check_sizes, equal_step_sizes, random_step_sizes
-from ..model import Context, Model
+from ..model import Model
 from ..noise.diffusion import DiffusionConfig
 from ..noise.samplers import Sampler, SamplerName, make_sampler
 from ..text.prompts import Prompts
 from .guidance import GuidanceSchedule, guidance_scales
+from .noise import noise_of_ar_step, to_device
+from .predictor import DirectPredictor, Prediction, Predictor
+from .recorded import Recordings
 from .step_schedule import StepSchedule, scheduled_steps
-
-# Diffusion steps whose noise is drawn, and brought to the device, together.
-_NOISE_CHUNK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +175,7 @@ def sample(
     seed: int,
     indices: Sequence[int] | None = None,
     on_step: Callable[[], None] = lambda: None,
+    recordings: Recordings | None = None,
 ) -> Tensor:
     """Generate latents for labels or for text.
 
@@ -186,6 +187,7 @@ def sample(
         seed: decides, with a sample's index, its order and all of its noise.
         indices: number of each sample (default: 0…B−1). Sample i is the same in any batch.
         on_step: called after each diffusion step.
+        recordings: forward passes recorded as CUDA graphs, for calls with the same model. None: none is recorded.
 
     Returns:
         (B, channels, height, width) latents in the model's scale, float32 (float64 for a float64 model).
@@ -196,7 +198,9 @@ def sample(
     rows, columns = model.grid
     generators = sample_generators(model, labels, seed, indices)
     order = patch_orders(config.patch_order, rows, generators, block=config.order_block, columns=columns)
-    patches = generate_tokens(model, labels, order, config, diffusion, generators, seed=seed, on_step=on_step)
+    patches = generate_tokens(
+        model, labels, order, config, diffusion, generators, seed=seed, on_step=on_step, recordings=recordings
+    )
     return model.unpatchify(in_raster_order(patches, order))
 
 
@@ -264,6 +268,7 @@ def generate_tokens(
     seed: int,
     known: tuple[Tensor, Tensor] | None = None,
     on_step: Callable[[], None] = lambda: None,
+    recordings: Recordings | None = None,
 ) -> Tensor:
     """Generate the tokens at the given positions, AR step by AR step.
 
@@ -278,6 +283,7 @@ def generate_tokens(
         known: clean patches (B, K, P) and their positions (B, K). Generated tokens see them as one AR step before
             the first.
         on_step: called after each diffusion step.
+        recordings: as for `sample`.
 
     Returns:
         (B, M, P) patches in the order of generation, float32 (float64 for a float64 model).
@@ -297,15 +303,21 @@ def generate_tokens(
     if not count:
         return patches
     guided = any(scale is not None for step in scales for scale in step)
-    order = order_BM.to(model.device)
+    order = to_device(order_BM, model.device)
     num_known = 0 if known is None else known[1].shape[1]
-    predictor = _Guided(model, labels.to(model.device), num_known + num_tokens, guided)
+    condition, held = labels.to(model.device), num_known + num_tokens
+    predictor: Predictor
+    if recordings is not None and recordings.serve(count * (1 + guided), sizes):
+        predictor = recordings.predictor(model, condition, held, guided)
+    else:
+        predictor = DirectPredictor(model, condition, held, guided)
     if known is not None and num_known:
         predictor.append(known[0].to(model.device, dtype), known[1].to(model.device))
     start = 0
     for size, sampler, step_scales in zip(sizes, samplers, scales, strict=True):
         positions = order[:, start : start + size]
-        x = _denoise(predictor, positions, sampler, step_scales, generators, dtype, on_step)
+        noises = noise_of_ar_step(generators, (size, patches.shape[2]), sampler.noise_steps, model.device, dtype)
+        x = _denoise(predictor.at(positions), noises, sampler, step_scales, model.device, on_step)
         patches[:, start : start + size] = x
         start += size
         if start < num_tokens:
@@ -314,60 +326,19 @@ def generate_tokens(
 
 
 def _denoise(
-    predictor: _Guided,
-    positions_BN: Tensor,
+    predict: Prediction,
+    noises: Iterator[Tensor],
     sampler: Sampler,
     scales: list[float | None],
-    generators: list[torch.Generator],
-    dtype: torch.dtype,
+    device: torch.device,
     on_step: Callable[[], None],
 ) -> Tensor:
     """Generate the tokens of one AR step from noise: (B, N, P)."""
-    device, shape = positions_BN.device, (positions_BN.shape[1], predictor.token_dim)
-    x = draws.randn_each(generators, *shape).to(device, dtype)
-    times = torch.tensor(sampler.times, device=device)
-    noises: list[Tensor] = []
+    x = next(noises)
+    times = to_device(torch.tensor(sampler.times), device)
     for index, scale in enumerate(scales):
-        if index < sampler.noise_steps and not noises:
-            together = min(_NOISE_CHUNK, sampler.noise_steps - index)
-            drawn = torch.stack([draws.randn_each(generators, *shape) for _ in range(together)])
-            noises = list(drawn.to(device, dtype))
-        noise = noises.pop(0) if noises else None
-        prediction = predictor(x, positions_BN, times[index : index + 1], scale)
+        prediction = predict(x, times[index : index + 1], scale)
+        noise = next(noises) if index < sampler.noise_steps else None
         x = sampler.step(index, prediction, x, noise)
         on_step()
     return x
-
-
-class _Guided:
-    """Predictions for the tokens of one AR step. Under guidance one batched forward pass serves both branches."""
-
-    def __init__(self, model: Model, labels: Tensor | Prompts, num_tokens: int, guided: bool) -> None:
-        self.dtype, self.token_dim, self.guided = model.dtype, model.config.token_dim, guided
-        null_class = model.config.null_class
-        if guided:
-            labels = (
-                labels.with_null(null_class)
-                if isinstance(labels, Prompts)
-                else torch.cat([labels, torch.full_like(labels, null_class)])
-            )
-        self.context: Context = model.context(labels, num_tokens)
-
-    def __call__(self, x_BNP: Tensor, positions_BN: Tensor, t: Tensor, scale: float | None) -> Tensor:
-        rows = x_BNP.to(self.dtype)
-        if scale is None:
-            return self.context.predict(rows, positions_BN, t).to(x_BNP.dtype)
-        both = self.context.predict(_twice(rows), _twice(positions_BN), t).to(x_BNP.dtype)
-        conditional, unconditional = both.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
-
-    def append(self, x_BNP: Tensor, positions_BN: Tensor) -> None:
-        """Add the finished tokens of an AR step to both branches, as clean tokens."""
-        rows = x_BNP.to(self.dtype)
-        if self.guided:
-            rows, positions_BN = _twice(rows), _twice(positions_BN)
-        self.context.append(rows, positions_BN)
-
-
-def _twice(x: Tensor) -> Tensor:
-    return torch.cat([x, x])

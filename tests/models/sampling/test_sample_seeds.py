@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from causalfusion import CausalFusion, DiffusionConfig, SamplingConfig, draws, sample
 from causalfusion.noise.samplers import SamplerName
+from causalfusion.sampling import noise
 
 ModelMaker = Callable[..., CausalFusion]
 
@@ -82,8 +82,7 @@ def test_samples_do_not_depend_on_how_much_noise_is_drawn_together(
         step_sizes=(5, 1, 10), num_inference_steps=(20, 33, 2), guidance_scale=2.0, sampler=sampler
     )
     before = samples(model, config, [0, 1])
-    # `causalfusion.sample` is the function, not its module.
-    monkeypatch.setattr(sys.modules["causalfusion.sampling.sample"], "_NOISE_CHUNK", chunk)
+    monkeypatch.setattr(noise, "_NOISE_CHUNK", chunk)
     assert torch.equal(samples(model, config, [0, 1]), before)
 
 

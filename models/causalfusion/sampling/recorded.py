@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class CudaGraphs:
     """Recorder of CUDA graphs. They share one pool of memory, because no two of them run at once."""
 
     def __init__(self) -> None:
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def record(self, work: Callable[[], Tensor]) -> Recording:
         """Capture work as a CUDA graph, after two runs that choose kernels and allocate their workspaces.
@@ -63,7 +63,7 @@ class CudaGraphs:
             raise ValueError("a CUDA graph cannot read weights that autocast casts: give a model of that type")
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(2):
@@ -227,4 +227,4 @@ class RecordedPredictor:
 
     def _fill(self, rows: Tensor, values: Tensor) -> None:
         """Write the values of all samples into the rows of all branches."""
-        rows.unflatten(0, (-1, len(values))).copy_(values)
+        rows.view(-1, len(values), *rows.shape[1:]).copy_(values)

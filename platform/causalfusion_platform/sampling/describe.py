@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causalfusion import CaptionConfig, Captions, Model, caption
 from causalfusion.sampling.caption import ImageDescriber
 from causalfusion.text.tokenizer import Tokenizer
+from causalfusion.weights import cast_copy
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def describe(
         seed: decides sampled tokens, with an image's index.
         indices: number of each image (default: 0…B−1).
         batch_size: images that go through the model at once, before the beams.
-        bf16: True if matrix products are in bf16.
+        bf16: True if the model decodes in bf16, weights included.
         alive: called after each batch.
 
     Raises:
@@ -54,21 +55,22 @@ def describe(
     """
     numbers = range(len(latents)) if indices is None else indices
     given = tokenizer.encode(beginning)[1:-1] if beginning else []
+    if bf16 and isinstance(model, nn.Module):
+        model = cast_copy(model, torch.bfloat16)
     texts, totals = [], []
     for start in range(0, len(latents), batch_size):
         part = slice(start, start + batch_size)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            found: Captions = caption(
-                model,
-                latents[part],
-                begin=tokenizer.begin,
-                end=tokenizer.end,
-                config=config,
-                beginning=given,
-                vocabulary=tokenizer.size,
-                seed=seed,
-                indices=list(numbers[part]),
-            )
+        found: Captions = caption(
+            model,
+            latents[part],
+            begin=tokenizer.begin,
+            end=tokenizer.end,
+            config=config,
+            beginning=given,
+            vocabulary=tokenizer.size,
+            seed=seed,
+            indices=list(numbers[part]),
+        )
         texts += [tokenizer.decode(found[row]) for row in range(len(found))]
         totals += [float(total) for total in found.log_probabilities]
         alive()

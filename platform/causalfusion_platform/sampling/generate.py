@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from causalfusion import DiffusionConfig, Model, Prompts, SamplingConfig, sample
+from causalfusion.sampling.recorded import CudaGraphs, Recordings
+from causalfusion.weights import cast_copy
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Request:
     diffusion: DiffusionConfig
     seed: int
     bf16: bool
-    """True if matrix products are in bf16."""
+    """True if the model samples in bf16, weights included. Latents stay in fp32."""
     batch_size: int = 64
     """Samples that go through the model at once."""
 
@@ -29,6 +31,42 @@ class Request:
 def labels_in_turn(count: int, num_classes: int) -> Tensor:
     """Return labels 0, 1, …, num_classes − 1, 0, 1, …: (count,)."""
     return torch.arange(count) % num_classes
+
+
+class SamplingModel:
+    """A model as requests are served with it: in bf16 if they say so, and on a GPU with CUDA graphs.
+
+    A copy in bf16 has the weights of the time when it was made.
+    """
+
+    def __init__(self, model: Model, *, bf16: bool) -> None:
+        self.model = cast_copy(model, torch.bfloat16) if bf16 else model
+        self.recordings = Recordings(CudaGraphs()) if model.device.type == "cuda" else None
+
+    def generate(
+        self,
+        request: Request,
+        indices: list[int],
+        alive: Callable[[], None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Generate samples of a request: see `generate`. Its `bf16` is not read."""
+        parts = []
+        for start in range(0, max(len(indices), 1), request.batch_size):
+            part = indices[start : start + request.batch_size]
+            latents = sample(
+                self.model,
+                request.labels[torch.tensor(part, dtype=torch.int64)],
+                request.sampling,
+                request.diffusion,
+                seed=request.seed,
+                indices=part,
+                on_step=on_step,
+                recordings=self.recordings,
+            )
+            parts.append(latents.cpu())
+            alive()
+        return torch.cat(parts)
 
 
 def generate(
@@ -42,22 +80,7 @@ def generate(
 
     `alive` is called after each batch, `on_step` after each diffusion step of one.
     """
-    parts = []
-    for start in range(0, max(len(indices), 1), request.batch_size):
-        part = indices[start : start + request.batch_size]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=request.bf16):
-            latents = sample(
-                model,
-                request.labels[torch.tensor(part, dtype=torch.int64)],
-                request.sampling,
-                request.diffusion,
-                seed=request.seed,
-                indices=part,
-                on_step=on_step,
-            )
-        parts.append(latents.cpu())
-        alive()
-    return torch.cat(parts)
+    return SamplingModel(model, bf16=request.bf16).generate(request, indices, alive, on_step)
 
 
 def generate_together(model: Model, request: Request, alive: Callable[[], None] = lambda: None) -> Tensor:

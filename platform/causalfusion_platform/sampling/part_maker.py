@@ -16,7 +16,7 @@ from ..config.errors import UserError
 from ..data.autoencoder import open_autoencoder
 from ..data.autoencoder.encoder import exact_convolutions
 from ..data.manifest import AutoencoderId, sha256_of
-from .generate import Request, generate
+from .generate import Request, SamplingModel
 from .pixels import Pixels, to_uint8
 from .prompts import text_of, tokenizer_of
 from .prompts_file import PromptsId, encode_captions, read_captions
@@ -49,6 +49,7 @@ class PartMaker:
         self.model = load_weights(plan.weights, device=device)
         self.autoencoder = coder
         self.plan = plan
+        self._sampling: dict[bool, SamplingModel] = {}
         self._prompts: tuple[PromptsId, int, Prompts] | None = None
 
     def serves(self, plan: SamplePlan) -> bool:
@@ -76,7 +77,7 @@ class PartMaker:
         )
         numbers = plan.part(part)
         with _one_thread(self.device):
-            latents = generate(self.model, request, list(numbers))
+            latents = self._sampling_model(request.bf16).generate(request, list(numbers))
             with exact_convolutions(self.device):
                 images = self.autoencoder.decode(latents)
         finite = images.isfinite().flatten(1).all(dim=1)
@@ -87,6 +88,12 @@ class PartMaker:
                 f"  see that their training did not diverge; bf16 may be too rough: --precision fp32"
             )
         return to_uint8(images, plan.uint8)
+
+    def _sampling_model(self, bf16: bool) -> SamplingModel:
+        """Return the model in the precision of a plan, which is kept for its other parts."""
+        if bf16 not in self._sampling:
+            self._sampling = {bf16: SamplingModel(self.model, bf16=bf16)}
+        return self._sampling[bf16]
 
     def _condition(self, plan: SamplePlan) -> Tensor | Prompts:
         """Return the class or the prompt of each sample of a plan. Prompts are kept for its other parts."""

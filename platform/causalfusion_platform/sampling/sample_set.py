@@ -54,7 +54,7 @@ class SamplePlan(_PlanPart):
     uint8: Uint8Rule
     """Conversion to bytes: `round` as MAR, `truncate` as DiT and the paper's release, `adm` as ADM."""
     precision: Literal["fp32", "bf16"]
-    """Arithmetic of the model's matrix products. The autoencoder's are in fp32."""
+    """Arithmetic and weights of the model. Latents, and the autoencoder, are in fp32."""
     batch_size: int = Field(ge=1)
     """Samples that go through the model together. Sums round differently in another batch."""
     sampling: SamplingConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -99,3 +100,12 @@ def test_ranks_together_generate_the_same(
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         together = generate_together(random_model, REQUEST)
         torch.testing.assert_close(together.to(whole.dtype), whole, rtol=0, atol=ROUNDING)
+
+
+def test_bf16_is_a_copy_in_bf16_without_autocast(random_model: CausalFusion) -> None:
+    """Bit for bit what a model that was converted as a whole samples. The given model stays in its own type."""
+    dtype = random_model.dtype
+    half = copy.deepcopy(random_model).bfloat16()
+    expected = sample(half, REQUEST.labels, REQUEST.sampling, REQUEST.diffusion, seed=11)
+    assert torch.equal(generate(random_model, dataclasses.replace(REQUEST, bf16=True), list(range(7))), expected)
+    assert random_model.dtype == dtype

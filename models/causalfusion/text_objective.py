@@ -133,7 +133,7 @@ class TextImageObjective:
             text_before=longest,
             copies=corrupted.copies,
             time_token=self._time_token,
-            multiple=self.config.sequence_multiple,
+            multiple=self.config.multiple(self.model.config.num_tokens, device.type),
         )
         known = corrupted.clean[:, : corrupted.clean.shape[1] - drawn.sizes[-1]]
         plan = AttentionPlan.of(layout, texts.lengths)
@@ -155,7 +155,7 @@ class TextImageObjective:
                 text_after=longest,
                 copies=drawn.noise.shape[1],
                 time_token=self._time_token,
-                multiple=self.config.sequence_multiple,
+                multiple=self.config.multiple(self.model.config.num_tokens, device.type),
             )
         corrupted = self.images.corrupt(latents, drawn)
         tokens = texts.tokens[:, :longest].to(device)

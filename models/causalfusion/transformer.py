@@ -40,10 +40,10 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: slice | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: int | None = None) -> Tensor:
         q, k, v = self.qkv(x_BND).unflatten(2, (3, self.num_heads, -1)).unbind(2)
         if read is not None:
-            q = q[:, read]
+            q = q[:, q.shape[1] - read :]
         q, k, v = (y.transpose(1, 2) for y in (self.q_norm(q), self.k_norm(k), v))
         if cache is not None:
             k, v = cache.extend(k, v)
@@ -63,10 +63,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
 
-    def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: slice | None = None) -> Tensor:
-        """Return the outputs of the tokens in `read` (default: all)."""
+    def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: int | None = None) -> Tensor:
+        """Return the outputs of the last `read` tokens (default: all)."""
         attended = self.attn(self.norm1(x_BND), mask, cache, read)
-        x_BND = (x_BND if read is None else x_BND[:, read]) + attended
+        x_BND = (x_BND if read is None else x_BND[:, x_BND.shape[1] - read :]) + attended
         out: Tensor = x_BND + self.mlp(self.norm2(x_BND))
         return out
 
@@ -150,7 +150,7 @@ class CausalFusion(PatchModel):
         mask: Mask,
         cache: KVCache | FixedKVCache | None = None,
         *,
-        read: slice | None = None,
+        read: int | None = None,
     ) -> Tensor:
         """Run the blocks, over a KV cache if one is given.
 
@@ -158,7 +158,8 @@ class CausalFusion(PatchModel):
             x_BND: embedded tokens.
             mask: which tokens see which.
             cache: keys and values of earlier tokens. Those of the given tokens are written behind them.
-            read: the tokens whose outputs are needed. For the others the last block stops after its qkv projection.
+            read: number of last tokens whose outputs are needed. For the others the last block stops after its qkv
+                projection. None: all.
         """
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
@@ -166,7 +167,8 @@ class CausalFusion(PatchModel):
             if layer < last or read is None:
                 x_BND = block(x_BND, mask, own)
             else:
-                x_BND = block(x_BND, mask[..., read, :] if isinstance(mask, Tensor) else mask, own, read)
+                seen = mask[..., mask.shape[-2] - read :, :] if isinstance(mask, Tensor) else mask
+                x_BND = block(x_BND, seen, own, read)
         return x_BND
 
     def predict(self, x_BND: Tensor) -> Tensor:
@@ -220,9 +222,8 @@ class CausalFusion(PatchModel):
         if padding < 0:
             raise ValueError(f"a sequence of {length - padding} tokens cannot have a plan of {length}")
         x = torch.cat([functional.pad(context, (0, 0, 0, padding)), noised], dim=1)
-        first = sum(tokens.shape[1] for tokens in (*before, clean)) if after else length - num_noised
-        mask = plan.mask(x.device, products_type(x), length - first)
-        out = self.run_blocks(x, mask, read=slice(first, None))
+        read = length - sum(tokens.shape[1] for tokens in (*before, clean)) if after else num_noised
+        out = self.run_blocks(x, plan.mask(x.device, products_type(x), read), read=read)
         prediction = self.predict(out[:, -num_noised:])
         if not after:
             return prediction
@@ -330,8 +331,8 @@ class CausalFusionContext:
             t: diffusion time, (1,) or (B,).
         """
         x = self.model.embed_noised(noised_BNP, positions_BN, t)
-        read = slice(self.time_tokens, x.shape[1])
-        x = self.model.run_blocks(x, self._mask(x), self.cache, read=read if self.time_tokens else None)
+        read = noised_BNP.shape[1] if self.time_tokens else None
+        x = self.model.run_blocks(x, self._mask(x), self.cache, read=read)
         return self.model.predict(x)
 
     def append(self, clean_BNP: Tensor, positions_BN: Tensor) -> None:
@@ -355,7 +356,7 @@ class CausalFusionContext:
         self._keep(x, mask if mask.ndim == 2 else mask[:, None])
 
     def _keep(self, x_BND: Tensor, mask: Tensor | None = None) -> None:
-        self.model.run_blocks(x_BND, mask, self.cache, read=slice(0, 0))
+        self.model.run_blocks(x_BND, mask, self.cache, read=0)
         self.cache.length += x_BND.shape[1]
 
     def _keys(self, x_BND: Tensor) -> Tensor | None:
@@ -389,7 +390,7 @@ class TextContext:
         self.cache = KVCache(model.config.depth, patches_BLP.shape[1] + self.text.max_tokens)
         x = model.embed_described(patches_BLP, positions_BL)
         for step in torch.split(x, sizes, dim=1):
-            model.run_blocks(step, None, self.cache, read=slice(0, 0))
+            model.run_blocks(step, None, self.cache, read=0)
             self.cache.length += step.shape[1]
 
     def next(self, tokens_B: Tensor) -> Tensor:

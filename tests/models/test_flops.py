@@ -81,8 +81,8 @@ def test_usual_convention(config: CausalFusionConfig, sizes: list[int], monkeypa
     """The same model, made to take every token through its last block, and to compute all pairs."""
     run_blocks = CausalFusion.run_blocks
 
-    def run_all(model: CausalFusion, x: Tensor, mask: object, *, read: slice) -> Tensor:
-        return run_blocks(model, x, None)[:, read]
+    def run_all(model: CausalFusion, x: Tensor, mask: object, *, read: int) -> Tensor:
+        return run_blocks(model, x, None)[:, -read:]
 
     monkeypatch.setattr(CausalFusion, "run_blocks", run_all)
     assert forward_flops(config, sizes) == counted_flops(config, sizes)

@@ -98,7 +98,7 @@ def test_one_copy(make_model: ModelMaker, sizes: list[int], multiple: int, condi
     check(found.clean, clean)
     check(found.time, [[True]] * LENGTH)
     time = [True] * (conditioning == "token")
-    padding = [False] * (-(2 + len(kept) + len(time) + LENGTH) % multiple)
+    padding = [False] * (-(2 + len(kept) + len(time) + LENGTH) % multiple if len(sizes) > 1 else 0)
     rows = zip(clean, noised, strict=True)
     check(found.sequence, [[True] * 2 + before + time + padding + own for before, own in rows])
 

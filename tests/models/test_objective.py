@@ -338,4 +338,4 @@ def test_defaults_are_the_papers() -> None:
     config = ObjectiveConfig()
     assert (config.ar_decay, config.patch_order, config.ar_weight) == (0.9, "random", 2.0)
     assert (config.num_ar_steps, config.ar_weight_along, config.ar_weight_shape) == (None, "step", "linear")
-    assert (config.time_sampling, config.time_copies, config.sequence_multiple) == ("shared", 1, 1)
+    assert (config.time_sampling, config.time_copies, config.sequence_multiple) == ("shared", 1, None)

@@ -123,7 +123,7 @@ def test_what_the_model_is_given(
     latents, labels, drawn = make_example(model.config, SIZES, copies=copies, per_step=per_step)
     seen: list[Tensor] = []
 
-    def predict(*inputs: Tensor, **named: Tensor) -> Tensor:
+    def predict(*inputs: Any, **named: Tensor) -> Tensor:
         seen.extend(inputs)
         return torch.zeros_like(inputs[0])
 
@@ -181,7 +181,7 @@ def test_padding_changes_nothing(
         plain = run(model, example, predict)
         assert_same(run(model, example, predict, sequence_multiple=multiple), plain)
         tokens = 2 + (16 - sizes[-1]) + ("time_conditioning" in changes) + 16 * shape.get("copies", 1)
-        assert lengths == [tokens, -(-tokens // multiple) * multiple]
+        assert lengths == [tokens, tokens if sizes == [16] else -(-tokens // multiple) * multiple]
 
 
 @pytest.mark.parametrize("time_sampling", ["shared", "per_step"])

@@ -217,7 +217,7 @@ def test_the_last_block_computes_what_is_read_only(
     cotangent = torch.randn(2, noised, 16, generator=generator, dtype=torch.float64)
     inputs = [x, *model.blocks.parameters()]
     gradients, outputs = [], []
-    for read in (slice(length - noised, None), None):
+    for read in (noised, None):
         out = model.run_blocks(x, used, read=read)
         assert out.shape[1] == (length if read is None else noised)
         outputs.append(out[:, -noised:])
@@ -228,12 +228,12 @@ def test_the_last_block_computes_what_is_read_only(
 
 
 @torch.no_grad()
-def test_without_a_mask_any_tokens_can_be_read(make_model: ModelMaker) -> None:
+def test_without_a_mask_any_number_of_last_tokens_can_be_read(make_model: ModelMaker) -> None:
     model = make_model()
     x = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole = model.run_blocks(x, None)
-    for read in (slice(1, 4), slice(5, 6), slice(0, 0), slice(0, 6)):
-        torch.testing.assert_close(model.run_blocks(x, None, read=read), whole[:, read], rtol=0, atol=1e-12)
+    for read in (0, 1, 4, 6):
+        torch.testing.assert_close(model.run_blocks(x, None, read=read), whole[:, 6 - read :], rtol=0, atol=1e-12)
 
 
 def test_a_time_token_carries_one_time(make_model: ModelMaker) -> None:

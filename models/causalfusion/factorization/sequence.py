@@ -55,6 +55,11 @@ class Layout:
         return len(self.segments)
 
 
+def padded_length(length: int, multiple: int) -> int:
+    """Return the length of a sequence that is padded to a multiple."""
+    return length + -length % multiple
+
+
 def lay_out(
     sizes: list[int],
     *,
@@ -77,7 +82,8 @@ def lay_out(
         text_after: text tokens that are conditioned on the image (captioning).
         copies: noised copies of the image, each with diffusion times of its own (Table 7).
         time_token: add a token with the diffusion time, which the noised tokens see (Table 1).
-        multiple: pad the sequence to a multiple of this length, so that few lengths occur.
+        multiple: pad the sequence to a multiple of this length, so that few lengths occur. One AR step without text
+            has one length, and is not padded.
     """
     first_image_step = 1 + text_before
     image = first_image_step + step_of_token(sizes)
@@ -92,7 +98,9 @@ def lay_out(
     ]
     start = sum(len(steps) for _, steps in parts)
     first_after = class_tokens + text_before + num_clean
-    padding = -(start + copies * len(image)) % multiple
+    length = start + copies * len(image)
+    only = len(sizes) == 1 and not text_before + text_after
+    padding = 0 if only else padded_length(length, multiple) - length
     parts.append((Segment.PADDING, torch.full((padding,), -1)))
     parts += [(Segment.NOISED + copy, image) for copy in range(copies)]
     return Layout(

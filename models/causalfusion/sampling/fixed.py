@@ -92,7 +92,7 @@ class _Cached:
         model, time = self.model, self.context.time_tokens
         x = model.embed_noised(noised, positions, t)
         mask = self._mask(place, index, len(x), time_token=bool(time))
-        read = slice(time, place.count) if time else None
+        read = place.count - time if time else None
         return model.predict(model.run_blocks(x, mask, self._cache(place, index), read=read))
 
     def append(self, place: Place, index: Tensor, clean: Tensor, positions: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class _Cached:
             self.context.append(clean, positions)  # which refuses it
         x = self.model.embed_image(clean, positions)
         mask = self._mask(place, index, len(x), time_token=False)
-        return self.model.run_blocks(x, mask, self._cache(place, index), read=slice(0, 0))
+        return self.model.run_blocks(x, mask, self._cache(place, index), read=0)
 
     def grow(self, tokens: int) -> None:
         self.context.cache.length += tokens

@@ -33,7 +33,7 @@ def longest_sequence(experiment: Experiment) -> int:
         text_after=text if described else 0,
         copies=objective.time_copies,
         time_token=time_token,
-        multiple=objective.sequence_multiple,
+        multiple=objective.multiple(tokens, "cuda" if experiment.train.gpus_per_worker else "cpu"),
     )
     return len(layout)
 

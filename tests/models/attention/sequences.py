@@ -72,7 +72,7 @@ def sequence(
         for step, size in enumerate(sizes)
         for _ in range(size)
     ]
-    while (len(tokens) + len(noised)) % multiple:
+    while (len(tokens) + len(noised)) % multiple and (len(sizes) > 1 or text_before + text_after):
         tokens.append(Token("padding"))
     return tokens + noised
 

@@ -32,6 +32,7 @@ from .tracking.journal import Journal, Resharded, SetAside, StepSkipped, Trainin
 from .tracking.lineage import package_versions
 from .tracking.outbox import Outbox
 from .tracking.tracker import NoTracker, Tracker
+from .train.blocks import Recompilations
 from .train.checkpointing import CheckpointHook, Fixed
 from .train.control import Control, StopHook
 from .train.deepspeed_config import Arithmetic
@@ -134,6 +135,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     loop = build_loop(job, task, context.device, precision, data.manifest.rows, resume)
     if resume and resume.universal:
         _tell_resharded(job, resume, journal, control)
+    recompilations = compile_blocks(task, loop, control, first)
 
     tracker: Tracker = Outbox(job.paths.root) if rank == 0 else NoTracker()
     spent, peak_here = Spent(), peak(context.device, precision)
@@ -141,7 +143,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     if journal is not None:
         system = System(experiment.run_dir, context.device)
         recording = Recording(journal, context.progress, job.attempt, job.recorded_images, system)
-    metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here)
+    metrics = MetricsHook(experiment.train.log_every_images, recording, spent, peak_here, recompilations)
     guard = build_guard(job, loop, resume, journal, control)
     checkpoints = CheckpointHook(
         experiment.train.checkpoint_every_images,
@@ -212,13 +214,37 @@ def build_loop(
     objective = task.objective(model)
     universal = resume is not None and resume.universal is not None
     groups = task.parameter_groups(model)
-    engine = build_engine(model, experiment, device, precision, groups=groups, load_universal=universal)
+    engine = build_engine(
+        model,
+        experiment,
+        device,
+        precision,
+        groups=groups,
+        load_universal=universal,
+        lengths=task.lengths(device),
+    )
     averages = Averages(engine.module, profiles_of(experiment.optim))
     state = TrainState(order=job.order)
     loop = TrainLoop(experiment, engine, objective, averages, state, device, data_rows=data_rows)
     if resume:
         restore(loop, resume)
     return loop
+
+
+def compile_blocks(task: Task, loop: TrainLoop, control: Control, images: int) -> Recompilations | None:
+    """Compile the blocks for all sequences of the task. Return the count of later ones, None without compiling.
+
+    ZeRO 3 keeps parameters apart between steps. There the first steps compile.
+    """
+    train = loop.experiment.train
+    if not train.compile:
+        return None
+    recompilations = Recompilations()
+    if loop.engine.zero_optimization_stage() < 3:
+        control.mark("compile", images)
+        if task.warm_up(loop.engine, loop.device, lambda: control.mark("compile", images)):
+            recompilations.begin()
+    return recompilations
 
 
 def build_guard(

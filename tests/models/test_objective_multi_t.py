@@ -123,7 +123,7 @@ def test_what_the_model_is_given(
     latents, labels, drawn = make_example(model.config, SIZES, copies=copies, per_step=per_step)
     seen: list[Tensor] = []
 
-    def predict(*inputs: Any, **named: Tensor) -> Tensor:
+    def predict(*inputs: Any, **named: Any) -> Tensor:
         seen.extend(inputs)
         return torch.zeros_like(inputs[0])
 

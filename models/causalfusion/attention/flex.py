@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the module imports torch's compiler, which takes a second
     from torch.nn.attention.flex_attention import BlockMask
 
 _BLOCK = 128
+_MOST_LENGTHS = 64
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Tells from the indices of sample, head, query and key whether the key is visible."""
@@ -117,8 +118,14 @@ def _counts_and_indices(present: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    """Return FlexAttention compiled. As it stands it computes all pairs."""
+    """Return FlexAttention compiled, for each length anew. As it stands it computes all pairs.
+
+    Training in buckets has up to twelve pairs of lengths. Beyond torch's limit of 8 the kernel would be left out.
+    """
+    import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention)
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _MOST_LENGTHS)
+    compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False)
     return compiled

@@ -89,6 +89,9 @@ class SplitMask:
 
 
 def _context_and_all(x_BHNE: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    """Return keys of the context, and all. Compiled code adds their gradients in one pass by itself."""
+    if torch.compiler.is_compiling():
+        return x_BHNE[:, :, :context], x_BHNE
     both: tuple[Tensor, Tensor] = _ContextAndAll.apply(x_BHNE, context)  # type: ignore[no-untyped-call]
     return both
 

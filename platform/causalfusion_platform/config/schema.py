@@ -192,7 +192,8 @@ class TrainConfig(Section):
     """Offload from GPU to CPU memory. `optimizer`: the optimizer's state (ZeRO 1, 2 or 3). `parameters`: the state
     and the parameters (ZeRO 3)."""
     compile: bool = False
-    """Compile the transformer blocks with torch.compile for any sequence length. The first steps take longer."""
+    """Compile each transformer block with torch.compile, as one graph, for all lengths of sequences before the
+    first step. `train/recompilations` counts later compilations."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """More keys of DeepSpeed's configuration, such as `zero_optimization: {reduce_bucket_size: 1.0e+8}`. Unknown
     keys and keys that follow from other settings are refused."""

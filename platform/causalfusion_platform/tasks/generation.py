@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from causalfusion import Draws, Model, build_model
 from causalfusion.flops import training_flops
+from causalfusion.lengths import lengths
 
 from ..config.errors import UserError
 from ..config.schema import Experiment
@@ -22,6 +24,7 @@ from ..evaluation.classifier.folder import open_classifier
 from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
 from ..tracking.tracker import Tracker
 from ..train.loop import Hook, TrainLoop
+from ..train.warm_up import warm_up
 from .activations import activation_bytes, longest_sequence, shortest_sequence
 from .probes import ProbeHook
 from .task import Task, TaskContext
@@ -60,6 +63,16 @@ class GenerationTask(Task):
     def activation_bytes(self, rows: int, precision: str) -> float:
         """Estimate the activations of the longest sequence."""
         return activation_bytes(self.experiment, rows, precision)
+
+    def lengths(self, device: torch.device) -> int | None:
+        """Return the number of lengths. The kinds of samples of text and images have rows of their own."""
+        model, objective = self.experiment.model, self.experiment.objective
+        return None if objective.text else len(lengths(model, objective, device.type))
+
+    def warm_up(self, engine: Any, device: torch.device, alive: Callable[[], None]) -> int:
+        """Run the model on a micro-batch of zeros of each length, or of a choice of many lengths."""
+        rows = engine.train_micro_batch_size_per_gpu()
+        return warm_up(engine, self.experiment.model, self.experiment.objective, rows, device, alive)
 
     def classifier_of(self, shards: CheckedShards) -> str | None:
         """Return the hash of the data set's classifier, which is trained if need be. None: without scores."""

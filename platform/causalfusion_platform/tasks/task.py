@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +148,23 @@ class Task(ABC):
             None: not estimated, and left out of the memory that a run needs.
         """
         return None
+
+    def lengths(self, device: torch.device) -> int | None:
+        """Return the number of lengths of training sequences, if all have as many rows. None: not known."""
+        return None
+
+    def warm_up(self, engine: Any, device: torch.device, alive: Callable[[], None]) -> int:
+        """Run the model once on each kind of sequence, so that compiled blocks are ready before the first step.
+
+        Args:
+            engine: called as the model is, with whole parameters in its `module`.
+            device: the device that trains.
+            alive: gives a sign of life. It is called after each sequence.
+
+        Returns:
+            The number of sequences. 0: the first step compiles.
+        """
+        return 0
 
     def hooks(self, context: TaskContext) -> Sequence[Hook]:
         """Return the task's own periodic work, such as sample grids.

@@ -131,6 +131,8 @@ class StepReport(Line):
     """Weighted loss, averaged over ranks and steps since the last report. NaN if every update was skipped."""
     skipped_steps: Count
     """Steps whose update was skipped."""
+    recompilations: Count | None = None
+    """Graphs that torch.compile made after the first step of the attempt. Null: blocks are not compiled."""
     gpu_bytes: Count
     """Largest GPU memory of a worker so far."""
     cpu_bytes: Count
@@ -161,6 +163,8 @@ class StepReport(Line):
             "throughput/checkpoint_stall": now.checkpoint_stall,
             "memory/cpu_gib": self.cpu_bytes / 2**30,
         }
+        if self.recompilations is not None:
+            values["train/recompilations"] = float(self.recompilations)
         if now.mfu is not None:
             values["throughput/mfu"] = now.mfu
         if self.gpu_bytes:

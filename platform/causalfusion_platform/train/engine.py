@@ -41,6 +41,7 @@ def build_engine(
     *,
     groups: Sequence[ParameterGroup] = (),
     load_universal: bool = False,
+    lengths: int | None = None,
 ) -> Any:
     """Wrap the model in a DeepSpeed engine. torch.distributed must be initialised.
 
@@ -52,6 +53,7 @@ def build_engine(
         precision: arithmetic of matrix products.
         groups: parameters with settings of their own. Empty: all are one group.
         load_universal: let the engine take a state in DeepSpeed's universal format only.
+        lengths: number of lengths of the sequences, for compiled blocks. None: not known.
 
     Raises:
         UserError: `train.deepspeed` is wrong, or the hardware cannot do the precision.
@@ -75,7 +77,7 @@ def build_engine(
     model.to(device)
     if not train.compile:
         leave_compiler_out()
-    set_up_blocks(model, compiled=train.compile, recomputed=train.activation_checkpointing)
+    set_up_blocks(model, compiled=train.compile, recomputed=train.activation_checkpointing, lengths=lengths)
     optimizer = build_optimizer(model, experiment, groups)
     engine, *_ = deepspeed.initialize(
         model=model,

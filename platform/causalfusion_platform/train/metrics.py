@@ -10,6 +10,7 @@ import torch
 
 from ..tracking.journal import Interval, Journal, StepReport
 from ..tracking.rates import utilization
+from .blocks import Recompilations
 from .device import Peak, memory_in_use
 from .loop import OptimizerStep, StepResult, TrainLoop
 from .progress import Progress, ProgressSink
@@ -51,13 +52,22 @@ class MetricsHook:
         recording: on the first rank. None on the others.
         spent: the run's clock, which the other hooks write into too.
         peak: peak arithmetic of the device.
+        recompilations: count of compilations of blocks after the first step. None: they are not compiled.
     """
 
     at_end = True
 
-    def __init__(self, every_images: int, recording: Recording | None, spent: Spent, peak: Peak) -> None:
+    def __init__(
+        self,
+        every_images: int,
+        recording: Recording | None,
+        spent: Spent,
+        peak: Peak,
+        recompilations: Recompilations | None = None,
+    ) -> None:
         self.every_images = every_images
         self.recording, self.spent, self.peak = recording, spent, peak
+        self.recompilations = recompilations
         self.results: list[StepResult] = []
         self.flops, self.tokens, self.skipped = 0.0, 0, 0
         self.fastest_tflops = 0.0
@@ -68,6 +78,8 @@ class MetricsHook:
 
     def observe(self, result: StepResult) -> None:
         """Keep the step's result until the next report."""
+        if self.recompilations is not None:
+            self.recompilations.begin()  # after the first step, unless there was a warm-up
         self.results.append(result)
         self.spent.steps += result.seconds - result.data_seconds
         self.spent.data += result.data_seconds
@@ -100,6 +112,7 @@ class MetricsHook:
             tokens=self.tokens,
             loss=loss,
             skipped_steps=self.skipped,
+            recompilations=None if self.recompilations is None else self.recompilations.count(),
             gpu_bytes=gpu_bytes,
             cpu_bytes=cpu_bytes,
             repeated=state.images_seen <= recording.recorded_images,

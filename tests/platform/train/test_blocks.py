@@ -77,8 +77,9 @@ def test_the_blocks_of_a_fine_tuned_model_are_compiled(
 ) -> None:
     compiled: list[object] = []
 
-    def compile_block(forward: object, *, dynamic: bool) -> object:
+    def compile_block(forward: object, *, dynamic: bool, fullgraph: bool) -> object:
         assert dynamic
+        assert fullgraph
         compiled.append(forward)
         return forward
 

@@ -98,6 +98,7 @@ def test_a_run_of_an_earlier_version_goes_on(make_experiment: MakeExperiment) ->
         {"runs": "/elsewhere"},
         {"data": {"path": "/elsewhere", "prepare": True, "cpus_per_task": 2, "concurrency": 9}},
         {"data": {"prefetch_batches": 9, "in_memory": True}},
+        {"objective": {"sequence_multiple": 64}},
         {"train": {"keep_checkpoints": 9, "keep_best": 9, "keep_every_images": 9, "staging": "/elsewhere"}},
         {"train": {"num_workers": 2, "zero_stage": 3, "micro_batch_size": 2, "offload": "parameters"}},
         {"train": {"cpus_per_worker": 9, "gpus_per_worker": 1, "compile": True, "activation_checkpointing": True}},
@@ -138,7 +139,7 @@ def test_what_may_not_change(make_experiment: MakeExperiment, changes: dict[str,
 def test_every_key_that_is_not_free_counts(make_experiment: MakeExperiment) -> None:
     """Change the remembered value of each key in turn: no key is forgotten."""
     experiment = make_experiment()
-    free = {"description", "runs", "sweep"}
+    free = {"description", "runs", "sweep", "objective.sequence_multiple"}
     free |= {f"data.{key}" for key in ("path", "prepare", "cpus_per_task", "concurrency", "prefetch_batches")}
     free.add("data.in_memory")
     free |= {

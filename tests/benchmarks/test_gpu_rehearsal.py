@@ -12,13 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from tests.benchmarks.gpu import __main__ as bench
-from tests.benchmarks.gpu import training
+from tests.benchmarks.gpu import steps, training, waiting
 from tests.benchmarks.gpu.deadline import Deadline, OutOfTime
 from tests.benchmarks.gpu.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave blocks as they are: compiling them takes most of a rehearsal."""
+    monkeypatch.setattr(steps, "set_up_blocks", lambda model, **_: None)
+
+
+@pytest.mark.usefixtures("eager")
 def test_every_section_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--tiny", "--out", str(tmp_path)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
@@ -32,6 +39,7 @@ def test_every_section_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cases == [*itertools.product((2, 1), (1, 2), (2, 3))]
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_recompilation_while_timed_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     count = itertools.count()
     monkeypatch.setattr(training, "graphs", lambda: next(count))
@@ -73,7 +81,7 @@ def test_synchronizations_are_counted_by_place(monkeypatch: pytest.MonkeyPatch) 
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    with training.counted() as places:
+    with waiting.counted() as places:
         for _ in range(2):
             warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
@@ -83,7 +91,7 @@ def test_synchronizations_are_counted_by_place(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_torch_einops_and_safetensors_are_enough() -> None:
-    """No other library that the project uses can be imported in this process."""
+    """No other library that the project uses can be imported in the process."""
     missing = {"ray", "deepspeed", "pydantic", "hydra", "omegaconf", "typer", "mlflow", "diffusers", "transformers"}
     missing |= {"tokenizers", "numpy", "pyarrow", "pandas", "sklearn", "scipy", "PIL", "pytest", "hypothesis"}
     check = (

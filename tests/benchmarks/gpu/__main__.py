@@ -19,16 +19,17 @@ from .card import facts_of
 from .ceilings import Ceilings
 from .deadline import Deadline, OutOfTime
 from .report import Report
+from .steps import Size
 
 SECTIONS = ("ceilings", "training L", "sampling", "attention", "training XL", "training H")
 """In the order of their worth, since the last ones may find no time left."""
 _SECONDS = {
     "ceilings": 30,
-    "training L": 150,
+    "training L": 200,
     "sampling": 110,
-    "attention": 90,
-    "training XL": 100,
-    "training H": 100,
+    "attention": 70,
+    "training XL": 120,
+    "training H": 120,
 }
 
 
@@ -36,7 +37,7 @@ _SECONDS = {
 class Plan:
     """Sizes of all measurements."""
 
-    size: training.Size
+    size: Size
     cases: sampling.Cases
     tiny: bool
 
@@ -49,12 +50,12 @@ class Plan:
 
 
 ON_A_GPU = Plan(
-    size=training.Size(batch=64, steps=20, multiple=64),
+    size=Size(batch=64, steps=20, multiple=64),
     cases=sampling.Cases(images=(64, 8), ar_steps=(1, 16), diffusion_steps=(20, 250)),
     tiny=False,
 )
 TINY = Plan(
-    size=training.Size(batch=2, steps=2, multiple=16),
+    size=Size(batch=2, steps=2, multiple=16),
     cases=sampling.Cases(images=(2, 1), ar_steps=(1, 2), diffusion_steps=(2, 3)),
     tiny=True,
 )

@@ -21,8 +21,8 @@ from causalfusion.factorization.sequence import lay_out
 
 from .deadline import Deadline
 from .report import Report
+from .steps import Size
 from .timing import milliseconds
-from .training import Size
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -1,0 +1,103 @@
+"""Optimizer steps of one model on one device, as training makes them at ZeRO 0."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from causalfusion import CausalFusion, CausalFusionConfig, DiffusionConfig, Draws, Objective, ObjectiveConfig, draw
+from causalfusion.factorization.sequence import lay_out
+from causalfusion.flops import forward_flops
+from causalfusion.objective import draw_split
+from causalfusion_platform.train.blocks import set_up_blocks
+
+DIFFUSION = DiffusionConfig()
+_SEARCHED = 2000
+"""Steps that are sorted by their length."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a measurement."""
+
+    batch: int
+    """Images in a step."""
+    steps: int
+    """Steps that are timed together, each with an AR split of its own."""
+    multiple: int
+    """Length that sequences are padded to a multiple of."""
+
+
+class Training:
+    """Training of one model: products in bf16, weights, AdamW and EMA in fp32."""
+
+    def __init__(self, config: CausalFusionConfig, size: Size, device: torch.device, *, compiled: bool) -> None:
+        torch.manual_seed(0)
+        self.config, self.size, self.device = config, size, device
+        self.objective_config = ObjectiveConfig(sequence_multiple=size.multiple)
+        with device:  # random weights of a billion parameters take seconds on the host
+            self.model = CausalFusion(config)
+        with torch.no_grad():
+            self.model.head.weight.normal_(std=0.02)  # a zero head would make gradients vanish
+        set_up_blocks(self.model, compiled=compiled, recomputed=False)
+        self.objective = Objective(self.model, self.objective_config, DIFFUSION)
+        self.weights: list[Tensor] = list(self.model.parameters())
+        self.averages = [weight.detach().clone() for weight in self.weights]
+        self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4, betas=(0.9, 0.95), fused=True)
+        shape = (size.batch, config.in_channels, config.input_size, config.input_size)
+        self.latents, self.labels = torch.randn(shape), torch.randint(config.num_classes, (size.batch,))
+        self.most = torch.full((), torch.inf, device=device)
+        """Largest gradient norm of which an update is made."""
+
+    def split(self, number: int) -> list[int]:
+        """Return the AR split of step `number`."""
+        return draw_split(self.objective_config, self.config.num_tokens, 0, number)
+
+    def length(self, number: int) -> int:
+        """Return the sequence length of step `number`."""
+        classes, multiple = self.config.num_class_tokens, self.size.multiple
+        return len(lay_out(self.split(number), class_tokens=classes, multiple=multiple))
+
+    def by_length(self) -> dict[int, list[int]]:
+        """Return the steps of every sequence length that occurs, the most frequent length first."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for number in range(_SEARCHED):
+            found[self.length(number)].append(number)
+        return dict(sorted(found.items(), key=lambda steps: -len(steps[1])))
+
+    def flops(self, numbers: Sequence[int]) -> float:
+        """Return the FLOPs that steps need, without hidden pairs, unread results and padding."""
+        return self.size.batch * sum(
+            3 * forward_flops(self.config, self.split(number), attention="visible", skip_unread=True)
+            for number in numbers
+        )
+
+    def draws(self, number: int) -> Draws:
+        """Draw the random numbers of step `number`."""
+        batch = self.size.batch
+        samples = range(number * batch, (number + 1) * batch)
+        return draw(self.config, self.objective_config, DIFFUSION, seed=0, step=number, samples=samples)
+
+    def steps(self, numbers: Iterable[int]) -> None:
+        """Make optimizer steps: draws, forward, backward, the guard's verdict, clipping, AdamW, EMA."""
+        for number in numbers:
+            self.step(self.draws(number))
+
+    def step(self, drawn: Draws) -> None:
+        """Make one step."""
+        latents, labels = (x.to(self.device, non_blocking=True) for x in (self.latents, self.labels))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss = self.objective(self.model, latents, labels, drawn).weighted
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
+        nn.utils.clip_grads_with_norm_(self.weights, 1.0, norm)
+        # The fused kernel leaves a step out where this is 1, so that no host waits for the norm.
+        self.optimizer.found_inf = (norm.isfinite() & (norm <= self.most)).logical_not().float()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self.weights, 1e-4)

@@ -26,7 +26,7 @@ class Linear(nn.Linear):
         if not _runs_in_onednn(x, self.weight):
             return super().forward(x)
         if not torch.is_grad_enabled():
-            return _product(x, self.weight, self.bias)
+            return product(x, self.weight, self.bias)
         out: Tensor = _OneDNNLinear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out
 
@@ -37,7 +37,7 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -46,7 +46,7 @@ class _OneDNNLinear(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])
         return (
-            _product(grad, weight.t(), None) if of_x else None,
+            product(grad, weight.t(), None) if of_x else None,
             rows.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
@@ -63,7 +63,7 @@ def _runs_in_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x Wᵀ + b. The operation is the one that torch.compile calls on CPUs."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out

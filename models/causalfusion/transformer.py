@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .attention.blocks import BlockedMask
 from .attention.cache import FixedKVCache, FixedLayerCache, KVCache, LayerCache
 from .attention.dense import attend
 from .attention.flex import FlexMask
@@ -24,7 +25,7 @@ from .text.embedding import TextTokens
 from .text.prompts import Prompts
 
 Layer = LayerCache | FixedLayerCache | None
-Mask = Tensor | SplitMask | FlexMask | None
+Mask = Tensor | SplitMask | BlockedMask | FlexMask | None
 """Bool (queries, keys) or (B, 1, queries, keys) with True = visible, or the mask of a training sequence. None:
 all is visible."""
 

@@ -8,33 +8,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-AttentionForm = Literal["matmul", "split", "flex"]
+AttentionForm = Literal["matmul", "split", "blocks", "flex"]
 """Forms of attention.
 
 `matmul`: plain products. `split`: torch's fused kernel, for the context and for the noised copies of a training
-sequence. `flex`: FlexAttention over the whole training sequence. Only training sequences have it. Elsewhere the
-fused kernel runs in its place.
+sequence. `blocks`: the fused kernel for each AR step, or few of them, with the keys that they see. `flex`:
+FlexAttention over the whole training sequence. Only training sequences have `blocks` and `flex`. Elsewhere the
+fused kernel runs in their place.
 """
 
 _NEVER = 1 << 62
 
-# Lengths up to which `matmul` runs, then from which on `flex` runs. `split` runs between them.
+# Lengths up to which `matmul` runs, from which on `blocks` runs, from which on `flex` runs. `split` runs between.
 # On CPUs the fused kernel in bf16 takes 2 to 6 times as long as plain products up to 128 tokens. It takes as long
 # at 256 and less beyond. In fp32 it is faster at every length (`make bench`).
 # The lines of GPUs are predicted, not measured: with a mask, torch's kernel there is not flash attention.
-_FORMS: dict[tuple[str, torch.dtype], tuple[int, int]] = {
-    ("cpu", torch.bfloat16): (128, _NEVER),
-    ("cuda", torch.bfloat16): (0, 128),
-    ("cuda", torch.float16): (0, 128),
+_FORMS: dict[tuple[str, torch.dtype], tuple[int, int, int]] = {
+    ("cpu", torch.bfloat16): (128, _NEVER, _NEVER),
+    ("cpu", torch.float32): (0, 256, _NEVER),
+    ("cuda", torch.bfloat16): (0, _NEVER, 128),
+    ("cuda", torch.float16): (0, _NEVER, 128),
 }
 
 
 def attention_form(device: torch.device, dtype: torch.dtype, length: int) -> AttentionForm:
     """Choose the form of attention for queries on `device`, of `dtype`, against `length` keys."""
-    matmul, flex = _FORMS.get((device.type, dtype), (0, _NEVER))
+    matmul, blocks, flex = _FORMS.get((device.type, dtype), (0, _NEVER, _NEVER))
     if length <= matmul:
         return "matmul"
-    return "split" if length < flex else "flex"
+    if length >= flex:
+        return "flex"
+    return "blocks" if length >= blocks else "split"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

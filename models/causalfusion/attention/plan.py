@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..factorization.sequence import Layout, Segment
 from . import dense
+from .blocks import BlockedMask
 from .flex import FlexMask
 from .mask import places_of, visible_between
 from .split import SplitMask
@@ -68,7 +69,7 @@ class AttentionPlan:
         """Return the plan with its vectors on a device. From pinned memory the copy does not wait."""
         return replace(self, places=self.places.to(device, non_blocking=True))
 
-    def mask(self, device: torch.device, dtype: torch.dtype, asked: int) -> SplitMask | FlexMask:
+    def mask(self, device: torch.device, dtype: torch.dtype, asked: int) -> SplitMask | BlockedMask | FlexMask:
         """Return the mask in the form that is fastest.
 
         Args:
@@ -79,7 +80,10 @@ class AttentionPlan:
         form = dense.attention_form(device, dtype, len(self))
         if form == "flex" and (self.hides_context or self.hides_from_noised):
             return FlexMask.of(self.to(device).places, asked)
-        return self.split(device)
+        split = self.split(device)
+        if form == "blocks" and self.places.ndim == 2 and (self.hides_from_noised or self.copies > 1):
+            return BlockedMask.of(split, dtype) or split
+        return split
 
     def split(self, device: torch.device | str = "cpu") -> SplitMask:
         """Return the two parts of the mask that can hide anything."""

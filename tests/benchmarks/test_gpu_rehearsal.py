@@ -91,7 +91,7 @@ def test_synchronizations_are_counted_by_place(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_torch_einops_and_safetensors_are_enough() -> None:
-    """No other library that the project uses can be imported in the process."""
+    """No other library that the project uses can be imported in the process, which also compiles the blocks."""
     missing = {"ray", "deepspeed", "pydantic", "hydra", "omegaconf", "typer", "mlflow", "diffusers", "transformers"}
     missing |= {"tokenizers", "numpy", "pyarrow", "pandas", "sklearn", "scipy", "PIL", "pytest", "hypothesis"}
     check = (
@@ -102,3 +102,6 @@ def test_torch_einops_and_safetensors_are_enough() -> None:
     command = [sys.executable, "-W", "ignore", "-c", check]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    [row] = json.loads(done.stdout.splitlines()[-1])["rows"]["training"]
+    assert row["graphs"] > 0  # compiled, and not once more while timed
+    assert row["recompilations"] == 0

@@ -38,8 +38,8 @@ def check(device: torch.device, seconds: float, folder: Path, images: int = IMAG
             outcomes.append(left_out(what, f"not installed: {', '.join(missing)}"))
             continue
         runs = []
-        for total in (images, 2 * images):
-            status = train(name, options, total, device, seconds, folder)
+        for total, change in ((images, []), (2 * images, ["--allow-config-change", "train.images"])):
+            status = train(name, [*options, *change], total, device, seconds, folder)
             runs.append(at_most(f"{what}, exit status at {total} images", status, 0))
         outcomes += runs
         if all(run.passed for run in runs):
@@ -56,8 +56,8 @@ def train(name: str, options: list[str], images: int, device: torch.device, seco
     settings = {
         "data.prepare": "true",
         "train.images": images,
-        "train.checkpoint_every_images": images,
-        "train.sample_every_images": images,
+        "train.checkpoint_every_images": IMAGES,
+        "train.sample_every_images": IMAGES,
         "train.num_workers": 1,
         "train.gpus_per_worker": int(device.type == "cuda"),
         "train.precision": "bf16",

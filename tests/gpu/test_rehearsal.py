@@ -58,10 +58,10 @@ def test_missing_libraries_leave_the_commands_out(monkeypatch: pytest.MonkeyPatc
 def test_the_commands_continue_a_run_and_a_failed_one_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    trained: list[tuple[str, int]] = []
+    trained: list[tuple[str, int, bool]] = []
 
     def train(name: str, options: list[str], images: int, *_: object) -> int:
-        trained.append((name, images))
+        trained.append((name, images, "--allow-config-change" in options))
         return int(name == "ray" and images > 100)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
@@ -69,7 +69,8 @@ def test_the_commands_continue_a_run_and_a_failed_one_ends_with_1(
     monkeypatch.setattr(program, "last_weights", lambda run: run)
     monkeypatch.setattr(program, "same_samples", lambda *_: [at_most("samples", 0, 0)])
     outcomes = program.check(torch.device("cpu"), 1, tmp_path, images=100)
-    assert trained == [("local", 100), ("local", 200), ("ray", 100), ("ray", 200)]
+    continued = [("local", 100, False), ("local", 200, True), ("ray", 100, False), ("ray", 200, True)]
+    assert trained == continued
     assert [outcome.passed for outcome in outcomes] == [True, True, True, True, False]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,10 @@ class Training:
             self.model = CausalFusion(config)
         with torch.no_grad():
             self.model.head.weight.normal_(std=0.02)  # a zero head would make gradients vanish
-        set_up_blocks(self.model, compiled=compiled, recomputed=False)
+        # The CPU of a rehearsal goes through all of torch.compile but the making of kernels.
+        make = torch.compile if device.type == "cuda" else partial(torch.compile, backend="eager")
+        with mock.patch.object(torch, "compile", make):
+            set_up_blocks(self.model, compiled=compiled, recomputed=False, lengths=len(self.by_length()))
         self.objective = Objective(self.model, self.objective_config, DIFFUSION)
         self.weights: list[Tensor] = list(self.model.parameters())
         self.averages = [weight.detach().clone() for weight in self.weights]

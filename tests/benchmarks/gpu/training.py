@@ -37,7 +37,7 @@ def measure(
     form = attention_form(device, torch.bfloat16, longest)
     deadline.check(10, "training")
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
-    training, none = Training(config, size, device, compiled=device.type == "cuda"), graphs()
+    training, none = Training(config, size, device, compiled=True), graphs()
     started, lengths = time.perf_counter(), training.by_length()
     timed = warm_up(training, lengths, deadline)[: size.steps]
     warm, compiled = time.perf_counter() - started, graphs() - none
@@ -54,7 +54,7 @@ def measure(
         ceilings,
         batch=size.batch,
         form="flex" if form == "flex" else "split",
-        compiled=device.type == "cuda",
+        compiled=True,
         multiple=size.multiple,
     )
     report.add(

@@ -23,6 +23,7 @@ from ..data.validate import CheckedShards
 from ..evaluation.classifier.folder import open_classifier
 from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
 from ..tracking.tracker import Tracker
+from ..train.engine import plain_forward
 from ..train.loop import Hook, TrainLoop
 from ..train.warm_up import warm_up
 from .activations import activation_bytes, longest_sequence, shortest_sequence
@@ -72,7 +73,8 @@ class GenerationTask(Task):
     def warm_up(self, engine: Any, device: torch.device, alive: Callable[[], None]) -> int:
         """Run the model on a micro-batch of zeros of each length, or of a choice of many lengths."""
         rows = engine.train_micro_batch_size_per_gpu()
-        return warm_up(engine, self.experiment.model, self.experiment.objective, rows, device, alive)
+        model, objective = self.experiment.model, self.experiment.objective
+        return warm_up(plain_forward(engine), engine.module, model, objective, rows, device, alive)
 
     def classifier_of(self, shards: CheckedShards) -> str | None:
         """Return the hash of the data set's classifier, which is trained if need be. None: without scores."""

@@ -157,7 +157,7 @@ class Task(ABC):
         """Run the model once on each kind of sequence, so that compiled blocks are ready before the first step.
 
         Args:
-            engine: called as the model is, with whole parameters in its `module`.
+            engine: holds the model with whole parameters as its `module`.
             device: the device that trains.
             alive: gives a sign of life. It is called after each sequence.
 

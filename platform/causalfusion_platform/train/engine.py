@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,17 @@ def build_engine(
     # Counts the calls of engine.step(), and loading a checkpoint does not set it back.
     optimizer.clock = lambda: engine.micro_steps
     return engine
+
+
+def plain_forward(engine: Any) -> Callable[..., Any]:
+    """Return a forward pass with the engine's arithmetic, whose outputs have no hooks on their backward pass."""
+    from deepspeed.runtime.torch_autocast import autocast_if_enabled
+
+    def forward(*inputs: Any) -> Any:
+        with autocast_if_enabled(engine):
+            return engine.module(*inputs)
+
+    return forward
 
 
 def _import_muon_without_compiling() -> None:

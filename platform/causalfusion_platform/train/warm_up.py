@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causalfusion import CausalFusionConfig, ModelConfig, ObjectiveConfig
 from causalfusion.attention.plan import AttentionPlan
@@ -18,7 +18,8 @@ from .blocks import MOST_LENGTHS
 
 
 def warm_up(
-    engine: Any,
+    forward: Callable[..., Any],
+    module: nn.Module,
     model: ModelConfig,
     objective: ObjectiveConfig,
     rows: int,
@@ -30,7 +31,8 @@ def warm_up(
     No gradient is kept, no random number is drawn, and no weight changes.
 
     Args:
-        engine: called as the model is. Its `module` holds whole parameters.
+        forward: calls the model with the arithmetic of training (`plain_forward`).
+        module: the model, with whole parameters.
         model: configuration of the model.
         objective: that of the objective, which decides on the lengths.
         rows: samples of a micro-batch.
@@ -40,10 +42,10 @@ def warm_up(
     Returns:
         The number of sequences.
     """
-    parameters = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     done = 0
     for one in _kinds(model, objective, device):
-        outputs = engine(*_inputs(model, objective, one, rows, engine.module.dtype, device))
+        outputs = forward(*_inputs(model, objective, one, rows, next(module.parameters()).dtype, device))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         torch.autograd.grad([x.float().sum() for x in outputs], parameters, allow_unused=True)
         done += 1

@@ -44,16 +44,6 @@ CASES: list[tuple[ModelConfig, dict[str, Any]]] = [
 ]
 
 
-class Engine:
-    """Calls a model as an engine does."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.module(*arguments)
-
-
 @pytest.fixture(autouse=True)
 def compiled_in_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trace and guard as ever, but run the graphs as they are: to generate code takes a minute a block."""
@@ -85,7 +75,7 @@ def check_steps(model: ModelConfig, options: dict[str, Any], number: int, length
         else ObjectiveConfig(**options)
     )
     plain, compiled = both(model, lengths)
-    assert warm_up(Engine(compiled), model, config, ROWS, CPU) > 0
+    assert warm_up(compiled, compiled, model, config, ROWS, CPU) > 0
     recompilations = Recompilations()
     recompilations.begin()
     made, drawn_lengths = int(counters["stats"]["unique_graphs"]), set()

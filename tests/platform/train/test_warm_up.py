@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from causalfusion import CausalFusionConfig, DiTConfig, ModelConfig, ObjectiveConfig, TextConfig, build_model
 from causalfusion.lengths import lengths
@@ -28,31 +27,20 @@ CASES: list[tuple[ModelConfig, dict[str, Any]]] = [
 ]
 
 
-class Engine:
-    """Calls a model as an engine does, and keeps the lengths of the sequences that its first block gets."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.lengths: list[int] = []
-        module.get_submodule("blocks.0").register_forward_pre_hook(lambda _, x: self.lengths.append(x[0].shape[1]))
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.module(*arguments)
-
-
 @pytest.mark.parametrize(("model", "options"), CASES)
 def test_each_length_is_run_and_nothing_is_left_behind(model: ModelConfig, options: dict[str, Any]) -> None:
     """Of many lengths the shortest and the longest are among those that are run. No weight gets a gradient."""
-    config, calls = ObjectiveConfig(**options), []
-    engine = Engine(build_model(model))
+    config, calls, run = ObjectiveConfig(**options), [], list[int]()
+    module = build_model(model)
+    module.get_submodule("blocks.0").register_forward_pre_hook(lambda _, x: run.append(x[0].shape[1]))
     state = torch.get_rng_state()
-    count = warm_up(engine, model, config, 3, torch.device("cpu"), lambda: calls.append(0))
-    assert len(engine.lengths) == len(calls) == count
+    count = warm_up(module, module, model, config, 3, torch.device("cpu"), lambda: calls.append(0))
+    assert len(run) == len(calls) == count
     expected = lengths(model, config, "cpu")
     if len(expected) <= 16:
-        assert engine.lengths == expected
+        assert run == expected
     else:
-        assert {expected[0], expected[-1]} <= set(engine.lengths) <= set(expected)
+        assert {expected[0], expected[-1]} <= set(run) <= set(expected)
         assert count <= 16
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(parameter.grad is None for parameter in engine.module.parameters())
+    assert all(parameter.grad is None for parameter in module.parameters())

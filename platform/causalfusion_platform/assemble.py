@@ -24,6 +24,7 @@ from .config.schema import Experiment
 from .config.secrets import remember
 from .data.manifest import Manifest
 from .data.read import Collate, Dataset
+from .storage.json_file import Damaged, read_object
 from .storage.private import make_private
 from .storage.run_layout import RunPaths
 from .tasks import Task, TaskContext, open_task
@@ -55,7 +56,7 @@ class Job(BaseModel):
 
     experiment: Experiment
     mlflow_run_id: str | None = None
-    """Id of the run at MLflow. None until MLflow has answered."""
+    """Id of the run at MLflow. None: MLflow had not answered when the attempt began."""
     bad_shards: tuple[str, ...] = ()
     """Shards that the run leaves out."""
     attempt: int = 1
@@ -148,7 +149,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     checkpoints = CheckpointHook(
         experiment.train.checkpoint_every_images,
         build_saver(job),
-        Fixed(config_digest(experiment), manifest.digest, package_versions(), job.mlflow_run_id, precision),
+        Fixed(config_digest(experiment), manifest.digest, package_versions(), precision),
         guard=guard,
         metrics=metrics,
         spent=spent,
@@ -156,6 +157,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         journal=journal,
         attempt=job.attempt,
         save_weights=task.save_weights,
+        mlflow_run_id=lambda: _mlflow_run_id(job) if rank == 0 else None,  # the first rank writes the manifest
     )
     stop = StopHook(control, checkpoints.now, checkpoints.storage_fails)
     task_context = TaskContext(
@@ -313,6 +315,17 @@ def open_dataset(experiment: Experiment, manifest: Manifest, task: Task, order: 
         fields=task.fields,
         transform=task.transform(),
     )
+
+
+def _mlflow_run_id(job: Job) -> str | None:
+    """Return the id of the run at MLflow. The driver writes it into the run's state, maybe while workers start."""
+    if job.mlflow_run_id is not None:
+        return job.mlflow_run_id
+    try:
+        found = read_object(job.paths.state_file).get("mlflow_run_id")
+    except (OSError, Damaged):  # a checkpoint without the id is worth more than none
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _tell_bad(journal: Journal | None, control: Control) -> Callable[[Path, str], None]:

@@ -78,7 +78,7 @@ def local_options(folder: Path, dashboard_port: int) -> dict[str, Any]:
     """Return the options of `ray.init` for a local Ray with its files in a folder below `folder`.
 
     Ray makes its folder writable for everybody. `folder` itself keeps its permissions, and nobody else can pass it.
-    Ports that show metrics are closed.
+    Ports that show metrics are closed. Processes start when they are needed, not one for each CPU at once.
 
     Private: `_temp_dir` and `_system_config`. The environment variables that set the same are not public either,
     and every process of the driver would inherit them.
@@ -91,6 +91,7 @@ def local_options(folder: Path, dashboard_port: int) -> dict[str, Any]:
         "_temp_dir": str(folder / "ray"),
         "_system_config": {
             "idle_worker_killing_time_threshold_ms": _IDLE_MS,
+            "prestart_worker_first_driver": False,
             "enable_metrics_collection": False,
         },
     }
@@ -177,26 +178,120 @@ def single_attempt() -> Any:
 
 
 def small_trainer() -> Any:
-    """Return Ray Train's `TorchTrainer` that starts neither of two actors for each attempt.
+    """Return Ray Train's `TorchTrainer` that starts none of three actors for each attempt.
 
-    One asks which nodes are being taken back, and the driver asks `draining_nodes` itself. The other distributes
-    data sets that are given to the trainer, and workers here read theirs from `data.stream`. The process of each
-    takes two seconds of CPU to start.
+    - One asks which nodes are being taken back. The driver asks `draining_nodes` itself.
+    - One distributes data sets that are given to the trainer. Workers here read theirs themselves.
+    - One asks an autoscaler for nodes. A run starts when the cluster holds its workers, whose placement group keeps
+      their nodes.
 
-    Private: `_create_default_callbacks`. Not documented: the environment variable. `RunConfig`, `FailureConfig` and
-    `TorchTrainer` have no such options.
+    The process of each takes two seconds of CPU to start.
+
+    Private: `_create_default_callbacks`, `_initialize_and_run_controller`, `FixedScalingPolicy` and its methods.
+    Not documented: the first environment variable. `RunConfig`, `FailureConfig` and `TorchTrainer` have no such
+    options.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # The controller asks this often whether the workers have ended. By default a run ends up to two seconds late.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+
+    class AsksForNothing(FixedScalingPolicy):  # type: ignore[misc]
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
 
     class SmallTrainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            policy = AsksForNothing(self.scaling_config)
+            return super()._initialize_and_run_controller(**arguments | {"scaling_policy": policy})
+
     return SmallTrainer
+
+
+def torch_config(backend: str) -> Any:
+    """Return Ray Train's `TorchConfig` whose controller imports no torch, which takes two seconds before it starts.
+
+    Workers make their process group by the functions of `TorchConfig`.
+
+    DeveloperAPI: `Backend` and `BackendConfig`. Private: `get_address_and_port`. `TorchConfig` has no such option.
+
+    Args:
+        backend: `gloo` or `nccl`.
+    """
+    import ray
+    from ray.train._internal.utils import get_address_and_port
+    from ray.train.backend import Backend, BackendConfig
+
+    class WorkersAlone(Backend):  # type: ignore[misc]
+        share_cuda_visible_devices = True  # as `TorchConfig`
+
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            address, port = worker_group.execute_single(0, get_address_and_port)
+            place, world = (backend_config.backend, address, port), len(worker_group)
+            ray.get(
+                [
+                    worker_group.execute_single_async(rank, _join_process_group, *place, rank, world)
+                    for rank in range(world)
+                ]
+            )
+
+        def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            del backend_config
+            ends = worker_group.execute_async(_leave_process_group)
+            with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                ray.get(ends, timeout=_LEAVE_SECONDS)
+
+    class LightTorchConfig(BackendConfig):  # type: ignore[misc]
+        def __init__(self, backend: str) -> None:
+            self.backend = backend
+
+        @property
+        def backend_cls(self) -> Any:
+            return WorkersAlone
+
+        @property
+        def train_func_context(self) -> Any:
+            from ray.train.torch.config import TorchConfigContextManager
+
+            return TorchConfigContextManager
+
+    return LightTorchConfig(backend)
+
+
+_GROUP_SECONDS = 1800
+_LEAVE_SECONDS = 30
+"""Limits of the operations of a process group, and of its end: those of `TorchConfig`."""
+
+
+def _join_process_group(backend: str, address: str, port: int, rank: int, world: int) -> None:
+    """Make this worker a rank of a process group.
+
+    Private: two functions of `ray.train.torch.config`, which `TorchConfig` calls in workers too.
+    """
+    from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
+
+    os.environ.update({"MASTER_ADDR": address, "MASTER_PORT": str(port)})
+    _set_torch_distributed_env_vars()
+    _setup_torch_process_group(backend, rank, world, "env://", _GROUP_SECONDS)
+
+
+def _leave_process_group() -> None:
+    """End this worker's process group. Private: a function of `ray.train.torch.config`, as above."""
+    import torch
+    from ray.train.torch.config import _shutdown_torch
+
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    _shutdown_torch(destroy_process_group=several)
 
 
 def set_up_ray_data(*, whole_blocks: bool = False) -> None:

@@ -6,18 +6,26 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import ray.tune
-from ray.train.torch import TorchTrainer
+from ray.train import ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _shutdown_torch
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision
+from ray.train.v2._internal.execution.worker_group.execution_group import ReplicaGroup
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.annotations import AnnotationType
+from tests.conftest import run_environment
 
 from causalfusion_platform import ray_private
 
@@ -197,7 +205,7 @@ def test_a_single_attempt() -> None:
     assert (config.max_failures, config.controller_failure_limit, config.max_preemption_failures) == (0, 0, 0)
 
 
-def test_a_trainer_starts_two_actors_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_starts_three_actors_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENABLE_PREEMPTION_WATCHER_ENV_VAR, raising=False)
     trainer = ray_private.small_trainer()
     assert get_env_vars_to_propagate()[ENABLE_PREEMPTION_WATCHER_ENV_VAR] == "0"
@@ -207,6 +215,72 @@ def test_a_trainer_starts_two_actors_less(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert [kind for kind in usual if kind not in ours] == [DatasetsCallback]
     assert [kind for kind in usual if kind is not DatasetsCallback] == ours
+    started: list[Any] = []
+    monkeypatch.setattr(
+        DataParallelTrainer, "_initialize_and_run_controller", lambda _, **arguments: started.append(arguments)
+    )
+    trainer(lambda: None, scaling_config=ScalingConfig(num_workers=3))._initialize_and_run_controller(
+        scaling_policy=None, callbacks=[]
+    )
+    [arguments] = started
+    policy = ray.cloudpickle.loads(ray.cloudpickle.dumps(arguments["scaling_policy"]))
+    assert isinstance(policy, FixedScalingPolicy)
+    policy.after_controller_start(None)
+    # Neither needs the actor, or Ray.
+    decision = policy.make_decision_for_non_running_worker_group()
+    assert decision.num_workers == 3
+    assert isinstance(policy.make_decision_for_running_worker_group(None, None), NoopDecision)
+    policy.before_controller_abort()
+
+
+def test_the_controller_of_a_training_needs_no_torch(tmp_path: Path) -> None:
+    """A process that unpickles the configuration of the backend, as Ray Train's controller does."""
+    file = tmp_path / "config.pickle"
+    file.write_bytes(ray.cloudpickle.dumps(ray_private.torch_config("gloo")))
+    code = (
+        "import sys, ray, ray.train.v2._internal.execution.controller.controller as _\n"
+        "config = ray.cloudpickle.loads(open(sys.argv[1], 'rb').read())\n"
+        "assert config.backend_cls().share_cuda_visible_devices\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=300, env=run_environment())
+
+
+def test_workers_are_asked_for_their_place_in_a_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ray's own group of workers. Each worker is called in this process, and what it is asked to do is noted."""
+
+    class Worker:
+        def execute_async(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+            if function.__name__ == "get_address_and_port":
+                return ("10.0.0.1", 4321)
+            return (function, *inspect.signature(function).bind(*arguments, **named).args)
+
+    group = ReplicaGroup([Worker(), Worker()], {}, [])
+    asked: list[Any] = []
+
+    def get(found: Any, **_: Any) -> Any:
+        asked.append(found)
+        return found
+
+    monkeypatch.setattr(ray, "get", get)
+    config = ray_private.torch_config("gloo")
+    backend = config.backend_cls()
+    backend.on_start(group, config)
+    join = ray_private._join_process_group
+    assert asked[-1] == [(join, "gloo", "10.0.0.1", 4321, rank, 2) for rank in range(2)]
+    backend.on_shutdown(group, config)
+    assert asked[-1] == [(ray_private._leave_process_group,)] * 2
+
+
+def test_a_backend_has_the_settings_of_rays_own() -> None:
+    """And the functions of Ray that workers call have the parameters that they get."""
+    ours, theirs = ray_private.torch_config("gloo"), TorchConfig(backend="gloo")
+    assert ours.train_func_context is theirs.train_func_context
+    assert ours.backend_cls.share_cuda_visible_devices == theirs.backend_cls.share_cuda_visible_devices
+    parameters = ["backend", "world_rank", "world_size", "init_method", "timeout_s"]
+    assert list(inspect.signature(_setup_torch_process_group).parameters) == parameters
+    assert not inspect.signature(_set_torch_distributed_env_vars).parameters
+    assert list(inspect.signature(_shutdown_torch).parameters) == ["destroy_process_group"]
 
 
 def test_schedulers_have_the_methods_that_ours_override() -> None:

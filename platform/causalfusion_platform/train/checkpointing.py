@@ -43,7 +43,6 @@ class Fixed:
     config_digest: str
     data_digest: str
     versions: dict[str, str]
-    mlflow_run_id: str | None
     precision: str
 
 
@@ -65,11 +64,12 @@ class CheckpointHook(Hook):
         journal: Journal | None,
         attempt: int,
         save_weights: SaveWeights,
+        mlflow_run_id: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.every_images = every_images
         self.saver, self.fixed, self.save_weights = saver, fixed, save_weights
         self.guard, self.metrics, self.spent, self.control = guard, metrics, spent, control
-        self.journal, self.attempt = journal, attempt
+        self.journal, self.attempt, self.mlflow_run_id = journal, attempt, mlflow_run_id
         self.saved_at: int | None = None
         self.stalls: dict[int, float] = {}
         self.failures = 0
@@ -152,6 +152,7 @@ class CheckpointHook(Hook):
                 world_size=torch.distributed.get_world_size(),
                 zero_stage=experiment.train.zero_stage,
                 **vars(self.fixed),
+                mlflow_run_id=self.mlflow_run_id(),
                 metrics={} if loss is None else {"loss": loss},
                 grad_norms=list(self.guard.norms),
                 averages=[profile.name for profile in averages.profiles],

@@ -88,7 +88,7 @@ class Training:
         return CheckpointHook(
             experiment.train.checkpoint_every_images,
             saver,
-            Fixed(config_digest(experiment), DATA, {"torch": "x"}, "run", "fp32"),
+            Fixed(config_digest(experiment), DATA, {"torch": "x"}, "fp32"),
             guard=self.guard,
             metrics=self.metrics,
             spent=self.spent,
@@ -96,6 +96,7 @@ class Training:
             journal=self.journal,
             attempt=self.job.attempt,
             save_weights=self.task.save_weights,
+            mlflow_run_id=lambda: self.job.mlflow_run_id,
         )
 
     def train(self, *more: Any, until: int | None = None) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train.torch
+from ray.train import RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...assemble import Job
-from ...ray_private import draining_nodes, single_attempt, small_trainer
+from ...ray_private import draining_nodes, single_attempt, small_trainer, torch_config
 from ...train.control import STARTING
 from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
@@ -152,9 +154,6 @@ def _end_process(pid: int, stacks: str, rank: int) -> None:
 
 
 def _trainer(job: Job, actor: Any) -> Any:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
-
     train = job.experiment.train
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:
@@ -162,7 +161,7 @@ def _trainer(job: Job, actor: Any) -> Any:
     return small_trainer()(
         enter_worker,
         train_loop_config={"job": job.model_dump_json(), "actor": actor},
-        torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
+        torch_config=torch_config("nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,
             use_gpu=bool(train.gpus_per_worker),

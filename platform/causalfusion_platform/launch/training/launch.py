@@ -36,7 +36,7 @@ from .supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 _RUN_SECONDS = 15.0
-"""Seconds to wait for MLflow to make the run, if it answers. Workers start all the same."""
+"""Seconds that a worker in this process waits for MLflow to make the run, if it answers."""
 _DRAIN_SECONDS = 60.0
 _DRAIN_SECONDS_AWAY = 5.0
 """Seconds to wait for MLflow to take the last records, if it answers and if not. The rest stays on disk."""
@@ -85,6 +85,10 @@ class Launch:
             UserError, NotFinished: see `run_training`.
         """
         launch = self.folder.started.launches
+        if not self.local:
+            with stages.time("workers up and down"):
+                # Ray Train is imported before a thread imports MLflow: both import some of the same packages.
+                from . import attempt  # noqa: F401
         with stages.time("MLflow"):
             self._begin_delivery()
         self.journal.add(Launched(launch=launch, host=socket.gethostname(), pid=os.getpid()))
@@ -156,7 +160,10 @@ class Launch:
         )
 
     def _begin_delivery(self) -> None:
-        """Start the delivery, and wait for MLflow to make the run, so that checkpoints can name it."""
+        """Start the delivery. MLflow makes the run while workers start, and checkpoints name it.
+
+        A worker in this process would import the same packages as MLflow, so it waits for that.
+        """
         reason = answers(self.experiment.tracking_uri)
         if reason is not None:
             logger.warning(
@@ -164,7 +171,7 @@ class Launch:
                 f"records wait in {self.folder.root}"
             )
         self.delivery.start()
-        if reason is None:
+        if self.local and reason is None:
             self.delivery.drain(_RUN_SECONDS)
 
     def _deliver(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Multiplications of a product from which oneDNN is faster (`make bench`). Smaller ones cost more to start.
-_SMALLEST = 2**24
+_SMALLEST = 2**25
 # Other builds of torch have other libraries, which were not measured.
 HAS_ONEDNN = bool(torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available())  # type: ignore
 

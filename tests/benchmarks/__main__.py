@@ -9,10 +9,11 @@ import sys
 
 import torch
 
-from . import attention_forms, checkpoints, encoding, model_speed, streaming
+from . import attention_forms, checkpoints, encoding, linear_layers, model_speed, streaming
 
 BENCHMARKS = {
     "attention": attention_forms.run,
+    "linear": linear_layers.run,
     "model": model_speed.run,
     "streaming": streaming.run,
     "encoding": encoding.run,

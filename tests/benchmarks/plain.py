@@ -1,7 +1,7 @@
 """A plainly written CausalFusion, to measure ours against: the same weights and results, no care for speed.
 
 Attention is softmax(q kᵀ + mask) v with a float mask that every layer makes anew; while sampling, keys and values
-are concatenated at every diffusion step; every block computes every token.
+are concatenated at every diffusion step; every block computes every token. Products are those of torch itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from causalfusion import CausalFusion
 from causalfusion.attention.mask import visible_between
@@ -20,12 +21,23 @@ from causalfusion.transformer import Block
 Cache = dict[int, tuple[Tensor, Tensor]]
 
 
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer in torch's own way."""
+    assert isinstance(layer, nn.Linear)
+    return functional.linear(x, layer.weight, layer.bias)
+
+
+def mlp(block: Block, x: Tensor) -> Tensor:
+    """Apply the MLP of a block in torch's own way."""
+    return linear(block.mlp[2], block.mlp[1](linear(block.mlp[0], x)))
+
+
 def attention(
     block: Block, x: Tensor, hidden: Tensor | None, kept: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output, and the keys and values of all tokens; `hidden` is (N, N), True where attention is not."""
     own = block.attn
-    q, k, v = rearrange(own.qkv(x), "b n (three h e) -> three b h n e", three=3, h=own.num_heads)
+    q, k, v = rearrange(linear(own.qkv, x), "b n (three h e) -> three b h n e", three=3, h=own.num_heads)
     q, k = own.q_norm(q), own.k_norm(k)
     if kept is not None:
         k, v = torch.cat([kept[0], k], dim=2), torch.cat([kept[1], v], dim=2)
@@ -33,7 +45,7 @@ def attention(
     if hidden is not None:
         scores = scores + torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
     out = scores.softmax(dim=-1) @ v
-    return own.proj(rearrange(out, "b h n e -> b n (h e)")), k, v
+    return linear(own.proj, rearrange(out, "b h n e -> b n (h e)")), k, v
 
 
 class PlainCausalFusion(torch.nn.Module):
@@ -59,7 +71,7 @@ class PlainCausalFusion(torch.nn.Module):
         for block in model.blocks:
             assert isinstance(block, Block)
             x = x + attention(block, block.norm1(x), hidden)[0]
-            x = x + block.mlp(block.norm2(x))
+            x = x + mlp(block, block.norm2(x))
         return model.predict(x[:, -noised.shape[1] :])
 
     def begin(self, labels: Tensor) -> Cache:
@@ -80,5 +92,5 @@ class PlainCausalFusion(torch.nn.Module):
             if keep:
                 cache[layer] = (k, v)
             x = x + out
-            x = x + block.mlp(block.norm2(x))
+            x = x + mlp(block, block.norm2(x))
         return x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from causalfusion.linear import HAS_ONEDNN, Linear
 
-ROWS, INPUTS, OUTPUTS = (4, 300), 128, 160
+ROWS, INPUTS, OUTPUTS = (4, 300), 128, 320
 EPS = torch.finfo(torch.float32).eps
 
 in_onednn = pytest.mark.skipif(

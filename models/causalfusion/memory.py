@@ -135,7 +135,8 @@ def _block(
     attention = _Attention(width, config.num_heads, normed, sizes, lengths, asked)
     if form == "matmul":
         return kept + attention.by_products()
-    return kept + (attention.by_flex() if form == "flex" and lengths.masked else attention.by_parts())
+    whole = form in ("flex", "blocks") and lengths.masked
+    return kept + (attention.by_whole() if whole else attention.by_parts())
 
 
 def peak_bytes(
@@ -192,8 +193,8 @@ class _Attention:
         tokens = self.lengths.total + self.asked
         return self.normed * tokens * (self.sizes.norm_copy * self.width + self.heads * _STATISTICS)
 
-    def by_flex(self) -> int:
-        """FlexAttention over the whole sequence, and the fused kernel without a mask."""
+    def by_whole(self) -> int:
+        """One function over the whole sequence: FlexAttention, or blocks of AR steps."""
         tokens = self.normed * (self.lengths.total + self.asked)
         return self.projected + self.norms + self._fused(tokens)
 

@@ -339,7 +339,7 @@ def _tell_bad(journal: Journal | None, control: Control) -> Callable[[Path, str]
 
 def _tell_resharded(job: Job, resume: Resume, journal: Journal | None, control: Control) -> None:
     train = job.experiment.train
-    new = f"{train.num_workers} workers, ZeRO {train.zero_stage}"
+    new = f"{train.num_workers} workers, ZeRO {train.stage}"
     control.note(f"checkpoint converted from {resume.was} to {new} in {resume.convert_seconds:.0f} s")
     if journal is not None:
         journal.add(

@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,6 +96,18 @@ def latest(
 def newest(root: Path) -> Path | None:
     """Return the newest checkpoint without checking its files, or None."""
     return next(iter(_newest_first(root)), None)
+
+
+def written_stage(root: Path) -> int | None:
+    """Return the ZeRO stage that wrote the newest checkpoint whose manifest can be read, or None without one.
+
+    Raises:
+        UserError: another version of this code wrote it.
+    """
+    for folder in _newest_first(root):
+        with suppress(BadCheckpoint):
+            return read(folder).zero_stage
+    return None
 
 
 def complete(partial: Path, facts: Facts, files: Mapping[str, FileRecord]) -> Path:

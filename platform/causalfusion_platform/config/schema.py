@@ -157,7 +157,7 @@ class OptimConfig(Section):
         return self
 
 
-Precision = Literal["auto", "fp32", "bf16", "bf16_weights", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "bf16_weights", "fp16"]
 
 
 class TrainConfig(Section):
@@ -174,18 +174,20 @@ class TrainConfig(Section):
 
     Reading data needs CPUs too: use 2 workers × 0.5 on 2 cores."""
     gpus_per_worker: float = Field(0.0, ge=0)
-    """GPUs reserved per worker."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage: shards optimizer state (1), gradients (2), parameters (3)."""
+    """GPUs reserved per worker: 0 trains on CPUs, 1 on one GPU a worker. More GPUs take more workers."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """DeepSpeed ZeRO stage: shards optimizer state (1), gradients (2), parameters (3). null: the stage of the
+    checkpoint that the run continues. A new run has the lowest stage that its precision and offload allow: from 0
+    with one worker, from 1 with several. Stage 3 is slower, and pays from a few billion parameters on."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Images in one forward and backward pass of a worker. Gradients of several passes are added up before the
     optimizer step. null: all of a worker's images of the step. Fewer images take less memory. The result is the
     same."""
     precision: Precision = "auto"
     """Arithmetic. `bf16`: matrix products in bf16, parameters and gradients in fp32. `auto`: bf16 where the
-    hardware supports its products, else fp32. `bf16_weights`: parameters and gradients in bf16 too, with fp32
-    copies in the optimizer. `fp16`: the same in fp16, with dynamic loss scaling. The last two need ZeRO 1, 2
-    or 3."""
+    hardware supports its products, else fp32. `tf32`: fp32 with matrix products in TF32 on GPUs from A100 on. Other
+    devices compute it in fp32. `bf16_weights`: parameters and gradients in bf16 too, with fp32 copies in the
+    optimizer. `fp16`: the same in fp16, with dynamic loss scaling. The last two need ZeRO 1, 2 or 3."""
     activation_checkpointing: bool = False
     """Recompute each transformer block in the backward pass, which takes less memory and a third more time."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
@@ -226,17 +228,39 @@ class TrainConfig(Section):
             )
         return self
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _one_gpu_at_most(cls, value: float) -> float:
+        if value not in (0, 1):
+            raise ValueError(
+                f"must be 0 or 1, got {value:g}: DeepSpeed puts a worker on the GPU that has its rank's number on "
+                "the host, which Ray gives to workers of one GPU alone. For more GPUs raise train.num_workers"
+            )
+        return value
+
     @model_validator(mode="after")
     def _check_stage(self) -> TrainConfig:
-        needs: list[tuple[bool, tuple[int, ...], str]] = [
-            (self.precision in ("bf16_weights", "fp16"), (1, 2, 3), f"precision {self.precision}"),
-            (self.offload == "optimizer", (1, 2, 3), "offload optimizer"),
-            (self.offload == "parameters", (3,), "offload parameters"),
-        ]
-        for given, stages, what in needs:
-            if given and self.zero_stage not in stages:
-                raise ValueError(f"{what} needs zero_stage {' or '.join(map(str, stages))}, got {self.zero_stage}")
+        if self.zero_stage is not None and self.zero_stage < self.lowest_stage:
+            of_offload = self.offload == "parameters" or not self._has_masters
+            what = f"offload {self.offload}" if of_offload else f"precision {self.precision}"
+            allowed = " or ".join(map(str, range(self.lowest_stage, 4)))
+            raise ValueError(f"{what} needs zero_stage {allowed}, got {self.zero_stage}")
         return self
+
+    @property
+    def lowest_stage(self) -> int:
+        """Lowest ZeRO stage that the precision and the offload work with."""
+        return 3 if self.offload == "parameters" else int(self._has_masters or self.offload == "optimizer")
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage of a new run."""
+        automatic = max(self.lowest_stage, int(self.num_workers > 1))
+        return automatic if self.zero_stage is None else self.zero_stage
+
+    @property
+    def _has_masters(self) -> bool:
+        return self.precision in ("bf16_weights", "fp16")
 
     @property
     def worker_batch_size(self) -> int:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache
+from typing import cast
 
-from causalfusion import CausalFusionConfig, ModelConfig, count_parameters
+import torch
+
+from causalfusion import CausalFusionConfig, memory
+from causalfusion.attention.dense import attention_form
 from causalfusion.baselines.dit import DiTConfig
-from causalfusion.factorization.sequence import lay_out
+from causalfusion.factorization.sequence import Layout, lay_out
 from causalfusion.factorization.steps import equal_step_sizes
+from causalfusion.memory import SequenceLengths, TrainingPrecision
 
 from ..config.schema import Experiment
+
+_PRODUCTS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
 
 
 def longest_sequence(experiment: Experiment) -> int:
     """Return the tokens of the longest training sequence, padding included: the last AR step has one token."""
+    return len(_longest_layout(experiment))
+
+
+def _longest_layout(experiment: Experiment) -> Layout:
     model, objective = experiment.model, experiment.objective
     tokens = model.num_tokens
     if objective.num_ar_steps is not None:
@@ -26,7 +36,7 @@ def longest_sequence(experiment: Experiment) -> int:
     time_token = not isinstance(model, DiTConfig) and model.time_conditioning == "token"
     text = model.text.max_tokens if isinstance(model, CausalFusionConfig) and model.text is not None else 0
     described = objective.text is not None and objective.text.share > 0 and model.architecture != "transfusion"
-    layout = lay_out(
+    return lay_out(
         sizes,
         class_tokens=model.num_class_tokens,
         text_before=0 if described else text,
@@ -35,7 +45,6 @@ def longest_sequence(experiment: Experiment) -> int:
         time_token=time_token,
         multiple=objective.multiple(tokens, "cuda" if experiment.train.gpus_per_worker else "cpu"),
     )
-    return len(layout)
 
 
 def shortest_sequence(experiment: Experiment) -> int:
@@ -53,36 +62,39 @@ def shortest_sequence(experiment: Experiment) -> int:
 def activation_bytes(experiment: Experiment, rows: int, precision: str) -> float:
     """Estimate the bytes that `rows` images keep for the backward pass, for the longest sequence.
 
-    D is the width of the model and M that of the MLP. In a block each token keeps
-
-    - 2 D numbers in the precision of the residual stream: the inputs of the layer norms.
-    - 8 D and 2 M numbers in the precision of products. The 8 D are their inputs, queries and keys before and after
-      their norms, and values.
-    - 3 D more in a DiT, for its modulation.
-
-    Recomputing keeps D a block, and one block whole. With autocast the weights in 16 bits come on top. The N²
-    scores of attention are not counted, since kernels do not keep them at lengths where they matter.
+    See `causalfusion.memory`. With autocast the weights in 16 bits are among them.
     """
-    return plain_activation_bytes(experiment, rows, precision, experiment.model.depth, longest_sequence(experiment))
+    layout, copies = _longest_layout(experiment), experiment.objective.time_copies
+    text_behind = layout.after.stop > layout.after.start
+    lengths = SequenceLengths(
+        context=layout.noised.start,
+        noised=experiment.model.num_tokens,
+        copies=copies,
+        read=layout.noised.start - layout.after.start if text_behind else 0,
+        masked=layout.noised.start > experiment.model.num_class_tokens,
+    )
+    return _estimate(experiment, rows, precision, lengths, experiment.model.depth)
 
 
-def plain_activation_bytes(
-    experiment: Experiment, rows: int, precision: str, depth: int, tokens_per_row: int | None = None
-) -> float:
-    """Estimate the same for `depth` blocks of the model, on its image tokens alone if no number is given."""
-    model = experiment.model
-    product = 4 if precision == "fp32" else 2
-    residual = 2 if precision in ("bf16_weights", "fp16") else 4
-    width, tokens = model.hidden_size, rows * (tokens_per_row or model.num_tokens)
-    more = 3 * residual * width if isinstance(model, DiTConfig) else 0
-    block = tokens * (2 * residual * width + 8 * product * width + 2 * product * model.mlp_size + more)
-    blocks = depth * block
-    if experiment.train.activation_checkpointing:
-        blocks = depth * tokens * residual * width + block
-    cast = 2 * _count(model) if precision == "bf16" else 0
-    return float(blocks + cast)
+def plain_activation_bytes(experiment: Experiment, rows: int, precision: str, depth: int) -> float:
+    """Estimate the same for `depth` blocks of the model, on its image tokens alone."""
+    lengths = SequenceLengths(context=0, noised=experiment.model.num_tokens, masked=False)
+    return _estimate(experiment, rows, precision, lengths, depth)
 
 
-@lru_cache(maxsize=64)
-def _count(model: ModelConfig) -> int:
-    return count_parameters(model)
+def _estimate(experiment: Experiment, rows: int, precision: str, lengths: SequenceLengths, depth: int) -> float:
+    train = experiment.train
+    kind = "cuda" if train.gpus_per_worker else "cpu"
+    arithmetic = cast(TrainingPrecision, precision)
+    form = attention_form(torch.device(kind), _PRODUCTS.get(arithmetic, torch.bfloat16), lengths.total)
+    return memory.activation_bytes(
+        experiment.model,
+        lengths,
+        rows=rows,
+        precision=arithmetic,
+        device_type=kind,
+        attention=form,
+        recomputed=train.activation_checkpointing,
+        compiled=train.compile,
+        depth=depth,
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sized
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ from ..storage.run_layout import SAMPLES_FOLDER, RunPaths
 from ..tracking.tracker import Tracker
 from ..train.engine import plain_forward
 from ..train.loop import Hook, TrainLoop
+from ..train.memory import ModelSize
 from ..train.warm_up import warm_up
 from .activations import activation_bytes, longest_sequence, shortest_sequence
 from .probes import ProbeHook
@@ -60,6 +63,11 @@ class GenerationTask(Task):
         return training_flops(
             self.experiment.model, self.experiment.objective, attention="visible", skip_unread=True
         )
+
+    @cached_property
+    def size(self) -> ModelSize:
+        """Size of the model, of which a second one draws samples."""
+        return dataclasses.replace(super().size, samples=True)
 
     def activation_bytes(self, rows: int, precision: str) -> float:
         """Estimate the activations of the longest sequence."""

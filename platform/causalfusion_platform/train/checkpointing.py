@@ -150,7 +150,7 @@ class CheckpointHook(Hook):
                 order=loop.state.order,
                 seed=experiment.seed,
                 world_size=torch.distributed.get_world_size(),
-                zero_stage=experiment.train.zero_stage,
+                zero_stage=experiment.train.stage,
                 **vars(self.fixed),
                 mlflow_run_id=self.mlflow_run_id(),
                 metrics={} if loss is None else {"loss": loss},

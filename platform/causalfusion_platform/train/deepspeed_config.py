@@ -6,11 +6,17 @@ from typing import Any, Literal
 
 import torch
 
-from ..config.schema import Experiment
+from ..config.schema import Experiment, TrainConfig
 from .pass_through import merged
 
-Arithmetic = Literal["fp32", "bf16", "bf16_weights", "fp16"]
+Arithmetic = Literal["fp32", "tf32", "bf16", "bf16_weights", "fp16"]
 """`train.precision`, with `auto` resolved."""
+
+OVERLAPPED_BUCKET = 50_000_000
+"""Numbers in a bucket of gradients whose reduction overlaps with the backward pass.
+
+DeepSpeed's own 500 million would hold all gradients of most models: the pass would end before it is full."""
+_COMMUNICATED = {"fp32": "fp32", "tf32": "fp32", "bf16": "fp32", "bf16_weights": "bf16", "fp16": "fp16"}
 
 
 def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torch.device) -> dict[str, Any]:
@@ -21,8 +27,14 @@ def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torc
         "train_micro_batch_size_per_gpu": train.rows_at_once,
         "gradient_accumulation_steps": train.accumulation_steps,
         # With ZeRO 0 the optimizer clips (GuardedAdamW), since DeepSpeed keeps the norm to itself.
-        "gradient_clipping": experiment.optim.clip_grad_norm if train.zero_stage else 0.0,
-        "zero_optimization": {"stage": train.zero_stage, **_offload(train.offload, device)},
+        "gradient_clipping": experiment.optim.clip_grad_norm if train.stage else 0.0,
+        "zero_optimization": {
+            "stage": train.stage,
+            **_overlap(train, device),
+            **_offload(train.offload, device),
+        },
+        # Named, so that another release of DeepSpeed reduces in the same numbers.
+        "communication_data_type": _COMMUNICATED[precision],
         # The optimizer is torch's own: DeepSpeed's fused ones compile for minutes on a CPU.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -31,6 +43,13 @@ def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torc
         "wall_clock_breakdown": False,
     }
     return merged(derived, train.deepspeed)
+
+
+def _overlap(train: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Reduce the gradients of one bucket on a stream of its own, while the backward pass fills the next."""
+    if device.type != "cuda" or train.num_workers == 1 or train.stage not in (1, 2):
+        return {}
+    return {"overlap_comm": True, "reduce_bucket_size": OVERLAPPED_BUCKET}
 
 
 def _precision(precision: Arithmetic) -> dict[str, Any]:

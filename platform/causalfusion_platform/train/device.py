@@ -61,7 +61,7 @@ def peak(device: torch.device, precision: str) -> Peak:
     A GPU's is looked up by its name. A CPU's is measured on the threads in use, in less than 0.3 s.
 
     Args:
-        precision: `fp32`, `bf16`, `bf16_weights` or `fp16`.
+        precision: `train.precision`, with `auto` decided.
     """
     arithmetic = products_in(precision, device.type)
     if device.type == "cpu":
@@ -75,15 +75,14 @@ def products_in(precision: str, device_type: str) -> Arithmetic:
     """Return the arithmetic of matrix products on `cpu` or `cuda`.
 
     Args:
-        precision: a value of `train.precision`. `auto` is taken for bf16, which GPUs from A100 on multiply in. On a
-            GPU fp32 is TF32 if torch has been told to use it.
+        precision: a value of `train.precision`. `auto` is taken for bf16, which GPUs from A100 on multiply in.
         device_type: type of the device that computes.
     """
     if precision == "auto" or precision.startswith("bf16"):
         return "bf16"
     if precision == "fp16":
         return "fp16"
-    return "tf32" if device_type == "cuda" and torch.backends.cuda.matmul.allow_tf32 else "fp32"
+    return "tf32" if device_type == "cuda" and precision == "tf32" else "fp32"
 
 
 def peak_of(name: str, arithmetic: Arithmetic) -> Peak:

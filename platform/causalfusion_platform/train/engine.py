@@ -24,13 +24,25 @@ from .without_compiler import leave_compiler_out
 def choose_precision(wanted: Precision, device: torch.device) -> Arithmetic:
     """Return the arithmetic: `auto` is bf16 where the hardware multiplies in it, else fp32.
 
-    On a CPU that means AMX tiles or AVX512-BF16. Without them bf16 is emulated, and slower than fp32.
+    On a CPU that means AMX tiles or AVX512-BF16. Without them bf16 is emulated, and slower than fp32. `tf32` is
+    fp32 on devices without such units.
     """
+    if wanted == "tf32":
+        return "tf32" if _has_tf32(device) else "fp32"
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def set_products(precision: Arithmetic) -> None:
+    """Let GPUs multiply fp32 in TF32, or not. It holds for all of this process: torch knows no other way."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 def build_engine(
@@ -73,6 +85,7 @@ def build_engine(
     if device.type == "cpu":
         # Its shared-memory collectives compile for up to a minute at first use. gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    set_products(precision)
     train = experiment.train
     model.to(device)
     if not train.compile:

@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..config.schema import Experiment
+from .deepspeed_config import OVERLAPPED_BUCKET
 from .ema_profiles import profiles_of
 
-Part = Literal["parameters", "masters", "moments", "averages", "gradients", "buckets", "activations"]
+Part = Literal[
+    "parameters",
+    "masters",
+    "moments",
+    "averages",
+    "gradients",
+    "buckets",
+    "activations",
+    "sampler",
+    "whole average",
+]
 EXACT: tuple[Part, ...] = ("parameters", "masters", "moments", "averages")
 """Parts that are exact but for the padding of partitions. The others are estimates."""
 
@@ -22,6 +33,8 @@ class ModelSize:
     parameters: int
     blocks: int = 1
     """Blocks that run one after the other. ZeRO 3 gathers one of them at a time."""
+    samples: bool = False
+    """Whether a second model in fp32 is there from the start, to draw samples with the averages' weights."""
 
 
 class Sized(Protocol):
@@ -46,10 +59,23 @@ class Memory:
     host: dict[Part, float]
     """In the CPU's memory beside a GPU, moved there by `train.offload`."""
 
+    accumulates: bool
+    """Whether several passes add up their gradients."""
+
     @property
     def total(self) -> float:
-        """All that is on the device."""
-        return sum(self.device.values())
+        """The most that is on the device at a time.
+
+        The backward pass frees activations while it makes gradients. So the larger of them counts, unless an
+        earlier pass has left gradients. A grid or a checkpoint gathers an average between two steps, when both are
+        gone.
+        """
+        passing: tuple[Part, ...] = ("gradients", "activations", "buckets", "whole average")
+        held = {part: self.device.get(part, 0.0) for part in passing}
+        pair = held["gradients"], held["activations"]
+        step = held["buckets"] + (sum(pair) if self.accumulates else max(pair))
+        stays = sum(count for part, count in self.device.items() if part not in passing)
+        return stays + max(step, held["whole average"])
 
     @property
     def host_total(self) -> float:
@@ -71,7 +97,10 @@ def estimate(task: Sized, *, workers: int, zero_stage: int, precision: str = "au
 
     - gradients: whole at ZeRO 0 and 1, 1/w at 2 and 3, and the fp32 ones of the step.
     - buckets of DeepSpeed's collectives.
-    - activations: the task estimates them, or leaves them out.
+    - activations: the task estimates them, or leaves them out. The block whose backward pass goes on holds half as
+      much again as it keeps.
+    - sampler: 4 P for the model that draws samples.
+    - whole average: 4 P while a grid or a checkpoint is made.
 
     Libraries and CUDA's own 1 to 2 GiB come on top.
 
@@ -94,11 +123,14 @@ def estimate(task: Sized, *, workers: int, zero_stage: int, precision: str = "au
         "moments": 8 * parameters / share,
         "averages": 4 * parameters / share * len(profiles_of(experiment.optim)),
         "gradients": weight * reduced + (4 * parameters / share if zero_stage else 0.0),
-        "buckets": _buckets(experiment, size, zero_stage, weight),
+        "buckets": _buckets(experiment, size, zero_stage, weight, workers),
+        "whole average": 4 * parameters,
     }
+    if size.samples:
+        held["sampler"] = 4 * parameters
     activations = task.activation_bytes(rows, precision)
     if activations is not None:
-        held["activations"] = activations
+        held["activations"] = activations * (1 + 1 / (2 * size.blocks))
     gpu = train.gpus_per_worker > 0
     moved: tuple[Part, ...] = ()
     if gpu and train.offload != "none" and zero_stage:
@@ -108,6 +140,7 @@ def estimate(task: Sized, *, workers: int, zero_stage: int, precision: str = "au
     return Memory(
         device={part: count for part, count in held.items() if part not in moved},
         host={part: count for part, count in held.items() if part in moved},
+        accumulates=rows < train.global_batch_size // workers,
     )
 
 
@@ -118,11 +151,11 @@ def checkpoint_bytes(task: Sized, precision: str = "auto") -> float:
         task: task of the experiment to train.
         precision: as in `estimate`.
     """
-    whole = estimate(task, workers=1, zero_stage=task.experiment.train.zero_stage, precision=precision)
+    whole = estimate(task, workers=1, zero_stage=task.experiment.train.stage, precision=precision)
     return sum({**whole.device, **whole.host}[part] for part in EXACT)
 
 
-def _buckets(experiment: Experiment, size: ModelSize, zero_stage: int, weight: int) -> float:
+def _buckets(experiment: Experiment, size: ModelSize, zero_stage: int, weight: int, workers: int) -> float:
     """Return the bytes of gradient buckets, and at ZeRO 3 of the layers that are whole at the moment.
 
     DeepSpeed allocates a full bucket, however small the model. A CPU gives memory only to the part that is written.
@@ -130,7 +163,10 @@ def _buckets(experiment: Experiment, size: ModelSize, zero_stage: int, weight: i
     if zero_stage == 0:
         return 0.0
     zero = experiment.train.deepspeed.get("zero_optimization", {})
-    bucket = float(zero.get("reduce_bucket_size", _BUCKET))
+    overlapped = bool(experiment.train.gpus_per_worker) and workers > 1 and zero_stage in (1, 2)
+    bucket = float(zero.get("reduce_bucket_size", OVERLAPPED_BUCKET if overlapped else _BUCKET))
+    if zero.get("overlap_comm", overlapped) and zero_stage in (1, 2):
+        bucket *= 2  # one is reduced while the other fills
     if not experiment.train.gpus_per_worker:
         bucket = min(bucket, size.parameters)
     whole_layers = 2 * size.parameters / size.blocks if zero_stage == 3 else 0.0

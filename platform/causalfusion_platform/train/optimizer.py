@@ -143,7 +143,7 @@ def build_optimizer(
             }
             for group in groups
         ],
-        clip_norm=optim.clip_grad_norm if experiment.train.zero_stage == 0 else None,
+        clip_norm=optim.clip_grad_norm if experiment.train.stage == 0 else None,
         betas=optim.betas,
         eps=optim.eps,
         fused=True,

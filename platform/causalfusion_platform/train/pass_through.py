@@ -62,7 +62,8 @@ def _paths(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:
 def _refuse_conflict(path: str, experiment: Experiment) -> None:
     if path in DERIVED:
         ours = DERIVED[path]
-        raise UserError(f"{WHERE}.{path} conflicts with {ours}={attrgetter(ours)(experiment)}: set that one")
+        value = attrgetter(ours)(experiment)
+        raise UserError(f"{WHERE}.{path} conflicts with {ours}={'null' if value is None else value}: set that one")
     if path in RESERVED:
         raise UserError(f"{WHERE}.{path} cannot be set: {RESERVED[path]}\n  leave it out")
 

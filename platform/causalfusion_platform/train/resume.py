@@ -111,11 +111,11 @@ def _look(
             f"--allow-config-change data.digest"
         )
     train = experiment.train
-    old, new = (manifest.zero_stage, manifest.world_size), (train.zero_stage, train.num_workers)
+    old, new = (manifest.zero_stage, manifest.world_size), (train.stage, train.num_workers)
     reason = reshardable(*old, *new)
     if reason is not None:
         raise UserError(
-            f"{folder} does not fit train.zero_stage={train.zero_stage}: {reason}\n"
+            f"{folder} does not fit train.zero_stage={train.stage}: {reason}\n"
             f"  resume with train.zero_stage={manifest.zero_stage}, or start anew with another name=…"
         )
     if not needs_conversion(*old, *new):
@@ -124,7 +124,7 @@ def _look(
     out = root / UNIVERSAL_FOLDER
     shutil.rmtree(out, ignore_errors=True)  # of an attempt that was cut short
     try:
-        universal = convert(folder / "engine", out, train.zero_stage)
+        universal = convert(folder / "engine", out, train.stage)
     except RuntimeError as error:
         raise UserError(
             f"{error}\n  resume with train.num_workers={manifest.world_size} "

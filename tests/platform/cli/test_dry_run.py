@@ -40,7 +40,7 @@ def test_the_plan_of_the_digits(run: Run, own_folder: Path) -> None:
         "800 steps, 51,200 images; learning rate 0.004, warmup 3,200 images",
         "2, every 25,600 images, about 9.28 MiB each 2 stay; with one being written 27.8 MiB of disk",  # 20 P
         "memory of each of 2 workers",
-        "→ 1 1.86 MiB 2.78 MiB 950 KiB",
+        "→ 1 1.86 MiB 2.78 MiB 2.78 MiB",  # 4 P; 12 P / 2; 4 P / 2 + 4 P
     ):
         assert part in text
     flops = 51_200 * training_flops(PRESETS["digits"], ObjectiveConfig(), attention="visible", skip_unread=True)
@@ -80,7 +80,19 @@ def test_a_run_for_gpus(run: Run) -> None:
     flops = 300_001_280 * training_flops(PRESETS["L/2"], ObjectiveConfig(), attention="visible", skip_unread=True)
     a100, h100 = (flops / (peak * 1e12 * 0.4) / 3600 for peak in (312, 989.5))
     assert f"assuming 40% MFU in bf16: {a100:,.0f} on A100, {h100:,.0f} on H100" in text
-    assert re.search(r" 0( –){7} → 1 587 MiB 440 MiB 147 MiB", text)  # 2 P; (4 + 8) P / 8; 4 P / 8
+    # 2 P; (4 + 8) P / 8; 4 P / 8 and 4 P for the model that draws samples with them.
+    assert re.search(r" 0( –){7} → 1 587 MiB 440 MiB 1.29 GiB", text)
+
+
+def test_what_a_stage_costs_is_said(run: Run) -> None:
+    slow = "ZeRO 3 gathers the weights of each layer twice a step"
+    assert slow in plan(run, "smoke", "train.zero_stage=3")
+    assert slow not in plan(run, "smoke", "train.zero_stage=3", "train.offload=parameters")
+    whole = "ZeRO 0 keeps the whole optimizer state on each worker"
+    assert whole in plan(run, "smoke", "train.zero_stage=0", "train.num_workers=2")
+    alone = plan(run, "smoke", "train.num_workers=1")
+    assert "ZeRO 0, " in alone
+    assert whole not in alone
 
 
 @pytest.mark.parametrize(
@@ -150,7 +162,7 @@ def test_the_plan_is_of_the_tasks_own_model(run: Run) -> None:
     assert "model 1,073 parameters batch" in text
     assert "not known: task=tests.platform.tasks.toy:LatentMean does not state its FLOPs" in text
     assert "image tokens" not in text
-    assert re.search(r"→ 1 4\.19 KiB 12\.6 KiB 4\.19 KiB [\d.]+ KiB – ", text)
+    assert re.search(r"→ 0 4\.19 KiB 8\.38 KiB 4\.19 KiB [\d.]+ KiB – ", text)
 
 
 def test_a_module_beside_the_command(run: Run, own_folder: Path) -> None:

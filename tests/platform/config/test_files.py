@@ -97,7 +97,7 @@ def test_every_key_is_explained() -> None:
         ("train.images", "whole number, ≥ 1", "102400"),
         ("optim.ema_decay", "number, ≥ 0, < 1", "0.9999"),
         ("optim.betas", "list of number, ≥ 0, < 1", "[0.9, 0.95]"),
-        ("train.zero_stage", "0 or 1 or 2 or 3", "1"),
+        ("train.zero_stage", "0 or 1 or 2 or 3 or null", "null"),
         ("data.posterior", "sample or mean", '"sample"'),
         ("data.prepare", "true or false or split or captions", "false"),
         ("supervision.min_workers", "whole number, ≥ 1 or null", "null"),

@@ -13,12 +13,18 @@ from tests.platform.train.zero_process import BATCH, DIT, Curve, batch, new_mode
 from torch import Tensor
 
 from causalfusion import Model, Objective, draw
+from causalfusion.attention.plan import AttentionPlan
 from causalfusion_platform.checkpoint.engine_state import load_engine, save_engine
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.engine import build_engine, choose_precision, grad_norm, optimizer_step
 
+OVERLAPPED = [
+    "+train.deepspeed.zero_optimization.overlap_comm=true",
+    "+train.deepspeed.zero_optimization.reduce_bucket_size=4000",
+]
+"""Many small buckets, as `OVERLAPPED_BUCKET` gives a large model."""
 STEPS, BAD_STEP = 8, 3
 CPU = torch.device("cpu")
 BF16 = ["train.precision=bf16", "optim.clip_grad_norm=0"]
@@ -61,7 +67,7 @@ class Run:
         from deepspeed.runtime.zero import GatheredParameters
 
         parameters = list(self.engine.module.parameters())
-        if self.experiment.train.zero_stage < 3:
+        if self.experiment.train.stage < 3:
             return [p.detach().clone() for p in parameters]
         with GatheredParameters(parameters):
             return [p.detach().clone() for p in parameters]
@@ -148,10 +154,10 @@ def plain_gradient(experiment: Experiment, rows_at_once: int) -> Tensor:
     objective = Objective(model, experiment.objective, experiment.diffusion)
 
     def predict(
-        noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, mask: Tensor
+        noised: Tensor, clean: Tensor, positions: Tensor, t: Tensor, labels: Tensor, plan: AttentionPlan
     ) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            out: Tensor = model(noised, clean, positions, t, labels, mask)
+            out: Tensor = model(noised, clean, positions, t, labels, plan)
         return out
 
     for part in range(parts):
@@ -171,7 +177,7 @@ def bf16_gradient(rank: int, world: int, settings: Sequence[str]) -> dict[str, A
     scale = 1 - run.experiment.optim.betas[0]  # the first moment after one step is that times the gradient
     moments = [
         run.engine.basic_optimizer.state[parameter]["exp_avg"]
-        if run.experiment.train.zero_stage == 0
+        if run.experiment.train.stage == 0
         else safe_get_full_optimizer_state(parameter, "exp_avg")
         for parameter in run.engine.module.parameters()
     ]
@@ -272,6 +278,9 @@ def run(rank: int, world: int, folder: Path) -> dict[str, Any]:
     if world <= 2:
         results["bf16"] = {str(number): bf16_gradient(rank, world, stage(number)) for number in (0, 1, 2, 3)}
     if world == 2:
+        for number in (1, 2):
+            overlapped = stage(number, *OVERLAPPED)
+            results["bf16"][f"{number}, overlapped"] = bf16_gradient(rank, world, overlapped)
         results["bf16"]["1, as before"] = bf16_gradient(rank, world, stage(1, REDUCED_IN_BF16))
         results["continued"] = continued(rank, world, folder / "continued")
     return results

@@ -79,7 +79,7 @@ def test_cadence_content_and_facts(tmp_path: Path) -> None:
             "order": 2,
             "seed": experiment.seed,
             "world_size": 1,
-            "zero_stage": 1,
+            "zero_stage": 0,
             "precision": "fp32",
             "config_digest": config_digest(experiment),
             "data_digest": DATA,

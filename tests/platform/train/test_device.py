@@ -112,6 +112,7 @@ def test_the_time_of_a_product_is_that_with_a_core_for_each_thread(wall: float, 
     ("precision", "on_cpu", "on_gpu"),
     [
         ("fp32", "fp32", "fp32"),
+        ("tf32", "fp32", "tf32"),
         ("bf16", "bf16", "bf16"),
         ("bf16_weights", "bf16", "bf16"),
         ("fp16", "fp16", "fp16"),
@@ -119,16 +120,7 @@ def test_the_time_of_a_product_is_that_with_a_core_for_each_thread(wall: float, 
     ],
 )
 def test_the_arithmetic_of_products(precision: str, on_cpu: str, on_gpu: str) -> None:
-    """Torch does not multiply fp32 in TF32 unless it is told to."""
     assert (products_in(precision, "cpu"), products_in(precision, "cuda")) == (on_cpu, on_gpu)
-
-
-def test_a_gpu_multiplies_fp32_in_tf32_if_torch_is_told_so() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        assert (products_in("fp32", "cpu"), products_in("fp32", "cuda")) == ("fp32", "tf32")
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_a_device_of_another_kind_has_no_known_peak() -> None:

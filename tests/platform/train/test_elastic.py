@@ -93,6 +93,14 @@ def test_gradients_of_bf16_products_are_added_up_in_fp32(results: Results, stage
     assert found["share of zeros"] < 0.1
 
 
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_reducing_during_the_backward_pass_changes_nothing(results: Results, stage: str) -> None:
+    """As on GPUs: bucket by bucket, also with two micro-batches. A CPU has no streams, but the same calls."""
+    found, expected = (results[2]["bf16"][name] for name in (f"{stage}, overlapped", stage))
+    assert found["error"] < 1e-6
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-6)
+
+
 def test_gradients_are_reduced_in_bf16_on_request(results: Results) -> None:
     """The list of modules goes to DeepSpeed. This also shows that the test above can fail."""
     assert 1e-4 < results[2]["bf16"]["1, as before"]["error"] < 2**-6

@@ -13,7 +13,7 @@ from causalfusion import PRESETS, build_model
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment, Precision
 from causalfusion_platform.train.deepspeed_config import Arithmetic, deepspeed_config
-from causalfusion_platform.train.engine import build_engine, choose_precision
+from causalfusion_platform.train.engine import build_engine, choose_precision, set_products
 from causalfusion_platform.train.optimizer import GuardedAdamW, build_optimizer
 from causalfusion_platform.train.rates import learning_rate_at
 
@@ -124,6 +124,7 @@ def test_deepspeed_is_told_what_the_experiment_says(
     experiment = make_experiment(optim={"clip_grad_norm": 0.7}, train=train)
     config = deepspeed_config(experiment, precision, CPU)
     assert config["zero_optimization"] == {"stage": stage}
+    assert config["communication_data_type"] == "fp32"
     # With ZeRO 0 the optimizer does the clipping.
     assert config["gradient_clipping"] == (0.7 if stage else 0)
     assert build_optimizer(build_model(PRESETS["tiny"]), experiment).clip_norm == (None if stage else 0.7)
@@ -142,6 +143,7 @@ def test_weights_of_16_bits_have_their_section(
 ) -> None:
     config = deepspeed_config(make_experiment(train={"precision": precision}), precision, CPU)
     assert config[section]["enabled"] is True
+    assert config["communication_data_type"] == section
     assert config["data_types"] == {"buffer_dtype": section}
     assert ("bf16" in config) != ("fp16" in config)
     assert "torch_autocast" not in config
@@ -167,10 +169,63 @@ def test_offloaded_state_is_pinned_for_a_gpu(
         assert all(zero[section] == {"device": "cpu", "pin_memory": pinned} for section in sections)
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_gradients_are_reduced_during_the_backward_pass_on_gpus(
+    make_experiment: MakeExperiment, stage: int, workers: int
+) -> None:
+    """ZeRO 3 does so by itself, and ZeRO 0 cannot."""
+    experiment = make_experiment(train={"zero_stage": stage, "num_workers": workers})
+    zero = deepspeed_config(experiment, "fp32", GPU)["zero_optimization"]
+    if workers == 2 and stage in (1, 2):
+        assert zero == {"stage": stage, "overlap_comm": True, "reduce_bucket_size": 50_000_000}
+    else:
+        assert zero == {"stage": stage}
+    assert deepspeed_config(experiment, "fp32", CPU)["zero_optimization"] == {"stage": stage}
+
+
+@pytest.mark.parametrize(
+    ("train", "stage"),
+    [
+        ({}, 0),
+        ({"num_workers": 2}, 1),
+        ({"zero_stage": 1}, 1),
+        ({"zero_stage": 0, "num_workers": 2}, 0),
+        ({"precision": "bf16_weights"}, 1),
+        ({"precision": "fp16", "num_workers": 2}, 1),
+        ({"offload": "optimizer"}, 1),
+        ({"offload": "parameters"}, 3),
+        ({"offload": "parameters", "precision": "bf16_weights"}, 3),
+    ],
+)
+def test_the_lowest_stage_that_works_is_taken(
+    make_experiment: MakeExperiment, train: dict[str, object], stage: int
+) -> None:
+    experiment = make_experiment(train=train)
+    assert experiment.train.stage == stage
+    assert deepspeed_config(experiment, "fp32", CPU)["zero_optimization"]["stage"] == stage
+
+
+def test_tf32_is_taken_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "tf32"), ((9, 0), "tf32")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert choose_precision("tf32", GPU) == expected
+    assert choose_precision("tf32", CPU) == "fp32"
+
+
+def test_only_tf32_multiplies_fp32_in_tf32() -> None:
+    try:
+        for precision in ("fp32", "tf32", "bf16", "tf32", "bf16_weights"):
+            set_products(precision)
+            assert torch.backends.cuda.matmul.allow_tf32 is (precision == "tf32")
+    finally:
+        set_products("fp32")
+
+
 def test_more_keys_are_merged(make_experiment: MakeExperiment) -> None:
     keys = {"zero_optimization": {"reduce_bucket_size": 10}, "prescale_gradients": True}
     config = deepspeed_config(make_experiment(train={"deepspeed": keys}), "fp32", CPU)
-    assert config["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 10}
+    assert config["zero_optimization"] == {"stage": 0, "reduce_bucket_size": 10}
     assert config["prescale_gradients"] is True
     assert config["train_batch_size"] == 128
 
@@ -181,6 +236,8 @@ def test_more_keys_are_merged(make_experiment: MakeExperiment) -> None:
         ({"micro_batch_size": 5}, "micro_batch_size 5 does not divide the 128 images of a worker"),
         ({"micro_batch_size": 128, "num_workers": 2}, "does not divide the 64 images of a worker"),
         ({"micro_batch_size": 0}, "greater than or equal to 1"),
+        ({"gpus_per_worker": 2}, "must be 0 or 1, got 2: DeepSpeed puts a worker on the GPU"),
+        ({"gpus_per_worker": 0.5}, "must be 0 or 1, got 0.5: .*raise train.num_workers"),
         (
             {"precision": "bf16_weights", "zero_stage": 0},
             "precision bf16_weights needs zero_stage 1 or 2 or 3, got 0",
@@ -214,7 +271,7 @@ def test_the_optimizer_is_adamw_as_configured(make_experiment: MakeExperiment) -
     """One step against AdamW's formula, on every parameter."""
     experiment = make_experiment(
         optim={"base_lr": 0.01, "betas": (0.8, 0.7), "eps": 0.1, "weight_decay": 0.5},
-        train={"global_batch_size": 512},
+        train={"global_batch_size": 512, "zero_stage": 1},  # gradients come clipped
     )
     model = build_model(PRESETS["tiny"])
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -232,7 +289,8 @@ def test_the_optimizer_is_adamw_as_configured(make_experiment: MakeExperiment) -
 def test_the_releases_epsilon_is_added_to_the_root(make_experiment: MakeExperiment, gradient: float) -> None:
     """ε = 1e-15: two steps against Adam's formula in float64; 1e-8 would swallow the small gradient."""
     experiment = make_experiment(
-        optim={"base_lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-15}, train={"global_batch_size": 256}
+        optim={"base_lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-15},
+        train={"global_batch_size": 256, "zero_stage": 1},  # gradients come clipped
     )
     model = build_model(PRESETS["tiny"])
     optimizer = build_optimizer(model, experiment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from tests.platform.config.trees import load_experiment
 from tests.platform.ranks import run_groups
 from tests.platform.train.memory_process import CASES, overrides, run
 
+from causalfusion.memory import peak_bytes
 from causalfusion_platform.tasks import Task, open_task
+from causalfusion_platform.tasks.activations import activation_bytes
 from causalfusion_platform.train.memory import EXACT, checkpoint_bytes, estimate
 
 
@@ -31,7 +34,7 @@ def test_exact_parts_are_those_of_real_engines(
 ) -> None:
     """DeepSpeed pads partitions: at most by some hundred bytes a parameter. The mean over ranks is compared."""
     task = task_of(*overrides(case, world))
-    expected = estimate(task, workers=world, zero_stage=task.experiment.train.zero_stage).device
+    expected = estimate(task, workers=world, zero_stage=task.experiment.train.stage).device
     for part in EXACT:
         found = sum(rank[case][part] for rank in counted[world]) / world
         assert found == pytest.approx(expected[part], rel=5e-3, abs=16), part
@@ -45,7 +48,7 @@ def test_checkpoints_are_as_large_as_estimated(
 ) -> None:
     """The engine's files hold everything but the averages; in a small model names and padding weigh something."""
     task = task_of(*overrides(case, world))
-    averages = estimate(task, workers=1, zero_stage=task.experiment.train.zero_stage).device["averages"]
+    averages = estimate(task, workers=1, zero_stage=task.experiment.train.stage).device["averages"]
     expected = checkpoint_bytes(task) - averages
     assert counted[world][0][case]["saved"] == pytest.approx(expected, rel=0.25)
 
@@ -85,6 +88,28 @@ def test_buckets_are_whole_on_a_gpu_and_can_be_made_smaller() -> None:
         return estimate(task_of(*overrides), workers=2, zero_stage=2).device["buckets"]
 
     gpu = ["train.gpus_per_worker=1", "train.precision=bf16_weights", "train.zero_stage=2"]
-    assert buckets(*gpu) == 1e9
-    assert buckets(*gpu, "train.deepspeed.zero_optimization.reduce_bucket_size=1000000") == 2e6
+    assert buckets(*gpu) == 2 * 2 * 50e6  # bf16: one is reduced while the other fills
+    assert buckets(*gpu, "train.deepspeed.zero_optimization.reduce_bucket_size=1000000") == 4e6
+    assert buckets(*gpu, "train.deepspeed.zero_optimization.overlap_comm=false") == 2 * 50e6
     assert buckets() < 1e6
+
+
+def test_the_peak_of_one_worker_is_that_of_plain_training() -> None:
+    """ZeRO 0 adds nothing to the weights, moments, averages, gradients and activations but the sampling model."""
+    names = ["model.preset=L/2", "train.gpus_per_worker=1", "train.num_workers=1", "train.global_batch_size=64"]
+    for more, accumulated in (((), False), (("train.micro_batch_size=4",), True)):
+        task = task_of(*names, *more)
+        size = task.size
+        kept = activation_bytes(task.experiment, task.experiment.train.rows_at_once, "bf16")
+        expected = peak_bytes(size.parameters, size.blocks, kept, accumulated=accumulated) + 4 * size.parameters
+        assert estimate(task, workers=1, zero_stage=0, precision="bf16").total == pytest.approx(expected)
+
+
+def test_a_grid_may_take_more_than_a_step() -> None:
+    """By hand, for P parameters: few activations are less than the average that is gathered for a grid."""
+    task = task_of("model.preset=L/2", "train.num_workers=1", "train.global_batch_size=1", "optim.ema_power=[0.1]")
+    found, parameters = estimate(task, workers=1, zero_stage=0, precision="bf16"), task.size.parameters
+    few = dataclasses.replace(found, device=found.device | {"activations": 0.0, "gradients": 0.0})
+    # Weights, two moments, two averages, the model that draws samples, and the average.
+    assert few.total == (4 + 8 + 8 + 4 + 4) * parameters
+    assert found.total > few.total - 4 * parameters

@@ -43,10 +43,10 @@ def test_what_deepspeed_reads_goes_through(make_experiment: MakeExperiment, keys
     [
         (
             "zero_optimization.stage",
-            "train.deepspeed.zero_optimization.stage conflicts with train.zero_stage=1: set",
+            "train.deepspeed.zero_optimization.stage conflicts with train.zero_stage=null: set",
         ),
         ("train_batch_size", "conflicts with train.global_batch_size=128: set that one"),
-        ("train_micro_batch_size_per_gpu", "conflicts with train.micro_batch_size=None"),
+        ("train_micro_batch_size_per_gpu", "conflicts with train.micro_batch_size=null"),
         ("gradient_accumulation_steps", "conflicts with train.micro_batch_size"),
         ("gradient_clipping", "conflicts with optim.clip_grad_norm=1.0"),
         ("bf16.enabled", "conflicts with train.precision=auto"),

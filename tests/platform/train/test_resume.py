@@ -23,7 +23,7 @@ from causalfusion_platform.train.resume import UNIVERSAL_FOLDER, Resume, find_re
 EXPERIMENT: dict[str, Any] = {
     "images": 6 * BATCH,
     "optim": {"ema_power": [0.1], "warmup_images": 40},
-    "train": {"checkpoint_every_images": 2 * BATCH, "keep_checkpoints": 9},
+    "train": {"checkpoint_every_images": 2 * BATCH, "keep_checkpoints": 9, "zero_stage": 1},
 }
 
 

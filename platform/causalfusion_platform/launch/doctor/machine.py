@@ -131,7 +131,7 @@ def check_memory(experiment: Experiment, *, elsewhere: bool, available: float | 
     if available is None:
         return Check("memory", "ok", f"estimated for {what}: {listed}")
     line = f"estimated for {what}: {listed}; free: {size(available)}"
-    if need(train.zero_stage) <= available:
+    if need(train.stage) <= available:
         return Check("memory", "ok", line)
     fit = next((stage for stage in stages if need(stage) <= available), None)
     less = f"train.micro_batch_size={max(train.rows_at_once // 2, 1)}, or train.activation_checkpointing=true"

@@ -69,11 +69,17 @@ def check_step(experiment: Experiment, seconds: float = 300.0, command: tuple[st
 
 
 def _small(experiment: Experiment) -> tuple[Experiment, str]:
-    changes: dict[str, Any] = {"num_workers": 1, "global_batch_size": _ROWS, "micro_batch_size": None}
+    stage = experiment.train.stage  # of all workers, so that the step is theirs
+    changes: dict[str, Any] = {
+        "num_workers": 1,
+        "global_batch_size": _ROWS,
+        "micro_batch_size": None,
+        "zero_stage": stage,
+    }
     if not torch.cuda.is_available():
         changes["gpus_per_worker"] = 0.0
     small = experiment.model_copy(update={"train": experiment.train.model_copy(update=changes), "sweep": None})
-    need = estimate(open_task(small), workers=1, zero_stage=small.train.zero_stage, precision="fp32")
+    need = estimate(open_task(small), workers=1, zero_stage=stage, precision="fp32")
     if small.train.gpus_per_worker or 2 * (need.total + need.host_total) < available_memory():
         return small, ""
     tiny = _tiny(experiment.model)

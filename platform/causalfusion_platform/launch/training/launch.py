@@ -31,6 +31,7 @@ from ..runs.exit_status import StoppedRun
 from ..runs.folder import RunFolder
 from ..runs.signals import StopRequest
 from .elastic import wait_for_workers
+from .stage import with_stage
 from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Launch:
             job=job,
             journal=self.journal,
             attempt=next_attempt,
-            fit_workers=fit_workers,
+            fit_workers=lambda job: with_stage(fit_workers(job), self.experiment),
             rolled_back=lambda order: self.folder.keep(order=order),
             stop=self.stop,
             launch=self.folder.started.launches,
@@ -210,7 +211,7 @@ class Launch:
             "stage_seconds": stages.seconds,
             "launches": self.folder.started.launches,
             "num_workers": train.num_workers,
-            "zero_stage": train.zero_stage,
+            "zero_stage": store.written_stage(self.folder.checkpoints),
             "run_dir": str(experiment.run_dir),
             "weights_path": str(newest / store.WEIGHTS_FOLDER if newest else None),
             "data_digest": self.shards.manifest.digest,

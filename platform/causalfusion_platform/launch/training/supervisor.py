@@ -94,7 +94,7 @@ class Supervisor:
                 launch=self.launch,
                 attempt=job.attempt,
                 workers=train.num_workers,
-                zero_stage=train.zero_stage,
+                zero_stage=train.stage,
                 images=_newest_images(job.checkpoints),
             )
         )

@@ -20,6 +20,8 @@ from ..numbers import size
 from ..terminal import as_path
 
 _ASSUMED_MFU = 0.4
+ZERO3_PARAMETERS = 3_000_000_000
+"""Parameters below which the states of ZeRO 1 or 2 fit on a GPU of 80 GB, with some workers to divide them."""
 _GPUS = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
 
 
@@ -113,7 +115,23 @@ def _batch(plan: Plan) -> str:
     train = plan.experiment.train
     device = f"{train.gpus_per_worker:g} GPU" if train.gpus_per_worker else f"{train.cpus_per_worker:g} CPU"
     parts = f"{train.rows_at_once} at once × {train.accumulation_steps} accumulated × {train.num_workers} workers"
-    return f"{train.global_batch_size} images = {parts}\n{device} each, ZeRO {train.zero_stage}, {plan.precision}"
+    return (
+        f"{train.global_batch_size} images = {parts}\n{device} each, ZeRO {train.stage}, {plan.precision}"
+        f"{_stage_note(plan)}"
+    )
+
+
+def _stage_note(plan: Plan) -> str:
+    """Return more about the ZeRO stage, in words, or nothing."""
+    train = plan.experiment.train
+    if train.stage == 3 and train.offload != "parameters" and plan.parameters < ZERO3_PARAMETERS:
+        return (
+            f"\nZeRO 3 gathers the weights of each layer twice a step and has a slower form of linear layers. "
+            f"Below {ZERO3_PARAMETERS / 1e9:g} billion parameters train.zero_stage=1 or 2 is faster where it fits"
+        )
+    if train.stage == 0 and train.num_workers > 1:
+        return "\nZeRO 0 keeps the whole optimizer state on each worker: train.zero_stage=1 divides it"
+    return ""
 
 
 def _steps(plan: Plan) -> str:
@@ -194,11 +212,11 @@ def _memory(plan: Plan) -> Table:
     workers = plan.experiment.train.num_workers
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", title_style="bold")
     table.title = f"memory of each of {workers} workers" if workers > 1 else "memory of the worker"
-    names = ("ZeRO", "weights", "optimizer", "averages", "gradients", "activations", "all", "on host")
+    names = ("ZeRO", "weights", "optimizer", "averages", "gradients", "activations", "peak", "on host")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for stage, memory in plan.memory.items():
-        marked = f"{'→ ' if stage == plan.experiment.train.zero_stage else ''}{stage}"
+        marked = f"{'→ ' if stage == plan.experiment.train.stage else ''}{stage}"
         if memory is None:
             table.add_row(marked, *["–"] * 7)
             continue
@@ -207,7 +225,7 @@ def _memory(plan: Plan) -> Table:
             marked,
             size(parts["parameters"]),
             size(parts["masters"] + parts["moments"]),
-            size(parts["averages"]),
+            size(parts["averages"] + parts.get("sampler", 0.0)),
             size(parts["gradients"] + parts["buckets"]),
             size(parts["activations"]) if "activations" in parts else "–",
             size(memory.total),

@@ -21,6 +21,7 @@ from .factorization.sequence import lay_out
 from .factorization.steps import equal_step_sizes, random_step_sizes, sample_num_ar_steps, step_of_token
 from .model import Model, ModelConfig
 from .noise.diffusion import DiffusionConfig, noised_and_target, sample_times
+from .slab import Slab
 
 WeightAxis = Literal["step", "token"]
 WeightShape = Literal["linear", "cosine"]
@@ -241,6 +242,26 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """Draws of some samples, and all that follows from their AR split. Made on the host, read on the device."""
+
+    sizes: list[int]
+    """|κ_1| … |κ_S|."""
+    orders: Tensor
+    """(B, L) raster positions in visiting order."""
+    times: Tensor
+    """(B, R, 1) diffusion times shared over AR steps, or (B, R, L): those of each token in visiting order."""
+    noise: Tensor
+    """(B, R, channels, height, width)."""
+    dropped: Tensor
+    """(B,) bool: class replaced by the null class."""
+    weights: Tensor
+    """(L,) w(s) of each token in visiting order."""
+    plan: AttentionPlan
+    """Attention over the training sequence."""
+
+
+@dataclass(frozen=True)
 class Corrupted:
     """Images of a batch in visiting order, with noised copies of them. M = R · L noised tokens."""
 
@@ -261,6 +282,9 @@ class Corrupted:
 class Objective:
     """Training loss of a batch, given its latents, labels and draws.
 
+    A call does all of it. In training the host calls `prepare` ahead of time and copies the result to the device in
+    one piece (`Slab`). `loss` then makes the host neither wait nor copy.
+
     Raises:
         ValueError: the model cannot be trained with this objective.
     """
@@ -270,55 +294,79 @@ class Objective:
         self.model = model
         self.config = config
         self.prediction = diffusion.prediction
-        self.scales = diffusion.signal_and_noise_scales()
+        self._scales = {torch.device("cpu"): diffusion.signal_and_noise_scales()}
 
     def __call__(self, predict: Predictor, latents: Tensor, labels: Tensor, drawn: Draws) -> Loss:
         """Return the loss of latents (B, channels, height, width) with labels (B,)."""
-        device, size = latents.device, self.model.config
-        corrupted = self.corrupt(latents, drawn)
-        labels = torch.where(drawn.dropped.to(device), size.null_class, labels)
-        time_token = isinstance(size, CausalFusionConfig) and size.time_conditioning == "token"
-        layout = lay_out(
-            drawn.sizes,
-            class_tokens=size.num_class_tokens,
-            copies=corrupted.copies,
-            time_token=time_token,
-            multiple=self.config.multiple(size.num_tokens, device.type),
-        )
-        known = corrupted.clean[:, : corrupted.clean.shape[1] - drawn.sizes[-1]]
-        plan = AttentionPlan.of(layout)
-        prediction = predict(corrupted.noised, known, corrupted.order, corrupted.times, labels, plan)
-        return self.compare(prediction, corrupted.target, drawn)
+        return self.loss(predict, latents, labels, Slab(self.prepare(drawn), latents.device).on_device())
 
-    def corrupt(self, latents: Tensor, drawn: Draws) -> Corrupted:
-        """Noise latents (B, channels, height, width) at the times that were drawn."""
-        device = latents.device
-        order = drawn.orders.to(device)
-        copies = drawn.noise.shape[1]
-        x0_BLP = _reorder(self.model.patchify(latents), order)
-        noise = self.model.patchify(drawn.noise.to(device, latents.dtype).flatten(0, 1))
-        noise = _reorder(noise, order.repeat_interleave(copies, 0))
-        noise_BRLP = rearrange(noise, "(b r) l p -> b r l p", r=copies)
+    def prepare(self, drawn: Draws, plan: AttentionPlan | None = None) -> Prepared:
+        """Return the draws with all that the loss needs beside latents and labels, on the host.
+
+        Args:
+            drawn: the random numbers.
+            plan: of the sequence. None: the sequence is [class | clean | time | padding | noised].
+        """
+        size, config = self.model.config, self.config
+        if plan is None:
+            layout = lay_out(
+                drawn.sizes,
+                class_tokens=size.num_class_tokens,
+                copies=drawn.noise.shape[1],
+                time_token=isinstance(size, CausalFusionConfig) and size.time_conditioning == "token",
+                multiple=config.multiple(size.num_tokens, self.model.device.type),
+            )
+            plan = AttentionPlan.of(layout)
         step = step_of_token(drawn.sizes) if drawn.times.shape[2] > 1 else torch.zeros(1, dtype=torch.int64)
-        times = drawn.times[:, :, step].to(device)  # (B, R, L) or (B, R, 1)
-        noised, target = noised_and_target(x0_BLP[:, None], noise_BRLP, times, self.scales, self.prediction)
+        return Prepared(
+            sizes=drawn.sizes,
+            orders=drawn.orders,
+            times=drawn.times[:, :, step],
+            noise=drawn.noise,
+            dropped=drawn.dropped,
+            weights=ar_weights(drawn.sizes, config.ar_weight, config.ar_weight_along, config.ar_weight_shape),
+            plan=plan,
+        )
+
+    def loss(self, predict: Predictor, latents: Tensor, labels: Tensor, ready: Prepared) -> Loss:
+        """Return the loss of latents (B, channels, height, width) with labels (B,), all on one device."""
+        corrupted = self.corrupt(latents, ready)
+        labels = labels.masked_fill(ready.dropped, self.model.config.null_class)
+        known = corrupted.clean[:, : corrupted.clean.shape[1] - ready.sizes[-1]]
+        prediction = predict(corrupted.noised, known, corrupted.order, corrupted.times, labels, ready.plan)
+        return self.compare(prediction, corrupted.target, ready)
+
+    def corrupt(self, latents: Tensor, ready: Prepared) -> Corrupted:
+        """Noise latents (B, channels, height, width) at the times that were drawn."""
+        copies, times = ready.noise.shape[1], ready.times
+        x0_BLP = _reorder(self.model.patchify(latents), ready.orders)
+        noise = self.model.patchify(ready.noise.to(latents.dtype).flatten(0, 1))
+        noise = _reorder(noise, ready.orders.repeat_interleave(copies, 0))
+        noise_BRLP = rearrange(noise, "(b r) l p -> b r l p", r=copies)
+        scales = self._scales_on(latents.device)
+        noised, target = noised_and_target(x0_BLP[:, None], noise_BRLP, times, scales, self.prediction)
         return Corrupted(
             clean=x0_BLP,
             noised=noised.flatten(1, 2),
             target=target.flatten(1, 2),
-            order=order,
+            order=ready.orders,
             times=times[:, 0, 0] if times[0].numel() == 1 else times.flatten(1),
             copies=copies,
         )
 
-    def compare(self, prediction: Tensor, target: Tensor, drawn: Draws) -> Loss:
+    def compare(self, prediction: Tensor, target: Tensor, ready: Prepared) -> Loss:
         """Return the loss of a prediction of the noised patches, (B, M, P), against their target."""
         precise = torch.promote_types(prediction.dtype, torch.float32)  # the model may compute in bf16
         squared = (prediction.to(precise) - target.to(precise)).square()
-        error_L = rearrange(squared, "b (r l) p -> b r l p", r=drawn.noise.shape[1]).mean(dim=(0, 1, 3))
-        config = self.config
-        weights = ar_weights(drawn.sizes, config.ar_weight, config.ar_weight_along, config.ar_weight_shape)
-        return Loss(weighted=(weights.to(prediction.device) * error_L).mean(), error_L=error_L.detach())
+        error_L = rearrange(squared, "b (r l) p -> b r l p", r=ready.noise.shape[1]).mean(dim=(0, 1, 3))
+        return Loss(weighted=(ready.weights * error_L).mean(), error_L=error_L.detach())
+
+    def _scales_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return √ᾱ_t and √(1−ᾱ_t) on a device, where they stay."""
+        if device not in self._scales:
+            signal, sigma = self._scales[torch.device("cpu")]
+            self._scales[device] = signal.to(device), sigma.to(device)
+        return self._scales[device]
 
 
 def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:

@@ -8,7 +8,7 @@ Shapes: B samples, S AR steps, L image tokens, T text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
@@ -21,7 +21,8 @@ from .attention.plan import AttentionPlan
 from .baselines.transfusion import Transfusion, lay_out_described
 from .factorization.sequence import lay_out
 from .noise.diffusion import DiffusionConfig
-from .objective import Draws, Loss, Objective, ObjectiveConfig, TextObjectiveConfig
+from .objective import Draws, Loss, Objective, ObjectiveConfig, Prepared, TextObjectiveConfig
+from .slab import Slab
 from .transformer import CausalFusion
 
 Forward = Callable[..., "Tensor | tuple[Tensor, Tensor]"]
@@ -63,6 +64,24 @@ def text_last(samples: range, share: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Samples of one batch with the text on one side of their images. N samples, T tokens in the longest text."""
+
+    last: bool
+    """The texts stand behind the images."""
+    weight: float
+    """Share of the batch. 0: the one sample is of the other kind, and only keeps the ranks together."""
+    rows: Tensor
+    """(N,) int64: places in the batch."""
+    tokens: Tensor
+    """(N, T) int64."""
+    lengths: Tensor
+    """(N,) int64."""
+    images: Prepared
+    """Draws of the images, and the sequence with the texts."""
+
+
+@dataclass(frozen=True)
 class TextImageLoss:
     """Loss of one batch."""
 
@@ -94,84 +113,111 @@ class TextImageObjective:
     ) -> TextImageLoss:
         """Return the loss of latents (B, channels, height, width).
 
-        The model runs once for each kind of sample, unless the share of text-last samples is 0 or 1. A batch
-        without one kind runs it on a sample of the other with weight 0, so that all ranks make the same calls.
+        Args:
+            forward: calls the model.
+            latents: in the model's scale.
+            texts: one of each image, on the CPU.
+            drawn: the random numbers of the batch. The AR split is shared by both kinds.
+            targets: see `loss`.
+        """
+        return self.loss(forward, latents, Slab(self.prepare(texts, drawn), latents.device).on_device(), targets)
+
+    def prepare(self, texts: Texts, drawn: Draws) -> list[Kind]:
+        """Return the samples of each kind that the model runs on, on the host.
+
+        It runs once for each kind, unless the share of text-last samples is 0 or 1. A batch without one kind runs
+        it on a sample of the other with weight 0, so that all ranks make the same calls.
+        """
+        kinds = []
+        for last, wanted in ((False, self.text.share < 1), (True, self.text.share > 0)):
+            if not wanted:
+                continue
+            rows = (texts.last == last).nonzero().flatten()
+            weight = len(rows) / len(texts.last)
+            rows = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+            of_kind, part = texts[rows], drawn.part(rows)
+            longest = int(of_kind.lengths.max())
+            if last and isinstance(self.model, Transfusion):
+                part = self._nearly_clean(part)
+            kinds.append(
+                Kind(
+                    last=last,
+                    weight=weight,
+                    rows=rows,
+                    tokens=of_kind.tokens[:, :longest],
+                    lengths=of_kind.lengths,
+                    images=self.images.prepare(part, self._plan(part, of_kind.lengths, last)),
+                )
+            )
+        return kinds
+
+    def loss(
+        self, forward: Forward, latents: Tensor, kinds: Sequence[Kind], targets: float | Tensor
+    ) -> TextImageLoss:
+        """Return the loss of latents (B, channels, height, width), on the device of all that was prepared.
 
         Args:
             forward: calls the model.
             latents: in the model's scale.
-            texts: one of each image.
-            drawn: the random numbers of the batch. The AR split is shared by both kinds.
+            kinds: the result of `prepare`.
             targets: divisor of the summed text loss: the target tokens of the whole step over its number of
                 batches, so that the mean over batches is that over tokens.
         """
         zero = latents.new_zeros((), dtype=torch.promote_types(latents.dtype, torch.float32))
         weighted, mse, text = zero, zero, zero
-        for last, wanted in ((False, self.text.share < 1), (True, self.text.share > 0)):
-            if not wanted:
-                continue
-            rows = (texts.last == last).nonzero().flatten()
-            weight = len(rows) / len(latents)
-            rows = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
-            part = latents[rows.to(latents.device)], texts[rows.to(texts.last.device)], drawn.part(rows)
-            if last:
-                image, tokens = self._image_first(forward, *part)
-                tokens = tokens if weight else tokens * 0
+        for kind in kinds:
+            part = latents[kind.rows]
+            if kind.last:
+                image, tokens = self._image_first(forward, part, kind)
+                tokens = tokens if kind.weight else tokens * 0
                 weighted = weighted + self.text.weight * tokens / targets
                 text = text + tokens.detach() / targets
             else:
-                image = self._text_first(forward, *part)
-            weighted, mse = weighted + weight * image.weighted, mse + weight * image.mse
+                image = self._text_first(forward, part, kind)
+            weighted, mse = weighted + kind.weight * image.weighted, mse + kind.weight * image.mse
         return TextImageLoss(weighted=weighted, mse=mse, text=text)
 
-    def _text_first(self, forward: Forward, latents: Tensor, texts: Texts, drawn: Draws) -> Loss:
-        device, corrupted = latents.device, self.images.corrupt(latents, drawn)
-        longest = int(texts.lengths.max())
+    def _plan(self, drawn: Draws, lengths: Tensor, last: bool) -> AttentionPlan:
+        longest = int(lengths.max())
+        if last and isinstance(self.model, Transfusion):
+            num_tokens = self.model.config.num_tokens
+            return AttentionPlan.of(lay_out_described(num_tokens, class_tokens=0, text_after=longest))
         layout = lay_out(
             drawn.sizes,
             class_tokens=0,
-            text_before=longest,
-            copies=corrupted.copies,
+            text_before=0 if last else longest,
+            text_after=longest if last else 0,
+            copies=drawn.noise.shape[1],
             time_token=self._time_token,
-            multiple=self.config.multiple(self.model.config.num_tokens, device.type),
+            multiple=self.config.multiple(self.model.config.num_tokens, self.model.device.type),
         )
-        known = corrupted.clean[:, : corrupted.clean.shape[1] - drawn.sizes[-1]]
-        plan = AttentionPlan.of(layout, texts.lengths)
-        tokens = texts.tokens[:, :longest].to(device)
-        prediction = forward(corrupted.noised, known, corrupted.order, corrupted.times, None, plan, tokens)
-        assert isinstance(prediction, Tensor)
-        return self.images.compare(prediction, corrupted.target, drawn)
+        return AttentionPlan.of(layout, None if last else lengths)
 
-    def _image_first(self, forward: Forward, latents: Tensor, texts: Texts, drawn: Draws) -> tuple[Loss, Tensor]:
+    def _text_first(self, forward: Forward, latents: Tensor, kind: Kind) -> Loss:
+        ready = kind.images
+        corrupted = self.images.corrupt(latents, ready)
+        known = corrupted.clean[:, : corrupted.clean.shape[1] - ready.sizes[-1]]
+        plan = ready.plan
+        prediction = forward(corrupted.noised, known, corrupted.order, corrupted.times, None, plan, kind.tokens)
+        assert isinstance(prediction, Tensor)
+        return self.images.compare(prediction, corrupted.target, ready)
+
+    def _image_first(self, forward: Forward, latents: Tensor, kind: Kind) -> tuple[Loss, Tensor]:
         """Return the loss of the images, and the cross entropy summed over the target tokens."""
-        device, longest = latents.device, int(texts.lengths.max())
-        if isinstance(self.model, Transfusion):
-            drawn = self._nearly_clean(drawn)
-            layout = lay_out_described(self.model.config.num_tokens, class_tokens=0, text_after=longest)
-        else:
-            layout = lay_out(
-                drawn.sizes,
-                class_tokens=0,
-                text_after=longest,
-                copies=drawn.noise.shape[1],
-                time_token=self._time_token,
-                multiple=self.config.multiple(self.model.config.num_tokens, device.type),
-            )
-        corrupted = self.images.corrupt(latents, drawn)
-        tokens = texts.tokens[:, :longest].to(device)
+        ready = kind.images
+        corrupted = self.images.corrupt(latents, ready)
         prediction, logits = forward(
             corrupted.noised,
             corrupted.clean,
             corrupted.order,
             corrupted.times,
             None,
-            AttentionPlan.of(layout),
+            ready.plan,
             None,
-            tokens,
+            kind.tokens,
         )
-        return self.images.compare(prediction, corrupted.target, drawn), next_token_loss(
-            logits, tokens, texts.lengths.to(device)
-        )
+        loss = self.images.compare(prediction, corrupted.target, ready)
+        return loss, next_token_loss(logits, kind.tokens, kind.lengths)
 
     @property
     def _time_token(self) -> bool:

@@ -6,6 +6,7 @@ Shapes: B samples, K residual branches, two in each block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,5 +46,11 @@ def branch_scales(drawn_BK: Tensor, rates: Sequence[float]) -> Tensor:
         raise ValueError(
             f"drop path in {len(rates)} blocks needs draws (B, {2 * len(rates)}), got {tuple(drawn_BK.shape)}"
         )
-    rate = torch.tensor(rates, dtype=drawn_BK.dtype, device=drawn_BK.device).repeat_interleave(2)
+    rate = _of_branches(tuple(rates), drawn_BK.dtype, drawn_BK.device)
     return (drawn_BK >= rate) / (1 - rate)
+
+
+@lru_cache(maxsize=16)
+def _of_branches(rates: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the rate of each residual branch, which stays on the device: a new copy would make the host wait."""
+    return torch.tensor(rates, dtype=dtype).repeat_interleave(2).to(device)

@@ -55,18 +55,22 @@ class CaptionTask(Task):
         return DrawCaptions(self.tokenizer, self.text.max_tokens, self.experiment.seed)
 
 
-def targets_per_row(targets: int, rows: int, device: torch.device) -> Tensor:
-    """Return the target tokens of a whole step, over all ranks, for each of its rows. Ranks call it together.
+def count_targets(targets: int, rows: int) -> Tensor:
+    """Return the target tokens and the rows of this rank, (2,) fp64, to be summed over all ranks."""
+    return torch.tensor([targets, rows], dtype=torch.float64)
+
+
+def targets_of(totals: Tensor | None, rows: int) -> Tensor:
+    """Return the share of a micro-batch of the target tokens of the whole step, over all ranks: a scalar in fp32.
+
+    Text losses are divided by it. Their mean over micro-batches and ranks is then the mean over tokens.
 
     Args:
-        targets: target tokens of this rank.
-        rows: rows of this rank.
-        device: of the result, a scalar in fp64.
+        totals: `count_targets`, summed over all ranks.
+        rows: rows of the micro-batch.
     """
-    counts = torch.tensor([targets, rows], dtype=torch.float64, device=device)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-    return counts[0].clamp(min=1) / counts[1]
+    assert totals is not None
+    return (totals[0].clamp(min=1) / totals[1]).to(torch.float32) * rows
 
 
 def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:

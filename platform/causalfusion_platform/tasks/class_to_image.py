@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from causalfusion import Draws, Model, Objective, draw, save_weights
+from causalfusion.objective import Prepared
 
 from ..config.errors import UserError
 from ..config.schema import Experiment
@@ -222,6 +222,17 @@ class ClassToImageObjective:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentsAndLabels:
+    """Inputs of one micro-batch."""
+
+    latents: Tensor
+    """(B, channels, height, width)"""
+    labels: Tensor
+    """(B,)"""
+    ready: Prepared
+
+
+@dataclasses.dataclass(frozen=True)
 class ClassToImageStep(DrawnStep):
     """One optimizer step on a batch of latents and labels."""
 
@@ -229,11 +240,15 @@ class ClassToImageStep(DrawnStep):
     batch: Batch
     drawn: Draws
 
-    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+    def part(self, rows: slice) -> LatentsAndLabels:
+        """Return latents, labels and draws of some rows."""
+        ready = self.bound.objective.prepare(self.drawn.part(rows))
+        return LatentsAndLabels(self.batch.latents[rows], self.batch.labels[rows], ready)
+
+    def loss(self, engine: Any, part: LatentsAndLabels, totals: Tensor | None) -> PartLoss:
         """Return the weighted loss and the unweighted MSE of some rows."""
-        latents = self.batch.latents[rows].to(device, non_blocking=True)
-        labels = self.batch.labels[rows].to(device, non_blocking=True)
-        loss = self.bound.objective(in_weights_type(engine), latents, labels, self.drawn.part(rows))
+        del totals
+        loss = self.bound.objective.loss(in_weights_type(engine), part.latents, part.labels, part.ready)
         return PartLoss(loss.weighted, {"mse": loss.mse})
 
     @property

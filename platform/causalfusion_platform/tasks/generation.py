@@ -158,6 +158,11 @@ class DrawnStep:
         """S, the number of AR steps of the step."""
         return {"ar_steps": len(self.drawn.sizes)}
 
+    @property
+    def totals(self) -> Tensor | None:
+        """No sums over ranks."""
+        return None
+
 
 def in_weights_type(engine: Any) -> Callable[..., Any]:
     """Return a forward pass whose latents have the type of the weights. The objective computes in fp32."""

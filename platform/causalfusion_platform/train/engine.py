@@ -15,7 +15,7 @@ from ..config.schema import Experiment, Precision
 from ..config.secrets import redacted
 from .blocks import set_up_blocks
 from .deepspeed_config import Arithmetic, deepspeed_config
-from .objective import PartLoss, TrainingStep
+from .objective import PartLoss, ReadyStep
 from .optimizer import ParameterGroup, build_optimizer
 from .pass_through import check_deepspeed
 from .without_compiler import leave_compiler_out
@@ -127,16 +127,16 @@ def _import_muon_without_compiling() -> None:
         compiler.compile = compile_
 
 
-def optimizer_step(engine: Any, step: TrainingStep, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Make one optimizer step on this rank's rows, in parts of `train.micro_batch_size`.
+def optimizer_step(engine: Any, ready: ReadyStep) -> tuple[Tensor, dict[str, Tensor]]:
+    """Make one optimizer step on this rank's rows, in the micro-batches that it was made ready for.
 
     Returns:
         The weighted loss and the further values of this rank's rows, detached. They stay on the device.
     """
-    rows = engine.train_micro_batch_size_per_gpu()
+    inputs, totals = ready.inputs()
     parts: list[PartLoss] = []
-    for first in range(0, step.rows, rows):
-        loss = step.loss(engine, slice(first, first + rows), device)
+    for part in inputs:
+        loss = ready.step.loss(engine, part, totals)
         engine.backward(loss.weighted)  # divides by the number of parts
         engine.step()  # acts after the last part
         parts.append(

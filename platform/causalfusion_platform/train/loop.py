@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..config.schema import Experiment
+from ..data.ahead import ahead
 from .ema import Averages
 from .engine import grad_norm, optimizer_step
-from .objective import StepCost, TrainingObjective
+from .objective import ReadyStep, StepCost, TrainingObjective
 from .optimizer import set_learning_rate
 from .rates import learning_rate_at
 
@@ -91,16 +92,31 @@ class TrainLoop:
     data_rows: int | None = None
     """Rows of the data set, for a warmup in epochs."""
 
-    def train_step(self, batch: Any) -> OptimizerStep:
+    def ready(self, batch: Any, number: int | None = None) -> ReadyStep:
+        """Return the step on this rank's batch, with its draws.
+
+        Args:
+            batch: the rows.
+            number: of the step, counted from 0. None: the present one.
+        """
+        step = self.objective.step(batch, self.state.step if number is None else number)
+        return ReadyStep(step, self.experiment.train.rows_at_once, self.device)
+
+    def _all_ready(self, batches: Iterator[Any]) -> Generator[ReadyStep]:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # of this thread. Pinned memory takes a context on its GPU.
+        for number, batch in enumerate(batches, self.state.step):
+            yield self.ready(batch, number)
+
+    def train_step(self, ready: ReadyStep) -> OptimizerStep:
         """Make one optimizer step on this rank's rows."""
-        experiment = self.experiment
-        step = self.objective.step(batch, self.state.step)
+        experiment, step = self.experiment, ready.step
         after = self.state.images_seen + experiment.train.global_batch_size
         rate = learning_rate_at(experiment, after, rows=self.data_rows)
         set_learning_rate(self.engine, rate)
         optimizer = self.engine.basic_optimizer
         made = optimizer.steps_made
-        loss, values = optimizer_step(self.engine, step, self.device)
+        loss, values = optimizer_step(self.engine, ready)
         return OptimizerStep(
             loss=loss,
             values=values,
@@ -113,28 +129,37 @@ class TrainLoop:
 
     def run(self, batches: Iterator[Any], hooks: Sequence[Hook]) -> TrainState:
         """Train until the experiment's images are seen, running the hooks at their cadences."""
-        train = self.experiment.train
-        while self.state.step < train.steps:
-            before, started = self.state.images_seen, time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - started
-            step = self.train_step(batch)
-            self.state.step += 1
-            self.state.images_seen += train.global_batch_size
-            if not step.skipped:
-                self.averages.update(self.state.step)
-            result = StepResult(
-                step=step,
-                images=train.global_batch_size,
-                seconds=time.perf_counter() - started,
-                data_seconds=waited,
-            )
-            done = self.state.step >= train.steps
-            for hook in hooks:
-                hook.observe(result)
-                if (done and hook.at_end) or crossed(before, self.state.images_seen, hook.every_images):
-                    hook.run(self)
+        steps = self._all_ready(batches)
+        if self.device.type != "cpu":
+            steps = ahead(steps)  # a thread makes each while the device computes the one before
+        try:
+            while self.state.step < self.experiment.train.steps:
+                self._turn(steps, hooks)
+        finally:
+            steps.close()
         return self.state
+
+    def _turn(self, steps: Iterator[ReadyStep], hooks: Sequence[Hook]) -> None:
+        train = self.experiment.train
+        before, started = self.state.images_seen, time.perf_counter()
+        ready = next(steps)
+        waited = time.perf_counter() - started
+        step = self.train_step(ready)
+        self.state.step += 1
+        self.state.images_seen += train.global_batch_size
+        if not step.skipped:
+            self.averages.update(self.state.step)
+        result = StepResult(
+            step=step,
+            images=train.global_batch_size,
+            seconds=time.perf_counter() - started,
+            data_seconds=waited,
+        )
+        done = self.state.step >= train.steps
+        for hook in hooks:
+            hook.observe(result)
+            if (done and hook.at_end) or crossed(before, self.state.images_seen, hook.every_images):
+                hook.run(self)
 
 
 def crossed(before: int, after: int, every: int) -> bool:

@@ -71,16 +71,16 @@ def _wrap_loop(module: Any) -> None:
 
     original = module.TrainLoop.train_step
 
-    def train_step(self: Any, batch: Any) -> Any:
+    def train_step(self: Any, ready: Any) -> Any:
         step = self.state.step
         for fault in _faults():
             due = step == fault.get("step") or step in fault.get("steps", ())
             if due and torch.distributed.get_rank() == fault.get("rank", 0) and _claim(fault, step):
                 if fault["do"] == "nan":
-                    batch.latents.fill_(float("nan"))
+                    ready.step.batch.latents.fill_(float("nan"))
                 else:
                     _strike(fault)
-        return original(self, batch)
+        return original(self, ready)
 
     module.TrainLoop.train_step = train_step
 

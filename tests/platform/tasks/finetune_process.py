@@ -100,7 +100,7 @@ def trained(kind: str, rank: int, world: int, stage: int, micro: int) -> dict[st
     loop = TrainLoop(experiment, engine, task.objective(model), averages, TrainState(), device)
     measured: Measured = []
     for index in range(STEPS):
-        done = loop.train_step(batch(task, index, rank, world))
+        done = loop.train_step(loop.ready(batch(task, index, rank, world)))
         loop.state.step += 1
         loop.state.images_seen += BATCH
         averages.update(loop.state.step)

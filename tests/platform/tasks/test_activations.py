@@ -87,7 +87,7 @@ def text_bytes(share: float, *more: str, rows: int) -> tuple[float, float]:
         longest = dataclasses.replace(step.drawn, sizes=[experiment.model.num_tokens - 1, 1])
         step = dataclasses.replace(step, drawn=longest)
     with saved(model) as kept:
-        step.loss(Engine(model), slice(0, rows), torch.device("cpu"))
+        step.loss(Engine(model), step.part(slice(0, rows)), step.totals)
     return sum(count for count, _ in kept.values()), task.activation_bytes(rows, "fp32")
 
 

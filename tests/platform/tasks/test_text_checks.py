@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.platform.config.trees import load_experiment
 from tests.platform.data.captioned import write_captioned
 from tests.platform.data.damage import put, rewrite
@@ -226,7 +225,8 @@ def test_the_doctor_replaces_a_model_that_is_too_large_by_one_of_its_kind(archit
     task = TextImage(small)
     objective = task.objective(model)
     step = objective.step(task.example_batch(2), 0)
-    assert bool(step.loss(Engine(objective.objective.model), slice(0, 2), torch.device("cpu")).weighted.isfinite())
+    loss = step.loss(Engine(objective.objective.model), step.part(slice(0, 2)), step.totals)
+    assert bool(loss.weighted.isfinite())
 
 
 def test_paths_may_move_when_a_run_goes_on(shards: Path) -> None:

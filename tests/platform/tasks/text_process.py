@@ -103,7 +103,7 @@ def trained(rank: int, world: int, stage: int, micro: int, *more: str) -> dict[s
     loop = TrainLoop(experiment, engine, objective, averages, TrainState(), device)
     measured: Measured = []
     for index in range(STEPS):
-        done = loop.train_step(batch(index, rank, world))
+        done = loop.train_step(loop.ready(batch(index, rank, world)))
         loop.state.step += 1
         loop.state.images_seen += BATCH
         averages.update(loop.state.step)

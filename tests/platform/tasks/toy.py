@@ -60,9 +60,18 @@ class Step:
         """Rows of this rank."""
         return len(self.batch.lengths)
 
-    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+    @property
+    def totals(self) -> None:
+        """No sums over ranks."""
+
+    def part(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return latents and lengths."""
+        return self.batch.latents[rows], self.batch.lengths[rows]
+
+    def loss(self, engine: Any, part: tuple[Tensor, Tensor], totals: Tensor | None) -> PartLoss:
         """Return the squared error, and the absolute one beside it."""
-        latents, lengths = self.batch.latents[rows].to(device), self.batch.lengths[rows].to(device)
+        del totals
+        latents, lengths = part
         error = engine(latents, lengths) - latents.mean(dim=(1, 2, 3))
         return PartLoss(error.square().mean(), {"absolute_error": error.detach().abs().mean()})
 

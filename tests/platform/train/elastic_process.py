@@ -19,6 +19,7 @@ from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.engine import build_engine, choose_precision, grad_norm, optimizer_step
+from causalfusion_platform.train.objective import ReadyStep
 
 OVERLAPPED = [
     "+train.deepspeed.zero_optimization.overlap_comm=true",
@@ -57,7 +58,8 @@ class Run:
         rows = batch(index, self.rank, self.world)
         if damage is not None and self.rank == self.world - 1:
             rows = Batch(rows.samples, rows.row_ids, damage(rows.latents), rows.labels)
-        loss, values = optimizer_step(self.engine, self.objective.step(rows, index), CPU)
+        ready = ReadyStep(self.objective.step(rows, index), self.experiment.train.rows_at_once, CPU)
+        loss, values = optimizer_step(self.engine, ready)
         means = torch.stack([loss, values["mse"]])
         torch.distributed.all_reduce(means)
         return [*(means / self.world).tolist(), float(grad_norm(self.engine))]

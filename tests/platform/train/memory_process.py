@@ -15,6 +15,7 @@ from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import profiles_of
 from causalfusion_platform.train.engine import build_engine, optimizer_step
+from causalfusion_platform.train.objective import ReadyStep
 
 CASES = {
     "0": ["train.zero_stage=0", "train.precision=fp32"],
@@ -48,7 +49,7 @@ def count(case: str, rank: int, world: int, folder: Path) -> dict[str, int]:
     engine = build_engine(model, experiment, torch.device("cpu"), precision)
     averages = Averages(engine.module, profiles_of(experiment.optim))
     rows = batch(0, rank, world)
-    optimizer_step(engine, objective.step(rows, 0), torch.device("cpu"))
+    optimizer_step(engine, ReadyStep(objective.step(rows, 0), experiment.train.rows_at_once, torch.device("cpu")))
     zero = engine.optimizer
     masters = getattr(zero, "single_partition_of_fp32_groups", getattr(zero, "fp32_partitioned_groups_flat", []))
     weights: list[Any] = list(engine.module.parameters())

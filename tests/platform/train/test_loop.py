@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.train.loop import OptimizerStep, StepResult, TrainLoop, TrainState, crossed
-from causalfusion_platform.train.objective import StepCost
+from causalfusion_platform.train.objective import ReadyStep, StepCost
 
 NUMBERS = st.integers(0, 300)
 
@@ -32,11 +32,29 @@ class Counter:
 FREE = StepCost(0.0, 0)
 
 
+class Step:
+    """A step without inputs that knows its batch and its number."""
+
+    rows, totals = 0, None
+
+    def __init__(self, batch: Batch, number: int) -> None:
+        self.batch, self.number = batch, number
+
+
+class Objective:
+    """An objective that draws nothing."""
+
+    def step(self, batch: Batch, number: int) -> Any:
+        return Step(batch, number)
+
+
 class Loop(TrainLoop):
     """A loop whose steps train nothing."""
 
-    def train_step(self, batch: Batch) -> OptimizerStep:
-        loss = torch.tensor(float(batch.samples.start))
+    def train_step(self, ready: ReadyStep) -> OptimizerStep:
+        step: Any = ready.step
+        assert step.number == self.state.step
+        loss = torch.tensor(float(step.batch.samples.start))
         return OptimizerStep(
             loss=loss, values={}, grad_norm=0.25, learning_rate=0.5, numbers={"ar_steps": 3}, cost=lambda: FREE
         )
@@ -65,7 +83,7 @@ def make_loop(images: int, batch: int, steps_done: int = 0) -> Loop:
     state = TrainState(steps_done, steps_done * batch)
     nothing: Any = None
     average: Any = Counter()
-    return Loop(experiment, nothing, nothing, average, state, torch.device("cpu"))
+    return Loop(experiment, nothing, Objective(), average, state, torch.device("cpu"))
 
 
 class Stumbling(Loop):
@@ -73,8 +91,8 @@ class Stumbling(Loop):
 
     left_out: frozenset[int] = frozenset()
 
-    def train_step(self, batch: Batch) -> OptimizerStep:
-        return replace(super().train_step(batch), skipped=self.state.step in self.left_out)
+    def train_step(self, ready: ReadyStep) -> OptimizerStep:
+        return replace(super().train_step(ready), skipped=self.state.step in self.left_out)
 
 
 def batches(start: int, size: int, count: int) -> Iterator[Batch]:

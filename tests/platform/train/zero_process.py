@@ -215,7 +215,7 @@ def plain_curve(settings: Sequence[str], steps: int) -> Curve:
 
 
 def step(loop: TrainLoop, averages: Averages, rank: int, world: int) -> float:
-    loss = loop.train_step(batch(loop.state.step, rank, world)).loss
+    loss = loop.train_step(loop.ready(batch(loop.state.step, rank, world))).loss
     loop.state.step += 1
     loop.state.images_seen += BATCH
     averages.update(loop.state.step)
@@ -261,7 +261,7 @@ def run_dit() -> dict[str, list[list[float]]]:
     )
     (loop, _), steps = build(experiment), []
     for index in range(STEPS_BEFORE):
-        done = loop.train_step(batch(index, 0, 1))
+        done = loop.train_step(loop.ready(batch(index, 0, 1)))
         loop.state.step += 1
         loop.state.images_seen += BATCH
         steps.append([float(done.loss), float(done.values["mse"]), float(done.grad_norm), done.numbers["ar_steps"]])

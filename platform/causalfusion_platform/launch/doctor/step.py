@@ -21,6 +21,7 @@ from ...tasks import open_task
 from ...train.device import memory_in_use
 from ...train.engine import build_engine, choose_precision, optimizer_step
 from ...train.memory import estimate
+from ...train.objective import ReadyStep
 from .check import Check
 from .machine import available_memory
 
@@ -117,7 +118,7 @@ def step(experiment: Experiment) -> dict[str, Any]:
     engine = build_engine(model, experiment, device, precision, groups=groups)
     batch = task.example_batch(_ROWS)
     started = time.perf_counter()
-    loss, _ = optimizer_step(engine, objective.step(batch, 0), device)
+    loss, _ = optimizer_step(engine, ReadyStep(objective.step(batch, 0), _ROWS, device))
     value = float(loss)
     weights = [getattr(weight, "ds_tensor", weight) for weight in engine.module.parameters()]
     finite = all(bool(weight.detach().isfinite().all()) for weight in weights)

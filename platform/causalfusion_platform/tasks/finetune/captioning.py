@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from causalfusion import CaptionConfig, TextConfig
 from causalfusion.representation import Captioner, CaptionerConfig, head_groups, save_finetuned
+from causalfusion.representation.captioner import HeadDraws
 from causalfusion.text_objective import next_token_loss
 
 from ...config.errors import UserError
@@ -30,7 +31,7 @@ from ...tracking.tracker import AS_BARS, Tracker
 from ...train.loop import TrainLoop
 from ...train.objective import PartLoss, StepCost
 from ...train.optimizer import ParameterGroup
-from ..captions import CaptionTask, targets_per_row
+from ..captions import CaptionTask, count_targets, targets_of
 from ..final import packed, unpacked
 from ..task import TaskContext
 from ..text_image.training import TextImageBatch, to_batch
@@ -183,10 +184,24 @@ class CaptioningObjective:
         self.task, self.model = task, model
 
     def step(self, batch: TextImageBatch, number: int) -> CaptioningStep:
-        """Draw dropout of each row, and count the target tokens over all ranks."""
+        """Return the step. Dropout is drawn by the position of each row."""
         del number
-        targets = int((batch.lengths - 1).sum())
-        return CaptioningStep(self.task, batch, targets_per_row(targets, len(batch), self.model.device))
+        return CaptioningStep(self.task, self.model, batch)
+
+
+@dataclass(frozen=True)
+class LatentsAndCaptions:
+    """Inputs of one micro-batch."""
+
+    latents: Tensor
+    """(B, channels, height, width)"""
+    tokens: Tensor
+    """(B, T)"""
+    lengths: Tensor
+    """(B,)"""
+    drawn: HeadDraws
+    cut: Tensor
+    """Share of the captions that are longer than the model takes."""
 
 
 @dataclass(frozen=True)
@@ -194,13 +209,12 @@ class CaptioningStep:
     """One optimizer step on a batch of images and captions."""
 
     task: Captioning
+    model: Captioner
     batch: TextImageBatch
-    targets_per_row: Tensor
-    """Target tokens of the whole step, over all ranks, for each of its rows."""
 
     @property
     def rows(self) -> int:
-        """Rows of this rank."""
+        """Number of rows of this rank."""
         return len(self.batch)
 
     @property
@@ -208,20 +222,26 @@ class CaptioningStep:
         """No numbers but the loss."""
         return {}
 
-    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+    @property
+    def totals(self) -> Tensor:
+        """Target tokens and rows of this rank."""
+        return count_targets(int((self.batch.lengths - 1).sum()), len(self.batch))
+
+    def part(self, rows: slice) -> LatentsAndCaptions:
+        """Return images and captions of some rows, with the draws of their dropout."""
+        batch = self.batch
+        drawn = self.model.draw(self.task.experiment.seed, batch.samples[rows])
+        cut = batch.cut[rows].mean()
+        return LatentsAndCaptions(batch.latents[rows], batch.tokens[rows], batch.lengths[rows], drawn, cut)
+
+    def loss(self, engine: Any, part: LatentsAndCaptions, totals: Tensor | None) -> PartLoss:
         """Return the loss of some rows, and the share of their tokens that are predicted."""
-        latents = self.batch.latents[rows].to(device, non_blocking=True)
-        tokens = self.batch.tokens[rows].to(device, non_blocking=True)
-        lengths = self.batch.lengths[rows].to(device, non_blocking=True)
-        drawn = engine.module.draw(self.task.experiment.seed, self.batch.samples[rows])
-        logits = engine(latents, tokens, drawn)
-        # The part's share of all targets: the mean over parts and ranks is then the mean over tokens.
-        targets = self.targets_per_row.to(device, torch.float32) * len(latents)
-        loss = next_token_loss(logits, tokens, lengths) / targets
-        wanted = tokens[:, 1:]
-        there = torch.arange(1, tokens.shape[1], device=device) < lengths[:, None]
-        right = ((logits[:, :-1].argmax(dim=-1) == wanted) & there).sum() / there.sum().clamp(min=1)
-        return PartLoss(loss, {"token_accuracy": right, "captions_cut": self.batch.cut[rows].mean().to(device)})
+        tokens, lengths = part.tokens, part.lengths
+        logits = engine(part.latents, tokens, part.drawn)
+        loss = next_token_loss(logits, tokens, lengths) / targets_of(totals, len(tokens))
+        there = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]
+        right = ((logits[:, :-1].argmax(dim=-1) == tokens[:, 1:]) & there).sum() / there.sum().clamp(min=1)
+        return PartLoss(loss, {"token_accuracy": right, "captions_cut": part.cut})
 
     @property
     def cost(self) -> Callable[[], StepCost]:

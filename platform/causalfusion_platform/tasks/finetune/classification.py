@@ -193,6 +193,18 @@ class ClassificationObjective:
 
 
 @dataclass(frozen=True)
+class ImagesAndLabels:
+    """Inputs of one micro-batch."""
+
+    images: Tensor
+    """(B, channels, height, width) images or latents."""
+    labels: Tensor
+    """(B,)"""
+    drops: Tensor | None
+    """(B, K) uniform numbers. None: no branch is dropped."""
+
+
+@dataclass(frozen=True)
 class ClassificationStep:
     """One optimizer step on a batch of images and labels."""
 
@@ -212,15 +224,24 @@ class ClassificationStep:
         """λ of mixup or CutMix, the weight of a row's own label."""
         return {"mixing_weight": 1.0 if self.mixing is None else self.mixing.weight}
 
-    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+    @property
+    def totals(self) -> Tensor | None:
+        """No sums over ranks."""
+        return None
+
+    def part(self, rows: slice) -> ImagesAndLabels:
+        """Return images and labels of some rows, with the draws of their drop path."""
+        drops = None if self.drop_path is None else self.drop_path[rows]
+        return ImagesAndLabels(self.batch.latents[rows], self.batch.labels[rows], drops)
+
+    def loss(self, engine: Any, part: ImagesAndLabels, totals: Tensor | None) -> PartLoss:
         """Return the cross-entropy of some rows, and the share whose heaviest label is predicted."""
+        del totals
         task, finetune = self.bound.task, self.bound.task.finetune
-        images = self.batch.latents[rows].to(device, non_blocking=True)
-        labels = self.batch.labels[rows].to(device, non_blocking=True)
-        targets = soft_targets(labels, self.bound.model.config.num_classes, finetune.augment.label_smoothing)
-        images, targets = mix(images, targets, self.mixing)
-        drops = None if self.drop_path is None else self.drop_path[rows].to(device)
-        logits = engine(task.images.encode(images, device), drops).float()
+        num_classes = self.bound.model.config.num_classes
+        targets = soft_targets(part.labels, num_classes, finetune.augment.label_smoothing)
+        images, targets = mix(part.images, targets, self.mixing)
+        logits = engine(task.images.encode(images, images.device), part.drops).float()
         loss = -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
         right = (logits.argmax(dim=-1) == targets.argmax(dim=-1)).float().mean()
         return PartLoss(loss, {"accuracy": right})

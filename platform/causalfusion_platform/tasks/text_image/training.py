@@ -22,12 +22,13 @@ from causalfusion import (
 )
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import forward_flops
+from causalfusion.text_objective import Kind
 
 from ...config.schema import Experiment
 from ...data.caption_tokens import CUT, LENGTHS, TOKENS
 from ...data.read import LATENT, Columns
 from ...train.objective import PartLoss, StepCost
-from ..captions import targets_per_row
+from ..captions import count_targets, targets_of
 from ..generation import DrawnStep, in_weights_type
 
 
@@ -85,7 +86,7 @@ class TextImageTraining:
         self.objective = TextImageObjective(model, experiment.objective, experiment.diffusion)
 
     def step(self, batch: TextImageBatch, number: int) -> TextImageStep:
-        """Draw the random numbers of a step, and count its target tokens over all ranks."""
+        """Draw the random numbers of a step."""
         experiment, objective = self.experiment, self.objective
         drawn = draw(
             objective.model.config,
@@ -96,8 +97,18 @@ class TextImageTraining:
             samples=batch.samples,
         )
         texts = Texts(batch.tokens, batch.lengths, text_last(batch.samples, objective.text.share))
-        per_row = targets_per_row(texts.targets, len(batch), objective.model.device)
-        return TextImageStep(self, batch, texts, drawn, per_row)
+        return TextImageStep(self, batch, texts, drawn)
+
+
+@dataclass(frozen=True)
+class LatentsAndTexts:
+    """Inputs of one micro-batch."""
+
+    latents: Tensor
+    """(B, channels, height, width)"""
+    kinds: list[Kind]
+    cut: Tensor
+    """Share of the captions that are longer than the model takes."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +119,22 @@ class TextImageStep(DrawnStep):
     batch: TextImageBatch
     texts: Texts
     drawn: Draws
-    targets_per_row: Tensor
-    """Target tokens of the whole step, over all ranks, for each of its rows."""
 
-    def loss(self, engine: Any, rows: slice, device: torch.device) -> PartLoss:
+    @property
+    def totals(self) -> Tensor:
+        """Target tokens and rows of this rank."""
+        return count_targets(self.texts.targets, len(self.batch))
+
+    def part(self, rows: slice) -> LatentsAndTexts:
+        """Return latents, texts and draws of some rows."""
+        kinds = self.bound.objective.prepare(self.texts[rows], self.drawn.part(rows))
+        return LatentsAndTexts(self.batch.latents[rows], kinds, self.batch.cut[rows].mean())
+
+    def loss(self, engine: Any, part: LatentsAndTexts, totals: Tensor | None) -> PartLoss:
         """Return the loss of some rows, the error of their images and the entropy of their texts."""
-        forward = in_weights_type(engine)
-        latents = self.batch.latents[rows].to(device, non_blocking=True)
-        # The part's share of all targets: the mean over parts and ranks is then the mean over tokens.
-        targets = self.targets_per_row.to(device, torch.float32) * len(latents)
-        loss = self.bound.objective(forward, latents, self.texts[rows], self.drawn.part(rows), targets)
-        values = {"mse": loss.mse, "text_loss": loss.text, "captions_cut": self.batch.cut[rows].mean().to(device)}
-        return PartLoss(loss.weighted, values)
+        targets = targets_of(totals, len(part.latents))
+        loss = self.bound.objective.loss(in_weights_type(engine), part.latents, part.kinds, targets)
+        return PartLoss(loss.weighted, {"mse": loss.mse, "text_loss": loss.text, "captions_cut": part.cut})
 
     @property
     def cost(self) -> Callable[[], StepCost]:

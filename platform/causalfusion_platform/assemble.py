@@ -263,13 +263,16 @@ def build_guard(
     norms = resume.manifest.grad_norms if resume and resume.manifest.order == job.order else ()
     guard = Guard(
         job.experiment.supervision,
-        lambda: float(grad_norm(loop.engine)),
+        lambda: grad_norm(loop.engine),
         skipped,
         norms,
         overflow_is_usual=job.experiment.train.precision == "fp16",
     )
     guard.images = loop.state.images_seen
-    loop.engine.basic_optimizer.allow = guard.allow
+    if loop.device.type == "cuda" and job.experiment.train.zero_stage == 0:
+        loop.engine.basic_optimizer.left_out, loop.late = guard.left_out, guard.settle
+    else:
+        loop.engine.basic_optimizer.allow = guard.allow
     return guard
 
 

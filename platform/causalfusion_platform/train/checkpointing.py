@@ -96,6 +96,7 @@ class CheckpointHook(Hook):
     def now(self, loop: TrainLoop, reason: StopReason) -> None:
         """Save because training stops here, unless it was just done. Return when the checkpoint is complete."""
         self.control.note(f"{reason}: saving a checkpoint at {loop.state.images_seen} images")
+        loop.settle()
         self.metrics.run(loop)  # steps that no later report would contain
         if self.saved_at != loop.state.images_seen:
             self.run(loop)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from .loop import Hook, TrainLoop
+from .loop import Hook, RunsAtOnce, TrainLoop
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Consensus:
         return _CODES[code - 1] if code else None
 
 
-class StopHook(Hook):
+class StopHook(Hook, RunsAtOnce):
     """Give a sign of life after each step, and stop if any rank was asked to."""
 
     every_images = 1

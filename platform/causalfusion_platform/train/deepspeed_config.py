@@ -41,6 +41,8 @@ def deepspeed_config(experiment: Experiment, precision: Arithmetic, device: torc
         **_precision(precision),
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
+        # Its throughput timer waits for the device before and after every micro-batch, and nobody reads it.
+        "timers": {"throughput": {"enabled": False}},
     }
     return merged(derived, train.deepspeed)
 

@@ -127,8 +127,15 @@ def _import_muon_without_compiling() -> None:
         compiler.compile = compile_
 
 
-def optimizer_step(engine: Any, ready: ReadyStep) -> tuple[Tensor, dict[str, Tensor]]:
+def optimizer_step(
+    engine: Any, ready: ReadyStep, before_update: Callable[[], None] = lambda: None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Make one optimizer step on this rank's rows, in the micro-batches that it was made ready for.
+
+    Args:
+        engine: the engine.
+        ready: the step.
+        before_update: called when the device has all work of the step but the update.
 
     Returns:
         The weighted loss and the further values of this rank's rows, detached. They stay on the device.
@@ -138,6 +145,8 @@ def optimizer_step(engine: Any, ready: ReadyStep) -> tuple[Tensor, dict[str, Ten
     for part in inputs:
         loss = ready.step.loss(engine, part, totals)
         engine.backward(loss.weighted)  # divides by the number of parts
+        if len(parts) == len(inputs) - 1:
+            before_update()
         engine.step()  # acts after the last part
         parts.append(
             PartLoss(loss.weighted.detach(), {name: value.detach() for name, value in loss.values.items()})

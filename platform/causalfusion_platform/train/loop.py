@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -47,7 +47,8 @@ class OptimizerStep:
     cost: Callable[[], StepCost]
     """Returns the cost of one row of this step."""
     skipped: bool = False
-    """True if the update was left out, by the guard or because fp16 gradients overflowed."""
+    """True if the update was left out, by the guard or because fp16 gradients overflowed. Where the device decides,
+    hooks get the answer. Before, it is False."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,17 @@ class Hook(Protocol):
         """Do the periodic work."""
 
 
+class RunsAtOnce:
+    """Base of hooks whose `run` does not need the newest step's result. Others make a late loop wait for it."""
+
+
 @dataclass
 class TrainLoop:
-    """Train from `state` to the experiment's end."""
+    """Train from `state` to the experiment's end.
+
+    With `late` the device decides on each update, and the host learns of it when the next step is under way.
+    Results reach averages and hooks then, before the weights change again. So they are the same.
+    """
 
     experiment: Experiment
     engine: Any
@@ -91,6 +100,11 @@ class TrainLoop:
     device: torch.device
     data_rows: int | None = None
     """Rows of the data set, for a warmup in epochs."""
+    late: Callable[[], bool] | None = None
+    """Returns whether the newest update was skipped, when the device has decided. None: it is known at once."""
+    _hooks: Sequence[Hook] = ()
+    _open: StepResult | None = None
+    """The newest step, while averages and hooks have not got it."""
 
     def ready(self, batch: Any, number: int | None = None) -> ReadyStep:
         """Return the step on this rank's batch, with its draws.
@@ -116,7 +130,7 @@ class TrainLoop:
         set_learning_rate(self.engine, rate)
         optimizer = self.engine.basic_optimizer
         made = optimizer.steps_made
-        loss, values = optimizer_step(self.engine, ready)
+        loss, values = optimizer_step(self.engine, ready, self.settle)
         return OptimizerStep(
             loss=loss,
             values=values,
@@ -129,17 +143,30 @@ class TrainLoop:
 
     def run(self, batches: Iterator[Any], hooks: Sequence[Hook]) -> TrainState:
         """Train until the experiment's images are seen, running the hooks at their cadences."""
+        self._hooks = hooks
         steps = self._all_ready(batches)
         if self.device.type != "cpu":
             steps = ahead(steps)  # a thread makes each while the device computes the one before
         try:
             while self.state.step < self.experiment.train.steps:
-                self._turn(steps, hooks)
+                self._turn(steps)
+            self.settle()
         finally:
             steps.close()
         return self.state
 
-    def _turn(self, steps: Iterator[ReadyStep], hooks: Sequence[Hook]) -> None:
+    def settle(self) -> None:
+        """Give averages and hooks the newest step, if they have not got it. A late loop waits for the device."""
+        if self._open is None:
+            return
+        result, self._open = self._open, None
+        if self.late is not None:
+            result = replace(result, step=replace(result.step, skipped=self.late()))
+            self._average(result.step)
+        for hook in self._hooks:
+            hook.observe(result)
+
+    def _turn(self, steps: Iterator[ReadyStep]) -> None:
         train = self.experiment.train
         before, started = self.state.images_seen, time.perf_counter()
         ready = next(steps)
@@ -147,19 +174,27 @@ class TrainLoop:
         step = self.train_step(ready)
         self.state.step += 1
         self.state.images_seen += train.global_batch_size
-        if not step.skipped:
-            self.averages.update(self.state.step)
-        result = StepResult(
+        if self.late is None:
+            self._average(step)
+        self._open = StepResult(
             step=step,
             images=train.global_batch_size,
             seconds=time.perf_counter() - started,
             data_seconds=waited,
         )
+        if self.late is None:
+            self.settle()
         done = self.state.step >= train.steps
-        for hook in hooks:
-            hook.observe(result)
-            if (done and hook.at_end) or crossed(before, self.state.images_seen, hook.every_images):
-                hook.run(self)
+        seen = self.state.images_seen
+        due = [hook for hook in self._hooks if (done and hook.at_end) or crossed(before, seen, hook.every_images)]
+        if not all(isinstance(hook, RunsAtOnce) for hook in due):
+            self.settle()
+        for hook in due:
+            hook.run(self)
+
+    def _average(self, step: OptimizerStep) -> None:
+        if not step.skipped:
+            self.averages.update(self.state.step)
 
 
 def crossed(before: int, after: int, every: int) -> bool:

@@ -40,9 +40,11 @@ class GuardedAdamW(torch.optim.AdamW):
     groups: tuple[ParameterGroup, ...] = (ParameterGroup(()),)
     """Its parameter groups, in the order of `param_groups`."""
     steps_made: int = 0
-    """Calls of `step` that were allowed."""
+    """Calls of `step` that were allowed, or that the device decides on."""
     allow: Callable[[], bool] | None = None
     """Returns whether a step may be made, alike on all ranks. None: every step is made."""
+    left_out: Callable[[], Tensor] | None = None
+    """In place of `allow`: returns 1 on the device for a step that is left out, else 0, so that no host waits."""
     clock: Callable[[], int] | None = None
     """A number that is new at each step of the engine, which may step its partitions one by one.
 
@@ -58,6 +60,7 @@ class GuardedAdamW(torch.optim.AdamW):
         super().__init__(parameters, **settings)
         self.clip_norm = clip_norm
         self._verdict: tuple[int, bool] | None = None
+        self.found_inf: Tensor | None = None
         if clip_norm is not None:
             self._global_grad_norm: Tensor | float = 0.0  # the name in DeepSpeed's optimizers
 
@@ -72,11 +75,13 @@ class GuardedAdamW(torch.optim.AdamW):
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.clip_norm is not None:
             self._global_grad_norm = norm = _shared_norm([p.grad for p in parameters])
-        if not self._allowed():
+        left_out = None if self.left_out is None else self.left_out()
+        if left_out is None and not self._allowed():
             return None
         if self.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         self.steps_made += 1
+        self.found_inf = left_out  # the fused kernel leaves a step out where this is 1
         return _plain_step(self, closure)
 
     def _allowed(self) -> bool:

@@ -131,9 +131,21 @@ def fake_gpu(patch: pytest.MonkeyPatch) -> Iterator[Waits]:
     waits = Waits()
     patch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     patch.setattr("causalfusion.slab.pinned_buffer", waits.pinned_buffer)
+    patch.setattr("causalfusion_platform.train.guard.Reading", FakeReading)
     patch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
     with _device_guard(), FakeTensorMode(allow_non_fake_inputs=True), waits:
         yield waits
+
+
+class FakeReading:
+    """A number that a device without values gives late, in place of `Reading`."""
+
+    def __init__(self, number: Tensor) -> None:
+        assert number.device.type == "cuda"
+
+    def value(self) -> float:
+        """Return some gradient norm."""
+        return 1.0
 
 
 class PlainEngine:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.platform.train.fake_gpu import CUDA, PlainEngine, Waits, fake_gpu
 
-from causalfusion_platform.config.schema import Experiment
+from causalfusion_platform.config.schema import Experiment, SupervisionConfig
 from causalfusion_platform.tasks import open_task
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import profiles_of
@@ -40,7 +40,7 @@ def experiment(**changes: Any) -> Experiment:
 
 
 def one_step(waits: Waits, of: Experiment) -> Counter[str]:
-    """Waits of the second step of training, which makes no table any more."""
+    """Waits of the third step of training. The first makes tables and moments, the second settles it."""
     task = open_task(of)
     batch = task.example_batch(ROWS)
     with torch.device(CUDA):
@@ -49,12 +49,13 @@ def one_step(waits: Waits, of: Experiment) -> Counter[str]:
     engine = PlainEngine(model, optimizer, parts=2)
     averages = Averages(model, profiles_of(of.optim))
     loop = TrainLoop(of, engine, task.objective(model), averages, TrainState(), CUDA)
-    guard = Guard(of.supervision, lambda: float(grad_norm(engine)))
-    optimizer.allow = guard.allow
-    for _ in range(2):
+    guard = Guard(of.supervision, lambda: grad_norm(engine))
+    optimizer.left_out, loop.late = guard.left_out, guard.settle
+    steps = iter([loop.ready(batch, number) for number in range(3)])
+    for _ in range(3):
         waits.clear()
-        loop.train_step(loop.ready(batch))
-        averages.update(1)
+        loop._turn(steps)  # the averages get the step before in it
+    assert list(guard.norms) == [1.0, 1.0]
     return waits.found
 
 
@@ -62,8 +63,16 @@ def one_step(waits: Waits, of: Experiment) -> Counter[str]:
 def test_a_step_makes_one_copy_and_never_waits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpu(monkeypatch) as waits:
         found = one_step(waits, experiment(**KINDS[kind]))
-    assert found.total() == 1  # the guard reads the gradient norm
+    assert found == Counter()
     assert waits.copies == 1
+
+
+def test_a_guard_that_does_not_run_late_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count of a step sees the reading of one number."""
+    with fake_gpu(monkeypatch) as waits:
+        guard = Guard(SupervisionConfig(), lambda: torch.ones((), device=CUDA))
+        guard.allow()
+    assert waits.found.total() == 1
 
 
 def test_waits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,5 +136,5 @@ class Guard(RunsAtOnce):
         return statistics.median(usual) if self.limits.spike_factor and len(usual) >= WINDOW // 2 else None
 
     def _limit(self, usual: float | None) -> float:
-        """Return the largest norm that is no spike."""
+        """Return the largest norm that is allowed."""
         return self.limits.spike_factor * usual if usual else math.inf

@@ -73,7 +73,7 @@ class Waits(TorchDispatchMode):
             return 1.0 if tensors[0].is_floating_point() else 1
         if name in _COPIES:
             self._copy(name, tensors, to, args, kwargs)
-        elif name in _SIZE_FROM_VALUES or (name == "aten::index" and _masks(args)):
+        elif _sized_by_values(name, args):
             self._note(f"the size of the result of {name} depends on values")
         elif any(tensor.device.type == "cpu" and (tensor.ndim or "where" in name) for tensor in tensors):
             self._note(f"{name} copies a tensor of the host")
@@ -95,8 +95,10 @@ class Waits(TorchDispatchMode):
         self.found[f"{_caller()}: {reason}"] += 1
 
 
-def _masks(args: Any) -> bool:
-    return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
+def _sized_by_values(name: str, args: Any) -> bool:
+    if name == "aten::index":
+        return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
+    return name in _SIZE_FROM_VALUES
 
 
 def _caller() -> str:
@@ -137,11 +139,29 @@ def fake_gpu(patch: pytest.MonkeyPatch) -> Iterator[Waits]:
         yield waits
 
 
+class Reads(TorchDispatchMode):
+    """Count the operators on any device whose kernels make the host wait on a GPU, copies left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self.found.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name == "aten::_local_scalar_dense" or _sized_by_values(name, args):
+            self.found[f"{_caller()}: {name}"] += 1
+        return func(*args, **(kwargs or {}))
+
+
 class FakeReading:
-    """A number that a device without values gives late, in place of `Reading`."""
+    """A number that a device gives late, in place of `Reading`. It has no value."""
 
     def __init__(self, number: Tensor) -> None:
-        assert number.device.type == "cuda"
+        assert number.ndim == 0
 
     def value(self) -> float:
         """Return some gradient norm."""
@@ -151,18 +171,22 @@ class FakeReading:
 class PlainEngine:
     """A model on its device with the parts of DeepSpeed's engine that the loop uses, at ZeRO 0."""
 
-    def __init__(self, module: torch.nn.Module, optimizer: Any, parts: int) -> None:
+    def __init__(self, module: torch.nn.Module, optimizer: Any, parts: int, device: torch.device = CUDA) -> None:
+        self.device = device
         self.module, self.optimizer, self.basic_optimizer = module, optimizer, optimizer
         self.parts, self.done = parts, 0
 
     def __call__(self, *args: Any) -> Any:
         """Run the model as DeepSpeed does with `torch_autocast`."""
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             return self.module(*args)
 
     def backward(self, loss: Tensor) -> None:
-        """Give every parameter a gradient. Torch refuses a backward pass on a device that is not there."""
-        del loss
+        """Add the gradients of one micro-batch."""
+        if self.device.type == "cpu":
+            (loss / self.parts).backward()  # type: ignore[no-untyped-call]
+            return
+        # Torch refuses a backward pass on a device that is not there.
         for parameter in self.module.parameters():
             parameter.grad = torch.empty_like(parameter)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tests.platform.train.fake_gpu import CUDA, PlainEngine, Waits, fake_gpu
+from tests.platform.train.fake_gpu import CUDA, FakeReading, PlainEngine, Reads, Waits, fake_gpu
 
+from causalfusion.attention.flex import FlexMask
+from causalfusion.attention.plan import AttentionPlan
+from causalfusion.factorization.sequence import lay_out
 from causalfusion_platform.config.schema import Experiment, SupervisionConfig
 from causalfusion_platform.tasks import open_task
 from causalfusion_platform.train.ema import Averages
@@ -39,32 +43,49 @@ def experiment(**changes: Any) -> Experiment:
     return Experiment.model_validate({"name": "x", "train": train} | changes)
 
 
-def one_step(waits: Waits, of: Experiment) -> Counter[str]:
-    """Waits of the third step of training. The first makes tables and moments, the second settles it."""
+def third_step(count: Waits | Reads, of: Experiment, device: torch.device) -> None:
+    """Count in the third step of training. The first makes tables and moments, the second settles it."""
     task = open_task(of)
     batch = task.example_batch(ROWS)
-    with torch.device(CUDA):
+    with torch.device(device):
         model = task.build_model()
     optimizer = build_optimizer(model, of)
-    engine = PlainEngine(model, optimizer, parts=2)
+    engine = PlainEngine(model, optimizer, 2, device)
     averages = Averages(model, profiles_of(of.optim))
-    loop = TrainLoop(of, engine, task.objective(model), averages, TrainState(), CUDA)
+    loop = TrainLoop(of, engine, task.objective(model), averages, TrainState(), device)
     guard = Guard(of.supervision, lambda: grad_norm(engine))
     optimizer.left_out, loop.late = guard.left_out, guard.settle
     steps = iter([loop.ready(batch, number) for number in range(3)])
     for _ in range(3):
-        waits.clear()
+        count.clear()
         loop._turn(steps)  # the averages get the step before in it
     assert list(guard.norms) == [1.0, 1.0]
-    return waits.found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_makes_one_copy_and_never_waits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpu(monkeypatch) as waits:
-        found = one_step(waits, experiment(**KINDS[kind]))
-    assert found == Counter()
+        third_step(waits, experiment(**KINDS[kind]), CUDA)
+    assert waits.found == Counter()
     assert waits.copies == 1
+
+
+@pytest.mark.parametrize("kind", ["four copies", "text"])
+def test_a_step_with_its_backward_pass_reads_no_value(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, since there is no backward pass on a GPU that is not there."""
+    monkeypatch.setattr("causalfusion_platform.train.guard.Reading", FakeReading)
+    with Reads() as reads:
+        third_step(reads, experiment(**KINDS[kind]), torch.device("cpu"))
+    of_the_host = [line for line in reads.found if "partial(cost_of" in line]  # the mean length of captions
+    assert list(reads.found) == of_the_host
+
+
+def test_block_masks_are_made_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = AttentionPlan.of(lay_out([40, 60, 44], class_tokens=4, copies=2, multiple=64))
+    with fake_gpu(monkeypatch) as waits:
+        there = replace(plan, places=torch.zeros(plan.places.shape, dtype=torch.int32, device=CUDA))
+        assert isinstance(there.mask(CUDA, torch.bfloat16, asked=288), FlexMask)
+    assert waits.found == Counter()
 
 
 def test_a_guard_that_does_not_run_late_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,8 @@ class Slab(Generic[Tree]):
         if self._buffer is None:
             return self._tree
         buffer = self._buffer.to(self.device, non_blocking=True)
-        return _mapped(self._tree, lambda tensor: _view(buffer, *self._places[id(tensor)]))
+        tree: Tree = _mapped(self._tree, lambda tensor: _view(buffer, *self._places[id(tensor)]))
+        return tree
 
     def _pack(self) -> None:
         end = 0

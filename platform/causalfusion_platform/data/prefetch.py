@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 
-def read_ahead(batches: Iterator[Any], count: int) -> Iterator[Any]:
+def read_ahead(batches: Iterator[Any], count: int) -> Generator[Any]:
     """Yield batches that a thread takes from an iterator, `count` ahead. The thread starts at the call.
 
     An error of the iterator is raised here. The thread ends with the iterator that is returned.
@@ -38,7 +38,7 @@ def read_ahead(batches: Iterator[Any], count: int) -> Iterator[Any]:
     return _take(ready, ended)
 
 
-def _take(ready: queue.Queue[Any], ended: threading.Event) -> Iterator[Any]:
+def _take(ready: queue.Queue[Any], ended: threading.Event) -> Generator[Any]:
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, Exception):

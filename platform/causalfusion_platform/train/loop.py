@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config.schema import Experiment
-from ..data.ahead import ahead
+from ..data.prefetch import read_ahead
 from .ema import Averages
 from .engine import grad_norm, optimizer_step
 from .objective import ReadyStep, StepCost, TrainingObjective
@@ -146,7 +146,7 @@ class TrainLoop:
         self._hooks = hooks
         steps = self._all_ready(batches)
         if self.device.type != "cpu":
-            steps = ahead(steps)  # a thread makes each while the device computes the one before
+            steps = read_ahead(steps, 1)  # a thread makes each while the device computes the one before
         try:
             while self.state.step < self.experiment.train.steps:
                 self._turn(steps)

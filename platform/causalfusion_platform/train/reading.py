@@ -17,7 +17,7 @@ class Reading:
         on_gpu = number.device.type == "cuda"
         self._host = torch.empty((), dtype=number.dtype, pin_memory=on_gpu)
         self._host.copy_(number, non_blocking=True)
-        self._copied = torch.cuda.Event(blocking=True) if on_gpu else None
+        self._copied = torch.cuda.Event(blocking=True) if on_gpu else None  # type: ignore[no-untyped-call]
         if self._copied is not None:
             self._copied.record()
 

@@ -36,11 +36,11 @@ _CUDA, _META = 1, 14  # numbers of the device types in c10
 _COPIES = {"aten::_to_copy", "aten::copy_"}
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the operators for which the host waits for the device, by the line of ours that calls them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
         self.copies = 0
         """Copies for which the host does not wait."""
@@ -115,7 +115,7 @@ def _device_guard() -> Iterator[None]:
 
     Without one, indexing and copies of such tensors are refused before any fake kernel is asked.
     """
-    if torch.backends.cuda.is_built():
+    if torch.version.cuda is not None:
         yield
         return
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
@@ -139,11 +139,11 @@ def fake_gpu(patch: pytest.MonkeyPatch) -> Iterator[Waits]:
         yield waits
 
 
-class Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the operators on any device whose kernels make the host wait on a GPU, copies left out."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
 
     def clear(self) -> None:

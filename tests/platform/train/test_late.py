@@ -153,7 +153,8 @@ class Run:
 
     @property
     def weights(self) -> Tensor:
-        return self.loop.engine.module.weight.detach()
+        weights: Tensor = self.loop.engine.module.weight.detach()
+        return weights
 
 
 def recorded(seed: int, steps: int) -> list[float]:

@@ -12,7 +12,7 @@ import torch
 
 from causalfusion import build_model, draw
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.ahead import ahead
+from causalfusion_platform.data.prefetch import read_ahead
 from causalfusion_platform.data.read import Batch
 from causalfusion_platform.tasks.class_to_image import ClassToImageObjective
 from causalfusion_platform.train.loop import TrainLoop, TrainState
@@ -48,7 +48,9 @@ def thread_of(of: Experiment, first: int, rows: Iterator[Batch]) -> Generator[Re
     """Steps on these rows from `first` on, as a loop that starts there makes them on a GPU."""
     nothing: Any = SimpleNamespace()
     objective = ClassToImageObjective(build_model(of.model), of)
-    return ahead(TrainLoop(of, nothing, objective, nothing, TrainState(first, first * ROWS), CPU)._all_ready(rows))
+    return read_ahead(
+        TrainLoop(of, nothing, objective, nothing, TrainState(first, first * ROWS), CPU)._all_ready(rows), 1
+    )
 
 
 def made_ready(of: Experiment, rank: int, first: int, count: int) -> list[ReadyStep]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.platform.tasks.finetune_process import batch as rows_of
+from tests.platform.tasks.finetune_process import experiment_of
 from tests.platform.train.fake_gpu import CUDA, FakeReading, PlainEngine, Reads, Waits, fake_gpu
 
 from causalfusion.attention.flex import FlexMask
@@ -15,6 +17,7 @@ from causalfusion.attention.plan import AttentionPlan
 from causalfusion.factorization.sequence import lay_out
 from causalfusion_platform.config.schema import Experiment, SupervisionConfig
 from causalfusion_platform.tasks import open_task
+from causalfusion_platform.tasks.finetune import Captioning, Classification
 from causalfusion_platform.train.ema import Averages
 from causalfusion_platform.train.ema_profiles import profiles_of
 from causalfusion_platform.train.engine import grad_norm
@@ -46,7 +49,7 @@ def experiment(**changes: Any) -> Experiment:
 def third_step(count: Waits | Reads, of: Experiment, device: torch.device) -> None:
     """Count in the third step of training. The first makes tables and moments, the second settles it."""
     task = open_task(of)
-    batch = task.example_batch(ROWS)
+    batch = rows_of(task, 0) if isinstance(task, Classification | Captioning) else task.example_batch(ROWS)
     with torch.device(device):
         model = task.build_model()
     optimizer = build_optimizer(model, of)
@@ -66,6 +69,16 @@ def third_step(count: Waits | Reads, of: Experiment, device: torch.device) -> No
 def test_a_step_makes_one_copy_and_never_waits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpu(monkeypatch) as waits:
         third_step(waits, experiment(**KINDS[kind]), CUDA)
+    assert waits.found == Counter()
+    assert waits.copies == 1
+
+
+@pytest.mark.parametrize("kind", ["classify", "caption"])
+def test_a_step_of_a_fine_tune_never_waits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It draws again until all numbers lie inside, which those without values never do.
+    monkeypatch.setattr("torch.nn.init.trunc_normal_", lambda tensor, **_: tensor)
+    with fake_gpu(monkeypatch) as waits:
+        third_step(waits, experiment_of(kind, micro=ROWS // 2), CUDA)
     assert waits.found == Counter()
     assert waits.copies == 1
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from causalfusion import CausalFusion, CausalFusionConfig, DiffusionConfig, Draws, Objective, ObjectiveConfig, draw
 from causalfusion.factorization.sequence import lay_out
 from causalfusion.flops import forward_flops
-from causalfusion.objective import draw_split
+from causalfusion.objective import Prepared, draw_split
+from causalfusion.slab import Slab
+from causalfusion_platform.data.prefetch import read_ahead
 from causalfusion_platform.train.blocks import set_up_blocks
 
 DIFFUSION = DiffusionConfig()
@@ -88,15 +90,23 @@ class Training:
         return draw(self.config, self.objective_config, DIFFUSION, seed=0, step=number, samples=samples)
 
     def steps(self, numbers: Iterable[int]) -> None:
-        """Make optimizer steps: draws, forward, backward, the guard's verdict, clipping, AdamW, EMA."""
-        for number in numbers:
-            self.step(self.draws(number))
+        """Make optimizer steps: forward, backward, the guard's verdict, clipping, AdamW, EMA.
 
-    def step(self, drawn: Draws) -> None:
+        A thread makes the inputs of each while a GPU computes the one before.
+        """
+        made = (self.inputs(number) for number in numbers)
+        for inputs in made if self.device.type == "cpu" else read_ahead(made, 1):
+            self.step(inputs)
+
+    def inputs(self, number: int) -> Slab[tuple[Prepared, Tensor, Tensor]]:
+        """Make the inputs of step `number` on the host, for one copy to the device."""
+        return Slab((self.objective.prepare(self.draws(number)), self.latents, self.labels), self.device)
+
+    def step(self, inputs: Slab[tuple[Prepared, Tensor, Tensor]]) -> None:
         """Make one step."""
-        latents, labels = (x.to(self.device, non_blocking=True) for x in (self.latents, self.labels))
+        ready, latents, labels = inputs.on_device()
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = self.objective(self.model, latents, labels, drawn).weighted
+            loss = self.objective.loss(self.model, latents, labels, ready).weighted
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         nn.utils.clip_grads_with_norm_(self.weights, 1.0, norm)

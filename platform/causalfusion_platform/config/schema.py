@@ -76,9 +76,9 @@ class DataConfig(Section):
     always compared while reading."""
     max_bad_rows: float = Field(0.0, ge=0, lt=1)
     """Largest share of rows that may be left out because their shards fail the checks at the start of a run."""
-    in_memory: bool | None = None
-    """Keep all rows in the memory of each worker, and start no Ray Data. null: if they take at most 128 MiB. The
-    batches are the same."""
+    in_memory: bool = False
+    """Keep all rows in the memory of each worker, and start no Ray Data. The batches are the same. Short runs on
+    small data start sooner."""
     window_rows: int = Field(8192, ge=1)
     """Rows that one reading task shuffles together. Row groups are shuffled over the whole data set before."""
     cpus_per_task: float = Field(0.25, gt=0)

@@ -6,7 +6,6 @@ Ray Data's processes take seconds of CPU to start, and decode the same rows agai
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,18 +13,6 @@ import numpy as np
 
 from .order import RowGroup, Window
 from .read import Collate, Columns, Dataset, read_window, to_batch, worker_rows
-from .shards import LATENT_COLUMNS
-
-LIMIT_BYTES = 128 * 2**20
-"""Largest data set that is kept in memory unless the configuration says otherwise."""
-
-
-def is_small(data: Dataset) -> bool:
-    """Say whether the columns that training reads take at most `LIMIT_BYTES`."""
-    manifest = data.manifest
-    latents = sum(name in LATENT_COLUMNS for name in data.columns)
-    decoded = manifest.rows * latents * math.prod(manifest.shape) * np.dtype(np.float16).itemsize
-    return max(decoded, sum(shard.bytes for shard in manifest.shards)) <= LIMIT_BYTES
 
 
 def batches_in_memory(

@@ -17,10 +17,9 @@ from tests.platform.data.captioned import captions_of, write_captioned
 from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.config.augment import AugmentConfig
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.data import in_memory
 from causalfusion_platform.data.augment.transforms import AugmentLatents
 from causalfusion_platform.data.caption_tokens import DrawCaptions
-from causalfusion_platform.data.in_memory import batches_in_memory, is_small
+from causalfusion_platform.data.in_memory import batches_in_memory
 from causalfusion_platform.data.manifest import Manifest
 from causalfusion_platform.data.read import Batch, Columns, Dataset, local_batches
 from causalfusion_platform.data.shards import Rows
@@ -118,21 +117,3 @@ def test_a_damaged_shard_is_named(write_small: WriteSmall) -> None:
     data = Dataset(folder, manifest, 2, 12)
     with pytest.raises(UserError, match=f"shard {shard} cannot be read"):
         list(batches_in_memory(data, batch_size=4, start=0, stop=ROWS, rank=1, num_workers=2))
-
-
-def test_the_size_counts_decoded_latents_and_stored_bytes(
-    write_small: WriteSmall, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, rows, manifest = write_small(ROWS, rows_per_shard=10, rows_per_group=4, posterior=True, flip=True)
-    one, four = Dataset(folder, manifest, 2, 12), Dataset(folder, manifest, 2, 12, True, True)
-    stored = sum((folder / shard.file).stat().st_size for shard in manifest.shards)
-    assert stored > 4 * rows.mean.nbytes  # Parquet's own data outweigh such small latents
-    monkeypatch.setattr(in_memory, "LIMIT_BYTES", stored)
-    assert is_small(one)
-    monkeypatch.setattr(in_memory, "LIMIT_BYTES", stored - 1)
-    assert not is_small(one)
-    large = manifest.model_copy(update={"shape": (4, 64, 64)})
-    monkeypatch.setattr(in_memory, "LIMIT_BYTES", ROWS * 4 * 64 * 64 * 2)
-    assert is_small(Dataset(folder, large, 2, 12))
-    assert not is_small(Dataset(folder, large, 2, 12, True, True))
-    assert is_small(four) == (stored <= in_memory.LIMIT_BYTES)

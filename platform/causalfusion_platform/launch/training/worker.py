@@ -13,7 +13,7 @@ import torch
 
 from ...assemble import Job, WorkerContext, train_and_sample
 from ...config.schema import Experiment
-from ...data.in_memory import batches_in_memory, is_small
+from ...data.in_memory import batches_in_memory
 from ...data.prefetch import read_ahead
 from ...data.read import Collate, Dataset, local_batches, to_batch
 from ...train.checkpointing import NotSaved
@@ -67,8 +67,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     torch.set_num_threads(max(1, int(job.experiment.train.cpus_per_worker)))
 
     def batches(experiment: Experiment, dataset: Dataset, collate: Collate, start: int, stop: int) -> Iterator[Any]:
-        keep = experiment.data.in_memory
-        if is_small(dataset) if keep is None else keep:
+        if experiment.data.in_memory:
             mine = batches_in_memory(
                 dataset,
                 batch_size=experiment.train.global_batch_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -84,8 +84,9 @@ def test_the_objective_takes_the_configured_weights(
     model = make_model()
     options = ObjectiveConfig(ar_weight=3.0, ar_weight_along=along, ar_weight_shape=shape)
 
-    def zero(*inputs: Tensor, **named: Tensor) -> Tensor:
-        return torch.zeros_like(inputs[0])
+    def zero(*inputs: Any, **named: Any) -> Tensor:
+        noised: Tensor = inputs[0]
+        return torch.zeros_like(noised)
 
     # Twice the sizes of the example by hand are at the same places along both axes.
     loss = Objective(model, options, DiffusionConfig())(zero, *make_example(model.config, [2, 4, 4, 6]))

@@ -269,7 +269,7 @@ def build_guard(
         overflow_is_usual=job.experiment.train.precision == "fp16",
     )
     guard.images = loop.state.images_seen
-    if loop.device.type == "cuda" and job.experiment.train.zero_stage == 0:
+    if loop.device.type == "cuda" and loop.engine.zero_optimization_stage() == 0:
         loop.engine.basic_optimizer.left_out, loop.late = guard.left_out, guard.settle
     else:
         loop.engine.basic_optimizer.allow = guard.allow

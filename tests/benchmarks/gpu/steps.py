@@ -111,7 +111,8 @@ class Training:
         norm = nn.utils.get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         nn.utils.clip_grads_with_norm_(self.weights, 1.0, norm)
         # The fused kernel leaves a step out where this is 1, so that no host waits for the norm.
-        self.optimizer.found_inf = (norm.isfinite() & (norm <= self.most)).logical_not().float()
+        left_out = (norm.isfinite() & (norm <= self.most)).logical_not().float()
+        self.optimizer.found_inf = left_out  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():

@@ -36,7 +36,7 @@ def measure(
     longest = -(-(config.num_class_tokens + 2 * config.num_tokens - 1) // size.multiple) * size.multiple
     form = attention_form(device, torch.bfloat16, longest)
     deadline.check(10, "training")
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
     training, none = Training(config, size, device, compiled=True), graphs()
     started, lengths = time.perf_counter(), training.by_length()
     timed = warm_up(training, lengths, deadline)[: size.steps]

@@ -35,6 +35,7 @@ def test_every_section_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(section["ended"] == "complete" for section in content["sections"])
     assert [row["model"] for row in content["rows"]["training"]] == ["L", "XL", "H"]
     assert all(row["images_s"] > 0 and row["predicted"] > 0 for row in content["rows"]["training"])
+    assert all(row["estimate_gib"] > 0 for row in content["rows"]["memory"])
     cases = [(row["images"], row["ar_steps"], row["diffusion_steps"]) for row in content["rows"]["sampling"]]
     assert cases == [*itertools.product((2, 1), (1, 2), (2, 3))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from torch._dynamo.utils import counters
 from causalfusion import CausalFusionConfig, ObjectiveConfig
 from causalfusion.attention.dense import attention_form
 
-from . import roofline, waiting
+from . import memory, roofline, waiting
 from .ceilings import Ceilings
 from .deadline import Deadline
 from .report import Report
@@ -35,17 +36,21 @@ def measure(
     """Measure the training of one model, and judge it."""
     longest = -(-(config.num_class_tokens + 2 * config.num_tokens - 1) // size.multiple) * size.multiple
     form = attention_form(device, torch.bfloat16, longest)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        batch = memory.fitting_batch(config, batch=size.batch, length=longest, form=form, memory=total)
+        size = replace(size, batch=batch)
+    eager_memory(report, name, config, size, device)
     deadline.check(10, "training")
     torch._dynamo.reset()
     training, none = Training(config, size, device, compiled=True), graphs()
     started, lengths = time.perf_counter(), training.by_length()
     timed = warm_up(training, lengths, deadline)[: size.steps]
     warm, compiled = time.perf_counter() - started, graphs() - none
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory.forget_peak(device)
     taken = seconds(partial(training.steps, timed), device)
     recompiled = graphs() - none - compiled
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    judge_memory(report, name, training, max(training.length(number) for number in timed), compiled=True)
     waits = synchronizations(report, name, training, timed[:_WATCHED])
     objective = ObjectiveConfig(sequence_multiple=size.multiple)
     predicted = roofline.training_step(
@@ -73,11 +78,40 @@ def measure(
             "lengths": len({training.length(number) for number in timed}),
             "of_lengths": len(lengths),
             "warm_s": warm,
-            "peak_gib": None if peak is None else peak / 2**30,
         },
     )
     report.none_of(f"{name}: synchronizations a step", waits)
     report.none_of(f"{name}: recompilations after warm-up", recompiled)
+
+
+def eager_memory(report: Report, name: str, config: CausalFusionConfig, size: Size, device: torch.device) -> None:
+    """Measure and judge the peak of memory in a step of the longest sequence, whose blocks are not compiled."""
+    training = Training(config, size, device, compiled=False)
+    length, [number, *_] = max(training.by_length().items())
+    training.steps([number])  # afterwards AdamW's moments are there
+    memory.forget_peak(device)
+    training.steps([number])
+    judge_memory(report, name, training, length, compiled=False)
+
+
+def judge_memory(report: Report, name: str, training: Training, length: int, *, compiled: bool) -> None:
+    """Compare the peak of memory with the estimate for the longest sequence, of so many tokens."""
+    device, batch = training.device, training.size.batch
+    form = attention_form(device, torch.bfloat16, length)
+    expected = memory.estimate(training.config, batch=batch, length=length, form=form, compiled=compiled)
+    peak, blocks = memory.peak(device), "compiled" if compiled else "eager"
+    report.add(
+        "memory",
+        {
+            "model": name,
+            "blocks": blocks,
+            "batch": batch,
+            "length": length,
+            "estimate_gib": expected / 2**30,
+            "peak_gib": None if peak is None else peak / 2**30,
+        },
+    )
+    report.near(f"{name}: peak of memory, {blocks} blocks", peak, expected)
 
 
 def warm_up(training: Training, lengths: dict[int, list[int]], deadline: Deadline) -> list[int]:

@@ -38,7 +38,7 @@ def test_no_more_are_made_than_are_asked_for() -> None:
     assert all(released.acquire(timeout=30) for _ in range(4))
     assert not released.acquire(timeout=0.5)
     assert made == [0, 1, 2, 3]
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
 
 
 def test_an_error_reaches_whoever_asks() -> None:
@@ -64,5 +64,5 @@ def test_the_thread_ends_with_the_iterator() -> None:
 
     batches = read_ahead(endless(), 1)
     assert next(batches) == 1
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert closed.wait(30)

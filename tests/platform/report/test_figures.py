@@ -13,7 +13,7 @@ from matplotlib.container import ErrorbarContainer
 from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, systems
 from tests.platform.report.pages import colours
 
-from causalfusion_platform.config.paper_table import Column, PaperTable, Row, ScalePlan
+from causalfusion_platform.config.paper_table import Column, PaperTable, Row, Scale, ScalePlan
 from causalfusion_platform.report.canvas import canvas, fit_axis, is_wide, save
 from causalfusion_platform.report.figures import heat_map, loss_figure, plane_figure, step_size_figure
 from causalfusion_platform.report.paper.figures import is_plane, planes_figure, row_numbers, values_figure
@@ -142,15 +142,19 @@ def test_numbers_become_curves_over_a_shared_axis() -> None:
 
 
 def test_values_of_the_papers_own_metric_share_its_scale() -> None:
-    measured = {
-        (row.file, column.name, seed): 100.0
-        for row in gammas().rows
-        for column in gammas().columns
-        for seed in (0, 1)
-    }
-    above, below = values_figure(build_report(gammas(), "paper", measured, {}, AROUND)).axes
+    def panels(scale: Scale, value: float) -> list[Axes]:
+        places = [
+            (row.file, column.name, seed) for row in table.rows for column in table.columns for seed in (0, 1)
+        ]
+        return values_figure(build_report(table, scale, dict.fromkeys(places, value), {}, AROUND)).axes
+
+    table = gammas()
+    above, below = panels("paper", 100.0)
     assert above.get_ylim() == below.get_ylim()
-    above, below = values_figure(build_report(gammas(), "digits", measured, {}, AROUND)).axes
+    above, below = panels("digits", 100.0)
+    assert above.get_ylim() != below.get_ylim()
+    # A share of 1 is not drawn on the axis of percentages, where all of them would be one point.
+    above, below = panels("paper", 0.5)
     assert above.get_ylim() != below.get_ylim()
 
 

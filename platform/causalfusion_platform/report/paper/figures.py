@@ -19,6 +19,7 @@ from .words import METRIC_NAMES, arrow
 
 # `0.9`, `γ = 0.9`, `S_train = 4`, and λ as the paper writes it, `2 → 1`.
 _NUMBER = re.compile(r"(?:[^\W\d]\w*\s*=\s*)?(-?\d+(?:\.\d+)?)(?:\s*→\s*1)?")
+_LARGEST_RATIO = 20.0
 # Marks of one row stand apart by this share of the distance between rows, so that their bars do not overlap.
 _APART_IN_LISTS, _APART_IN_CURVES = 0.16, 0.03
 _MARKS = "osD^vPX*"
@@ -94,8 +95,16 @@ class _Side:
 
     @property
     def same_unit(self) -> bool:
-        """Our values compare with the paper's, so both have one scale."""
-        return self.report.same_metric(self.report.table.columns[self.places[0]])
+        """Our values compare with the paper's, so both have one scale.
+
+        A share of 1 and a percentage do not: one of them would be a point.
+        """
+        if not self.report.same_metric(self.report.table.columns[self.places[0]]):
+            return False
+        cells = [row.cells[place] for row in self.report.rows for place in self.places]
+        printed = max((abs(cell.printed) for cell in cells if cell.printed is not None), default=0.0)
+        ours = max((abs(cell.ours.mean) for cell in cells if cell.ours.mean is not None), default=0.0)
+        return printed <= _LARGEST_RATIO * ours and ours <= _LARGEST_RATIO * printed
 
     @property
     def title(self) -> str:

@@ -76,7 +76,7 @@ class Facts(_Frozen):
     precision: str
     """Chosen arithmetic of the matrix products: `fp32`, `bf16`, …"""
     config_digest: str
-    """`config_digest` of the experiment."""
+    """`config_digest` of the attempt's experiment, with the workers and the ZeRO stage that were chosen for it."""
     data_digest: str
     """Digest of the shards' manifest."""
     versions: dict[str, str] = Field(default_factory=dict)

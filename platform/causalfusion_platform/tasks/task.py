@@ -126,8 +126,12 @@ class Task(ABC):
         """Size of the model. It is built on the meta device, where weights take no memory."""
         with torch.device("meta"):
             model = self.build_model()
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return ModelSize(parameters, max(len(blocks_of(model)), 1))
+        parameters = list(model.parameters())
+        return ModelSize(
+            sum(parameter.numel() for parameter in parameters),
+            max(len(blocks_of(model)), 1),
+            frozen=sum(parameter.numel() for parameter in parameters if not parameter.requires_grad),
+        )
 
     def describe_model(self) -> str:
         """Return the sizes of the model for the plan of a run. It follows the number of parameters there."""

@@ -33,6 +33,8 @@ class ModelSize:
     parameters: int
     blocks: int = 1
     """Blocks that run one after the other. ZeRO 3 gathers one of them at a time."""
+    frozen: int = 0
+    """Those of the parameters that are not trained."""
     samples: bool = False
     """Whether a second model in fp32 is there from the start, to draw samples with the averages' weights."""
 
@@ -93,6 +95,8 @@ def estimate(task: Sized, *, workers: int, zero_stage: int, precision: str = "au
     - moments: 8 P of AdamW, at ZeRO 1–3 divided by w.
     - averages: 4 P for each average of the weights, at ZeRO 1–3 divided by w.
 
+    Frozen parameters have no masters, moments or gradients, and ZeRO 1 and 2 divide no average of them.
+
     Estimates:
 
     - gradients: whole at ZeRO 0 and 1, 1/w at 2 and 3, and the fp32 ones of the step.
@@ -111,18 +115,19 @@ def estimate(task: Sized, *, workers: int, zero_stage: int, precision: str = "au
         precision: value of `auto` on the device, fp32 or bf16. Other precisions are the experiment's own.
     """
     experiment, size = task.experiment, task.size
-    train, parameters = experiment.train, size.parameters
+    train, parameters, trained = experiment.train, size.parameters, size.parameters - size.frozen
     precision = train.precision if train.precision != "auto" else precision
     weight = 2 if precision in ("bf16_weights", "fp16") else 4
     share = workers if zero_stage >= 1 else 1
+    frozen = size.frozen / (workers if zero_stage == 3 else 1)
     rows = train.micro_batch_size or max(train.global_batch_size // workers, 1)
-    reduced = parameters / (workers if zero_stage >= 2 else 1)
+    reduced = trained / (workers if zero_stage >= 2 else 1)
     held: dict[Part, float] = {
         "parameters": weight * parameters / (workers if zero_stage == 3 else 1),
-        "masters": 4 * parameters / share if zero_stage else 0.0,
-        "moments": 8 * parameters / share,
-        "averages": 4 * parameters / share * len(profiles_of(experiment.optim)),
-        "gradients": weight * reduced + (4 * parameters / share if zero_stage else 0.0),
+        "masters": 4 * trained / share if zero_stage else 0.0,
+        "moments": 8 * trained / share,
+        "averages": 4 * (trained / share + frozen) * len(profiles_of(experiment.optim)),
+        "gradients": weight * reduced + (4 * trained / share if zero_stage else 0.0),
         "buckets": _buckets(experiment, size, zero_stage, weight, workers),
         "whole average": 4 * parameters,
     }

@@ -13,6 +13,7 @@ from tests.platform.train.memory_process import CASES, overrides, run
 from causalfusion.memory import peak_bytes
 from causalfusion_platform.tasks import Task, open_task
 from causalfusion_platform.tasks.activations import activation_bytes
+from causalfusion_platform.train.ema_profiles import profiles_of
 from causalfusion_platform.train.memory import EXACT, checkpoint_bytes, estimate
 
 
@@ -51,6 +52,20 @@ def test_checkpoints_are_as_large_as_estimated(
     averages = estimate(task, workers=1, zero_stage=task.experiment.train.stage).device["averages"]
     expected = checkpoint_bytes(task) - averages
     assert counted[world][0][case]["saved"] == pytest.approx(expected, rel=0.25)
+
+
+def test_frozen_weights_have_no_moments_and_no_gradients() -> None:
+    """A head of 10 classes on a model of width D is trained: a layer norm and a linear layer."""
+    settings = ["finetune.freeze=true", "model.preset=tiny", "train.micro_batch_size=2"]
+    task = open_task(load_experiment("finetune/digits-classify", settings))
+    width, whole = task.experiment.model.hidden_size, task.size.parameters
+    head = 2 * width + 10 * width + 10
+    device = estimate(task, workers=2, zero_stage=1, precision="fp32").device
+    assert device["parameters"] == 4 * whole
+    assert (device["masters"], device["moments"]) == (4 * head / 2, 8 * head / 2)
+    assert device["gradients"] == 4 * head + 4 * head / 2
+    averages = len(profiles_of(task.experiment.optim))
+    assert device["averages"] == averages * 4 * (head / 2 + whole - head)
 
 
 def test_less_is_kept_with_recomputing_and_small_parts() -> None:

@@ -139,13 +139,23 @@ def _block(
     return kept + (attention.by_whole() if whole else attention.by_parts())
 
 
+def working_bytes(activations: float, depth: int) -> float:
+    """Return the activations at the start of the backward pass: one block holds half as much again as it keeps.
+
+    Args:
+        activations: bytes that all blocks keep.
+        depth: blocks.
+    """
+    return activations * (1 + 1 / (2 * depth))
+
+
 def peak_bytes(
     parameters: int, depth: int, activations: float, *, averages: int = 1, accumulated: bool = False
 ) -> float:
     """Estimate the peak of training with AdamW and weights of fp32, whole on one device.
 
     Weights, two moments and the averages stay. The backward pass frees activations while it makes gradients, so
-    that the larger of them counts. At its start one block holds half as much again as it keeps.
+    that the larger of them counts.
 
     Args:
         parameters: numbers in the model.
@@ -154,7 +164,7 @@ def peak_bytes(
         averages: averages of the weights.
         accumulated: the gradients of an earlier pass are there from the start.
     """
-    working = activations * (1 + 1 / (2 * depth))
+    working = working_bytes(activations, depth)
     gradients = 4 * parameters
     step = working + gradients if accumulated else max(working, gradients)
     return (12 + 4 * averages) * parameters + step

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from causalfusion.memory import working_bytes
+
 from ..config.schema import Experiment
 from .deepspeed_config import OVERLAPPED_BUCKET
 from .ema_profiles import profiles_of
@@ -135,7 +137,7 @@ def estimate(task: Sized, *, workers: int, zero_stage: int, precision: str = "au
         held["sampler"] = 4 * parameters
     activations = task.activation_bytes(rows, precision)
     if activations is not None:
-        held["activations"] = activations * (1 + 1 / (2 * size.blocks))
+        held["activations"] = working_bytes(activations, size.blocks)
     gpu = train.gpus_per_worker > 0
     moved: tuple[Part, ...] = ()
     if gpu and train.offload != "none" and zero_stage:

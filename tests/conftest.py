@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 import torch
 from hypothesis import settings
+from tests.object_store import FaultyServer
 from xdist.scheduler import LoadFileScheduling
+
+if TYPE_CHECKING:
+    from tests.object_store import FaultyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -136,3 +141,29 @@ def run_environment(**changes: str) -> dict[str, str]:
     """Return the environment for a subprocess: this one with changes, and no address of another Ray."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return {**kept, **changes}
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[FaultyServer]:
+    from tests.object_store import FaultyServer
+
+    server = FaultyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_server(_s3_server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> FaultyServer:
+    """An S3 server that the environment leads to, with an empty bucket of its own for each test: `s3_bucket`."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return _s3_server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: FaultyServer) -> str:
+    """Address of a new bucket, such as s3://bucket-0123456789abcdef."""
+    name = f"bucket-{uuid4().hex[:16]}"
+    s3_server.make_bucket(name)
+    return f"s3://{name}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ..errors import MachineError as MachineError
+from ..errors import UserError as UserError
+
 WRONG = 2
 """Exit status: something given is wrong, such as a value, a file or a folder. The message names it."""
 GAVE_UP = 3
@@ -17,17 +20,3 @@ JOB_STOPPED = 143
 """Exit status of `submit` when someone stopped the job (128 + SIGTERM, the signal that `ray job stop` sends)."""
 STATUSES = (0, WRONG, GAVE_UP, STOPPED, JOB_INTERRUPTED, JOB_STOPPED)
 """Every exit status of the program."""
-
-
-class UserError(Exception):
-    """Wrong input by the user. The message names the value, its place, the allowed values, and the next command.
-
-    The command line prints it without a traceback and exits with status 2.
-    """
-
-
-class MachineError(Exception):
-    """Fault of the machine or of a service, with correct input. The message names it, and the next command.
-
-    The command line prints it without a traceback and exits with status 3.
-    """

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from causalfusion.model import CONFIGS
 
+from ..storage.objects import ObjectUrl, is_object_url
 from . import secrets
 from .commands import command
 from .errors import UserError
@@ -126,7 +127,8 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
     without secrets.
 
     Raises:
-        UserError: a key or value is wrong. Every fault is listed, and unknown keys with the nearest valid one.
+        UserError: a key or value is wrong, or `runs` is an address. Every wrong key and value is listed, and
+            unknown keys with the nearest valid one.
     """
     try:
         experiment = Experiment.model_validate(_with_present_keys(tree))
@@ -136,6 +138,11 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
             f"experiment {name!r} has {error.error_count()} wrong value(s):\n{faults}\n"
             f"  all keys and ranges: causalfusion config schema"
         ) from error
+    if is_object_url(experiment.runs):
+        raise UserError(
+            f"runs={ObjectUrl.parse(experiment.runs)}: runs on object storage are not supported yet\n"
+            f"  name a folder that all nodes share: runs=FOLDER"
+        )
     tracking = experiment.tracking
     if tracking.uri:
         secrets.remember_address(tracking.uri)

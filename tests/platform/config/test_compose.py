@@ -207,6 +207,18 @@ def test_paths_count_from_the_home_folder(own_folder: Path, monkeypatch: pytest.
         assert experiment.tracking_uri == f"sqlite:///{place}/runs/mlflow.db"
 
 
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ("gs://bucket/x", "gs:// is not supported here"),
+        ("s3://bucket/x", "runs=s3://bucket/x: runs on object storage are not supported yet"),
+    ],
+)
+def test_an_address_never_becomes_a_folder_of_runs(runs: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_experiment("quickstart", [f"runs={runs}"])
+
+
 def test_absolute_paths_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAUSALFUSION_HOME", "/far/away")
     experiment = load_experiment("quickstart", ["runs=/r", "data.path=/d/e", "tracking.uri=http://h:5000"])

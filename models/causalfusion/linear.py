@@ -6,14 +6,17 @@ bits differ.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 # Multiplications of a product from which oneDNN is faster (`make bench`). Smaller ones cost more to start.
 _SMALLEST = 2**25
+_SMALLEST_WITH_GELU = 2**21
 # Other builds of torch have other libraries, which were not measured.
 HAS_ONEDNN = bool(torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available())  # type: ignore
 
@@ -29,6 +32,22 @@ class Linear(nn.Linear):
             return product(x, self.weight, self.bias)
         out: Tensor = _OneDNNLinear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out
+
+
+class LinearGELU(Linear):
+    """Linear layer, then GELU in its tanh form (Hendrycks and Gimpel, 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        # oneDNN applies GELU to results that are still in registers. A backward pass would need them.
+        if not torch.is_grad_enabled() and _runs_in_onednn(x, self.weight, _SMALLEST_WITH_GELU):
+            return product(x, self.weight, self.bias, gelu=True)
+        return functional.gelu(super().forward(x), approximate="tanh")
+
+
+def mlp(width: int, hidden: int) -> nn.Sequential:
+    """Make the MLP of a transformer block. In a state dict its layers are `0` and `2`."""
+    return nn.Sequential(OrderedDict({"0": LinearGELU(width, hidden), "2": Linear(hidden, width)}))
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -52,18 +71,19 @@ class _OneDNNLinear(torch.autograd.Function):
         )
 
 
-def _runs_in_onednn(x: Tensor, weight: Tensor) -> bool:
+def _runs_in_onednn(x: Tensor, weight: Tensor, smallest: int = _SMALLEST) -> bool:
     return (
         HAS_ONEDNN
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= _SMALLEST
+        and x.numel() * len(weight) >= smallest
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()  # Inductor chooses by itself
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b. The operation is the one that torch.compile calls on CPUs."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """Return x Wᵀ + b, or its GELU. The operation is the one that torch.compile calls on CPUs."""
+    then, form = ("gelu", "tanh") if gelu else ("none", "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], form)
     return out

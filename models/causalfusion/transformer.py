@@ -19,7 +19,7 @@ from .attention.plan import AttentionPlan
 from .attention.split import SplitMask
 from .config import CausalFusionConfig
 from .embed import ClassTokens, TimeEmbedding, sinusoids_2d
-from .linear import Linear
+from .linear import Linear, mlp
 from .patches import PatchModel
 from .text.embedding import TextTokens
 from .text.prompts import Prompts
@@ -62,7 +62,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
+        self.mlp = mlp(width, hidden)
 
     def forward(self, x_BND: Tensor, mask: Mask, cache: Layer = None, read: int | None = None) -> Tensor:
         """Return the outputs of the last `read` tokens (default: all)."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalfusion.linear import HAS_ONEDNN, Linear
+from causalfusion.linear import HAS_ONEDNN, Linear, LinearGELU, mlp
 
 ROWS, INPUTS, OUTPUTS = (4, 300), 128, 320
 EPS = torch.finfo(torch.float32).eps
@@ -19,6 +25,25 @@ in_onednn = pytest.mark.skipif(
 
 def used_onednn(out: Tensor) -> bool:
     return type(out.grad_fn).__name__ == "_OneDNNLinearBackward"
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Names of the operations that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def operations(work: Callable[[], object]) -> set[str]:
+    ran = Operations()
+    with ran:
+        work()
+    return ran.names
 
 
 def plain_twin(layer: nn.Linear) -> nn.Linear:
@@ -96,3 +121,58 @@ def test_compiled_layers_leave_the_choice_to_the_compiler(monkeypatch: pytest.Mo
     out = layer(x)
     assert not used_onednn(out)
     assert torch.equal(out, plain_twin(layer)(x))
+
+
+def gelu64(h: Tensor) -> Tensor:
+    """GELU in its tanh form, as in its paper."""
+    return 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+
+
+@in_onednn
+@pytest.mark.parametrize("inputs", [INPUTS, 8], ids=["large", "too small without GELU"])
+def test_gelu_within_the_product_is_that_of_float64_up_to_rounding(inputs: int) -> None:
+    torch.manual_seed(0)
+    layer = LinearGELU(inputs, OUTPUTS)
+    nn.init.normal_(layer.weight, std=2 * inputs**-0.5)
+    x = torch.randn(ROWS[1], ROWS[0], inputs).transpose(0, 1)
+    with torch.no_grad():
+        assert operations(lambda: layer(x)) == {"mkldnn::_linear_pointwise"}
+        out = layer(x)
+
+    x64, weight64, bias64 = (y.detach().double() for y in (x, layer.weight, layer.bias))
+    h64 = x64 @ weight64.t() + bias64
+    magnitude = x64.abs() @ weight64.abs().t() + bias64.abs()
+    assert h64.min() < -6 and h64.max() > 6  # both tails
+    # GELU rises by 1.13 at most, and its own rounding is that of tanh times h / 2.
+    bound = 1.13 * 4 * EPS * magnitude + 4 * EPS * h64.abs()
+    assert bool(((out.double() - gelu64(h64)).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("case", ["gradients", "few rows", "float64", "bfloat16", "autocast", "compiled"])
+def test_gelu_elsewhere_is_torchs_own_after_the_layer(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(case, torch.float32)
+    layer = LinearGELU(INPUTS, OUTPUTS).to(dtype)
+    plain = Linear(INPUTS, OUTPUTS).to(dtype)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(4, 2 if case == "few rows" else 300, INPUTS, dtype=dtype)
+    if case == "compiled":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with torch.set_grad_enabled(case == "gradients"), torch.autocast("cpu", enabled=case == "autocast"):
+        assert "aten::gelu" in operations(lambda: layer(x))
+        out, expected = layer(x), functional.gelu(plain(x), approximate="tanh")
+        assert out.dtype == expected.dtype and torch.equal(out, expected)
+    if case == "gradients":
+        (of_out,) = torch.autograd.grad(out.square().sum(), [layer.weight])
+        (of_expected,) = torch.autograd.grad(expected.square().sum(), [plain.weight])
+        assert torch.equal(of_out, of_expected)
+
+
+def test_the_mlp_takes_the_weights_of_layers_around_a_gelu() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(6, 10), nn.GELU("tanh"), nn.Linear(10, 6)).double()
+    ours = mlp(6, 10).double()
+    assert list(ours.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 5, 6, dtype=torch.float64)
+    assert torch.allclose(ours(x), plain(x), rtol=1e-14, atol=1e-14)

@@ -19,7 +19,7 @@ from ..attention.dense import attend
 from ..attention.plan import AttentionPlan
 from ..config import TransformerSizes
 from ..embed import TimeEmbedding, sinusoids_2d
-from ..linear import Linear
+from ..linear import Linear, mlp
 from ..patches import PatchModel
 from ..text.prompts import Prompts
 
@@ -100,7 +100,7 @@ class DiTBlock(nn.Module):
         width, hidden = config.hidden_size, config.mlp_size
         self.modulation = Linear(width, 6 * width)
         self.attn = DiTAttention(config)
-        self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
+        self.mlp = mlp(width, hidden)
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BD).chunk(6, dim=-1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..baselines.dit import DiT, DiTAttention, DiTBlock, DiTConfig, adaptive_norm
 from ..config import CausalFusionConfig
 from ..embed import sinusoids_2d
-from ..linear import Linear
+from ..linear import Linear, mlp
 from ..model import Model, ModelConfig
 from ..patches import patchify
 from ..transformer import Block
@@ -49,7 +49,7 @@ class PlainDiTBlock(nn.Module):
         width, hidden = config.hidden_size, config.mlp_size
         self.modulation = nn.Parameter(torch.zeros(6 * width))
         self.attn = DiTAttention(config)
-        self.mlp = nn.Sequential(Linear(width, hidden), nn.GELU("tanh"), Linear(hidden, width))
+        self.mlp = mlp(width, hidden)
 
     def forward(self, x_BND: Tensor, scales_B2: Tensor | None = None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation[None].chunk(6, dim=-1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class ClusterNode:
     port: int
     resources: dict[str, float]
     """All resources, used or not: {"CPU": …, "GPU": …, …}."""
+    host: str = ""
+    """Name of its host, as the host itself gives it."""
 
 
 def alive_nodes() -> list[ClusterNode]:
@@ -57,7 +60,13 @@ def alive_nodes() -> list[ClusterNode]:
     import ray
 
     return [
-        ClusterNode(node["NodeID"], node["NodeManagerAddress"], node["NodeManagerPort"], node["Resources"])
+        ClusterNode(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            node["NodeManagerPort"],
+            node["Resources"],
+            node["NodeManagerHostname"],
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -177,7 +186,7 @@ def single_attempt() -> Any:
     return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
-def small_trainer() -> Any:
+def small_trainer(start_seconds: float) -> Any:
     """Return Ray Train's `TorchTrainer` that starts none of three actors for each attempt.
 
     - One asks which nodes are being taken back. The driver asks `draining_nodes` itself.
@@ -190,12 +199,16 @@ def small_trainer() -> Any:
     Private: `_create_default_callbacks`, `_initialize_and_run_controller`, `FixedScalingPolicy` and its methods.
     Not documented: the first environment variable. `RunConfig`, `FailureConfig` and `TorchTrainer` have no such
     options.
+
+    Args:
+        start_seconds: longest wait until Ray has room for all workers. It is 60 by default.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_seconds)
     # The controller asks this often whether the workers have ended. By default a run ends up to two seconds late.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 
@@ -218,7 +231,21 @@ def small_trainer() -> Any:
     return SmallTrainer
 
 
-def torch_config(backend: str) -> Any:
+class StartTooSlow(Exception):
+    """Workers have not made their process group in time."""
+
+
+def started_too_slowly(error: BaseException) -> bool:
+    """Say whether a group of workers was not there in time.
+
+    Private: `WorkerGroupStartupTimeoutError`. The public `ControllerError` around it is the same for any fault.
+    """
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(error, StartTooSlow | WorkerGroupStartupTimeoutError)
+
+
+def torch_config(backend: str, start_seconds: float, before_joining: Callable[[], None]) -> Any:
     """Return Ray Train's `TorchConfig` whose controller imports no torch, which takes two seconds before it starts.
 
     Workers make their process group by the functions of `TorchConfig`.
@@ -227,6 +254,8 @@ def torch_config(backend: str) -> Any:
 
     Args:
         backend: `gloo` or `nccl`.
+        start_seconds: longest wait until all workers have made their process group.
+        before_joining: called in each worker before that. Its module is imported by the controller.
     """
     import ray
     from ray.train._internal.utils import get_address_and_port
@@ -236,11 +265,23 @@ def torch_config(backend: str) -> Any:
         share_cuda_visible_devices = True  # as `TorchConfig`
 
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            address, port = worker_group.execute_single(0, get_address_and_port)
+            end = time.monotonic() + backend_config.start_seconds
+
+            def result_of(calls: Any) -> Any:
+                try:
+                    return ray.get(calls, timeout=max(end - time.monotonic(), 0.0))
+                except ray.exceptions.GetTimeoutError as error:
+                    raise StartTooSlow(
+                        f"workers made no process group within {backend_config.start_seconds:g} s"
+                    ) from error
+
+            address, port = result_of(worker_group.execute_single_async(0, get_address_and_port))
             place, world = (backend_config.backend, address, port), len(worker_group)
-            ray.get(
+            result_of(
                 [
-                    worker_group.execute_single_async(rank, _join_process_group, *place, rank, world)
+                    worker_group.execute_single_async(
+                        rank, _join_process_group, *place, rank, world, backend_config.before_joining
+                    )
                     for rank in range(world)
                 ]
             )
@@ -252,8 +293,8 @@ def torch_config(backend: str) -> Any:
                 ray.get(ends, timeout=_LEAVE_SECONDS)
 
     class LightTorchConfig(BackendConfig):  # type: ignore[misc]
-        def __init__(self, backend: str) -> None:
-            self.backend = backend
+        def __init__(self) -> None:
+            self.backend, self.start_seconds, self.before_joining = backend, start_seconds, before_joining
 
         @property
         def backend_cls(self) -> Any:
@@ -265,7 +306,7 @@ def torch_config(backend: str) -> Any:
 
             return TorchConfigContextManager
 
-    return LightTorchConfig(backend)
+    return LightTorchConfig()
 
 
 _GROUP_SECONDS = 1800
@@ -273,13 +314,16 @@ _LEAVE_SECONDS = 30
 """Limits of the operations of a process group, and of its end: those of `TorchConfig`."""
 
 
-def _join_process_group(backend: str, address: str, port: int, rank: int, world: int) -> None:
+def _join_process_group(
+    backend: str, address: str, port: int, rank: int, world: int, before_joining: Callable[[], None]
+) -> None:
     """Make this worker a rank of a process group.
 
     Private: two functions of `ray.train.torch.config`, which `TorchConfig` calls in workers too.
     """
     from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
 
+    before_joining()
     os.environ.update({"MASTER_ADDR": address, "MASTER_PORT": str(port)})
     _set_torch_distributed_env_vars()
     _setup_torch_process_group(backend, rank, world, "env://", _GROUP_SECONDS)

@@ -19,8 +19,16 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _shutdown_torch
 from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.constants import (
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    get_env_vars_to_propagate,
+)
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision
 from ray.train.v2._internal.execution.worker_group.execution_group import ReplicaGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -28,6 +36,7 @@ from ray.util.annotations import AnnotationType
 from tests.conftest import run_environment
 
 from causalfusion_platform import ray_private
+from causalfusion_platform.launch.cluster.interface import use_interface_of_node
 
 ROOT = Path(ray_private.__file__).parents[2]
 OTHERS = [path for path in sorted(Path(ray_private.__file__).parent.rglob("*.py")) if path.name != "ray_private.py"]
@@ -207,7 +216,10 @@ def test_a_single_attempt() -> None:
 
 def test_a_trainer_starts_three_actors_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENABLE_PREEMPTION_WATCHER_ENV_VAR, raising=False)
-    trainer = ray_private.small_trainer()
+    monkeypatch.setenv(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, "60")
+    trainer = ray_private.small_trainer(1234.5)
+    assert get_env_vars_to_propagate()[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] == "1234.5"
+    assert "1234.5 seconds" in str(WorkerGroupStartupTimeoutError(2))
     assert get_env_vars_to_propagate()[ENABLE_PREEMPTION_WATCHER_ENV_VAR] == "0"
     usual, ours = (
         [type(callback) for callback in made(lambda: None)._create_default_callbacks()]
@@ -236,7 +248,7 @@ def test_a_trainer_starts_three_actors_less(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_controller_of_a_training_needs_no_torch(tmp_path: Path) -> None:
     """A process that unpickles the configuration of the backend, as Ray Train's controller does."""
     file = tmp_path / "config.pickle"
-    file.write_bytes(ray.cloudpickle.dumps(ray_private.torch_config("gloo")))
+    file.write_bytes(ray.cloudpickle.dumps(ray_private.torch_config("gloo", 60, use_interface_of_node)))
     code = (
         "import sys, ray, ray.train.v2._internal.execution.controller.controller as _\n"
         "config = ray.cloudpickle.loads(open(sys.argv[1], 'rb').read())\n"
@@ -257,24 +269,46 @@ def test_workers_are_asked_for_their_place_in_a_process_group(monkeypatch: pytes
 
     group = ReplicaGroup([Worker(), Worker()], {}, [])
     asked: list[Any] = []
+    limits: list[float] = []
 
-    def get(found: Any, **_: Any) -> Any:
+    def get(found: Any, timeout: float) -> Any:
         asked.append(found)
+        limits.append(timeout)
         return found
 
     monkeypatch.setattr(ray, "get", get)
-    config = ray_private.torch_config("gloo")
+    config = ray_private.torch_config("gloo", 90, use_interface_of_node)
     backend = config.backend_cls()
     backend.on_start(group, config)
     join = ray_private._join_process_group
-    assert asked[-1] == [(join, "gloo", "10.0.0.1", 4321, rank, 2) for rank in range(2)]
+    assert asked[-1] == [(join, "gloo", "10.0.0.1", 4321, rank, 2, use_interface_of_node) for rank in range(2)]
+    assert len(limits) == 2
+    assert 0 < limits[1] <= limits[0] <= 90  # one limit for both calls
     backend.on_shutdown(group, config)
     assert asked[-1] == [(ray_private._leave_process_group,)] * 2
 
 
+def test_workers_that_find_no_group_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is told apart from others, on its way between processes too."""
+
+    class Worker:
+        def execute_async(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any: ...
+
+    def get(_: Any, timeout: float) -> Any:
+        raise ray.exceptions.GetTimeoutError(f"{timeout}")
+
+    monkeypatch.setattr(ray, "get", get)
+    config = ray_private.torch_config("gloo", 90, use_interface_of_node)
+    with pytest.raises(ray_private.StartTooSlow, match="within 90 s") as caught:
+        config.backend_cls().on_start(ReplicaGroup([Worker()], {}, []), config)
+    assert ray_private.started_too_slowly(ray.cloudpickle.loads(ray.cloudpickle.dumps(caught.value)))
+    assert ray_private.started_too_slowly(WorkerGroupStartupTimeoutError(2))
+    assert not ray_private.started_too_slowly(ray.exceptions.GetTimeoutError())
+
+
 def test_a_backend_has_the_settings_of_rays_own() -> None:
     """And the functions of Ray that workers call have the parameters that they get."""
-    ours, theirs = ray_private.torch_config("gloo"), TorchConfig(backend="gloo")
+    ours, theirs = ray_private.torch_config("gloo", 60, use_interface_of_node), TorchConfig(backend="gloo")
     assert ours.train_func_context is theirs.train_func_context
     assert ours.backend_cls.share_cuda_visible_devices == theirs.backend_cls.share_cuda_visible_devices
     parameters = ["backend", "world_rank", "world_size", "init_method", "timeout_s"]

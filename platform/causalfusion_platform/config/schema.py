@@ -299,7 +299,10 @@ class SupervisionConfig(Section):
     hang_seconds: float = Field(600, gt=0)
     """Longest time without a heartbeat of the training loop. Then stacks are dumped and workers replaced."""
     start_seconds: float = Field(1800, gt=0)
-    """The same limit before the first step, while checkpoints are verified or converted and the engine is built."""
+    """The same limit before the first step, while checkpoints are verified or converted and the engine is built.
+
+    It also bounds the wait for room on the cluster, and for a process group of all workers. A start that takes
+    longer is tried again, up to max_failures times."""
     resource_seconds: float = Field(300, gt=0)
     """Longest wait until all workers fit on the cluster again."""
     min_workers: int | None = Field(None, ge=1)

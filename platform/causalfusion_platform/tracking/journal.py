@@ -20,10 +20,13 @@ from .records import Record
 
 _log = logging.getLogger(__name__)
 
-Cause = Literal["worker", "node", "controller", "hang", "memory", "diverged", "preempted", "error", "driver"]
+Cause = Literal[
+    "worker", "node", "controller", "start", "hang", "memory", "diverged", "preempted", "error", "driver"
+]
 """Cause of an attempt's early end.
 
 - `worker`, `node`, `controller`: a worker, its node or Ray's controller was lost.
+- `start`: room for all workers, or their process group, was missing for too long.
 - `hang`: no step was made for too long.
 - `memory`: memory ran out.
 - `diverged`: NaN or spikes did not go away.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config.errors import UserError
-from ...ray_private import inner_errors
+from ...ray_private import inner_errors, started_too_slowly
 from ...tracking.journal import Cause
 
 # Ray Data adds advice of its own below the message of an error in a task.
@@ -67,6 +67,9 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
     for one in causes:
         if isinstance(one, PreemptionError) or (isinstance(one, RayActorError) and one.preempted):
             return "preempted", first_line(one)
+    for one in causes:
+        if started_too_slowly(one):
+            return "start", first_line(one)
     for one in causes:
         if isinstance(one, OutOfMemoryError) or "out of memory" in str(one).lower():
             return "memory", first_line(one)

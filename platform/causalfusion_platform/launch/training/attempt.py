@@ -20,6 +20,8 @@ from ...ray_private import draining_nodes, single_attempt, small_trainer, torch_
 from ...train.control import STARTING
 from ...train.progress import ProgressSink
 from ..cluster.failures import Hang, Lost
+from ..cluster.interface import use_interface_of_node
+from ..runs.exit_status import StoppedRun
 from ..runs.signals import StopRequest
 from .entry import enter_worker
 from .progress_actor import Commands, GroupStatus, ProgressActor, WorkerStatus
@@ -34,6 +36,8 @@ DUMP_SECONDS = 3.0
 END_SECONDS = 20.0
 """Longest wait until the state of silent workers is noted and they are ended."""
 _DRAIN_POLL_SECONDS = 2.0
+_LATE_SECONDS = 60.0
+"""Seconds without a first worker after which the terminal says so, once."""
 
 
 class Attempt:
@@ -41,19 +45,22 @@ class Attempt:
 
     def __init__(self, job: Job, stop: StopRequest, show: ProgressSink) -> None:
         self.job, self.stop, self.show = job, stop, show
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # On another node it would be lost with that node's workers. A driver on a node without CPUs needs none.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here).remote()
         self.error: BaseException | None = None
         self.hang: Hang | None = None
         self.ordered = False
         self.images = 0
         self.drains_read = 0.0
+        self.begun, self.late, self.started = time.monotonic(), False, False
 
     def run(self) -> dict[str, Any]:
         """Train until the workers report the end, and return that report.
 
         Raises:
             Lost: they have ended without one.
+            StoppedRun: a stop was asked for before any worker had started. Nothing waits for them then.
         """
         # A thread of its own, so that this one sees signals and progress.
         thread = threading.Thread(target=self._fit, name="ray train", daemon=True)
@@ -62,12 +69,29 @@ class Attempt:
             while thread.is_alive():
                 thread.join(FOLLOW_SECONDS)
                 self._follow()
+                self._look_at_start()
             ended = self._follow().ended
         finally:
             ray.kill(self.actor)
         if ended is None:
             raise Lost(self.error, self.hang, self.images)
         return ended
+
+    def _look_at_start(self) -> None:
+        if self.started:
+            return
+        name, limit = self.job.experiment.name, self.job.experiment.supervision.start_seconds
+        if self.stop.reason is not None:
+            raise StoppedRun(
+                f"run {name!r} was {self.stop.reason} before its workers had started\n"
+                "  the same command continues it"
+            )
+        if not self.late and time.monotonic() - self.begun > _LATE_SECONDS:
+            self.late = True
+            logger.warning(
+                f"no worker has started for {_LATE_SECONDS:.0f} s: the cluster may be full; waiting up to "
+                f"{limit:.0f} s (supervision.start_seconds)"
+            )
 
     def _fit(self) -> None:
         try:
@@ -80,6 +104,7 @@ class Attempt:
             status: GroupStatus = ray.get(self.actor.read.remote(), timeout=60)
         except ray.exceptions.RayError:
             return GroupStatus()  # the actor was lost; so will be the workers that cannot reach it
+        self.started = self.started or bool(status.workers) or status.ended is not None
         for line in status.notes:
             logger.info(line)
         if status.progress is not None:
@@ -154,14 +179,16 @@ def _end_process(pid: int, stacks: str, rank: int) -> None:
 
 
 def _trainer(job: Job, actor: Any) -> Any:
-    train = job.experiment.train
+    train, start_seconds = job.experiment.train, job.experiment.supervision.start_seconds
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
-    return small_trainer()(
+    return small_trainer(start_seconds)(
         enter_worker,
         train_loop_config={"job": job.model_dump_json(), "actor": actor},
-        torch_config=torch_config("nccl" if train.gpus_per_worker else "gloo"),
+        torch_config=torch_config(
+            "nccl" if train.gpus_per_worker else "gloo", start_seconds, use_interface_of_node
+        ),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,
             use_gpu=bool(train.gpus_per_worker),

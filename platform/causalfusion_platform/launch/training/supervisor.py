@@ -42,7 +42,7 @@ class Supervisor:
     first_attempt: int
     incidents: list[Incident] = field(default_factory=list)
     saved: list[int] = field(default_factory=list)
-    """Images of the newest checkpoint at each incident."""
+    """Images of the newest checkpoint at each incident but slow starts."""
 
     def run(self) -> TrainingTimes:
         """Train to the end.
@@ -113,7 +113,9 @@ class Supervisor:
         limits = job.experiment.supervision
         self.journal.add(incident)
         self.incidents.append(incident)
-        self.saved.append(_newest_images(job.checkpoints))
+        newest = _newest_images(job.checkpoints)
+        if incident.cause != "start":  # a full cluster says nothing about the training
+            self.saved.append(newest)
         logger.warning(f"{incident.cause}: {incident.detail.splitlines()[0]}")
         faults = sum(one.cause != "preempted" for one in self.incidents)
         if faults > limits.max_failures:
@@ -121,7 +123,7 @@ class Supervisor:
         recent = self.saved[-limits.max_failures_without_progress :]
         if len(recent) == limits.max_failures_without_progress and len(set(recent)) == 1:
             raise GaveUp(self._diagnosis(job, f"{len(recent)} faults in a row without a new checkpoint"))
-        logger.info(f"going on from the last good checkpoint ({self.saved[-1]} images)")
+        logger.info(f"going on from the last good checkpoint ({newest} images)")
 
     def _roll_back(self, job: Job, ended: dict[str, Any]) -> Job:
         order = job.order + 1

@@ -22,6 +22,7 @@ from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
 from ..cluster.resources import check_training, cluster_resources
 from ..cluster.session import ray_session
+from ..cluster.shared_folders import check_shared_folders
 from ..runs.folder import RunFolder
 from ..runs.signals import stop_on_signals
 from .finetuning import check_start
@@ -97,6 +98,8 @@ def run_training(
         if finished := _finished(folder, experiment, allow_changes):
             return finished
         with stages.time("prepare"):
+            if not local:
+                check_shared_folders(experiment, folder.root)
             store.clear_partial(folder.checkpoints)
             shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state is never read again
             folder.open(composed, shards, parent)

@@ -60,7 +60,6 @@ def ray_worker(job: Job, actor: Any) -> None:
 
     from .heartbeat import Heartbeat
 
-    _import_deepspeed(ray.train.torch.get_device())
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     # As many threads as CPUs were reserved: trials of a sweep share a machine, and cannot see one another.
@@ -83,6 +82,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     heartbeat = Heartbeat(actor, rank)
     heartbeat.start()
     try:
+        _import_deepspeed(ray.train.torch.get_device())
         context = WorkerContext(
             device=ray.train.torch.get_device(),
             batches=batches,

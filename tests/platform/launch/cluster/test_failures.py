@@ -8,11 +8,16 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, PreemptionError, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.cluster.failures import Hang, Lost, cause_of, user_error_in
+from causalfusion_platform.ray_private import StartTooSlow
 
 PEER = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711")
 DEAD = ActorDiedError()
@@ -70,6 +75,16 @@ CASES = {
         "OutOfMemoryError: killed",
     ),
     "the node was taken back": (preemption(), "preempted", "PreemptionError: Training was interrupted by node"),
+    "no room in time": (
+        ControllerError(WorkerGroupStartupTimeoutError(2)),
+        "start",
+        "WorkerGroupStartupTimeoutError: The worker group startup timed out after",
+    ),
+    "no process group in time": (
+        ControllerError(StartTooSlow("workers made no process group within 9 s")),
+        "start",
+        "StartTooSlow: workers made no process group within 9 s",
+    ),
     "the controller died": (DEAD, "controller", "ActorDiedError: The actor died unexpectedly"),
     "the controller failed": (
         ControllerError(ValueError("no such file")),

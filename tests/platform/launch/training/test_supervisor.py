@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from causalfusion_platform.assemble import Job, TrainingTimes
 from causalfusion_platform.config.errors import UserError
@@ -184,6 +186,29 @@ def test_faults_without_progress(case: Callable[..., Case], saves: list[int], at
     message = made.fails(GaveUp)
     assert len(made.jobs) == attempts
     assert "3 faults in a row without a new checkpoint" in message
+
+
+def slow_start() -> Lost:
+    return Lost(ControllerError(WorkerGroupStartupTimeoutError(2)), None, 0)
+
+
+def test_slow_starts_are_no_faults_of_the_training(case: Callable[..., Case]) -> None:
+    """However many come in a row, and between the faults that are counted."""
+    made = case(max_failures=50, max_failures_without_progress=3)
+    made.attempts = [slow_start() for _ in range(7)] + [lost(0), slow_start(), lost(0), slow_start(), DONE]
+    made.run()
+    assert [event.cause for event in made.incidents()] == ["start"] * 7 + ["error", "start", "error", "start"]
+    made = case(max_failures=50, max_failures_without_progress=3)
+    made.attempts = [slow_start(), lost(0), slow_start(), lost(0), slow_start(), lost(0), DONE]
+    assert "3 faults in a row without a new checkpoint" in made.fails(GaveUp)
+
+
+def test_slow_starts_are_within_the_budget(case: Callable[..., Case]) -> None:
+    made = case(max_failures=2)
+    made.attempts = [slow_start() for _ in range(3)]
+    message = made.fails(GaveUp)
+    assert "3 faults in one launch" in message
+    assert message.count("start: WorkerGroupStartupTimeoutError") == 3
 
 
 def test_the_diagnosis_shows_the_last_eight(case: Callable[..., Case]) -> None:

@@ -76,6 +76,9 @@ class Group(Section):
     """Labels that the nodes have (Kubernetes), to choose them by."""
     constraint: str | None = Field(None, pattern=r"^[A-Za-z0-9_&|!\[\]*.-]+$")
     """Features that the nodes have (Slurm's --constraint)."""
+    tolerated_taints: tuple[str, ...] = ()
+    """Keys of taints of the nodes that pods tolerate (Kubernetes), beside that of GPUs and, with `spot`, those of
+    GKE's and AKS' spot nodes."""
 
     @model_validator(mode="after")
     def _check(self) -> Group:
@@ -104,6 +107,8 @@ class Nfs(Section):
     """Server to mount from (Kubernetes). null: the nodes have the folder mounted."""
     path: str = Field(pattern=r"^/[^\s:]*$")
     """Path on the server, or on the nodes without a server."""
+    size_gib: int = Field(100, ge=1)
+    """Size that the volume states (Kubernetes), in GiB. The server alone limits it."""
 
 
 class ObjectStorage(Section):
@@ -127,6 +132,10 @@ class Network(Section):
     """Nodes have InfiniBand or RoCE, which NCCL uses."""
     rdma_resource: str = "rdma/hca_shared_devices_a"
     """Resource of Kubernetes that gives a pod the InfiniBand devices."""
+    operator_namespace: Label = "kuberay-system"
+    """Namespace of the KubeRay operator, which reads the state of jobs from the dashboard."""
+    egress: tuple[Annotated[str, Field(pattern=r"^\d{1,3}(\.\d{1,3}){3}/\d{1,2}:\d{1,5}$")], ...] = ()
+    """Other addresses that pods may reach (Kubernetes): NETWORK/BITS:PORT, such as 0.0.0.0/0:443 for downloads."""
 
 
 class MlflowServer(Section):
@@ -150,8 +159,12 @@ class MlflowDeployment(Section):
     """Store of artifacts: s3://BUCKET/PREFIX, or a folder of the server's volume."""
     size_gib: int = Field(20, ge=1)
     """Size of the server's and of the database's volume in GiB."""
-    postgres_image: str = ""
-    """Image of Postgres by digest."""
+    artifacts_endpoint: str | None = Field(None, pattern=r"^https?://[^\s@]+$")
+    """Address of another S3 than Amazon's."""
+    artifacts_secret: Label | None = None
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. null: the node's own role."""
+    postgres_image: str
+    """Image of Postgres by digest, of the official image."""
 
     @field_validator("postgres_image")
     @classmethod
@@ -263,6 +276,10 @@ class ClusterFile(Section):
             raise ValueError(f"target {self.target} needs an image")
         if self.target == "ray" and self.launcher is None:
             raise ValueError("target ray needs a section launcher")
+        if self.target == "kuberay" and isinstance(self.storage, Nfs) and self.storage.server is None:
+            raise ValueError(
+                "target kuberay takes storage kind nfs with a server: pods may not mount a node's folder"
+            )
         if self.target != "kuberay" and isinstance(self.storage, VolumeClaim):
             raise ValueError(f"a volume claim is Kubernetes': target {self.target} takes storage kind nfs or s3")
         if self.target != "kuberay" and isinstance(self.mlflow, MlflowDeployment):

@@ -15,6 +15,7 @@ from ..library_warnings import leave_out
 from ..loopback import bypass_proxy
 from .analyze import analyze
 from .caption import caption
+from .cluster import cluster_app
 from .config import config_app
 from .data import data_app
 from .doctor import doctor
@@ -83,6 +84,7 @@ app.command()(probe)
 app.command()(ui)
 app.command()(models)
 app.command()(doctor)
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")

@@ -5,13 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help install quickstart test test-quick test-faults fault-table lint types imports tests soak bench bench-gpu test-gpu clean
+.PHONY: help install quickstart test test-quick test-faults test-cluster fault-table lint types imports tests soak bench bench-gpu test-gpu clean
 
 help:
 	@echo "make quickstart   install, then train on bundled digits, score the samples, open nothing else"
 	@echo "make test         install, then ruff, mypy, import-linter and pytest"
 	@echo "make test-quick   install, then ruff and the tests that start neither Ray nor groups of processes"
 	@echo "make test-faults  install, then what kills processes and breaks storage; minutes"
+	@echo "make test-cluster install, Debian's Slurm and PostgreSQL too, then what runs on hosts that are apart; minutes"
 	@echo "make fault-table  the same, and its measurements into platform/TRAINING.md"
 	@echo "make soak         install, then kill processes at random for 20 minutes, and compare the ends"
 	@echo "make bench        install, then the speed measurements of tests/benchmarks"
@@ -63,7 +64,7 @@ tests: install
 
 # While working. mypy and import-linter are left to `make test` and to pre-commit.
 test-quick: lint
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not ray and not processes and not faults" \
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not ray and not processes and not faults and not cluster" \
 		--ignore tests/integration --ignore tests/faults $(ARGS)
 
 test-faults: install
@@ -78,6 +79,11 @@ fault-table: install
 # Minutes of random kills, by hand: each command is repeated, and its end compared with an undisturbed one.
 soak: install
 	$(BIN)/python -m tests.soak $(ARGS)
+
+# Hosts as network namespaces, Slurm, MLflow on PostgreSQL, object storage. What cannot run here says why.
+test-cluster: install
+	@tests/cluster/install $(BIN)/python
+	$(BIN)/pytest -n 0 -m cluster tests/cluster $(ARGS)
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)

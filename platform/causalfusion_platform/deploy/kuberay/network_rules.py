@@ -10,7 +10,7 @@ from .documents import INSTANCE, PART_OF, Tree
 from .found import Found, Pod, mapping, sequence
 from .mlflow import POSTGRES_LABELS, POSTGRES_PORT, SERVER_LABELS, SERVER_PORT
 from .pods import PORTS
-from .reachability import Direction, Peer, connects, matches, policy_types, selecting
+from .reachability import Direction, Peer, connects, matches, policy_types, receives, selecting
 
 _DASHBOARD = PORTS["dashboard"]
 _ANY_PORT = 20_000
@@ -84,7 +84,10 @@ def _ports(one: Pod, other: Pod) -> list[int]:
 
 
 def _refused(policies: Sequence[Tree], peers: list[tuple[Pod, Peer]], cluster: ClusterFile) -> Iterator[str]:
-    """Find allowed traffic that no run needs: strangers, other runs, and other ports."""
+    """Find allowed traffic that no run needs: strangers, other runs, and other ports.
+
+    Strangers may send what they like: their policies are not ours.
+    """
     strangers = {
         "a pod without labels": Peer({}, cluster.namespace),
         "a pod of another namespace": Peer(PART_OF, "another-namespace"),
@@ -99,7 +102,7 @@ def _refused(policies: Sequence[Tree], peers: list[tuple[Pod, Peer]], cluster: C
         for name, stranger in strangers.items():
             for port in (*PORTS.values(), _ANY_PORT, SERVER_PORT, POSTGRES_PORT):
                 shared = served and port == SERVER_PORT and name == "a pod of another run"
-                if not shared and connects(policies, stranger, peer, port):
+                if not shared and receives(policies, peer, stranger, port):
                     yield f"{pod.where}: {name} can reach port {port}; nobody outside of the run may"
                     break
     for (one, source), (other, target) in product(peers, peers):

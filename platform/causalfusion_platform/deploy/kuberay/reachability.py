@@ -30,8 +30,12 @@ class Peer:
 def connects(policies: Sequence[Tree], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
     """Return True if policies let a source open a connection to a port of a target."""
     out = source.address is not None or _allowed(policies, "Egress", source, target, port, protocol)
-    into = target.address is not None or _allowed(policies, "Ingress", target, source, port, protocol)
-    return out and into
+    return out and receives(policies, target, source, port, protocol)
+
+
+def receives(policies: Sequence[Tree], target: Peer, source: Peer, port: int, protocol: str = "TCP") -> bool:
+    """Return True if policies let a target take a connection, whatever the source itself may send."""
+    return target.address is not None or _allowed(policies, "Ingress", target, source, port, protocol)
 
 
 def selecting(policies: Sequence[Tree], direction: Direction, pod: Peer) -> list[Tree]:

@@ -24,6 +24,7 @@ from .config.schema import Experiment
 from .config.secrets import remember
 from .data.manifest import Manifest
 from .data.read import Collate, Dataset
+from .storage.fence import Fence, LaunchFence, NoFence
 from .storage.json_file import Damaged, read_object
 from .storage.private import make_private
 from .storage.run_layout import RunPaths
@@ -59,6 +60,10 @@ class Job(BaseModel):
     """Id of the run at MLflow. None: MLflow had not answered when the attempt began."""
     bad_shards: tuple[str, ...] = ()
     """Shards that the run leaves out."""
+    launch: int = 1
+    """Number of the launch."""
+    launch_id: str = ""
+    """`LaunchToken.id` of the launch. Empty: no other launch competes with it."""
     attempt: int = 1
     """Number of the attempt, over all launches."""
     order: int = 0
@@ -79,6 +84,11 @@ class Job(BaseModel):
     def checkpoints(self) -> Path:
         """Folder of the run's checkpoints."""
         return self.paths.checkpoints
+
+    @property
+    def fence(self) -> Fence:
+        """Fence of the launch. It is checked right before anything of the run is written."""
+        return LaunchFence(self.paths.root, self.launch_id) if self.launch_id else NoFence()
 
 
 @dataclass(frozen=True)
@@ -115,14 +125,15 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
 
     Raises:
         UserError: an input is wrong.
-        Stopped: it was asked to stop, and saved a checkpoint.
+        Stopped: it was asked to stop, and saved a checkpoint, or another launch has taken the run over.
+        Superseded: another launch has taken the run over at its very end.
         Diverged: skipping steps did not help.
         NotSaved: checkpoints cannot be written.
     """
     remember(job.secrets)
     experiment, control, task = job.experiment, context.control, open_task(job.experiment)
     rank = torch.distributed.get_rank()
-    journal = Journal(experiment.run_dir) if rank == 0 else None
+    journal = Journal(experiment.run_dir, job.fence) if rank == 0 else None
     manifest = Manifest.read(experiment.data.path)
     control.mark("find the checkpoint", 0)
     resume = find_resume(experiment, job.checkpoints, manifest.digest, job.other_data, _tell_bad(journal, control))
@@ -138,7 +149,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         _tell_resharded(job, resume, journal, control)
     recompilations = compile_blocks(task, loop, control, first)
 
-    tracker: Tracker = Outbox(job.paths.root) if rank == 0 else NoTracker()
+    tracker: Tracker = Outbox(job.paths.root, job.fence) if rank == 0 else NoTracker()
     spent, peak_here = Spent(), peak(context.device, precision)
     recording = None
     if journal is not None:
@@ -159,7 +170,12 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
         save_weights=task.save_weights,
         mlflow_run_id=lambda: _mlflow_run_id(job) if rank == 0 else None,  # the first rank writes the manifest
     )
-    stop = StopHook(control, checkpoints.now, checkpoints.storage_fails)
+    stop = StopHook(
+        control,
+        checkpoints.now,
+        checkpoints.storage_fails,
+        lambda: checkpoints.superseded or (journal is not None and journal.superseded),
+    )
     task_context = TaskContext(
         device=context.device,
         bf16=precision.startswith("bf16"),
@@ -194,7 +210,10 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     started = time.perf_counter()
     control.mark("end", total)
     final = task.end(loop, task_context)
-    final_attempt = write_final(job.paths.final_samples, final, job.attempt) if rank == 0 else None
+    final_attempt = None
+    if rank == 0:
+        job.fence.check()
+        final_attempt = write_final(job.paths.final_samples, final, job.attempt)
     training = spent.steps + spent.data
     return TrainingTimes(
         train_seconds=training,
@@ -293,8 +312,10 @@ def build_saver(job: Job) -> Saver:
         staging / config_digest(job.experiment)[:16],
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
-        attempt=f"attempt-{job.attempt:04d}",
+        # Two launches that run at once may count alike.
+        attempt="-".join(["attempt", f"{job.attempt:04d}", *filter(None, [job.launch_id])]),
         retention=Retention(train.keep_checkpoints, train.keep_best, every_images=train.keep_every_images),
+        fence=job.fence,
     )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..storage.fence import Fence, NoFence, Superseded
 from ..storage.held import hold, remove_if_left
 from ..storage.private import make_private
 from .manifest import Facts
@@ -56,6 +57,8 @@ class Failed:
 
     images_seen: int
     reason: str
+    superseded: bool = False
+    """True if another launch has taken the run over, so that no later save can succeed."""
 
 
 class Saver:
@@ -71,6 +74,7 @@ class Saver:
         attempt: str,
         retention: Retention,
         timeout_seconds: float = 600,
+        fence: Fence | None = None,
     ) -> None:
         """Create a saver without a save in progress.
 
@@ -82,10 +86,11 @@ class Saver:
                 of an earlier attempt still writes.
             retention: the checkpoints to keep after each save.
             timeout_seconds: longest wait of rank 0 for the other ranks' files.
+            fence: rank 0 checks it right before a checkpoint is published or removed.
         """
         assert re.fullmatch(r"[A-Za-z0-9_-]+", attempt), attempt
         self.root, self.rank, self.world_size, self.retention = root, rank, world_size, retention
-        self.attempt, self.timeout_seconds = attempt, timeout_seconds
+        self.attempt, self.timeout_seconds, self.fence = attempt, timeout_seconds, fence or NoFence()
         for left in staging.glob(f"rank-{rank:05d}.*"):
             shutil.rmtree(left, ignore_errors=True)
         for left in staging.parent.glob("*"):
@@ -156,6 +161,7 @@ class Saver:
         started = time.perf_counter()
         try:
             if self.rank == 0:
+                self.fence.check()
                 self._remove_leftovers()
             own = self._put_part(partial, fault)
             if self.rank > 0:
@@ -165,21 +171,35 @@ class Saver:
             files = gather_parts(partial, self.world_size, self.timeout_seconds, self._pause)
             assert facts is not None  # else this rank's own part holds an error
             shutil.rmtree(parts_folder(partial))
-            folder = complete(partial, facts, files)
+            folder = complete(partial, facts, files, self.fence)
             size = sum(record.size for record in files.values())
             self._outcomes.append(SavedCheckpoint(folder, images, size, time.perf_counter() - started))
         except Exception as error:
             # Training goes on after any failure, because the next save may work.
-            self._outcomes.append(Failed(images, _reason(error)))
+            self._outcomes.append(Failed(images, _reason(error), superseded=self._is_superseded(error)))
             if self.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
             return
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
         try:
-            prune(self.root, self.retention)
+            prune(self.root, self.retention, self.fence)
+        except Superseded:
+            return  # the next save reports it
         except OSError as error:
             log.warning("old checkpoints in %s cannot be removed: %s", self.root, error)
+
+    def _is_superseded(self, error: Exception) -> bool:
+        """Say whether a save failed because of a newer launch, which removes what older ones were writing."""
+        if isinstance(error, Superseded) or self.rank > 0:
+            return isinstance(error, Superseded)
+        try:
+            self.fence.check()
+        except Superseded:
+            return True
+        except OSError:
+            return False
+        return False
 
     def _put_part(self, partial: Path, fault: str | None) -> PartRecord:
         self._patiently(lambda: parts_folder(partial).mkdir(parents=True, exist_ok=True))

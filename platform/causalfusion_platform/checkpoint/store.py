@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..config.errors import UserError
+from ..storage.fence import Fence, NoFence
 from .manifest import (
     MANIFEST_FILE,
     BadCheckpoint,
@@ -39,6 +40,8 @@ AVERAGES_FOLDER = "averages"
 BAD_FOLDER = "bad"
 REASON_FILE = "reason.txt"
 _NAME = re.compile(r"images-(\d{12,})")
+_REMOVED = ".removed"
+"""End of the name of a folder that is being removed."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,15 @@ def latest(
         try:
             return folder, check(folder)
         except BadCheckpoint as bad:
+            if not folder.is_dir():  # an older launch, which is still alive, has removed it meanwhile
+                continue
             if on_bad is None:
                 log.warning("checkpoint %s is passed over: %s", folder, bad)
             else:
                 on_bad(folder, str(bad))
             if set_aside:
-                move_aside(folder, str(bad))
+                with suppress(FileNotFoundError):
+                    move_aside(folder, str(bad))
     return None
 
 
@@ -110,32 +116,58 @@ def written_stage(root: Path) -> int | None:
     return None
 
 
-def complete(partial: Path, facts: Facts, files: Mapping[str, FileRecord]) -> Path:
+def complete(partial: Path, facts: Facts, files: Mapping[str, FileRecord], fence: Fence | None = None) -> Path:
     """Complete a partial folder that holds all files: write its manifest, rename it, and return its new path.
 
     An existing good copy of the same checkpoint is kept. An existing damaged one, or one of another data order, is
     set aside.
 
+    A newer launch writes its token first, then removes partial folders, then reads the checkpoints. So after a good
+    check the folder is renamed before the newer launch reads, or there is nothing left to rename.
+
+    Args:
+        partial: the folder, `.images-…` beside the checkpoints.
+        facts: state of the run.
+        files: the files of all ranks.
+        fence: checked right before anything of the run is changed.
+
     Raises:
-        OSError: storage cannot be written.
+        OSError: storage cannot be written, or a newer launch has removed the partial folder.
+        Superseded: another launch has taken the run over.
         UserError: another version of this code wrote the existing checkpoint.
     """
+    fence = fence or NoFence()
     write_manifest(partial, facts, files)
     sync_folder(partial)
     folder = checkpoint_folder(partial.parent, facts.images_seen)
+    aside = None
     if folder.exists():
         try:
             there = check(folder)
         except BadCheckpoint as bad:
-            move_aside(folder, str(bad))
+            reason = str(bad)
         else:
             if there.order == facts.order:
                 clear(partial)
                 return folder
-            move_aside(folder, f"replaced after a roll-back: the order of its data was number {there.order}")
-    partial.rename(folder)
+            reason = f"replaced after a roll-back: the order of its data was number {there.order}"
+        fence.check()
+        aside = move_aside(folder, reason)
+    try:
+        fence.check()
+        partial.rename(folder)
+    except BaseException:
+        if aside is not None:  # it may be of a newer launch, which began after the first check
+            _put_back(aside, folder)
+        raise
     sync_folder(folder.parent)
     return folder
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    (aside / REASON_FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # there is another one at its place by now
+        aside.rename(folder)
 
 
 def move_aside(folder: Path, reason: str) -> Path:
@@ -156,18 +188,23 @@ def clear(folder: Path) -> None:
     """Remove a checkpoint or its remains. An interrupted removal leaves nothing that looks complete."""
     if not folder.is_dir():
         return
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
     if not folder.name.startswith("."):
-        hidden = folder.with_name(f".{folder.name}.removed")
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    if not folder.name.endswith(_REMOVED):
+        # Renamed at once, so that a process that still writes into a partial folder cannot complete it any more.
+        hidden = folder.with_name(f".{folder.name.lstrip('.')}{_REMOVED}")
         shutil.rmtree(hidden, ignore_errors=True)
-        folder = folder.rename(hidden)
+        try:
+            folder = folder.rename(hidden)
+        except FileNotFoundError:  # it was completed or removed meanwhile
+            return
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_partial(root: Path) -> list[Path]:
     """Remove what interrupted saves and removals left under `root`, and return its paths.
 
-    Call it only when no process of the run writes, such as at the start of a launch.
+    A launch calls it at its start. An older launch that still saves gets an error.
     """
     leftovers = [path for path in sorted(root.glob(".images-*")) if path.is_dir()]
     for folder in leftovers:
@@ -175,11 +212,14 @@ def clear_partial(root: Path) -> list[Path]:
     return leftovers
 
 
-def prune(root: Path, retention: Retention) -> list[Path]:
+def prune(root: Path, retention: Retention, fence: Fence | None = None) -> list[Path]:
     """Remove the checkpoints that `retention` does not keep, and return their paths.
 
     Only file sizes are checked. Checkpoints that are visibly damaged or of another version are neither counted
     nor removed.
+
+    Raises:
+        Superseded: another launch has taken the run over, by the `fence`. It decides what to keep.
     """
     found: list[tuple[Path, CheckpointManifest]] = []
     for folder in _folders(root):
@@ -197,6 +237,8 @@ def prune(root: Path, retention: Retention) -> list[Path]:
         kept |= {folder for multiple, folder in firsts.items() if multiple > 0}
     removed = [folder for folder, _ in found if folder not in kept]
     for folder in removed:
+        if fence is not None:
+            fence.check()
         clear(folder)
     return removed
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -26,16 +28,19 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
+def replacing(
+    path: Path, *, private: bool = False, check: Callable[[], None] = lambda: None
+) -> Iterator[IO[bytes]]:
     """Yield a new file that takes the place of `path` when the body ends well.
 
-    The new file is `.NAME.PID` beside `path`. A killed process leaves it behind: see `remove_unfinished`.
+    The new file is `.NAME.RANDOM.PID` beside `path`. A killed process leaves it behind: see `remove_unfinished`.
 
     Args:
         path: the file to replace.
         private: let only its owner read it.
+        check: called right before the file is replaced. It may raise, and the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
         with naming(path):
             with temporary.open("wb") as file:
@@ -44,6 +49,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            check()
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -60,7 +66,16 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Replace a file, which is there whole or not at all. Only its owner reads a private one."""
-    with replacing(path, private=private) as file:
+def remove_unpublished(path: Path) -> None:
+    """Remove all new files that were to replace a file. Their writers get an error, on any machine."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if _UNFINISHED.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+
+
+def write_atomically(
+    path: Path, content: bytes, *, private: bool = False, check: Callable[[], None] = lambda: None
+) -> None:
+    """Replace a file, which is there whole or not at all: see `replacing`."""
+    with replacing(path, private=private, check=check) as file:
         file.write(content)

@@ -23,6 +23,8 @@ class RunPaths:
         """Name of the run."""
         self.state_file = root / STATE_FILE
         """State of the run between launches. A folder without it holds no begun run."""
+        self.launch_file = root / "launch.json"
+        """Token of the newest launch. Older launches that are still alive publish nothing any more."""
         self.config_file = root / "config.yaml"
         """The configuration as readable YAML."""
         self.summary_file = root / "summary.json"

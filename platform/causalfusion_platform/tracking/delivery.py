@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ..config.errors import UserError
+from ..storage.fence import Fence, NoFence, Superseded
 from .mlflow import answers
 from .mlflow_calls import METRICS_PER_CALL, MlflowRun, Unavailable, classify, one_line
 from .pending import Item, Pending
@@ -52,6 +53,7 @@ class Delivery:
         on_run_id: called with the new run's id before the cursor passes the `create` record. It is called again
             after a crash in between. It runs in the delivery's thread.
         retry: pauses and attempts.
+        fence: of the launch that delivers. Once another launch has taken the run over, the delivery ends.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Delivery:
         identity: str = "",
         lost: Create | None = None,
         retry: RetryPolicy | None = None,
+        fence: Fence | None = None,
     ) -> None:
+        self._fence = fence or NoFence()
         self.run_dir, self.uri, self._retry = run_dir, uri, retry or RetryPolicy()
         self._waiting, self._lost = Pending(run_dir, identity), lost
         self._on_run_id = on_run_id
@@ -153,6 +157,8 @@ class Delivery:
                     self._deliver_waiting()
                     self._trouble = None
                     self._wake.wait(0.05 if self._draining else self._retry.poll_seconds)
+                except Superseded:  # the newer launch delivers its records and ours
+                    return
                 except Exception as error:  # of any kind, since the thread must go on
                     what = str(error) if isinstance(error, Unavailable) else f"delivery fails ({one_line(error)})"
                     first = self._retry.first_pause_seconds
@@ -166,6 +172,7 @@ class Delivery:
 
     def _deliver_waiting(self) -> None:
         while not self._stopping and (items := self._waiting.items()):
+            self._fence.check()
             if self._run.run_id is None and not isinstance(items[0].record, Create):
                 self._find_run(items[0])
             self._deliver(self._batch(items))
@@ -245,10 +252,12 @@ class Delivery:
 
         Raises:
             Unavailable: `stop` has returned, after a call that took too long.
+            Superseded: another launch has taken the run over.
         """
         with self._writes:
             if not self._may_write:
                 raise Unavailable("the delivery was stopped")
+            self._fence.check()
             yield
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..config.secrets import redact
+from ..storage.fence import Fence, NoFence, Superseded
 from ..storage.run_layout import RunPaths
 from .lines import Count, Line, Seconds, append, read_on
 from .records import Record
@@ -315,12 +316,18 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 class Journal:
     """The journal in a run's folder.
 
+    Args:
+        run_dir: the run's folder.
+        fence: of the launch that writes. Once another launch has taken the run over, nothing is written any more.
+
     Attributes:
         lost: lines that this object could not write.
+        superseded: True if a line was refused because another launch has taken the run over.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, fence: Fence | None = None) -> None:
         self.path, self.lost = RunPaths(run_dir).journal_file, 0
+        self.superseded, self._fence = False, fence or NoFence()
 
     def add(self, line: Event | Record) -> bool:
         """Append a line.
@@ -330,6 +337,8 @@ class Journal:
         Returns:
             True if it was written.
         """
+        if self._is_superseded():
+            return False
         # Reasons are the texts of errors, which may quote anything.
         texts = {name: redact(getattr(line, name)) for name in ("detail", "reason") if hasattr(line, name)}
         try:
@@ -338,6 +347,16 @@ class Journal:
             self.lose(error)
             return False
         return True
+
+    def _is_superseded(self) -> bool:
+        if not self.superseded:
+            try:
+                self._fence.check()
+            except Superseded:
+                self.superseded = True
+            except OSError:  # not known: one line more does less harm than one that is missing
+                return False
+        return self.superseded
 
     def lose(self, error: Exception) -> None:
         """Count a line that could not be written."""

@@ -19,6 +19,7 @@ from PIL import Image
 from ..config.errors import UserError
 from ..config.secrets import redacted
 from ..data.manifest import Manifest
+from ..storage.fence import Fence
 from ..storage.run_layout import RunPaths
 from .journal import Journal
 from .mlflow import batches
@@ -32,14 +33,15 @@ class Outbox:
 
     Args:
         run_dir: the run's folder.
+        fence: of the launch that records: see `Journal`.
 
     Attributes:
         journal: holds the records.
         folder: holds copies of files, and the cursor of the delivery.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.journal, self.folder = Journal(run_dir), RunPaths(run_dir).outbox_folder
+    def __init__(self, run_dir: Path, fence: Fence | None = None) -> None:
+        self.journal, self.folder = Journal(run_dir, fence), RunPaths(run_dir).outbox_folder
 
     def create(
         self,

@@ -17,7 +17,7 @@ from ..checkpoint.engine_state import save_engine
 from ..checkpoint.manifest import Facts
 from ..checkpoint.save import Failed, SavedCheckpoint, Saver
 from ..tracking.journal import Checkpointed, Journal, SaveFailed
-from .control import Control, StopReason
+from .control import Control, Stopped, StopReason
 from .guard import Diverged, Guard
 from .loop import Hook, TrainLoop
 from .metrics import MetricsHook, Spent
@@ -73,6 +73,8 @@ class CheckpointHook(Hook):
         self.saved_at: int | None = None
         self.stalls: dict[int, float] = {}
         self.failures = 0
+        self.superseded = False
+        """True once a save was refused because another launch has taken the run over."""
         self.largest = 0
         """Bytes of the largest checkpoint saved so far."""
 
@@ -107,11 +109,15 @@ class CheckpointHook(Hook):
 
         Raises:
             NotSaved: the newest checkpoint could not be saved. Every rank raises it.
+            Stopped: another launch has taken the run over. Every rank raises it.
         """
         self._tell(self.saver.wait())
-        failures = [self.failures]
-        torch.distributed.broadcast_object_list(failures)  # the first rank knows whether the manifest was written
-        if failures[0]:
+        ended = [self.failures, self.superseded]
+        torch.distributed.broadcast_object_list(ended)  # the first rank knows whether the manifest was written
+        failures, superseded = ended
+        if superseded:
+            raise Stopped("superseded")
+        if failures:
             raise NotSaved(f"the checkpoint at {self.saved_at} images could not be saved")
 
     def storage_fails(self) -> bool:
@@ -178,6 +184,10 @@ class CheckpointHook(Hook):
 
     def _tell(self, outcomes: list[SavedCheckpoint | Failed]) -> None:
         for outcome in outcomes:
+            if isinstance(outcome, Failed) and outcome.superseded:
+                self.superseded = True
+                self.control.note(f"checkpoint at {outcome.images_seen} images not published: {outcome.reason}")
+                continue
             if isinstance(outcome, Failed):
                 # The first rank gets the outcome of every save. The others get their own failures alone.
                 self.failures += self.saver.rank == 0

@@ -13,8 +13,8 @@ from .loop import Hook, RunsAtOnce, TrainLoop
 
 logger = logging.getLogger(__name__)
 
-StopReason = Literal["stopped", "preempted", "storage"]
-_CODES: tuple[StopReason, ...] = ("stopped", "preempted", "storage")
+StopReason = Literal["stopped", "preempted", "storage", "superseded"]
+_CODES: tuple[StopReason, ...] = ("stopped", "preempted", "storage", "superseded")
 """Reasons in order of urgency. Where ranks have different ones, the last counts."""
 
 STARTING = ("start", "find the checkpoint", "build the engine")
@@ -24,7 +24,8 @@ STARTING = ("start", "find the checkpoint", "build the engine")
 class Stopped(Exception):
     """Training ended early, on all ranks at the same step, with a checkpoint.
 
-    The same command continues it. With the reason `storage` the checkpoint could not be written.
+    The same command continues it. With the reason `storage` the checkpoint could not be written. With the reason
+    `superseded` another launch has taken the run over, and nothing is written.
     """
 
     def __init__(self, reason: StopReason, detail: str = "") -> None:
@@ -98,21 +99,23 @@ class StopHook(Hook, RunsAtOnce):
         control: Control,
         save_now: Callable[[TrainLoop, StopReason], None],
         storage_fails: Callable[[], bool],
+        superseded: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.control, self.save_now, self.storage_fails = control, save_now, storage_fails
+        self.control, self.save_now = control, save_now
+        self.storage_fails, self.superseded = storage_fails, superseded
         self.consensus = Consensus()
 
     def run(self, loop: TrainLoop) -> None:
-        """Stop together, with a checkpoint.
+        """Stop together, with a checkpoint unless none can be written.
 
         Raises:
             Stopped: some rank was asked to stop. All ranks raise it after the same step.
         """
         self.control.mark("train", loop.state.images_seen)
-        mine = "storage" if self.storage_fails() else self.control.stop_wanted()
-        reason = self.consensus.agree(mine)
+        mine: StopReason | None = "storage" if self.storage_fails() else self.control.stop_wanted()
+        reason = self.consensus.agree("superseded" if self.superseded() else mine)
         if reason is None:
             return
-        if reason != "storage":
+        if reason not in ("storage", "superseded"):
             self.save_now(loop, reason)
         raise Stopped(reason)

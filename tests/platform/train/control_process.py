@@ -19,20 +19,33 @@ CASES: list[tuple[dict[int, str], dict[int, str]]] = [
     ({4: "storage"}, {4: "preempted"}),
     ({4: "stopped"}, {4: "storage"}),
     ({1: "storage"}, {1: "storage"}),
+    ({2: "superseded"}, {}),
+    ({3: "superseded"}, {3: "storage"}),
+    ({3: "superseded"}, {1: "stopped"}),
 ]
-"""For each of two ranks: step → what it hears of; `storage`: its saves have failed."""
+"""For each of two ranks: step → what it hears of.
+
+`storage`: its saves have failed. `superseded`: another launch has taken the run over.
+"""
 
 
 def run_case(hears: dict[int, str]) -> dict[str, Any]:
     """Train until stopped; return when and why, and what was saved and marked."""
     control, saved, marks = LocalControl(), [], []
-    failing = False
+    failing = superseded = False
     control.mark = lambda _, images: marks.append([_, images])  # type: ignore[method-assign]
-    hook = StopHook(control, lambda loop, reason: saved.append([loop.state.images_seen, reason]), lambda: failing)
+    hook = StopHook(
+        control,
+        lambda loop, reason: saved.append([loop.state.images_seen, reason]),
+        lambda: failing,
+        lambda: superseded,
+    )
     for step in range(1, STEPS + 1):
         reason: Any = hears.get(step)
         if reason == "storage":
             failing = True
+        elif reason == "superseded":
+            superseded = True
         elif reason:
             control.stop = reason
         loop: Any = SimpleNamespace(state=SimpleNamespace(images_seen=10 * step))

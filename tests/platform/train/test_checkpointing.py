@@ -18,6 +18,7 @@ from causalfusion_platform.checkpoint.manifest import CheckpointManifest, check,
 from causalfusion_platform.checkpoint.save import Saver
 from causalfusion_platform.checkpoint.store import Retention, checkpoint_folder
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.storage.fence import LaunchToken
 from causalfusion_platform.tracking.accounting import account
 from causalfusion_platform.tracking.journal import Checkpointed, SaveFailed, StepReport
 from causalfusion_platform.train.checkpointing import FAILED_SAVES, NotSaved
@@ -116,6 +117,33 @@ def test_a_request_to_stop_saves_the_very_step(tmp_path: Path) -> None:
     assert list(saved(training)) == [24, 32]  # complete when the loop has ended
     assert training.control.images == 32
     assert training.control.notes == ["preempted: saving a checkpoint at 32 images"]
+
+
+@pytest.mark.parametrize("at", [24, 40, 80])
+def test_no_checkpoint_of_a_launch_that_was_taken_over(tmp_path: Path, at: int) -> None:
+    """Another launch takes the run over right before a checkpoint, between two, and before the last one."""
+    experiment = tiny(tmp_path, train={"checkpoint_every_images": 24, "keep_checkpoints": 9})
+    token, other = LaunchToken.new(1), LaunchToken.new(2)
+    experiment.run_dir.mkdir(parents=True)
+    token.write(experiment.run_dir)
+    training = Training(experiment, launch_id=token.id)
+    checkpoints = training.checkpoints
+    stop = StopHook(training.control, checkpoints.now, checkpoints.storage_fails, lambda: checkpoints.superseded)
+    before: list[str] = []
+
+    def take_over() -> None:
+        checkpoints.saver.wait()
+        before.extend(path.name for path in training.job.checkpoints.glob("images-*"))
+        other.write(experiment.run_dir)
+
+    training.metrics.run = lambda loop: take_over() if loop.state.images_seen == at else None  # type: ignore[method-assign]
+    with pytest.raises(Stopped) as caught:
+        training.train(Each(checkpoints.saver._join, 8), stop)
+    assert caught.value.reason == "superseded"
+    assert sorted(path.name for path in training.job.checkpoints.glob("*images-*")) == sorted(before)
+    [note] = training.control.notes
+    assert "not published: launch 2 has taken run 'test' over" in note
+    assert not any(isinstance(event, SaveFailed) for event in training.journal.events())
 
 
 def test_a_stop_reports_the_steps_since_the_last_report(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.platform.train.trained import alone
 
 from causalfusion_platform.train.control import Consensus, LocalControl, StopHook, Stopped, StopReason
 
-URGENCY = ["stopped", "preempted", "storage"]
+URGENCY = ["stopped", "preempted", "storage", "superseded"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_all_ranks_stop_after_the_same_step_for_the_most_urgent_reason(
     heard = [pair for one in CASES[index] for pair in one.items()]
     step = min((at for at, _ in heard), default=None)
     reason = max((why for at, why in heard if at == step), key=URGENCY.index, default=None)
-    saved = [] if reason in (None, "storage") else [[10 * (step or 0), reason]]
+    saved = [] if reason in (None, "storage", "superseded") else [[10 * (step or 0), reason]]
     marks = [["train", 10 * done] for done in range(1, (step or STEPS) + 1)]
     expected = {"step": step, "reason": reason, "saved": saved, "marks": marks}
     assert [rank[index] for rank in ranks] == [expected, expected]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...config.commands import command
 from ...config.errors import GAVE_UP, STOPPED
+from ...storage.fence import Superseded
 
 
 class NotFinished(Exception):
@@ -19,3 +25,26 @@ class StoppedRun(NotFinished):
 
 class GaveUp(NotFinished):
     """The run cannot go on by itself."""
+
+
+class TakenOver(NotFinished):
+    """Another launch has taken the run over."""
+
+    status = STOPPED
+
+
+@contextmanager
+def taken_over(run_dir: Path) -> Iterator[None]:
+    """End a launch that finds that another one has taken its run over.
+
+    Raises:
+        TakenOver: with both launches and the next command.
+    """
+    try:
+        yield
+    except Superseded as error:
+        raise TakenOver(
+            f"this launch of run {run_dir.name!r} ends: {error}\n"
+            f"  it has written nothing more into the run's folder, and its newest checkpoint was not published\n"
+            f"  follow the other launch: {command('runs', 'show', run_dir.name)}"
+        ) from error

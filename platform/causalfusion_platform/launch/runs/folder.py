@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ...checkpoint.store import clear_partial
 from ...config.commands import command
 from ...config.compose import Composed, flatten, recorded_tree, validate
 from ...config.errors import UserError
@@ -21,7 +22,8 @@ from ...config.schema import Experiment, TrackingConfig
 from ...config.secrets import with_variables
 from ...data.manifest import AutoencoderId, Manifest
 from ...data.validate import CheckedShards
-from ...storage.atomic import remove_unfinished, write_atomically
+from ...storage.atomic import remove_unfinished, remove_unpublished, write_atomically
+from ...storage.fence import Fence, LaunchFence, LaunchToken, NoFence
 from ...storage.json_file import first_fault, read_object
 from ...storage.run_layout import ARTIFACTS_FOLDER, RunPaths
 from ...tracking.delivery import Delivery
@@ -68,6 +70,8 @@ class RunFolder(RunPaths):
         self._state: RunState | None = None
         self._experiment: Experiment | None = None
         self._elsewhere: RunState | None = None
+        self.launch_id = ""
+        """Tells the launch that this object has begun from all others. Empty: it has begun none."""
 
     @property
     def state(self) -> RunState | None:
@@ -119,12 +123,17 @@ class RunFolder(RunPaths):
     @property
     def journal(self) -> Journal:
         """The events of all launches."""
-        return Journal(self.root)
+        return Journal(self.root, self.fence)
 
     @property
     def outbox(self) -> Outbox:
         """Takes records for MLflow."""
-        return Outbox(self.root)
+        return Outbox(self.root, self.fence)
+
+    @property
+    def fence(self) -> Fence:
+        """Fence of the launch that this object has begun, if it has. Nobody else's writes are fenced."""
+        return LaunchFence(self.root, self.launch_id) if self.launch_id else NoFence()
 
     def delivery(self) -> Delivery:
         """Return the delivery of the run's records to MLflow. The run's lock must be held."""
@@ -137,6 +146,7 @@ class RunFolder(RunPaths):
             run_id=state.mlflow_run_id,
             on_run_id=lambda run_id: self.keep(mlflow_run_id=run_id),
             identity=state.identity,
+            fence=self.fence,
             lost=Create(
                 key="",
                 experiment=known if isinstance(known, str) else TrackingConfig().experiment,
@@ -155,13 +165,17 @@ class RunFolder(RunPaths):
         return self._state
 
     def keep(self, **changes: Any) -> None:
-        """Change the state, here and on disk."""
+        """Change the state, here and on disk.
+
+        Raises:
+            Superseded: another launch has taken the run over.
+        """
         with self._keeping:  # threads that deliver records keep what MLflow answers
             self._write(self.started.model_copy(update=changes))
 
     def _write(self, state: RunState) -> RunState:
         state = state.model_copy(update={"folder": str(self.root.absolute())})
-        state.write(self.root)
+        state.write(self.root, self.fence)
         self._state, self._was_read = state, True
         return state
 
@@ -225,8 +239,29 @@ class RunFolder(RunPaths):
         if self.state is not None:
             check_same_config(self.state, experiment, allow, anew)
 
+    def _begin(self) -> int:
+        """Make this the run's newest launch, and return its number. Whatever older ones still write is refused.
+
+        The order matters: after the token is written, files that older launches were about to publish are removed.
+        Only then is the run read. `storage.fence` says why.
+        """
+        try:
+            before = LaunchToken.read(self.root)
+        except OSError as error:
+            logger.warning(f"{self.launch_file} is written anew: {error}")
+            before = None
+        launches = self.state.launches if self.state is not None else 0
+        token = LaunchToken.new(1 + max(launches, before.launch if before is not None else 0))
+        token.write(self.root)
+        self.launch_id = token.id
+        for path in (self.state_file, self.summary_file):
+            remove_unpublished(path)
+        clear_partial(self.checkpoints)
+        self.refresh()
+        return token.launch
+
     def open(self, composed: Composed, shards: CheckedShards, parent: str | None = None) -> RunState:
-        """Begin a launch and return the state, which is written last.
+        """Begin a launch and return the state, which is written last. From then on older launches write nothing.
 
         The first launch makes the folder and records the run for MLflow. Later ones open both again.
 
@@ -235,11 +270,13 @@ class RunFolder(RunPaths):
             shards: its data.
             parent: MLflow run that a new run is a child of.
         """
+        self.root.mkdir(parents=True, exist_ok=True)
+        launch = self._begin()
         experiment, state, outbox = composed.experiment, self.state, self.outbox
         tree = recorded_tree(experiment)
         if state is not None:
             news = {
-                "launches": state.launches + 1,
+                "launches": launch,
                 "bad_shards": sorted(shards.bad),
                 "config": tree,
                 "tracking_uri": with_variables(experiment.tracking_uri),
@@ -252,7 +289,6 @@ class RunFolder(RunPaths):
             self._experiment = None
             self.keep(**news)
             return self.started
-        self.root.mkdir(parents=True, exist_ok=True)
         for left in (self.outbox_folder, self.old_records):  # of a launch that ended before it wrote its state
             shutil.rmtree(left, ignore_errors=True)
         outbox.create(
@@ -276,6 +312,7 @@ class RunFolder(RunPaths):
                 config=tree,
                 bad_shards=sorted(shards.bad),
                 autoencoder=shards.manifest.autoencoder,
+                launches=launch,
             )
         )
 
@@ -303,6 +340,11 @@ class RunFolder(RunPaths):
         return summary_here(tree, self.root)
 
     def write_summary(self, summary: dict[str, Any]) -> Path:
-        """Write the results of a run atomically, and return their file."""
-        write_atomically(self.summary_file, (json.dumps(summary, indent=2) + "\n").encode())
+        """Write the results of a run atomically, and return their file.
+
+        Raises:
+            Superseded: another launch has taken the run over.
+        """
+        content = (json.dumps(summary, indent=2) + "\n").encode()
+        write_atomically(self.summary_file, content, check=self.fence.check)
         return self.summary_file

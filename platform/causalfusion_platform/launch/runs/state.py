@@ -15,6 +15,7 @@ from ...config.schema import Experiment
 from ...config.secrets import redact, remember_address, restored
 from ...data.manifest import AutoencoderId
 from ...storage.atomic import write_atomically
+from ...storage.fence import Fence, NoFence
 from ...storage.json_file import Damaged, read_model
 from ...storage.run_layout import RunPaths
 
@@ -111,12 +112,15 @@ class RunState(BaseModel):
         except Damaged as error:
             raise UserError(f"{paths.state_file} is damaged: {error.reason}\n  {_advice(paths)}") from error
 
-    def write(self, folder: Path) -> None:
-        """Write the state into a run's folder, atomically. Only its owner reads an address with a password."""
+    def write(self, folder: Path, fence: Fence | None = None) -> None:
+        """Write the state into a run's folder, atomically. Only its owner reads an address with a password.
+
+        Raises:
+            Superseded: another launch has taken the run over. The file is left alone.
+        """
         content = (self.model_dump_json(indent=2) + "\n").encode()
-        write_atomically(
-            RunPaths(folder).state_file, content, private=redact(self.tracking_uri) != self.tracking_uri
-        )
+        private = redact(self.tracking_uri) != self.tracking_uri
+        write_atomically(RunPaths(folder).state_file, content, private=private, check=(fence or NoFence()).check)
 
 
 def _advice(paths: RunPaths) -> str:

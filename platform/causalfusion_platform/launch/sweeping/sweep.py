@@ -12,11 +12,13 @@ from ...config.errors import UserError
 from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
+from ...storage.fence import Fence
 from ...tasks import open_task
 from ...tracking.mlflow import check_reachable
 from ...tracking.pages import NOTE
 from ...tracking.tracker import AS_BARS
 from ..cluster.session import ray_session
+from ..runs.exit_status import taken_over
 from ..runs.folder import RunFolder
 from ..runs.signals import StopRequest, stop_on_signals
 from ..training.train import check_inputs
@@ -70,11 +72,13 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
         started.enter_context(ray_session())
         stop = started.enter_context(stop_on_signals())
         concurrent = concurrent_trials(job)
-        outbox = folder.outbox
         folder.open(job.composed, shards)
+        started.enter_context(taken_over(folder.root))
+        outbox = folder.outbox
         with _mlflow_run(folder) as run_id:
             try:
-                ended = _run(job, done, run_id, concurrent, stop, display)
+                ended = _run(job, done, run_id, concurrent, stop, display, folder.fence)
+                folder.fence.check()
             except BaseException:
                 outbox.finish("FAILED")
                 raise
@@ -131,7 +135,13 @@ def _mlflow_run(folder: RunFolder) -> Iterator[str]:
 
 
 def _run(
-    job: SweepJob, done: list[TrialEnd], parent: str, concurrent: int, stop: StopRequest, display: SweepDisplay
+    job: SweepJob,
+    done: list[TrialEnd],
+    parent: str,
+    concurrent: int,
+    stop: StopRequest,
+    display: SweepDisplay,
+    fence: Fence,
 ) -> list[TrialEnd]:
     """Run the trials that have not finished before (`done`). Return the end of every trial of the sweep."""
     experiment, sweep = job.experiment, job.sweep
@@ -147,7 +157,7 @@ def _run(
         f"{search.total} trials, {concurrent} at a time" + (f"; {len(done)} have finished before" if done else "")
     )
     if search.waiting and (waiting or job.chosen_on_the_way):
-        new = fit(job, search, parent, concurrent, stop, display, [end.name for end in done])
+        new = fit(job, search, parent, concurrent, stop, display, [end.name for end in done], fence)
         # A finished trial stays finished, even if ASHA stops it in another order of reports. A point that Optuna
         # has chosen twice is one trial.
         ended = {end.name: end for end in [*sorted(new, key=lambda end: end.summary is not None), *done]}

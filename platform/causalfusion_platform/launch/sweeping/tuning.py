@@ -12,6 +12,7 @@ from ray import tune
 from ...config.errors import UserError
 from ...config.secrets import redact
 from ...report.sweeps.live import SweepDisplay
+from ...storage.fence import Fence, Superseded
 from ...storage.run_layout import RunPaths
 from ..cluster.resources import TRIAL_CPUS, cluster_resources, trials_that_fit
 from ..runs.lock import in_turn
@@ -22,6 +23,9 @@ from .progress import ProgressThread, TrialProgress
 from .results import TrialEnd
 from .run_trial import run_trial
 from .search import Search, optuna_trial
+
+_FENCE_SECONDS = 1.0
+"""Interval of the question if another launch has taken the sweep over."""
 
 
 def concurrent_trials(job: SweepJob) -> int:
@@ -42,6 +46,7 @@ def fit(
     stop: StopRequest,
     display: SweepDisplay,
     finished: Sequence[str],
+    fence: Fence,
 ) -> list[TrialEnd]:
     """Run the trials of a search with Ray Tune, and return the end of each.
 
@@ -53,12 +58,17 @@ def fit(
         stop: requests to stop.
         display: shows the progress of trials.
         finished: trials that have finished in earlier launches.
+        fence: of this launch of the sweep. Trials of an older launch would take those of the newer one over.
+
+    Raises:
+        Superseded: another launch has taken the sweep over.
     """
     experiment, sweep, composed, checked = job.experiment, job.sweep, job.composed, job.checked
     by_name = {trial.name: trial for trial in job.trials}
     optuna = job.chosen_on_the_way
 
     def trial_process(config: dict[str, Any]) -> None:
+        fence.check()
         if optuna:
             trial = optuna_trial(composed, sweep, config)
             # In a small space the same point may be chosen twice at once: the run of the second exists already.
@@ -98,12 +108,13 @@ def fit(
             name=f"launch-{time.time_ns()}",
             storage_path=str(RunPaths(experiment.run_dir).tune),
             callbacks=[progress],
-            stop=_Ends(stop, experiment.train.total_images if sweep.population is not None else None),
+            stop=_Ends(stop, experiment.train.total_images if sweep.population is not None else None, fence),
             verbose=0,
         ),
     )
     with ProgressThread(progress, display):
         grid = tuner.fit()
+    fence.check()
     if len(grid) != search.waiting and not stop.reason:
         raise RuntimeError(f"Ray Tune returned {len(grid)} results for {search.waiting} trials")
     return ends_of(job, grid, stopped=stop.reason is not None)
@@ -112,17 +123,27 @@ def fit(
 class _Ends(tune.Stopper):  # type: ignore[misc]
     """Stopper that ends all trials on request, and members of a population at their last image.
 
+    It also ends all once another launch has taken the sweep over.
     The end of a member is not a comparison. Tune asks the scheduler about every result that does not end a trial.
     """
 
-    def __init__(self, stop: StopRequest, images: int | None) -> None:
-        self.stop, self.images = stop, images
+    def __init__(self, stop: StopRequest, images: int | None, fence: Fence) -> None:
+        self.stop, self.images, self.fence = stop, images, fence
+        self.superseded, self.checked = False, 0.0
 
     def __call__(self, _: str, result: dict[str, Any]) -> bool:
         return self.images is not None and result.get("images", 0) >= self.images
 
     def stop_all(self) -> bool:
-        return self.stop.reason is not None
+        if not self.superseded and time.monotonic() - self.checked > _FENCE_SECONDS:
+            self.checked = time.monotonic()
+            try:
+                self.fence.check()
+            except Superseded:
+                self.superseded = True
+            except OSError:  # not known
+                return self.stop.reason is not None
+        return self.superseded or self.stop.reason is not None
 
 
 def ends_of(job: SweepJob, results: Iterable[Any], *, stopped: bool) -> list[TrialEnd]:

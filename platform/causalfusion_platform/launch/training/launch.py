@@ -18,6 +18,7 @@ from ...config.schema import Experiment
 from ...config.secrets import known, redact
 from ...data.validate import CheckedShards
 from ...report.tables import markdown_table
+from ...storage.fence import Superseded
 from ...tasks import open_task
 from ...tasks.final import read_final
 from ...tracking.accounting import account
@@ -84,8 +85,9 @@ class Launch:
 
         Raises:
             UserError, NotFinished: see `run_training`.
+            Superseded: another launch has taken the run over.
         """
-        launch = self.folder.started.launches
+        launch, token = self.folder.started.launches, self.folder.launch_id
         if not self.local:
             with stages.time("workers up and down"):
                 # Ray Train is imported before a thread imports MLflow: both import some of the same packages.
@@ -101,12 +103,16 @@ class Launch:
                 order=self.folder.started.order,
                 other_data=self.other_data,
                 secrets=known(),
+                launch=launch,
+                launch_id=token,
             )
             began = time.perf_counter()
             times = self._supervisor(job).run()
             _add_worker_stages(stages, times, time.perf_counter() - began)
             with stages.time("score"):
                 results = self._end_task(times)
+        except Superseded:  # nothing more of the run may be written, nor delivered
+            raise
         except BaseException as error:
             stopped = isinstance(error, StoppedRun)
             self.outbox.finish("KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -117,6 +123,7 @@ class Launch:
             raise
         with stages.time("MLflow"):
             self._deliver()
+        self.folder.fence.check()
         summary = self._summary(results, times, stages, started)
         self.journal.add(Ended(launch=launch, how="finished"))
         accounted = account(self.journal.events())
@@ -158,6 +165,7 @@ class Launch:
             stop=self.stop,
             launch=self.folder.started.launches,
             first_attempt=last_attempt(self.journal.events()) + 1,
+            fence=self.folder.fence,
         )
 
     def _begin_delivery(self) -> None:

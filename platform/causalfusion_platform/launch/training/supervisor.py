@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ...assemble import Job, TrainingTimes
 from ...checkpoint import store
 from ...config.errors import UserError
+from ...storage.fence import Fence, NoFence, Superseded
 from ...tracking.journal import AttemptStarted, Incident, Journal
 from ..cluster.failures import Lost, cause_of, user_error_in
 from ..runs.exit_status import GaveUp, StoppedRun
@@ -30,6 +32,7 @@ class Supervisor:
         fit_workers: called before each attempt, returns the job for the workers that fit.
         rolled_back: called when the run goes back to a checkpoint with another order of the data: (new order).
         stop: requests to stop.
+        fence: of the launch.
     """
 
     job: Job
@@ -40,6 +43,7 @@ class Supervisor:
     stop: StopRequest
     launch: int
     first_attempt: int
+    fence: Fence = field(default_factory=NoFence)
     incidents: list[Incident] = field(default_factory=list)
     saved: list[int] = field(default_factory=list)
     """Images of the newest checkpoint at each incident but slow starts."""
@@ -51,6 +55,7 @@ class Supervisor:
             UserError: an argument is wrong.
             StoppedRun: it was stopped, with a checkpoint.
             GaveUp: the budget is used up, training does not get on, or it diverged for good.
+            Superseded: another launch has taken the run over. It may have caused any fault of this one.
         """
         job, number = self.job, self.first_attempt
         while True:
@@ -59,14 +64,19 @@ class Supervisor:
             try:
                 ended = self.attempt(job)
             except UserError:
+                self._check_fence()
                 raise
             except Exception as error:
+                self._check_fence()
                 fault = user_error_in(error.error if isinstance(error, Lost) and error.error else error)
                 if fault is not None:
                     raise fault from error
                 self._record_failure(job, error)
             else:
                 how = ended["how"]
+                if how == "superseded":
+                    self.fence.check()
+                    raise Superseded(f"another launch has taken run {job.experiment.name!r} over")
                 if how == "done":
                     return TrainingTimes(**ended["times"])
                 if how == "diverged":
@@ -85,8 +95,13 @@ class Supervisor:
                     )
             number += 1
 
+    def _check_fence(self) -> None:
+        with suppress(OSError):  # not known: the fault itself is reported
+            self.fence.check()
+
     def _begin(self, job: Job) -> None:
         train = job.experiment.train
+        self._check_fence()
         if self.stop.reason is not None:
             raise StoppedRun(f"run {job.experiment.name!r} was stopped\n  the same command continues it")
         self.journal.add(

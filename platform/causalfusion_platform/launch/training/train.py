@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...checkpoint import store
 from ...config.compose import Composed
 from ...config.errors import UserError
 from ...config.schema import Experiment
@@ -23,6 +22,7 @@ from ...train.progress import ProgressSink
 from ..cluster.resources import check_training, cluster_resources
 from ..cluster.session import ray_session
 from ..cluster.shared_folders import check_shared_folders
+from ..runs.exit_status import taken_over
 from ..runs.folder import RunFolder
 from ..runs.signals import stop_on_signals
 from .finetuning import check_start
@@ -100,13 +100,13 @@ def run_training(
         with stages.time("prepare"):
             if not local:
                 check_shared_folders(experiment, folder.root)
-            store.clear_partial(folder.checkpoints)
             shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state is never read again
             folder.open(composed, shards, parent)
         other_data = "data.digest" in allow_changes
         launch = Launch(experiment, folder, shards, stop, show, local, other_data)
         try:
-            return Outcome(launch.run(stages, started))
+            with taken_over(folder.root):
+                return Outcome(launch.run(stages, started))
         finally:
             launch.delivery.stop()
 

@@ -16,6 +16,7 @@ from ...config.schema import Experiment
 from ...data.in_memory import batches_in_memory
 from ...data.prefetch import read_ahead
 from ...data.read import Collate, Dataset, local_batches, to_batch
+from ...storage.fence import Superseded
 from ...train.checkpointing import NotSaved
 from ...train.control import LocalControl, Stopped
 from ...train.guard import Diverged
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from ...data.stream import StreamSpec
 
 Ended = dict[str, Any]
-"""End of training: `how` (done, stopped, preempted, storage, diverged), `detail`, `images`, `times` if done."""
+"""End of training: `how` (done, stopped, preempted, storage, superseded, diverged), `detail`, `images`, `times` if
+done."""
 
 
 def stream_spec(
@@ -143,6 +145,8 @@ def _train(job: Job, context: WorkerContext) -> Ended:
     except Stopped as stopped:
         detail = "checkpoints cannot be written" if stopped.reason == "storage" else ""
         return {"how": stopped.reason, "detail": detail, "images": context.control.images}
+    except Superseded as fault:
+        return {"how": "superseded", "detail": str(fault), "images": context.control.images}
     except Diverged as diverged:
         return {"how": "diverged", "detail": str(diverged), "images": context.control.images}
     except NotSaved as fault:

@@ -126,10 +126,13 @@ def test_the_state_is_read_once_and_again_under_the_lock(own_folder: Path, make_
     assert RunFolder(own_folder).started == state.model_copy(update={"launches": 2, "order": 1})
 
 
-def test_a_launch_reads_the_state_twice(
+def test_a_launch_reads_the_state_three_times(
     make_experiment: MakeExperiment, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once to see whether there is anything to do, and once under the lock; a finished run is read once."""
+    """Once to see whether there is anything to do, under the lock, and when older launches write no more.
+
+    A finished run is read once.
+    """
     experiment = make_experiment(data={"path": digits_folder}, train={"num_workers": 1})
     reads: list[Path] = []
     read = json_file.read_bounded
@@ -146,7 +149,7 @@ def test_a_launch_reads_the_state_twice(
 
     monkeypatch.setattr(json_file, "read_bounded", counted)
     monkeypatch.setattr(Launch, "run", finish)
-    for already_finished, expected in ((False, 2), (True, 1)):
+    for already_finished, expected in ((False, 3), (True, 1)):
         reads.clear()
         outcome = run_training(Composed(experiment, {}), local=True)
         assert (outcome.summary, outcome.already_finished) == ({"done": True}, already_finished)

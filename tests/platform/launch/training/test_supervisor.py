@@ -18,6 +18,7 @@ from causalfusion_platform.launch.cluster.failures import Hang, Lost
 from causalfusion_platform.launch.runs.exit_status import GaveUp, NotFinished, StoppedRun
 from causalfusion_platform.launch.runs.signals import StopRequest
 from causalfusion_platform.launch.training.supervisor import Supervisor
+from causalfusion_platform.storage.fence import LaunchFence, LaunchToken, Superseded
 from causalfusion_platform.tracking.journal import AttemptStarted, Incident, Journal
 
 MakeExperiment = Callable[..., Experiment]
@@ -396,3 +397,30 @@ def test_no_room_ends_it(case: Callable[..., Case]) -> None:
     made.supervisor.fit_workers = no_room
     assert made.fails(GaveUp) == "no room"
     assert made.jobs == []
+
+
+def test_a_launch_that_was_taken_over_tries_nothing_more(case: Callable[..., Case]) -> None:
+    """The other launch may have caused the fault, such as by removing what this one wrote."""
+    for ending in (lost(70), UserError("a file is gone"), {"how": "superseded", "detail": "", "images": 70}):
+        made = case()
+        ours, other = LaunchToken.new(3), LaunchToken.new(4)
+        ours.write(made.job.paths.root)
+        made.supervisor.fence = LaunchFence(made.job.paths.root, ours.id)
+
+        def taken_over(case: Case, other: LaunchToken = other, ending: Any = ending) -> Any:
+            other.write(case.job.paths.root)
+            return ending
+
+        def fails(case: Case, taken_over: Callable[[Case], Any] = taken_over) -> Any:
+            if isinstance(ending := taken_over(case), BaseException):
+                raise ending
+            return ending
+
+        made.attempts = [fails, DONE]
+        with pytest.raises(Superseded, match="launch 4 has taken run 'test' over"):
+            made.supervisor.run()
+        assert made.attempts == [DONE]
+        assert made.incidents() == []
+        with pytest.raises(Superseded):  # no attempt at all
+            made.supervisor.run()
+        assert made.attempts == [DONE]

@@ -7,6 +7,7 @@ Before Ray is upgraded, read this file against the new version, run its tests, a
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import time
@@ -81,6 +82,61 @@ def draining_nodes() -> set[str]:
     import ray
 
     return set(ray._private.state.state.get_draining_nodes())
+
+
+@dataclass(frozen=True)
+class AutoscalerView:
+    """State of a cluster's autoscaler, as it last told it."""
+
+    nodes_under_way: bool
+    """True if nodes are being asked for, or are starting."""
+    infeasible: list[dict[str, float]]
+    """Bundles of placement groups for which it has no node to add: {"CPU": …, "GPU": …}."""
+
+
+def autoscaler_view() -> AutoscalerView | None:
+    """Return the state of the autoscaler that may add nodes to this cluster. None: there is none.
+
+    Every head runs a monitor. Without a configuration it only mirrors the nodes that are there. The first version
+    of the autoscaler then names their kinds `node_ID`, and the second one does not name them.
+
+    Private: `is_autoscaler_v2`, `autoscaler_pb2`, the client of the GCS, and the key of the first version's state.
+    The text of `ray status` is for people, and no public call tells if a cluster can grow.
+    """
+    import ray
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    gcs = ray._private.worker.global_worker.gcs_client
+    if is_autoscaler_v2():
+        reply = GetClusterStatusReply()
+        reply.ParseFromString(gcs.get_cluster_status(timeout_s=_GCS_SECONDS))
+        return _view_of_second_version(reply)
+    return _view_of_first_version(gcs.internal_kv_get(b"__autoscaling_status", None, timeout=_GCS_SECONDS))
+
+
+def _view_of_second_version(reply: Any) -> AutoscalerView | None:
+    state = reply.autoscaling_state
+    if not any(node.ray_node_type_name for node in reply.cluster_resource_state.node_states):
+        return None
+    infeasible = [
+        dict(request.resources_bundle)
+        for group in state.infeasible_gang_resource_requests
+        for selector in group.bundle_selectors
+        for request in selector.resource_requests
+    ]
+    return AutoscalerView(bool(state.pending_instances or state.pending_instance_requests), infeasible)
+
+
+def _view_of_first_version(status: bytes | None) -> AutoscalerView | None:
+    report = json.loads(status or b"{}").get("autoscaler_report") or {}
+    kinds = report.get("node_type_mapping", {}).values()
+    if all(kind.startswith("node_") for kind in kinds):
+        return None
+    return AutoscalerView(bool(report.get("pending_nodes") or report.get("pending_launches")), [])
+
+
+_GCS_SECONDS = 10
 
 
 def local_options(folder: Path, dashboard_port: int) -> dict[str, Any]:

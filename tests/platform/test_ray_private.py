@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,18 @@ from typing import Any
 import pytest
 import ray
 import ray.tune
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.core.generated.autoscaler_pb2 import (
+    AutoscalingState,
+    ClusterResourceState,
+    GangResourceRequest,
+    GetClusterStatusReply,
+    NodeState,
+    PendingInstance,
+    PendingInstanceRequest,
+    ResourceRequest,
+)
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _shutdown_torch
@@ -191,6 +204,53 @@ def test_it_was_checked_on_the_tested_version() -> None:
 def test_the_state_of_nodes() -> None:
     assert callable(ray._private.state.state.get_draining_nodes)
     assert callable(ray.nodes)
+
+
+def reply_of(kinds: list[str], **state: Any) -> GetClusterStatusReply:
+    nodes = [NodeState(ray_node_type_name=kind) for kind in kinds]
+    return GetClusterStatusReply(
+        cluster_resource_state=ClusterResourceState(node_states=nodes), autoscaling_state=AutoscalingState(**state)
+    )
+
+
+def group_of(*bundles: dict[str, float]) -> GangResourceRequest:
+    """A placement group, as the second version of the autoscaler names it."""
+    requests = [ResourceRequest(resources_bundle=bundle) for bundle in bundles]
+    return GangResourceRequest(bundle_selectors=[{"resource_requests": requests}])
+
+
+def test_the_second_autoscaler() -> None:
+    """By the messages that it sends. Without a configuration it names no kind of node."""
+    view = ray_private._view_of_second_version
+    refused = [group_of({"CPU": 2.0}), group_of({"CPU": 0.5, "GPU": 1.0})]
+    assert view(reply_of(["", ""], infeasible_gang_resource_requests=refused)) is None
+    assert view(GetClusterStatusReply()) is None
+    assert view(reply_of(["headgroup"])) == ray_private.AutoscalerView(False, [])
+    found = view(reply_of(["headgroup", "gpu"], infeasible_gang_resource_requests=refused))
+    assert found == ray_private.AutoscalerView(False, [{"CPU": 2.0}, {"CPU": 0.5, "GPU": 1.0}])
+    asked = [PendingInstanceRequest(ray_node_type_name="gpu", count=1)]
+    starting = [PendingInstance(ray_node_type_name="gpu")]
+    assert view(reply_of(["headgroup"], pending_instance_requests=asked)) == ray_private.AutoscalerView(True, [])
+    assert view(reply_of(["headgroup"], pending_instances=starting)) == ray_private.AutoscalerView(True, [])
+
+
+def test_the_first_autoscaler() -> None:
+    """By what it writes. Without a configuration it names the kinds of nodes after the nodes."""
+    view = ray_private._view_of_first_version
+
+    def status(**report: Any) -> bytes:
+        return json.dumps({"time": 1.0, "autoscaler_report": report}).encode()
+
+    mirrored = format_readonly_node_type("ab" * 28)
+    assert view(None) is None
+    assert view(b'{"time": 1.0}') is None
+    assert view(status(node_type_mapping={"ab" * 28: mirrored}, pending_launches={})) is None
+    head = {"10.0.0.1": "ray.head.default"}
+    assert view(status(node_type_mapping=head)) == ray_private.AutoscalerView(False, [])
+    assert view(status(node_type_mapping=head, pending_launches={"gpu": 2})) == ray_private.AutoscalerView(True, [])
+    pending = [["10.0.0.2", "gpu", "setting-up"]]
+    assert view(status(node_type_mapping=head, pending_nodes=pending)) == ray_private.AutoscalerView(True, [])
+    assert DEBUG_AUTOSCALING_STATUS == "__autoscaling_status"
 
 
 def test_options_of_a_local_ray(tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ class SweepConfig(Section):
     pb2: PopulationConfig | None = None
     """Population-based training with a Gaussian process for new values (Parker-Holder et al. 2020)."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Largest number of concurrent trials. null: as many as fit on the cluster."""
+    """Largest number of concurrent trials. null: as many as fit on the cluster.
+
+    A cluster that can grow is asked for room for so many, and with null for one."""
 
     @property
     def population(self) -> PopulationConfig | None:

@@ -28,13 +28,16 @@ from ..data.manifest import Manifest
 from ..data.shards import CLASSIFIER, TOKENIZER, write_manifest
 from ..data.sources import Listing, Source
 from .cluster.failures import user_error_in
-from .cluster.resources import encoding_resources
+from .cluster.growth import wait_for_room
+from .cluster.resources import Resources, cluster_resources, encoding_resources
 from .cluster.session import ray_session
 
 logger = logging.getLogger(__name__)
 
 # Losses of processes in a row, without a shard finished in between, that end an encoding.
 _LOSSES = 3
+_ROOM_SECONDS = 300.0
+"""Longest wait for nodes of a cluster that can grow, as `supervision.resource_seconds` of a training."""
 
 _NAMES = "|".join(map(re.escape, (*NAMES, *EARLIER_NAMES, CARD_FILE)))
 _HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES})\.\d+")
@@ -96,7 +99,9 @@ def encode_source(
                     f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do"
                 )
             with ray_session():
-                resources = encoding_resources(encoders)
+                one = Resources.of(1, 1 if cluster_resources().gpus else 0)
+                demand = [one] * (1 if encoders is None else encoders)
+                resources = wait_for_room(lambda _: encoding_resources(encoders), demand, _ROOM_SECONDS)
 
                 def make(shards: list[int]) -> None:
                     run_pipeline(plan, listing, source.reader(), vae, shards, out, records, resources, show)

@@ -181,6 +181,8 @@ def encoding_resources(encoders: int | None) -> PipelineResources:
     have = _sum(nodes)
     if encoders is not None and encoders < 1:
         raise UserError(f"--encoders must be at least 1, got {encoders}")
+    if not nodes:
+        raise UserError("no node of the cluster has CPUs to decode images with\n  add nodes with CPUs: ray start")
     if have.gpus:
         count = encoders or int(have.gpus)
         if count > have.gpus:

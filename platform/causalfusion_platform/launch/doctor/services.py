@@ -28,12 +28,13 @@ import json, sys
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.cluster.resources import cluster_resources
 from causalfusion_platform.launch.cluster.session import ray_session
+from causalfusion_platform.ray_private import autoscaler_view
 try:
     with ray_session():
-        have = cluster_resources()
+        have, grows = cluster_resources(), autoscaler_view() is not None
 except UserError as error:
     sys.exit(str(error).partition("\\n")[0])
-print(json.dumps([have.cpus, have.gpus]))
+print(json.dumps([have.cpus, have.gpus, grows]))
 """
 
 
@@ -101,13 +102,25 @@ def check_ray(experiment: Experiment, address: str | None, seconds: float = 60.0
     if done.returncode:
         fault = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
         return Check("Ray cluster", "FAIL", f"RAY_ADDRESS={address} does not answer: {fault}", advice)
-    return _compare(experiment, address, Resources.of(*json.loads(done.stdout.splitlines()[-1])))
+    cpus, gpus, grows = json.loads(done.stdout.splitlines()[-1])
+    return compare(experiment, address, Resources.of(cpus, gpus), grows=grows)
 
 
-def _compare(experiment: Experiment, address: str, have: Resources) -> Check:
+def compare(experiment: Experiment, address: str, have: Resources, *, grows: bool) -> Check:
+    """Compare the resources of a cluster with what the workers of an experiment ask for.
+
+    Args:
+        experiment: its workers.
+        address: the cluster's, for the line.
+        have: resources that are there now.
+        grows: an autoscaler may add nodes.
+    """
     worker, reader = training_resources(experiment)
     wanted = worker * experiment.train.num_workers + reader
     line = f"{address}: {have.cpus:g} CPUs, {have.gpus:g} GPUs; wanted {wanted.cpus:g} and {wanted.gpus:g}"
+    if not have.fits(wanted) and grows:
+        seconds = experiment.supervision.resource_seconds
+        return Check("Ray cluster", "ok", f"{line}. Its autoscaler is asked for the rest, for up to {seconds:g} s")
     if not have.fits(wanted):
         return Check("Ray cluster", "FAIL", line, "fewer train.num_workers, or fewer train.cpus_per_worker")
     return Check("Ray cluster", "ok", line)

@@ -20,7 +20,8 @@ from ...sampling.part_maker import PartMaker
 from ...sampling.parts import SamplePart, write_part
 from ...sampling.sample_set import SamplePlan, check_begun
 from ..cluster.failures import user_error_in
-from ..cluster.resources import SAMPLING_CPUS, cluster_resources, sampling_actors
+from ..cluster.growth import wait_for_room
+from ..cluster.resources import SAMPLING_CPUS, Resources, cluster_resources, sampling_actors
 from ..cluster.session import ray_session
 from ..runs.signals import StopRequest
 
@@ -31,6 +32,8 @@ Take = Callable[[SamplePart], None]
 
 _LOSSES = 3
 """Number of workers lost with one part, or at the start of one actor, that ends the generation."""
+_ROOM_SECONDS = 300.0
+"""Longest wait for nodes of a cluster that can grow, as `supervision.resource_seconds` of a training."""
 _START_SECONDS = 1800.0
 """Longest wait for a first worker, in seconds: weights may have to come over a slow network."""
 _POLL_SECONDS = 0.5
@@ -107,7 +110,10 @@ class RayGenerators:
     def start(self) -> None:
         if not self.count:
             self.session.enter_context(ray_session())
-            self.count, self.gpus = sampling_actors(self.wanted, cluster_resources())
+            one = Resources.of(SAMPLING_CPUS, 1 if cluster_resources().gpus else 0)
+            self.count, self.gpus = wait_for_room(
+                lambda have: sampling_actors(self.wanted, have), [one] * (self.wanted or 0), _ROOM_SECONDS
+            )
 
     def make(self, plan: SamplePlan, folder: Path, parts: Sequence[int], take: Take, stop: StopRequest) -> None:
         waiting, losses, self.began = deque(parts), Counter[int](), 0.0

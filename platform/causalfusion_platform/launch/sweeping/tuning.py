@@ -14,7 +14,8 @@ from ...config.secrets import redact
 from ...report.sweeps.live import SweepDisplay
 from ...storage.fence import Fence, Superseded
 from ...storage.run_layout import RunPaths
-from ..cluster.resources import TRIAL_CPUS, cluster_resources, trials_that_fit
+from ..cluster.growth import training_demand, wait_for_room
+from ..cluster.resources import TRIAL_CPUS, trials_that_fit
 from ..runs.lock import in_turn
 from ..runs.signals import StopRequest
 from .job import SweepJob
@@ -31,10 +32,24 @@ _FENCE_SECONDS = 1.0
 def concurrent_trials(job: SweepJob) -> int:
     """Return the number of trials at once: as many as fit on the cluster and the sweep allows.
 
+    A cluster that can grow is asked for room for `sweep.max_concurrent` trials. Where that is null it is asked for
+    one, so that a large search does not take the whole cluster unasked.
+
     Raises:
         UserError: not even one fits.
     """
-    fit = trials_that_fit([job.experiment, *(trial.experiment for trial in job.trials)], cluster_resources())
+    experiments = [job.experiment, *(trial.experiment for trial in job.trials)]
+    wanted = job.sweep.max_concurrent or 1
+    demands = [training_demand(experiment) for experiment in experiments]
+    largest = max(
+        demands, key=lambda demand: (sum(part.gpus for part in demand), sum(part.cpus for part in demand))
+    )
+    fit = wait_for_room(
+        lambda have: trials_that_fit(experiments, have),
+        largest * wanted,
+        job.experiment.supervision.resource_seconds,
+        enough=lambda fit: fit >= wanted,
+    )
     return min(fit, job.sweep.max_concurrent or fit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from ...assemble import Job
 from ...config.schema import Experiment
@@ -23,6 +24,7 @@ def wait_for_workers(
     *,
     resources: Callable[[], Resources],
     stop: StopRequest,
+    asking: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Job:
     """Wait until the cluster holds all workers, or go on with fewer if the experiment allows it.
 
@@ -31,25 +33,29 @@ def wait_for_workers(
         wanted: the experiment with all of its workers.
         resources: returns the resources of the cluster, used or not.
         stop: requests to stop, which end the wait.
+        asking: asks the cluster for room while it is waited for, if it can grow.
 
     Raises:
         GaveUp: not even the fewest workers allowed fit.
     """
     limits = wanted.supervision
-    deadline, told = time.monotonic() + limits.resource_seconds, False
-    while True:
-        fits = workers_that_fit(wanted, resources())
-        if fits == wanted.train.num_workers or stop.reason is not None:
-            return job.model_copy(update={"experiment": wanted})
-        if time.monotonic() >= deadline:
-            break
-        if not told:
-            told = True
-            logger.warning(
-                f"{fits} of {wanted.train.num_workers} workers fit on the cluster; waiting up to "
-                f"{limits.resource_seconds:.0f} s for more"
-            )
-        time.sleep(min(_POLL_SECONDS, limits.resource_seconds))
+    deadline = time.monotonic() + limits.resource_seconds
+    with ExitStack() as stack:
+        told = False
+        while True:
+            fits = workers_that_fit(wanted, resources())
+            if fits == wanted.train.num_workers or stop.reason is not None:
+                return job.model_copy(update={"experiment": wanted})
+            if time.monotonic() >= deadline:
+                break
+            if not told:
+                told = True
+                stack.enter_context(asking())
+                logger.warning(
+                    f"{fits} of {wanted.train.num_workers} workers fit on the cluster; waiting up to "
+                    f"{limits.resource_seconds:.0f} s for more"
+                )
+            time.sleep(min(_POLL_SECONDS, limits.resource_seconds))
     fewest = limits.min_workers or wanted.train.num_workers
     if fits < fewest:
         raise GaveUp(

@@ -27,6 +27,7 @@ from ...tracking.mlflow import answers
 from ...tracking.pages import NOTE
 from ...tracking.tracker import AS_BARS
 from ...train.progress import ProgressSink
+from ..cluster.growth import asking_for, training_demand
 from ..cluster.resources import cluster_resources
 from ..runs.exit_status import StoppedRun
 from ..runs.folder import RunFolder
@@ -149,7 +150,11 @@ class Launch:
 
             attempt = lambda job: Attempt(job, self.stop, self.show).run()  # noqa: E731
             fit_workers = lambda job: wait_for_workers(  # noqa: E731
-                job, self.experiment, resources=cluster_resources, stop=self.stop
+                job,
+                self.experiment,
+                resources=cluster_resources,
+                stop=self.stop,
+                asking=lambda: asking_for(training_demand(self.experiment)),
             )
 
         def next_attempt(job: Job) -> Any:

@@ -19,7 +19,8 @@ from ...tasks import check_data, open_task
 from ...tracking.mlflow import check_address
 from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
-from ..cluster.resources import check_training, cluster_resources
+from ..cluster.growth import training_demand, wait_for_room
+from ..cluster.resources import check_training
 from ..cluster.session import ray_session
 from ..cluster.shared_folders import check_shared_folders
 from ..runs.exit_status import taken_over
@@ -145,6 +146,10 @@ def _workers_session(experiment: Experiment, local: bool, stages: Stages) -> Ite
         return
     started = time.perf_counter()
     with ray_session():
-        check_training(experiment, cluster_resources())
+        wait_for_room(
+            lambda have: check_training(experiment, have),
+            training_demand(experiment),
+            experiment.supervision.resource_seconds,
+        )
         stages.add("start Ray", time.perf_counter() - started)
         yield

@@ -307,12 +307,14 @@ def test_encoders_leave_cpus_for_the_tasks_that_feed_them(nodes: Nodes, resource
     ("resources", "encoders", "message"),
     [
         ([{"CPU": 4.0}], 0, "--encoders must be at least 1, got 0"),
+        ([], None, "no node of the cluster has CPUs"),
+        ([{"CPU": 0.0, "GPU": 1.0}], 1, "no node of the cluster has CPUs"),
         ([{"CPU": 4.0}], 5, "--encoders 5, but 1 nodes have 4 CPUs"),
         ([{"CPU": 16.0, "GPU": 2.0}], 3, "--encoders 3, but the cluster has 2 GPUs"),
     ],
 )
 def test_more_encoders_than_fit_are_refused(
-    nodes: Nodes, resources: list[dict[str, float]], encoders: int, message: str
+    nodes: Nodes, resources: list[dict[str, float]], encoders: int | None, message: str
 ) -> None:
     nodes(resources)
     with pytest.raises(UserError, match=message):

@@ -21,6 +21,7 @@ from tests.platform.train.trained import alone
 from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.launch import doctor
+from causalfusion_platform.launch.cluster.resources import Resources
 from causalfusion_platform.launch.doctor import machine, services, step, storage, task
 from causalfusion_platform.launch.doctor.check import Check
 from causalfusion_platform.launch.doctor.step import check_step
@@ -199,6 +200,14 @@ def test_a_cluster_that_does_not_answer(closed_port: int, taken_port: int, other
         assert found.verdict == "FAIL"
         assert address in found.line
         assert "unset RAY_ADDRESS" in found.advice
+
+
+@pytest.mark.parametrize(("cpus", "grows", "verdict"), [(64, False, "ok"), (0, False, "FAIL"), (0, True, "ok")])
+def test_a_cluster_that_can_grow_needs_no_nodes_yet(cpus: float, grows: bool, verdict: str) -> None:
+    found = services.compare(smoke(), "10.0.0.1:6379", Resources.of(cpus), grows=grows)
+    assert found.verdict == verdict
+    assert f"10.0.0.1:6379: {cpus} CPUs, 0 GPUs; wanted" in found.line
+    assert ("autoscaler" in found.line) == (grows and not cpus)
 
 
 # The machine.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +86,25 @@ def test_it_shrinks_to_what_divides_the_batch(clock: list[float], cpus: float, w
 def test_fewer_than_allowed_gives_up(clock: list[float]) -> None:
     with pytest.raises(GaveUp, match=r"1 workers .* fit on the cluster; at least 2 are wanted"):
         wait(limited(6, resource_seconds=20.0, min_workers=2), lambda: 1.5)
+
+
+@pytest.mark.parametrize(("comes", "asked"), [(0, []), (7, ["asked", "withdrawn"]), (99, ["asked", "withdrawn"])])
+def test_nodes_are_asked_for_while_it_waits(clock: list[float], comes: float, asked: list[str]) -> None:
+    """Once, and no longer than the wait."""
+    seen: list[str] = []
+
+    @contextmanager
+    def asking() -> Iterator[None]:
+        seen.append("asked")
+        yield
+        seen.append("withdrawn")
+
+    wanted = limited(4, resource_seconds=20.0, min_workers=1)
+    job = Job(experiment=wanted)
+    resources = lambda: Resources.of(4.5 if sum(clock) >= comes else 1.5)  # noqa: E731
+    found = wait_for_workers(job, wanted, resources=resources, stop=StopRequest(), asking=asking)
+    assert found.experiment.train.num_workers == (1 if comes == 99 else 4)
+    assert seen == asked
 
 
 def test_a_request_to_stop_ends_the_wait(clock: list[float]) -> None:

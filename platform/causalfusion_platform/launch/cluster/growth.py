@@ -98,7 +98,7 @@ def demanded(demand: Sequence[Resources]) -> Iterator[None]:
     groups = []
     try:
         for part in demand:
-            groups.append(placement_group([_bundle(part)], name="causalfusion-demand"))
+            groups.append(placement_group([_bundle(part)]))
         yield
     finally:
         for group in groups:

@@ -63,7 +63,7 @@ class Supervisor:
             self._begin(job)
             try:
                 ended = self.attempt(job)
-            except UserError:
+            except (UserError, StoppedRun):
                 self._check_fence()
                 raise
             except Exception as error:

@@ -36,7 +36,7 @@ class Cluster:
             self.wrong.append(f"nothing is asked for at {self.now}")
         self.now += seconds
 
-    def place(self, bundles: list[dict[str, float]], name: str) -> list[dict[str, float]]:
+    def place(self, bundles: list[dict[str, float]]) -> list[dict[str, float]]:
         self.groups.append(bundles)
         self.most = list(self.groups)
         return bundles
@@ -154,10 +154,10 @@ def test_an_interrupt_withdraws_the_demand(cluster: Cluster, monkeypatch: pytest
 
 
 def test_a_demand_that_is_refused_half_way_is_withdrawn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    def place(bundles: list[dict[str, float]], name: str) -> Any:
+    def place(bundles: list[dict[str, float]]) -> Any:
         if len(cluster.groups) == 1:
             raise ValueError("no bundle")
-        return cluster.place(bundles, name)
+        return cluster.place(bundles)
 
     monkeypatch.setattr(ray.util, "placement_group", place)
     with pytest.raises(ValueError, match="no bundle"), demanded([Resources.of(1), Resources.of(1)]):

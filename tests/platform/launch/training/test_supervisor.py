@@ -238,6 +238,14 @@ def test_what_the_user_can_mend_is_said_at_once(case: Callable[..., Case]) -> No
         assert made.incidents() == []
 
 
+def test_a_stop_before_the_workers_have_started(case: Callable[..., Case]) -> None:
+    """It is not a fault."""
+    made = case(StoppedRun("stopped before"), DONE)
+    with pytest.raises(StoppedRun, match="stopped before"):
+        made.supervisor.run()
+    assert (made.incidents(), len(made.jobs)) == ([], 1)
+
+
 def test_an_interrupt_ends_it(case: Callable[..., Case]) -> None:
     made = case(KeyboardInterrupt(), DONE)
     with pytest.raises(KeyboardInterrupt):

@@ -131,6 +131,7 @@ def _server_environment(deployed: MlflowDeployment) -> list[Tree]:
         *from_secret(deployed.secret, ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY")),
         value("MLFLOW_AUTH_CONFIG_PATH", f"{_CONFIG}/basic_auth.ini"),
         value("MLFLOW_DISABLE_TELEMETRY", "true"),
+        value("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),  # jobs of its AI features, which nobody here starts
     ]
     if deployed.artifacts_endpoint is not None:
         variables.append(value("MLFLOW_S3_ENDPOINT_URL", deployed.artifacts_endpoint))

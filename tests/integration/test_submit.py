@@ -46,6 +46,12 @@ class Cluster:
             timeout=580,
         )
 
+    def jobs(self, *arguments: str, user: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `causalfusion jobs`."""
+        command = [sys.executable, "-m", "causalfusion_platform", "jobs", *arguments, "--address", self.address]
+        environment = clean_environment() | {"RAY_AUTH_TOKEN_PATH": str(self.token_path), "CAUSALFUSION_USER": user}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580)
+
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without what points at another Ray of this host or at another home."""
@@ -178,7 +184,7 @@ def test_a_checkout_runs_as_it_is_sent(cluster: Cluster, tmp_path: Path) -> None
     assert f"worker sent models sent platform {tmp_path}" in done.stdout
     assert done.returncode == 75
     assert "failed with exit status 75" in done.stderr
-    assert "ray job stop" in done.stderr
+    assert "causalfusion jobs stop" in done.stderr
 
 
 @pytest.mark.slow
@@ -190,13 +196,16 @@ def test_a_run_is_trained_on_the_cluster(cluster: Cluster, tmp_path: Path) -> No
         "train.images=256",
         "train.checkpoint_every_images=256",
     ]
-    done = cluster.submit("--home", str(home), "--", "train", "smoke", "--json", *arguments)
+    done = cluster.submit("--home", str(home), "--job-id", "trained", "--", "train", "smoke", "--json", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert any((home / "shards").rglob("_manifest.json"))
     summary = json.loads((home / "runs" / "smoke" / "summary.json").read_text())
     assert summary["images_seen"] == 256
     assert "bias" in summary
     assert json.loads(done.stdout.splitlines()[-1]) == summary
+    fetched = cluster.jobs("fetch", "trained", str(tmp_path / "fetched"))
+    assert fetched.returncode == 0, fetched.stderr
+    assert json.loads((tmp_path / "fetched" / "summary.json").read_text()) == summary
 
 
 @pytest.mark.slow
@@ -238,7 +247,7 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None
     _, told = following.communicate(timeout=280)
     assert following.returncode == 130, told
     assert "job long goes on" in told
-    stop = next(line for line in told.splitlines() if "ray job stop" in line).split(":", 1)[1]
+    stop = next(line for line in told.splitlines() if "jobs stop" in line).split(":", 1)[1]
     stopped = subprocess.run(
         ["sh", "-c", stop],
         env=environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
@@ -246,4 +255,56 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None
         text=True,
         timeout=280,
     )
-    assert "was stopped" in stopped.stdout + stopped.stderr
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped (143), and does not tell of a checkpoint" in stopped.stderr
+
+
+SLOW_TO_STOP = """
+import os, pathlib, signal, sys, time
+
+checkpoint = pathlib.Path(os.environ["CAUSALFUSION_HOME"], "checkpoint")
+if checkpoint.exists():
+    print("continued with", os.environ["GIVEN"], "as", os.environ["CAUSALFUSION_JOB"], flush=True)
+    sys.exit(0)
+
+def save(*_):
+    time.sleep(5)  # longer than Ray's own patience
+    checkpoint.touch()
+    print("saved\\ncausalfusion: exit status 75 (continue later)", flush=True)
+    os._exit(75)
+
+signal.signal(signal.SIGTERM, save)
+print("begun", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+def test_a_job_is_listed_stopped_with_its_checkpoint_and_resumed(cluster: Cluster, tmp_path: Path) -> None:
+    module = tmp_path / "causalfusion_platform"
+    module.mkdir()
+    (module / "__init__.py").touch()
+    (module / "__main__.py").write_text(SLOW_TO_STOP)
+    home = tmp_path / "home"
+    home.mkdir()
+    options = ["--working-dir", str(tmp_path), "--home", str(home), "--job-id", "slow", "--env", "GIVEN=a b"]
+    assert cluster.submit("--no-wait", *options, "--", "train", "smoke", "name=slow").returncode == 0
+    deadline = time.monotonic() + 280
+    while "begun" not in cluster.jobs("logs", "slow").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    refused = cluster.jobs("resume", "slow")
+    assert (refused.returncode, "is running" in refused.stderr) == (2, True)
+    assert cluster.jobs("stop", "slow", user="another").returncode == 2
+    stopped = cluster.jobs("stop", "slow")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "continue later (75)" in stopped.stderr
+    assert (home / "checkpoint").exists()
+    resumed = cluster.jobs("resume", "slow", "--job-id", "slow-2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "continued with a b as slow-2" in resumed.stdout
+    told = json.loads(cluster.jobs("list", "--all", "--json").stdout)["jobs"]
+    ends = {job["job"]: (job["status_name"], job["run"], job["command"]) for job in told}
+    assert ends["slow"] == ("stopped", "slow", "train smoke name=slow")
+    assert ends["slow-2"] == ("finished", "slow", "train smoke name=slow")
+    assert "nothing is left to resume" in cluster.jobs("resume", "slow-2").stderr

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from ..config.errors import GAVE_UP, STATUSES, STOPPED, WRONG, MachineError, UserError
+from ..config.job_end import JOB_VARIABLE, end_line
 from ..config.secrets import redact
 from ..launch.runs.exit_status import NotFinished, StoppedRun
 from .help import WholeHelp
@@ -103,6 +104,9 @@ def run_to_end(command: Callable[[], object]) -> NoReturn:
             if ending.message:
                 with contextlib.suppress(OSError, ValueError):  # nobody may read it
                     _print(ending.message)
+        if status and JOB_VARIABLE in os.environ:
+            with contextlib.suppress(OSError, ValueError):
+                _print(end_line(int(str(status))))
         _let_go_of_output()
     sys.exit(status)  # type: ignore[arg-type]  # `_checked` gives numbers alone
 

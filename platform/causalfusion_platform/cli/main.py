@@ -24,6 +24,7 @@ from .evaluate import evaluate
 from .finetune import finetune
 from .first_line import first_line
 from .generate import generate
+from .jobs import jobs_app
 from .models import models
 from .probe import probe
 from .quickstart import quickstart
@@ -87,6 +88,7 @@ app.command()(doctor)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..launch.cluster.head import DEFAULT_ADDRESS
-from ..launch.cluster.submit import CLUSTER_HOME, submit_job
+from ..launch.cluster.head import CLUSTER_HOME, DEFAULT_ADDRESS
 
 
 def submit(
@@ -16,8 +15,8 @@ def submit(
     address: Annotated[
         str | None,
         typer.Option(
-            help="URL of the Ray dashboard. Default: RAY_API_SERVER_ADDRESS, then RAY_ADDRESS, then "
-            f"{DEFAULT_ADDRESS}."
+            help="URL of the Ray dashboard, or name of a cluster in ~/.causalfusion/clusters.yaml. "
+            f"Default: RAY_API_SERVER_ADDRESS, then RAY_ADDRESS, then {DEFAULT_ADDRESS}."
         ),
     ] = None,
     working_dir: Annotated[
@@ -32,7 +31,15 @@ def submit(
         ),
     ] = None,
     job_id: Annotated[
-        str | None, typer.Option(help="The job's id, unique in the cluster. Default: Ray chooses one.")
+        str | None, typer.Option(help="The job's id, unique in the cluster. Default: the run's name and letters.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="Variable of the job's environment, from here if without a value. May be repeated. No secrets: "
+            "others with the cluster's token see it.",
+        ),
     ] = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print the job's id and return without following it.")
@@ -48,6 +55,16 @@ def submit(
     A cluster with token authentication takes the token from RAY_AUTH_TOKEN,
     the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
     """
+    from ..launch.cluster.submit import submit_job
+
     raise typer.Exit(
-        submit_job(ctx.args, address=address, working_dir=working_dir, home=home, job_id=job_id, wait=not no_wait)
+        submit_job(
+            ctx.args,
+            address=address,
+            working_dir=working_dir,
+            home=home,
+            job_id=job_id,
+            variables=env or [],
+            wait=not no_wait,
+        )
     )

@@ -20,3 +20,12 @@ JOB_STOPPED = 143
 """Exit status of `submit` when someone stopped the job (128 + SIGTERM, the signal that `ray job stop` sends)."""
 STATUSES = (0, WRONG, GAVE_UP, STOPPED, JOB_INTERRUPTED, JOB_STOPPED)
 """Every exit status of the program."""
+STATUS_NAMES = {
+    0: "finished",
+    WRONG: "wrong argument",
+    GAVE_UP: "gave up",
+    STOPPED: "continue later",
+    JOB_INTERRUPTED: "interrupted",
+    JOB_STOPPED: "stopped",
+}
+"""Names of the exit statuses, in lists of jobs."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from ..config.job_end import JOB_VARIABLE
 from ..data.manifest import Manifest
+
+JOB_TAG = "causalfusion.job"
+"""Tag with the id of the Ray job that launched a run last."""
 
 _PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "diffusers", "pyarrow", "causalfusion-platform")
 
@@ -40,6 +45,12 @@ def lineage_tags(manifest: Manifest) -> dict[str, str]:
         "data.autoencoder": manifest.autoencoder.name,
         **versions,
     }
+
+
+def job_tags() -> dict[str, str]:
+    """Return the tag of the Ray job that this process belongs to, if it was submitted as one."""
+    job = os.environ.get(JOB_VARIABLE)
+    return {JOB_TAG: job} if job else {}
 
 
 def _in_mlflows_words(sha: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from causalfusion_platform.config.files import HOME_VARIABLE
 from causalfusion_platform.deploy.cluster_file import ClusterFile
 from causalfusion_platform.deploy.kuberay.pods import pod_security
-from causalfusion_platform.launch.cluster.submit import CLUSTER_HOME
+from causalfusion_platform.launch.cluster.head import CLUSTER_HOME
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CLUSTER = REPOSITORY / "cluster"

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.tracking.fetch import fetch_artifacts
+from causalfusion_platform.tracking.fetch import fetch_artifacts, fetch_job
 from causalfusion_platform.tracking.mlflow import client, open_experiment
 
 
-def made(uri: str, folder: Path, name: str, files: dict[str, str]) -> str:
+def made(uri: str, folder: Path, name: str, files: dict[str, str], **tags: str) -> str:
     """Return the id of a run with artifacts."""
     api = client(uri)
-    run_id: str = api.create_run(open_experiment(api, uri, "some", folder / "artifacts"), run_name=name).info.run_id
+    experiment = open_experiment(api, uri, "some", folder / "artifacts")
+    run_id: str = api.create_run(experiment, run_name=name, tags=tags).info.run_id
     for path, text in files.items():
         api.log_text(run_id, text, path)
     return run_id
@@ -39,6 +40,23 @@ def test_a_name_that_two_runs_have_and_one_that_none_has(uri: str, tmp_path: Pat
     with pytest.raises(UserError, match="has no run with the name or id 'thrice'"):
         fetch_artifacts(uri, "thrice", tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_the_runs_of_a_job_come_without_the_trials_of_its_sweep(uri: str, tmp_path: Path) -> None:
+    job = {"causalfusion.job": "gamma-1"}
+    sweep = made(uri, tmp_path, "gamma", {"report.md": "# Gamma"}, **job)
+    made(uri, tmp_path, "gamma/trial-0", {"config.yaml": "a: 1"}, **job, **{"mlflow.parentRunId": sweep})
+    made(uri, tmp_path, "gamma", {"report.md": "another"}, **{"causalfusion.job": "gamma-2"})
+    assert [path.read_text() for path in fetch_job(uri, "gamma-1", tmp_path / "to")] == ["# Gamma"]
+    # A trial of an earlier job's sweep, which this job has continued.
+    made(uri, tmp_path, "old/trial-1", {"a.txt": "1"}, **job, **{"mlflow.parentRunId": "another"})
+    both = fetch_job(uri, "gamma-1", tmp_path / "both")
+    assert {path.relative_to(tmp_path / "both").as_posix() for path in both} == {
+        "gamma/report.md",
+        "old-trial-1/a.txt",
+    }
+    with pytest.raises(UserError, match="knows no run of job 'gamma-3'"):
+        fetch_job(uri, "gamma-3", tmp_path / "none")
 
 
 def test_a_server_that_is_away_is_named(tmp_path: Path) -> None:

@@ -98,3 +98,10 @@ def test_the_dashboards_own_words(digits_folder: Path, checkout: Path, monkeypat
 
     monkeypatch.setattr("getpass.getuser", unknown)
     assert not {names.MLFLOW_USER, names.MLFLOW_GIT_COMMIT} & set(lineage.lineage_tags(manifest))
+
+
+def test_the_job_that_a_run_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAUSALFUSION_JOB", raising=False)
+    assert lineage.job_tags() == {}
+    monkeypatch.setenv("CAUSALFUSION_JOB", "first-1")
+    assert lineage.job_tags() == {"causalfusion.job": "first-1"}

@@ -18,6 +18,8 @@ from ...loopback import bypass_proxy
 from ...storage.home import expanded, ray_token_file
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+CLUSTER_HOME = "/mnt/causalfusion"
+"""Path at which a cluster's nodes are expected to mount the folder that outlives jobs."""
 
 _PROBE_TIMEOUT_S = 5.0
 
@@ -58,7 +60,7 @@ def resolve_address(option: str | None, environ: Mapping[str, str]) -> str:
     if not valid:
         raise UserError(
             f"{source} is {address!r}, which is not the URL of a Ray dashboard such as {DEFAULT_ADDRESS}\n"
-            "  give it: causalfusion submit --address http://HOST:8265 -- ..."
+            "  give it: --address http://HOST:8265"
         )
     return address.rstrip("/")
 
@@ -72,27 +74,42 @@ def find_head(address: str, environ: Mapping[str, str]) -> Head:
         UserError: nothing answers, a server other than Ray answers, or Ray refuses the token.
     """
     bypass_proxy()
-    status, body = _get(address, "/api/authentication_mode", None)
-    needs_token = status == 200 and _json(body).get("authentication_mode", "disabled") != "disabled"
+    status, body = ask(address, "/api/authentication_mode", None)
+    needs_token = status == 200 and as_object(body).get("authentication_mode", "disabled") != "disabled"
     token, source = _token(address, environ) if needs_token else (None, "")
-    status, body = _get(address, "/api/version", token)
+    status, body = ask(address, "/api/version", token)
     if token and status in (401, 403):
         raise UserError(
             f"the Ray head at {address} refuses the token from {source} (HTTP {status})\n"
             "  put the cluster's token in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
         )
-    if status != 200 or "ray_version" not in _json(body):
+    if status != 200 or "ray_version" not in as_object(body):
         raise UserError(
             f"what answers at {address} is not a Ray dashboard (HTTP {status} for /api/version)\n"
-            "  give the URL of its dashboard: causalfusion submit --address http://HOST:8265 -- ..."
+            "  give the URL of its dashboard: --address http://HOST:8265"
         )
     return Head(address, token, on_this_host=_is_loopback(address) and _names_this_host(address, token))
 
 
-def _get(address: str, path: str, token: str | None) -> tuple[int, bytes]:
-    request = Request(address + path, headers={"Authorization": f"Bearer {token}"} if token else {})
+def ask(
+    address: str, path: str, token: str | None, *, method: str = "GET", seconds: float | None = None
+) -> tuple[int, bytes]:
+    """Send a request to the dashboard at `address`. Return the HTTP status and the body of the answer.
+
+    Args:
+        address: URL of the dashboard.
+        path: path and query, such as `/api/version`.
+        token: bearer token, or None.
+        method: HTTP method.
+        seconds: longest wait. None: that for a probe.
+
+    Raises:
+        UserError: nothing answers.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = Request(address + path, headers=headers, method=method)
     try:
-        with urlopen(request, timeout=_PROBE_TIMEOUT_S) as response:
+        with urlopen(request, timeout=_PROBE_TIMEOUT_S if seconds is None else seconds) as response:
             return int(response.status), bytes(response.read())
     except HTTPError as error:
         return error.code, error.read()
@@ -101,11 +118,12 @@ def _get(address: str, path: str, token: str | None) -> tuple[int, bytes]:
             f"no Ray head answers at {address} ({getattr(error, 'reason', error)})\n"
             "  start one here: ray get-auth-token --generate > /dev/null\n"
             "                  RAY_AUTH_MODE=token ray start --head\n"
-            "  or name another: causalfusion submit --address http://HOST:8265 -- ..."
+            "  or name another: --address http://HOST:8265"
         ) from error
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def as_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of an answer, or an empty one."""
     try:
         tree = json.loads(body)
     except ValueError:
@@ -142,7 +160,7 @@ def _is_loopback(address: str) -> bool:
 
 def _names_this_host(address: str, token: str | None) -> bool:
     """Return True if the cluster counts this machine among its nodes, or does not say."""
-    _, body = _get(address, "/nodes?view=hostNameList", token)
-    data = _json(body).get("data")
+    _, body = ask(address, "/nodes?view=hostNameList", token)
+    data = as_object(body).get("data")
     names = data.get("hostNameList") if isinstance(data, dict) else None
     return not names or socket.gethostname() in names

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...config.errors import GAVE_UP, JOB_INTERRUPTED, JOB_STOPPED, STATUSES, UserError
-from ...ray_private import JOB_CLIENT_LOGGERS
+from ...config.errors import UserError
+from ...config.files import HOME_VARIABLE
+from ...config.job_end import JOB_VARIABLE
+from ...config.user import VARIABLE as USER_VARIABLE
+from ...config.user import user_name
 from ...storage.home import expanded
-from .head import Head, find_head, resolve_address
-from .session import dashboard_address
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
-CLUSTER_HOME = "/mnt/causalfusion"
-"""Path at which a cluster's nodes are expected to mount the folder that outlives jobs."""
+from .follow import connect, follow_job, say
+from .head import CLUSTER_HOME, Head
+from .job_variables import STOP_VARIABLE, given_variables, refuse_secrets
+from .jobs import PREFIX, PROGRAM, job_command
+from .named import find_cluster
+from .run_name import check_job_id, new_job_id, run_of, tracking_of
 
 # Without a trailing slash a pattern matches the folder itself, so that Ray does not walk into it.
 EXCLUDES = (
@@ -46,8 +45,8 @@ EXCLUDES = (
     "mlartifacts",
 )
 
-_POLL_S = 1.0
-_LOST_AFTER_S = 60.0
+STOP_SECONDS = 600
+"""Time that a job has for its checkpoint when it is stopped. Ray's own default is 3 seconds."""
 
 
 def submit_job(
@@ -57,6 +56,7 @@ def submit_job(
     working_dir: Path = Path(),
     home: str | None = None,
     job_id: str | None = None,
+    variables: Sequence[str] = (),
     wait: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> int:
@@ -66,10 +66,11 @@ def submit_job(
 
     Args:
         arguments: command line of `causalfusion` without its first word, such as ["train", "quickstart"].
-        address: URL of the head's dashboard. None reads the environment, see `resolve_address`.
+        address: URL of the head's dashboard, or a name of clusters.yaml. None: see `resolve_address`.
         working_dir: folder sent along, the job's current directory. A source checkout runs as it is sent.
         home: the job's CAUSALFUSION_HOME. None: this directory for a head on this host, else CLUSTER_HOME.
-        job_id: the job's submission id, unique in the cluster. None lets Ray choose.
+        job_id: the job's submission id, unique in the cluster. None makes one from the run's name.
+        variables: environment variables of the job, as NAME=VALUE, or as NAME to take the value from `environ`.
         wait: follow the job to its end.
         environ: environment to read addresses and the token from.
 
@@ -79,30 +80,80 @@ def submit_job(
         submitted.
 
     Raises:
-        UserError: nothing to run, no Ray head at the address, no accepted token, or a refused job.
+        UserError: nothing to run, no Ray head at the address, no accepted token, a secret that others would see,
+            or a refused job.
     """
     command = entrypoint(arguments)
+    refuse_secrets(arguments, environ)
+    given = given_variables(variables, environ)
+    job_id = new_job_id(run_of(arguments) or arguments[0]) if job_id is None else check_job_id(job_id)
     folder = check_working_dir(working_dir)
-    head = find_head(resolve_address(address, environ), environ)
+    cluster = find_cluster(address, environ)
+    head = cluster.head
     home = job_home(home, head)
-    client = _connect(head)
-    _say(f"sending {folder} to {head.address}")
-    try:
-        job = client.submit_job(
-            entrypoint=command, runtime_env=runtime_env(folder, head, home), submission_id=job_id
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(_refused(error, head, folder, job_id)) from error
-    hints = ray_commands(head, job, environ)
-    _say(f"job {job} is submitted to {head.address}; its results go to {home} (CAUSALFUSION_HOME)\n{hints}")
+    environment = runtime_env(folder, head, home)
+    environment["env_vars"] = job_variables(job_id, environ) | given | environment["env_vars"]
+    say(f"sending {folder} to {head.address}")
+    start(head, command, environment, metadata_of(arguments, folder, environ), job_id)
+    hints = next_commands(cluster.name, job_id)
+    say(f"job {job_id} is submitted to {head.address}; its results go to {home} ({HOME_VARIABLE})\n{hints}")
     if not wait:
-        print(job, flush=True)
+        print(job_id, flush=True)
         return 0
+    return follow_job(connect(head), job_id, hints)
+
+
+def start(head: Head, command: str, environment: dict[str, Any], metadata: dict[str, str], job_id: str) -> None:
+    """Submit a job to Ray.
+
+    Args:
+        head: the cluster's head.
+        command: its shell command.
+        environment: Ray's runtime environment.
+        metadata: kept by Ray with the job, and shown to everybody who may use the cluster.
+        job_id: its id.
+
+    Raises:
+        UserError: Ray refuses it.
+    """
+    client = connect(head)
     try:
-        return _follow(client, job, hints)
-    except KeyboardInterrupt:
-        _say(f"\nno longer following; job {job} goes on\n{hints}")
-        return JOB_INTERRUPTED
+        client.submit_job(entrypoint=command, runtime_env=environment, metadata=metadata, submission_id=job_id)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(_refused(error, head, environment.get("working_dir"), job_id)) from error
+
+
+def job_variables(job_id: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables that every job gets, and that `--env` may replace."""
+    return {JOB_VARIABLE: job_id, USER_VARIABLE: user_name(environ), STOP_VARIABLE: str(STOP_SECONDS)}
+
+
+def metadata_of(arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata with which `list`, `resume` and `fetch` know a job. It holds no secrets."""
+    known = {
+        "user": user_name(environ),
+        "command": shlex.join(arguments),
+        "version": version("causalfusion-platform"),
+        "run": run_of(arguments),
+        "tracking": tracking_of(arguments),
+        "folder": str(folder),
+    }
+    return {f"{PREFIX}{name}": value for name, value in known.items() if value is not None}
+
+
+def next_commands(cluster: str, job: str) -> str:
+    """Return the shell commands that show a job's log and state and stop it, one a line.
+
+    Args:
+        cluster: address of the head's dashboard, or a name of clusters.yaml.
+        job: the job's id.
+    """
+    commands = {
+        "log": job_command(cluster, "logs", job, "--follow"),
+        "state": job_command(cluster, "list"),
+        "stop": job_command(cluster, "stop", job),
+    }
+    return "\n".join(f"  {name + ':':7}{command}" for name, command in commands.items())
 
 
 def entrypoint(arguments: Sequence[str]) -> str:
@@ -121,7 +172,7 @@ def entrypoint(arguments: Sequence[str]) -> str:
             f"submit has no option {arguments[0]!r}; its options come before --, the command after it\n"
             "  all options: causalfusion submit --help"
         )
-    return shlex.join(["python", "-m", "causalfusion_platform", *arguments])
+    return shlex.join([*PROGRAM, *arguments])
 
 
 def check_working_dir(working_dir: Path) -> Path:
@@ -161,7 +212,7 @@ def job_home(option: str | None, head: Head) -> str:
 
 def runtime_env(working_dir: Path, head: Head, home: str) -> dict[str, Any]:
     """Return Ray's runtime environment for the job: the files it gets and the variables it sees."""
-    variables = {"CAUSALFUSION_HOME": home}
+    variables = {HOME_VARIABLE: home}
     if is_checkout(working_dir):
         # Relative on purpose: Ray puts the unpacked folder in front and starts the driver and every worker
         # inside it, and Python makes these absolute at start-up. (RAY_RUNTIME_ENV_CREATE_WORKING_DIR is only
@@ -180,113 +231,14 @@ def is_checkout(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in ("platform/causalfusion_platform", "models/causalfusion"))
 
 
-def ray_commands(head: Head, job: str, environ: Mapping[str, str]) -> str:
-    """Return the shell commands that show the job's log and status and stop it, one a line."""
-    settings = []
-    if head.token is not None and environ.get("RAY_AUTH_MODE") != "token":
-        settings.append("RAY_AUTH_MODE=token")
-    if (environ.get("RAY_API_SERVER_ADDRESS") or environ.get("RAY_ADDRESS") or head.address) != head.address:
-        # For Ray's own commands the environment wins over --address.
-        settings.append(f"RAY_API_SERVER_ADDRESS={head.address}")
-    verbs = {"log": "logs --follow", "status": "status", "stop": "stop"}
-    where = f"--address {head.address} {shlex.quote(job)}"
-    return "\n".join(
-        f"  {name + ':':8}" + " ".join([*settings, "ray job", verb, where]) for name, verb in verbs.items()
-    )
-
-
-def exit_status(status: str, driver_exit_code: int | None) -> int:
-    """Return the exit status for a job that has ended with Ray's `status`."""
-    if status == "SUCCEEDED":
-        return 0
-    if status == "STOPPED":
-        return JOB_STOPPED
-    code = driver_exit_code or GAVE_UP
-    code = code if code > 0 else 128 - code  # -N: ended by signal N
-    return code if code in STATUSES else GAVE_UP
-
-
-def _connect(head: Head) -> JobSubmissionClient:
-    from ray.exceptions import RayError
-    from ray.job_submission import JobSubmissionClient
-
-    for name in JOB_CLIENT_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)  # the user does not need to know their steps
-    headers = {"Authorization": f"Bearer {head.token}"} if head.token else None
-    try:
-        with dashboard_address(head.address):
-            return JobSubmissionClient(head.address, headers=headers)
-    except RayError as error:  # only for a head that asks for no token: ours is a header of its own
-        raise UserError(
-            f"RAY_AUTH_MODE is token here, but there is no token; the head at {head.address} asks for none\n"
-            "  unset RAY_AUTH_MODE, or set it to disabled"
-        ) from error
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"the Ray head at {head.address} does not take jobs: {error}") from error
-
-
-def _follow(client: JobSubmissionClient, job: str, hints: str) -> int:
-    """Print the job's log until it has ended. A broken connection is taken up where it broke."""
-    printed, lost_since = 0, None
-    while True:
-        try:
-            printed, failure = asyncio.run(_print_log(client, job, printed))
-            details = client.get_job_info(job)
-            if details.status.is_terminal():
-                if failure is None:
-                    break
-            else:
-                lost_since = None  # the head is there; only the log's stream had broken
-        except BrokenPipeError:
-            raise  # whoever read our output has gone
-        except (RuntimeError, OSError) as error:
-            failure = error
-        if failure is not None:
-            lost_since = lost_since or time.monotonic()
-            if time.monotonic() - lost_since > _LOST_AFTER_S:
-                raise UserError(f"lost the Ray head while following job {job}: {failure}\n{hints}")
-        time.sleep(_POLL_S)
-    code = exit_status(str(details.status.value), details.driver_exit_code)
-    if code and details.driver_exit_code is None and details.message:
-        _say(details.message)  # it never started, so that no log holds the reason
-    ended = details.driver_exit_code or code
-    _say(f"job {job} {details.status.value.lower()}" + (f" with exit status {ended}" if code else ""))
-    return code
-
-
-async def _print_log(client: JobSubmissionClient, job: str, skip: int) -> tuple[int, Exception | None]:
-    """Print the log without its first `skip` characters.
-
-    Returns:
-        The number of characters printed by now, and what broke the stream before the log's end, if anything.
-    """
-    from aiohttp import ClientError
-
-    seen = 0
-    try:
-        async for text in client.tail_job_logs(job):
-            # Every stream begins with the log's first character.
-            print(text[max(skip - seen, 0) :], end="", flush=True)
-            seen += len(text)
-    except BrokenPipeError:
-        raise
-    except (ClientError, RuntimeError, OSError) as error:
-        return max(seen, skip), error
-    return max(seen, skip), None
-
-
-def _refused(error: Exception, head: Head, folder: Path, job_id: str | None) -> str:
+def _refused(error: Exception, head: Head, folder: str | None, job_id: str) -> str:
     text = str(error)
-    if job_id and "already exists" in text:
+    if "already exists" in text:
         return f"--job-id {job_id!r} is taken at {head.address}; choose another, or leave the option out"
     if "413" in text or "exceeds the maximum size" in text:
         return (
-            f"--working-dir {str(folder)!r} is too large to send; Ray takes about 100 MiB\n"
+            f"--working-dir {folder!r} is too large to send; Ray takes about 100 MiB\n"
             "  list what the job does not need in a .rayignore file there (the form of .gitignore)"
         )
     last_line = (text.strip() or repr(error)).splitlines()[-1]
     return f"the Ray head at {head.address} refused the job: {last_line}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ from ...storage.json_file import first_fault, read_object
 from ...storage.run_layout import ARTIFACTS_FOLDER, RunPaths
 from ...tracking.delivery import Delivery
 from ...tracking.journal import Journal
-from ...tracking.lineage import lineage_tags
+from ...tracking.lineage import job_tags, lineage_tags
 from ...tracking.mlflow import parentage
 from ...tracking.outbox import Outbox
 from ...tracking.pages import NOTE
@@ -284,6 +284,8 @@ class RunFolder(RunPaths):
             if state.identity:  # the sweep that a copied trial belongs to is another one
                 outbox.tags(parentage(parent))
             outbox.reopen()
+            if tags := job_tags():
+                outbox.tags(tags)
             if tree != state.config:
                 outbox.artifact(write_config(composed, self.config_file))
             self._experiment = None
@@ -301,6 +303,7 @@ class RunFolder(RunPaths):
                 NOTE: experiment.description,
                 **experiment.tracking.tags,
                 **lineage_tags(shards.manifest),
+                **job_tags(),
             },
             parent=parent,
         )

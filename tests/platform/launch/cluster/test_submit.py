@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shlex
 import socket
@@ -16,20 +17,25 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 from tests.conftest import ROOT
 
-from causalfusion_platform.config.errors import GAVE_UP, JOB_INTERRUPTED, JOB_STOPPED, UserError
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.files import HOME_VARIABLE
+from causalfusion_platform.launch.cluster import follow as follow_module
 from causalfusion_platform.launch.cluster import head as head_module
-from causalfusion_platform.launch.cluster import submit as submit_module
-from causalfusion_platform.launch.cluster.head import DEFAULT_ADDRESS, Head, find_head, resolve_address
+from causalfusion_platform.launch.cluster.head import (
+    CLUSTER_HOME,
+    DEFAULT_ADDRESS,
+    Head,
+    find_head,
+    resolve_address,
+)
 from causalfusion_platform.launch.cluster.session import free_port
 from causalfusion_platform.launch.cluster.submit import (
-    CLUSTER_HOME,
     EXCLUDES,
     check_working_dir,
     entrypoint,
-    exit_status,
     job_home,
-    ray_commands,
+    metadata_of,
+    next_commands,
     runtime_env,
     submit_job,
 )
@@ -146,29 +152,26 @@ def test_an_address_that_is_no_url_is_refused(address: str) -> None:
     assert repr(address) in str(refusal.value)
 
 
-def test_ray_commands_work_as_printed() -> None:
-    assert ray_commands(LOCAL, "job-1", {"RAY_AUTH_MODE": "token"}).splitlines() == [
-        f"  log:    ray job logs --follow --address {DEFAULT_ADDRESS} job-1",
-        f"  status: ray job status --address {DEFAULT_ADDRESS} job-1",
-        f"  stop:   ray job stop --address {DEFAULT_ADDRESS} job-1",
+def test_the_next_commands_are_commands_of_this_program() -> None:
+    assert next_commands("http://a b:8265", "job-1").splitlines() == [
+        "  log:   causalfusion jobs logs job-1 --follow --address 'http://a b:8265'",
+        "  state: causalfusion jobs list --address 'http://a b:8265'",
+        "  stop:  causalfusion jobs stop job-1 --address 'http://a b:8265'",
     ]
-    elsewhere = ray_commands(LOCAL, "job-1", {"RAY_ADDRESS": "auto"}).splitlines()[1]
-    assert elsewhere.split()[1:3] == ["RAY_AUTH_MODE=token", f"RAY_API_SERVER_ADDRESS={DEFAULT_ADDRESS}"]
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "expected"),
-    [
-        ("SUCCEEDED", 0, 0),
-        *(("FAILED", code, code) for code in (2, 3, 75)),
-        *(("FAILED", code, GAVE_UP) for code in (None, 1, 7, 15, 255, -9)),
-        ("FAILED", -2, JOB_INTERRUPTED),
-        ("FAILED", -15, JOB_STOPPED),
-        ("STOPPED", None, JOB_STOPPED),
-    ],
-)
-def test_the_exit_status_is_that_of_the_job(status: str, code: int | None, expected: int) -> None:
-    assert exit_status(status, code) == expected
+def test_a_job_says_whose_it_is_and_what_it_runs(tmp_path: Path) -> None:
+    arguments = ["train", "smoke", "name=first", "tracking.uri=${oc.env:MLFLOW_TRACKING_URI}", "description=a b"]
+    metadata = metadata_of(arguments, tmp_path, {"CAUSALFUSION_USER": "anna"})
+    assert metadata == {
+        "causalfusion.user": "anna",
+        "causalfusion.command": shlex.join(arguments),
+        "causalfusion.version": importlib.metadata.version("causalfusion-platform"),
+        "causalfusion.run": "first",
+        "causalfusion.tracking": "${oc.env:MLFLOW_TRACKING_URI}",
+        "causalfusion.folder": str(tmp_path),
+    }
+    assert "causalfusion.run" not in metadata_of(["data", "digits", "shards"], tmp_path, {})
 
 
 def test_an_unreachable_head_is_named(tmp_path: Path) -> None:
@@ -292,16 +295,16 @@ class FlakyClient:
 def test_a_broken_log_is_taken_up_where_it_broke(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(submit_module, "_POLL_S", 0.01)
+    monkeypatch.setattr(follow_module, "_POLL_S", 0.01)
     client = FlakyClient()
-    assert submit_module._follow(client, "job-1", "hints") == 2
+    assert follow_module._follow(client, "job-1", "hints") == 2
     assert capsys.readouterr().out == FlakyClient.log
     assert client.streams == 3
 
 
 def test_a_lost_head_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit_module, "_POLL_S", 0.01)
-    monkeypatch.setattr(submit_module, "_LOST_AFTER_S", 0.1)
+    monkeypatch.setattr(follow_module, "_POLL_S", 0.01)
+    monkeypatch.setattr(follow_module, "_LOST_AFTER_S", 0.1)
 
     def gone(job: str) -> JobDetails:
         raise ConnectionError(job)
@@ -309,4 +312,4 @@ def test_a_lost_head_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     client = FlakyClient()
     monkeypatch.setattr(client, "get_job_info", gone)
     with pytest.raises(UserError, match="lost the Ray head while following job job-1"):
-        submit_module._follow(client, "job-1", "hints")
+        follow_module._follow(client, "job-1", "hints")

@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from causalfusion import draws
 
 from .checkpoint.manifest import config_digest
+from .checkpoint.open import open_checkpoints
 from .checkpoint.save import Saver
+from .checkpoint.storage import CheckpointStorage, OnBad
 from .checkpoint.store import Retention
 from .config.errors import UserError
 from .config.schema import Experiment
@@ -26,6 +28,8 @@ from .data.manifest import Manifest
 from .data.read import Collate, Dataset
 from .storage.fence import Fence, LaunchFence, NoFence
 from .storage.json_file import Damaged, read_object
+from .storage.object_fence import ObjectFence
+from .storage.objects import ObjectUrl, open_store
 from .storage.private import make_private
 from .storage.run_layout import RunPaths
 from .tasks import Task, TaskContext, open_task
@@ -74,20 +78,52 @@ class Job(BaseModel):
     """Continue even if the checkpoint was trained on other data."""
     secrets: dict[str, str] = {}
     """Secret → text in its place. Workers write none of them."""
+    published: str | None = None
+    """Folder of runs on object storage, where `experiment.runs` is a folder of the worker's machine alone. None:
+    `experiment.runs` is where the run is."""
 
     @property
     def paths(self) -> RunPaths:
-        """Paths of the run's files."""
+        """Paths of the run's files on this machine."""
         return RunPaths(self.experiment.run_dir)
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the run's checkpoints."""
+        """Folder of the run's checkpoints on this machine."""
         return self.paths.checkpoints
 
     @property
+    def url(self) -> ObjectUrl | None:
+        """Address of the run on object storage. None: it is in its folder."""
+        return self.as_given.run_url
+
+    @property
+    def as_given(self) -> Experiment:
+        """The experiment with the folder of runs that the user gave."""
+        if self.published is None:
+            return self.experiment
+        return self.experiment.model_copy(update={"runs": ObjectUrl.parse(self.published)})
+
+    def in_folder(self, runs: Path) -> Job:
+        """Return the job of a worker that writes into a folder of runs of its own. It publishes where it did."""
+        experiment = self.experiment.model_copy(update={"runs": runs})
+        return self.model_copy(update={"experiment": experiment, "published": str(self.as_given.runs)})
+
+    @property
+    def storage(self) -> CheckpointStorage:
+        """Where the run's checkpoints are published."""
+        return open_checkpoints(self.paths.root, self.url)
+
+    @property
     def fence(self) -> Fence:
-        """Fence of the launch. It is checked right before anything of the run is written."""
+        """Fence of the launch, which is checked right before a checkpoint is published or removed."""
+        if self.url is None or not self.launch_id:
+            return self.folder_fence
+        return ObjectFence(open_store(self.url), self.launch_id)
+
+    @property
+    def folder_fence(self) -> Fence:
+        """Fence of the launch for writes into the run's folder on this machine."""
         return LaunchFence(self.paths.root, self.launch_id) if self.launch_id else NoFence()
 
 
@@ -133,10 +169,11 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     remember(job.secrets)
     experiment, control, task = job.experiment, context.control, open_task(job.experiment)
     rank = torch.distributed.get_rank()
-    journal = Journal(experiment.run_dir, job.fence) if rank == 0 else None
+    journal = Journal(experiment.run_dir, job.folder_fence) if rank == 0 else None
     manifest = Manifest.read(experiment.data.path)
     control.mark("find the checkpoint", 0)
-    resume = find_resume(experiment, job.checkpoints, manifest.digest, job.other_data, _tell_bad(journal, control))
+    storage = job.storage
+    resume = find_resume(experiment, storage, manifest.digest, job.other_data, _tell_bad(journal, control))
     first = resume.manifest.images_seen if resume else 0
     total = experiment.train.total_images
     # Reading starts while the model and the engine are built.
@@ -145,11 +182,14 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     control.mark("build the engine", first)
     precision = choose_precision(experiment.train.precision, context.device)
     loop = build_loop(job, task, context.device, precision, data.manifest.rows, resume)
+    if resume:
+        torch.distributed.barrier()  # every rank has read it
+        storage.release()
     if resume and resume.universal:
         _tell_resharded(job, resume, journal, control)
     recompilations = compile_blocks(task, loop, control, first)
 
-    tracker: Tracker = Outbox(job.paths.root, job.fence) if rank == 0 else NoTracker()
+    tracker: Tracker = Outbox(job.paths.root, job.folder_fence) if rank == 0 else NoTracker()
     spent, peak_here = Spent(), peak(context.device, precision)
     recording = None
     if journal is not None:
@@ -160,7 +200,7 @@ def train_and_sample(job: Job, context: WorkerContext) -> TrainingTimes:
     checkpoints = CheckpointHook(
         experiment.train.checkpoint_every_images,
         build_saver(job),
-        Fixed(config_digest(experiment), manifest.digest, package_versions(), precision),
+        Fixed(config_digest(job.as_given), manifest.digest, package_versions(), precision),
         guard=guard,
         metrics=metrics,
         spent=spent,
@@ -308,8 +348,8 @@ def build_saver(job: Job) -> Saver:
                 f"  remove it, or name another folder: train.staging=FOLDER"
             ) from error
     return Saver(
-        job.checkpoints,
-        staging / config_digest(job.experiment)[:16],
+        job.storage,
+        staging / config_digest(job.as_given)[:16],
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
         # Two launches that run at once may count alike.
@@ -352,11 +392,11 @@ def _mlflow_run_id(job: Job) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _tell_bad(journal: Journal | None, control: Control) -> Callable[[Path, str], None]:
-    def tell(folder: Path, reason: str) -> None:
-        control.note(f"checkpoint {folder.name} is set aside: {reason}")
+def _tell_bad(journal: Journal | None, control: Control) -> OnBad:
+    def tell(name: str, reason: str) -> None:
+        control.note(f"checkpoint {name} is set aside: {reason}")
         if journal is not None:
-            journal.add(SetAside(checkpoint=folder.name, reason=reason))
+            journal.add(SetAside(checkpoint=name, reason=reason))
 
     return tell
 

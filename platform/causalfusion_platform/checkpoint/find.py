@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from causalfusion.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
+from ..config.commands import command
 from ..config.errors import UserError
-from ..storage.run_layout import CHECKPOINTS_FOLDER, RunPaths
+from ..config.schema import local_copy
+from ..storage.objects import NotThere, ObjectUrl, is_object_url, open_store
+from ..storage.run_layout import CHECKPOINTS_FOLDER, STATE_FILE, RunPaths
+from .object_storage import ObjectCheckpoints
+from .open import open_checkpoints
 from .store import WEIGHTS_FOLDER, latest
 
 
@@ -27,12 +33,18 @@ class Weights:
         return int(number) if number.isdecimal() else 0
 
 
-def find_weights(path: Path) -> Weights:
+def find_weights(path: Path, *, download: bool = False) -> Weights:
     """Find weights in a folder of weights, of a checkpoint (…/images-000000051200), or of a run (its newest).
+
+    Args:
+        path: the folder, or the address of a run on object storage.
+        download: bring the weights of a run on object storage here. False: such a run is refused.
 
     Raises:
         UserError: no weights were found.
     """
+    if is_object_url(path):
+        return _of_objects(ObjectUrl.parse(path), download)
     if _holds_weights(path):
         checkpoint = path.absolute().parent
         return Weights(path, _run_of(checkpoint) if path.absolute().name == WEIGHTS_FOLDER else None)
@@ -46,6 +58,27 @@ def find_weights(path: Path) -> Weights:
         f"  name a run (runs/quickstart), one of its checkpoints, or a folder with {WEIGHTS_FILE}, {CONFIG_FILE}\n"
         f"  a checkpoint file of other code: causalfusion weights import FILE FOLDER"
     )
+
+
+def _of_objects(url: ObjectUrl, download: bool) -> Weights:
+    run_dir = local_copy(url.parent) / url.name
+    storage = open_checkpoints(run_dir, url)
+    assert isinstance(storage, ObjectCheckpoints)
+    if not download:
+        raise UserError(
+            f"{url} is on object storage, and this command works with a folder\n"
+            f"  download its weights: aws s3 cp --recursive {storage.newest_weights()} FOLDER; then name FOLDER\n"
+            f"  samples need no folder: {command('sample', url)}"
+        )
+    weights = storage.weights_here()
+    if weights is None:
+        raise UserError(
+            f"no weights in {url}\n  list the runs there: {command('runs', 'list', '--runs', url.parent)}"
+        )
+    if not (run_dir / STATE_FILE).is_file():  # the settings of sampling
+        with suppress(NotThere):
+            open_store(url).download(STATE_FILE, run_dir / STATE_FILE)
+    return Weights(weights, run_dir)
 
 
 def _holds_weights(folder: Path) -> bool:

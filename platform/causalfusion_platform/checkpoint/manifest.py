@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..config.commands import command
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.manifest import sha256_of
 from ..storage.atomic import write_atomically
-from ..storage.json_file import Damaged, read_model, read_object
+from ..storage.json_file import Damaged, first_fault, read_bounded
 
 MANIFEST_FILE = "checkpoint.json"
 VERSION = 2
@@ -27,6 +27,7 @@ VERSION = 2
 
 _LARGEST = 64 << 20
 """Bytes of a manifest, which lists a file of each rank, above which it is refused."""
+_TREE: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class BadCheckpoint(Exception):
@@ -129,30 +130,43 @@ def read(folder: Path) -> CheckpointManifest:
         BadCheckpoint: the manifest is missing or cannot be read.
         UserError: another version of this code wrote it.
     """
-    path = folder / MANIFEST_FILE
     try:
-        version = read_object(path, _LARGEST).get("version")
+        content = read_bounded(folder / MANIFEST_FILE, _LARGEST)
     except FileNotFoundError:
         raise BadCheckpoint(f"no {MANIFEST_FILE}, which is written last") from None
     except Damaged as error:
         raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {error.reason}") from error
-    if isinstance(version, int) and version > VERSION:
-        raise UserError(
-            f"{folder} was written by newer code: its manifest has version {version}, this code reads {VERSION}\n"
-            f"  go on with the code that wrote it, or start anew with another name=…"
-        )
-    if isinstance(version, int) and version < VERSION:
-        raise UserError(
-            f"{folder} was written by an older development version: its manifest has version {version}, this "
-            f"code reads {VERSION}\n"
-            f"  start anew with another name=…; its weights: {command('weights', 'export', folder, 'FILE')}"
-        )
+    return parse(content, folder)
+
+
+def parse(content: bytes, place: object) -> CheckpointManifest:
+    """Return the manifest of a checkpoint from its JSON.
+
+    Args:
+        content: the file's bytes.
+        place: folder or address of the checkpoint, for messages.
+
+    Raises:
+        BadCheckpoint: it is not a manifest.
+        UserError: another version of this code wrote it.
+    """
     try:
-        return read_model(path, CheckpointManifest, _LARGEST)
-    except FileNotFoundError:
-        raise BadCheckpoint(f"no {MANIFEST_FILE}, which is written last") from None
-    except Damaged as error:
-        raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {error.reason}") from error
+        version = _TREE.validate_json(content).get("version")
+        if isinstance(version, int) and version > VERSION:
+            raise UserError(
+                f"{place} was written by newer code: its manifest has version {version}, this code reads "
+                f"{VERSION}\n"
+                f"  go on with the code that wrote it, or start anew with another name=…"
+            )
+        if isinstance(version, int) and version < VERSION:
+            raise UserError(
+                f"{place} was written by an older development version: its manifest has version {version}, this "
+                f"code reads {VERSION}\n"
+                f"  start anew with another name=…; its weights: {command('weights', 'export', place, 'FILE')}"
+            )
+        return CheckpointManifest.model_validate_json(content)
+    except ValidationError as error:
+        raise BadCheckpoint(f"{MANIFEST_FILE} cannot be read: {first_fault(error)}") from error
 
 
 def check(folder: Path, *, hashes: bool = True) -> CheckpointManifest:

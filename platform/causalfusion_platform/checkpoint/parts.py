@@ -15,7 +15,6 @@ from .manifest import FileName, FileRecord
 
 _PARTS = "parts"
 _CHUNK = 8 << 20
-_POLL_SECONDS = 0.05
 
 
 class Abandoned(Exception):
@@ -54,12 +53,13 @@ def read_part(folder: Path, rank: int) -> PartRecord | None:
 
 
 def gather_parts(
-    folder: Path, world_size: int, timeout_seconds: float, pause: Callable[[float], None]
+    read: Callable[[int], PartRecord | None], world_size: int, timeout_seconds: float, pause: Callable[[], None]
 ) -> dict[str, FileRecord]:
     """Wait for the records of all ranks, and return the files of all.
 
     Args:
-        pause: sleeps for the given seconds. It may raise to end the wait.
+        read: returns the record of a rank, or None before it is written.
+        pause: sleeps before the next look. It may raise to end the wait.
 
     Raises:
         TimeoutError: a rank did not write its record in time.
@@ -69,10 +69,10 @@ def gather_parts(
     faults: list[str] = []
     until = time.monotonic() + timeout_seconds
     for rank in range(world_size):
-        while (record := read_part(folder, rank)) is None:
+        while (record := read(rank)) is None:
             if time.monotonic() > until:
                 raise TimeoutError(f"rank {rank} did not write its files within {timeout_seconds:g} s")
-            pause(_POLL_SECONDS)
+            pause()
         files |= record.files
         if record.error:
             faults.append(f"rank {rank}: {record.error}")

@@ -1,9 +1,9 @@
 """Saving of checkpoints in the background of training.
 
 Each rank writes its files to a staging folder on a fast disk, and training waits for this alone. A thread then
-copies them to storage and leaves a record there. Rank 0's thread waits for the records of all ranks, writes
-the manifest, and renames the folder. The threads communicate through files, because a collective beside those of
-the training could deadlock.
+copies them to storage and leaves a record there. Rank 0's thread waits for the records of all ranks and writes
+the manifest, which makes the checkpoint count. The threads communicate through storage, because a collective
+beside those of the training could deadlock.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.errors import UserError
 from ..storage.fence import Fence, NoFence, Superseded
 from ..storage.held import hold, remove_if_left
+from ..storage.objects import ObjectUrl
 from ..storage.private import make_private
 from .manifest import Facts
-from .parts import Abandoned, PartRecord, gather_parts, parts_folder, upload
-from .store import Retention, checkpoint_folder, complete, prune
+from .parts import Abandoned, PartRecord, gather_parts
+from .storage import CheckpointStorage, Partial
+from .store import Retention
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ _OLD_SECONDS = 24 * 3600.0
 class SavedCheckpoint:
     """Result of a save: a complete checkpoint."""
 
-    folder: Path
+    folder: Path | ObjectUrl
     images_seen: int
     bytes: int
     """Size of all its files."""
@@ -66,7 +70,7 @@ class Saver:
 
     def __init__(
         self,
-        root: Path,
+        storage: CheckpointStorage,
         staging: Path,
         *,
         rank: int,
@@ -79,17 +83,17 @@ class Saver:
         """Create a saver without a save in progress.
 
         Args:
-            root: folder of the run's checkpoints, on storage that all ranks share.
+            storage: where the run's checkpoints are published, the same for all ranks.
             staging: folder of this run on a fast local disk. Ranks of one machine may share it. Those of other runs
                 beside it are removed if their processes were killed. The folder above is made for this user alone.
-            attempt: a name that is the same on all ranks and new under `root`. It separates files that a process
+            attempt: a name that is the same on all ranks and new in `storage`. It separates files that a process
                 of an earlier attempt still writes.
             retention: the checkpoints to keep after each save.
             timeout_seconds: longest wait of rank 0 for the other ranks' files.
             fence: rank 0 checks it right before a checkpoint is published or removed.
         """
         assert re.fullmatch(r"[A-Za-z0-9_-]+", attempt), attempt
-        self.root, self.rank, self.world_size, self.retention = root, rank, world_size, retention
+        self.storage, self.rank, self.world_size, self.retention = storage, rank, world_size, retention
         self.attempt, self.timeout_seconds, self.fence = attempt, timeout_seconds, fence or NoFence()
         for left in staging.glob(f"rank-{rank:05d}.*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -151,43 +155,42 @@ class Saver:
 
     def _start(self, facts: Facts | None, fault: str | None) -> None:
         assert self._thread is None, "begin() comes before submit() or fail()"
-        name = f".{checkpoint_folder(self.root, self._images).name}.{self.attempt}-{self._number}"
-        self._thread = threading.Thread(
-            target=self._save, args=(self.root / name, self._images, facts, fault), daemon=True
-        )
+        partial = self.storage.partial(self._images, self.attempt, self._number)
+        self._thread = threading.Thread(target=self._save, args=(partial, self._images, facts, fault), daemon=True)
         self._thread.start()
 
-    def _save(self, partial: Path, images: int, facts: Facts | None, fault: str | None) -> None:
+    def _save(self, partial: Partial, images: int, facts: Facts | None, fault: str | None) -> None:
         started = time.perf_counter()
         try:
             if self.rank == 0:
                 self.fence.check()
-                self._remove_leftovers()
+                # A late rank may have written on after its save was cancelled.
+                self.storage.remove_leftovers(self.attempt, self._number)
             own = self._put_part(partial, fault)
             if self.rank > 0:
                 if own.error:
                     self._outcomes.append(Failed(images, own.error))
                 return
-            files = gather_parts(partial, self.world_size, self.timeout_seconds, self._pause)
+            files = gather_parts(partial.read_record, self.world_size, self.timeout_seconds, self._pause)
             assert facts is not None  # else this rank's own part holds an error
-            shutil.rmtree(parts_folder(partial))
-            folder = complete(partial, facts, files, self.fence)
+            folder = partial.complete(facts, files, self.fence)
             size = sum(record.size for record in files.values())
             self._outcomes.append(SavedCheckpoint(folder, images, size, time.perf_counter() - started))
         except Exception as error:
             # Training goes on after any failure, because the next save may work.
             self._outcomes.append(Failed(images, _reason(error), superseded=self._is_superseded(error)))
             if self.rank == 0:
-                shutil.rmtree(partial, ignore_errors=True)
+                with suppress(OSError):
+                    partial.discard()
             return
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
         try:
-            prune(self.root, self.retention, self.fence)
+            self.storage.prune(self.retention, self.fence)
         except Superseded:
             return  # the next save reports it
-        except OSError as error:
-            log.warning("old checkpoints in %s cannot be removed: %s", self.root, error)
+        except (OSError, UserError) as error:
+            log.warning("old checkpoints cannot be removed: %s", error)
 
     def _is_superseded(self, error: Exception) -> bool:
         """Say whether a save failed because of a newer launch, which removes what older ones were writing."""
@@ -201,15 +204,15 @@ class Saver:
             return False
         return False
 
-    def _put_part(self, partial: Path, fault: str | None) -> PartRecord:
-        self._patiently(lambda: parts_folder(partial).mkdir(parents=True, exist_ok=True))
+    def _put_part(self, partial: Partial, fault: str | None) -> PartRecord:
+        self._patiently(partial.begin)
         record = PartRecord(error=fault)
         if fault is None:
             try:
-                record = PartRecord(files=upload(self._staging, partial, self._abandoned.is_set))
-            except OSError as error:
+                record = PartRecord(files=partial.put(self._staging, self._abandoned.is_set))
+            except (OSError, UserError) as error:
                 record = PartRecord(error=_reason(error))
-        self._patiently(lambda: record.write(partial, self.rank))
+        self._patiently(lambda: partial.write_record(self.rank, record))
         return record
 
     def _patiently(self, write: Callable[[], None]) -> None:
@@ -223,14 +226,8 @@ class Saver:
                     raise
             self._pause(0.25)
 
-    def _remove_leftovers(self) -> None:
-        # A late rank may have written on after its save was cancelled.
-        for folder in self.root.glob(f".images-*.{self.attempt}-*"):
-            if int(folder.name.rpartition("-")[2]) < self._number:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _pause(self, seconds: float) -> None:
-        if self._abandoned.wait(seconds):
+    def _pause(self, seconds: float | None = None) -> None:
+        if self._abandoned.wait(self.storage.poll_seconds if seconds is None else seconds):
             raise Abandoned
 
 

@@ -11,11 +11,12 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from ..config.errors import UserError
 from ..storage.fence import Fence, NoFence
@@ -62,9 +63,14 @@ class Retention:
             raise ValueError(f"{self} keeps too little: last ≥ 1, best ≥ 0, every_images ≥ 1")
 
 
+def checkpoint_name(images_seen: int) -> str:
+    """Return the name of the checkpoint after `images_seen` images."""
+    return f"images-{images_seen:012d}"
+
+
 def checkpoint_folder(root: Path, images_seen: int) -> Path:
     """Return the folder of the checkpoint after `images_seen` images."""
-    return root / f"images-{images_seen:012d}"
+    return root / checkpoint_name(images_seen)
 
 
 def latest(
@@ -228,14 +234,8 @@ def prune(root: Path, retention: Retention, fence: Fence | None = None) -> list[
         except (BadCheckpoint, UserError, OSError):
             continue
     found.sort(key=lambda item: (item[1].order, item[1].images_seen), reverse=True)
-    kept = {folder for folder, _ in found[: retention.last]}
-    kept |= {folder for folder, _ in _best(found, retention.metric)[: retention.best]}
-    if retention.every_images is not None:
-        firsts: dict[int, Path] = {}
-        for folder, manifest in sorted(found, key=lambda item: item[1].images_seen):
-            firsts.setdefault(manifest.images_seen // retention.every_images, folder)
-        kept |= {folder for multiple, folder in firsts.items() if multiple > 0}
-    removed = [folder for folder, _ in found if folder not in kept]
+    keep = kept(found, retention)
+    removed = [folder for folder, _ in found if folder not in keep]
     for folder in removed:
         if fence is not None:
             fence.check()
@@ -243,7 +243,23 @@ def prune(root: Path, retention: Retention, fence: Fence | None = None) -> list[
     return removed
 
 
-def _best(found: list[tuple[Path, CheckpointManifest]], metric: str) -> list[tuple[Path, CheckpointManifest]]:
+_Place = TypeVar("_Place", Path, str)
+
+
+def kept(found: Sequence[tuple[_Place, CheckpointManifest]], retention: Retention) -> set[_Place]:
+    """Return the places of the checkpoints that `retention` keeps, of all whole ones."""
+    newest = sorted(found, key=lambda item: (item[1].order, item[1].images_seen, item[1].created), reverse=True)
+    keep = {place for place, _ in newest[: retention.last]}
+    keep |= {place for place, _ in _best(newest, retention.metric)[: retention.best]}
+    if retention.every_images is not None:
+        firsts: dict[int, _Place] = {}
+        for place, manifest in sorted(newest, key=lambda item: item[1].images_seen):
+            firsts.setdefault(manifest.images_seen // retention.every_images, place)
+        keep |= {place for multiple, place in firsts.items() if multiple > 0}
+    return keep
+
+
+def _best(found: list[tuple[_Place, CheckpointManifest]], metric: str) -> list[tuple[_Place, CheckpointManifest]]:
     # Sorting is stable, so the newer of two equal ones comes first.
     known = [item for item in found if math.isfinite(item[1].metrics.get(metric, math.nan))]
     return sorted(known, key=lambda item: item[1].metrics[metric])

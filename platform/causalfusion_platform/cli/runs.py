@@ -16,7 +16,8 @@ runs_app = typer.Typer(
 )
 
 RunsOption = Annotated[
-    Path | None, typer.Option(help="Folder of runs (default: runs below CAUSALFUSION_HOME or here).")
+    str | None,
+    typer.Option(help="Folder of runs, or s3://BUCKET/PREFIX (default: runs below CAUSALFUSION_HOME or here)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")]
 
@@ -51,12 +52,11 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     """List all runs, those of sweeps included."""
     from rich.console import Console
 
-    from ..config.files import home
-    from ..launch.runs.find import look_at_all
+    from ..launch.runs.find import folder_of_runs, look_at_all
     from ..report.runs.list import runs_table
     from ..report.runs.show import run_json
 
-    folder = home() / (runs or "runs")
+    folder = folder_of_runs(runs)
     views = look_at_all(folder)
     if as_json:
         print(json.dumps([run_json(view) for _, view in views]))
@@ -145,16 +145,17 @@ def fetch(
     """Download a run's artifacts from MLflow, such as report, table, grids and configuration of a cluster job."""
     from rich.console import Console
 
-    from ..config.files import home
-    from ..config.schema import local_database
+    from ..config.schema import local_copy, local_database
+    from ..launch.runs.find import folder_of_runs
     from ..report.bar import CountDisplay
     from ..report.terminal import as_path
     from ..storage.sqlite import sqlite_address
     from ..tracking.fetch import fetch_artifacts
 
-    folder = to or Path("fetched") / name
+    folder, of_runs = to or Path("fetched") / name, folder_of_runs(runs)
+    local = of_runs if isinstance(of_runs, Path) else local_copy(of_runs)
     with CountDisplay(Console(stderr=True), "fetch", starting=f"artifacts of {name} from MLflow"):
-        files = fetch_artifacts(uri or sqlite_address(local_database(home() / (runs or "runs"))), name, folder)
+        files = fetch_artifacts(uri or sqlite_address(local_database(local)), name, folder)
     print(f"{len(files)} files of {name} are in {as_path(folder)}")
 
 

@@ -109,7 +109,7 @@ def _open(checkpoint: Path, settings: list[str] | None, vae: Path | None, grid: 
     from ..sampling.interactive import InteractiveSampler, check_picture
 
     check_picture(grid)
-    found = find_weights(checkpoint)
+    found = find_weights(checkpoint, download=True)
     run = RunFolder(found.run) if found.run else None
     experiment = autoencoder = None
     try:

@@ -81,13 +81,14 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     console = Console(highlight=False)
     experiment = composed.experiment
     console.print(preflight_line(), soft_wrap=True)
-    console.print(f"run {experiment.name} → {as_path(experiment.run_dir)}", soft_wrap=True, markup=False)
+    place = experiment.run_url or as_path(experiment.run_dir)
+    console.print(f"run {experiment.name} → {place}", soft_wrap=True, markup=False)
     with log_to(console), TrainingDisplay(console) as display:
         outcome = run_training(composed, local=local, show=display.show, allow_changes=allow_changes)
     if outcome.already_finished:
         console.print(
             f"run {experiment.name} has already finished; nothing was trained. Its summary:\n"
-            f"  to train again: name=ANOTHER, or remove {as_path(experiment.run_dir)}",
+            f"  to train again: name=ANOTHER, or remove {place}",
             markup=False,
         )
     try:
@@ -117,5 +118,5 @@ def dashboard_command(composed: Composed) -> str:
     experiment = composed.experiment
     if not is_sqlite(experiment.tracking_uri):
         return f"open {redact(experiment.tracking_uri)}"
-    standard = experiment.runs == home() / "runs" and experiment.tracking.uri is None
-    return command("ui", *(() if standard else ("--runs", as_path(experiment.runs))))
+    standard = experiment.runs_folder == home() / "runs" and experiment.tracking.uri is None
+    return command("ui", *(() if standard else ("--runs", as_path(experiment.runs_folder))))

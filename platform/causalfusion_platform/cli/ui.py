@@ -9,19 +9,20 @@ import typer
 
 
 def ui(
-    runs: Annotated[Path, typer.Option(help="Folder of runs, with its mlflow.db.")] = Path("runs"),
+    runs: Annotated[str, typer.Option(help="Folder of runs, with its mlflow.db.")] = "runs",
     port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000,
 ) -> None:
     """Open the MLflow dashboard on localhost. Ctrl-C ends it."""
     from ..config.errors import UserError
-    from ..config.files import home
-    from ..config.schema import local_database
+    from ..config.schema import local_copy, local_database
     from ..launch.cluster.session import port_is_free
     from ..launch.runs.dashboard import serve, server_command
+    from ..launch.runs.find import folder_of_runs
     from ..storage.sqlite import sqlite_address
     from ..tracking.views import newest_experiment, runs_page
 
-    folder = home() / runs
+    given = folder_of_runs(runs)
+    folder = given if isinstance(given, Path) else local_copy(given)
     database = local_database(folder)
     if not database.is_file():
         raise UserError(

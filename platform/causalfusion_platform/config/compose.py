@@ -22,7 +22,6 @@ from pydantic_core import ErrorDetails
 
 from causalfusion.model import CONFIGS
 
-from ..storage.objects import ObjectUrl, is_object_url
 from . import secrets
 from .commands import command
 from .errors import UserError
@@ -83,7 +82,7 @@ def compose_experiment(name: str, overrides: Sequence[str] = ()) -> Composed:
     for key in _keys_in(resolved, _RENAMED):
         logger.warning(f"{key} of {name.removesuffix(SUFFIX)}{SUFFIX} is {_RENAMED[key]} now: rename it there")
     experiment = validate(resolved, name)
-    if experiment.tracking.uri is None and "?" in str(experiment.runs):
+    if experiment.tracking.uri is None and "?" in str(experiment.runs_folder):
         raise UserError(
             f"runs={experiment.runs} has a question mark, which the address of its mlflow.db cannot have\n"
             f"  choose another folder: runs=FOLDER; or another store: tracking.uri=URI"
@@ -127,7 +126,7 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
     without secrets.
 
     Raises:
-        UserError: a key or value is wrong, or `runs` is an address. Every wrong key and value is listed, and
+        UserError: a key or value is wrong. Every fault is listed, and
             unknown keys with the nearest valid one.
     """
     try:
@@ -138,11 +137,6 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
             f"experiment {name!r} has {error.error_count()} wrong value(s):\n{faults}\n"
             f"  all keys and ranges: causalfusion config schema"
         ) from error
-    if is_object_url(experiment.runs):
-        raise UserError(
-            f"runs={ObjectUrl.parse(experiment.runs)}: runs on object storage are not supported yet\n"
-            f"  name a folder that all nodes share: runs=FOLDER"
-        )
     tracking = experiment.tracking
     if tracking.uri:
         secrets.remember_address(tracking.uri)
@@ -150,7 +144,7 @@ def validate(tree: dict[str, Any], name: str) -> Experiment:
         update={
             "description": secrets.redact(experiment.description),
             "tracking": tracking.model_copy(update={"tags": secrets.redacted(tracking.tags)}),
-            "runs": home() / experiment.runs,
+            "runs": home() / experiment.runs if isinstance(experiment.runs, Path) else experiment.runs,
             "data": experiment.data.model_copy(update=_absolute(experiment.data)),
             "finetune": _absolute_finetune(experiment.finetune),
         }

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    InstanceOf,
+    PlainSerializer,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -18,7 +20,10 @@ from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig,
 from causalfusion.noise.samplers import check_diffusion_steps
 from causalfusion.objective import check_objective
 
+from ..storage.objects import ObjectUrl, is_object_url
 from ..storage.sqlite import sqlite_address
+from .errors import UserError
+from .files import home
 from .finetune import FinetuneConfig
 from .section import Section
 from .sweep import SweepConfig
@@ -362,6 +367,22 @@ class TrackingConfig(Section):
     """Tags of the MLflow run, to filter by."""
 
 
+def _read_address(value: object) -> object:
+    """Read an address of object storage. A path stays as it is."""
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        return ObjectUrl.parse(value) if is_object_url(value) else value
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+PathOrUrl = Annotated[
+    Path | InstanceOf[ObjectUrl], BeforeValidator(_read_address), PlainSerializer(str, when_used="json")
+]
+"""A path on disk, or `s3://BUCKET/KEY`."""
+
+
 class Experiment(Section):
     """Whole experiment, as `causalfusion config show` prints it."""
 
@@ -371,8 +392,9 @@ class Experiment(Section):
     """Purpose of the experiment, for readers."""
     seed: int = Field(0, ge=0)
     """Seed of every random draw."""
-    runs: Path = Path("runs")
-    """Folder of the runs' folders. Relative paths count from CAUSALFUSION_HOME."""
+    runs: PathOrUrl = Path("runs")
+    """Folder of the runs' folders. Relative paths count from CAUSALFUSION_HOME. `s3://BUCKET/PREFIX`: runs lie on
+    object storage, and no disk has to be shared."""
     task: str = Field("class_to_image", pattern=r"^[A-Za-z0-9_.]+(:[A-Za-z_]\w*)?$")
     """Task that the run learns: `class_to_image`, `text_image`, `classification`, `captioning`, or
     `package.module:Class` of your own."""
@@ -448,14 +470,29 @@ class Experiment(Section):
         return self.optim.base_lr * self.train.global_batch_size / 256
 
     @property
+    def runs_folder(self) -> Path:
+        """Folder of the runs' folders on this machine: `runs`, or a copy of what object storage holds."""
+        return self.runs if isinstance(self.runs, Path) else local_copy(self.runs)
+
+    @property
     def run_dir(self) -> Path:
-        """Folder of this run."""
-        return self.runs / self.name
+        """Folder of this run on this machine."""
+        return self.runs_folder / self.name
+
+    @property
+    def run_url(self) -> ObjectUrl | None:
+        """Address of this run on object storage. None: it lies in its folder alone."""
+        return None if isinstance(self.runs, Path) else self.runs / self.name
 
     @property
     def tracking_uri(self) -> str:
         """MLflow tracking URI, or its default."""
-        return self.tracking.uri or sqlite_address(local_database(self.runs))
+        return self.tracking.uri or sqlite_address(local_database(self.runs_folder))
+
+
+def local_copy(url: ObjectUrl) -> Path:
+    """Return the folder below CAUSALFUSION_HOME that a launch works in, for a folder of runs on object storage."""
+    return home() / "s3" / url.bucket / url.key
 
 
 def local_database(runs: Path) -> Path:

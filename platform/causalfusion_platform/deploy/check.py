@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.commands import command
+from ..storage.objects import is_object_url
 from .cluster_file import ClusterFile, ObjectStorage
 from .launcher.rules import check_launcher
 from .placement import Placement, capacity, place, price_per_hour
@@ -75,7 +76,7 @@ def _storage(cluster: ClusterFile, workload: Workload) -> Iterator[str]:
     """Check that runs and shards lie where all nodes see them."""
     experiment, home = workload.experiment, Path(cluster.home)
     for key, path in (("runs", experiment.runs), ("data.path", experiment.data.path)):
-        if "://" in str(path) or ":/" in str(path):
+        if not isinstance(path, Path) or is_object_url(path):
             continue
         if isinstance(cluster.storage, ObjectStorage):
             yield f"{key}={path} is a folder, and the nodes share none: give {key}={cluster.storage.url}/…"

@@ -13,6 +13,7 @@ import torch
 from rich.markup import escape
 from rich.panel import Panel
 
+from ..storage.objects import ObjectUrl, is_object_url
 from ..train.progress import Progress as Report
 from .bar import BarDisplay
 from .numbers import clock, share
@@ -29,12 +30,18 @@ def preflight_line() -> str:
     return f"{cores} cores · {memory:.0f} GiB · {gpu} · python {platform.python_version()} · {versions}"
 
 
-def as_path(path: Path) -> str:
-    """Return a path as short as it can be typed from here."""
+def as_path(path: Path | ObjectUrl) -> str:
+    """Return a path as short as it can be typed from here, or an address."""
+    if not isinstance(path, Path):
+        return str(path)
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _place(run: str) -> str:
+    return run if is_object_url(run) else as_path(Path(run))
 
 
 class TrainingDisplay(BarDisplay):
@@ -77,7 +84,7 @@ def closing_panel(summary: dict[str, Any], open_dashboard: str, scores: Sequence
     rows.add_row("training", f"{summary['images_seen']} images, {summary['images_per_second']:.0f} images/s")
     if "grid_path" in summary:
         rows.add_row("sample grid", escape(as_path(Path(summary["grid_path"]))))
-    rows.add_row("run folder", escape(as_path(Path(summary["run_dir"]))))
+    rows.add_row("run folder", escape(_place(summary["run_dir"])))
     rows.add_row("MLflow run", summary["mlflow_run_id"])
     rows.add_row("dashboard", escape(open_dashboard))
     return Panel(rows, title=f"run {summary['name']}", title_align="left", expand=True)

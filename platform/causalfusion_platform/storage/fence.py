@@ -50,6 +50,18 @@ class NoFence:
         """Allow everything."""
 
 
+class Fences:
+    """Several fences, each of which has to allow a write."""
+
+    def __init__(self, *fences: Fence) -> None:
+        self._fences = fences
+
+    def check(self) -> None:
+        """Check all of them."""
+        for fence in self._fences:
+            fence.check()
+
+
 class LaunchToken(BaseModel):
     """The newest launch of a run."""
 

@@ -110,6 +110,11 @@ class ObjectUrl:
         """Last part of the key."""
         return self.key.rpartition("/")[2]
 
+    @property
+    def parent(self) -> ObjectUrl:
+        """Address above this one. That of a whole bucket is its own."""
+        return ObjectUrl(self.bucket, self.key.rpartition("/")[0])
+
 
 def is_object_url(text: str | Path) -> bool:
     """Return True for `s3://…` and False for a path on disk.

@@ -15,13 +15,12 @@ from causalfusion.representation import CaptionerConfig, is_captioner, load_fine
 from causalfusion.text.tokenizer import Tokenizer
 from causalfusion.weights.folder import check_tokenizer, load_config
 
-from ..checkpoint import store
+from ..checkpoint.open import open_checkpoints
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from ..data.caption_tokens import DrawCaptions, open_tokenizer
 from ..data.manifest import Manifest
 from ..data.validate import CheckedShards
-from ..storage.run_layout import RunPaths
 from .task import Task
 
 
@@ -79,10 +78,9 @@ def check_same_tokenizer(experiment: Experiment, tokenizer: Tokenizer) -> None:
     Raises:
         UserError: it is another one.
     """
-    checkpoint = store.newest(RunPaths(experiment.run_dir).checkpoints)
-    if checkpoint is None:
+    weights = open_checkpoints(experiment.run_dir, experiment.run_url).newest_config()
+    if weights is None:
         return
-    weights = checkpoint / store.WEIGHTS_FOLDER
     try:
         trained = _text_of_weights(weights)
     except (OSError, ValueError):  # damaged: it is set aside when the run goes on

@@ -44,7 +44,15 @@ def append(path: Path, line: Line) -> None:
     Raises:
         OSError: the line cannot be written.
     """
-    content = (line.model_dump_json() + "\n").encode()
+    append_content(path, (line.model_dump_json() + "\n").encode())
+
+
+def append_content(path: Path, content: bytes) -> None:
+    """Append whole lines as `append` does.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         _lock(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +13,8 @@ import torch
 
 from ..checkpoint import store
 from ..checkpoint.engine_state import load_engine
-from ..checkpoint.manifest import CheckpointManifest
+from ..checkpoint.manifest import BadCheckpoint, CheckpointManifest
+from ..checkpoint.storage import CheckpointStorage, Found, OnBad
 from ..checkpoint.universal import convert, load_universal, needs_conversion, reshardable
 from ..config.errors import UserError
 from ..config.schema import Experiment
@@ -28,6 +29,7 @@ class Resume:
     """Checkpoint to continue from, the same on all ranks."""
 
     folder: Path
+    """Its folder on this machine."""
     manifest: CheckpointManifest
     universal: Path | None
     """Its engine state, converted to other workers or another ZeRO stage. None: used unchanged."""
@@ -40,32 +42,48 @@ class Resume:
 
 
 def find_resume(
-    experiment: Experiment, root: Path, data_digest: str, other_data: bool, on_bad: Callable[[Path, str], None]
+    experiment: Experiment, storage: CheckpointStorage, data_digest: str, other_data: bool, on_bad: OnBad
 ) -> Resume | None:
-    """Return the newest good checkpoint under `root`, ready for these workers. All ranks call it together.
+    """Return the newest good checkpoint, ready for these workers. All ranks call it together.
 
-    The first rank searches, and converts if need be. Damaged checkpoints are set aside.
+    The first rank searches. It converts if need be, and so does a rank of each machine where storage is not shared.
+    Damaged checkpoints are set aside.
 
     Args:
         experiment: gives the present number of workers, and their ZeRO stage.
-        root: folder of checkpoints.
+        storage: where the checkpoints are published.
         data_digest: of the shards' manifest.
         other_data: accept a checkpoint that was trained on other data too.
-        on_bad: called with each damaged checkpoint and the fault.
+        on_bad: called with the name of each damaged checkpoint and the fault.
 
     Raises:
         UserError: the newest cannot be used. Every rank raises it.
     """
-    found: list[Resume | UserError | None] = [None]
-    if torch.distributed.get_rank() == 0:
+    rank = torch.distributed.get_rank()
+    found: list[Found | UserError | None] = [None]
+    if rank == 0:
         try:
-            found[0] = _look(experiment, root, None if other_data else data_digest, on_bad)
+            found[0] = _look(experiment, storage, None if other_data else data_digest, on_bad)
         except UserError as error:  # raised after the broadcast, for which the other ranks wait
             found[0] = error
     torch.distributed.broadcast_object_list(found)
-    if isinstance(found[0], UserError):
-        raise found[0]
-    return found[0]
+    newest = found[0]
+    if isinstance(newest, UserError):
+        raise newest
+    if newest is None:
+        return None
+    resume, fault = None, None
+    try:
+        resume = _bring(experiment, storage, newest, rank)
+    except (UserError, BadCheckpoint, OSError) as error:  # raised once all ranks are through
+        fault = error
+    faults: list[Exception | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(faults, fault)
+    for one in faults:
+        if one is not None:
+            raise one
+    assert resume is not None
+    return resume
 
 
 def restore(loop: TrainLoop, resume: Resume) -> None:
@@ -97,12 +115,12 @@ def restore(loop: TrainLoop, resume: Resume) -> None:
 
 
 def _look(
-    experiment: Experiment, root: Path, data_digest: str | None, on_bad: Callable[[Path, str], None]
-) -> Resume | None:
-    newest = store.latest(root, on_bad, set_aside=True)
+    experiment: Experiment, storage: CheckpointStorage, data_digest: str | None, on_bad: OnBad
+) -> Found | None:
+    newest = storage.latest(on_bad, set_aside=True)
     if newest is None:
         return None
-    folder, manifest = newest
+    folder, manifest = storage.folder_here(newest), newest.manifest
     if data_digest not in (None, manifest.data_digest):
         raise UserError(
             f"{folder} was trained on data {manifest.data_digest[:12]}…, but data.path holds "
@@ -111,23 +129,40 @@ def _look(
             f"--allow-config-change data.digest"
         )
     train = experiment.train
-    old, new = (manifest.zero_stage, manifest.world_size), (train.stage, train.num_workers)
-    reason = reshardable(*old, *new)
+    reason = reshardable(manifest.zero_stage, manifest.world_size, train.stage, train.num_workers)
     if reason is not None:
         raise UserError(
             f"{folder} does not fit train.zero_stage={train.stage}: {reason}\n"
             f"  resume with train.zero_stage={manifest.zero_stage}, or start anew with another name=…"
         )
+    return newest
+
+
+def _bring(experiment: Experiment, storage: CheckpointStorage, found: Found, rank: int) -> Resume:
+    """Return a checkpoint on this machine, converted for these workers if need be.
+
+    Raises:
+        UserError: it cannot be converted.
+        BadCheckpoint: this machine could not download it whole.
+    """
+    folder, manifest, train = storage.folder_here(found), found.manifest, experiment.train
+    old, new = (manifest.zero_stage, manifest.world_size), (train.stage, train.num_workers)
     if not needs_conversion(*old, *new):
         return Resume(folder, manifest, None)
     started = time.perf_counter()
-    out = root / UNIVERSAL_FOLDER
+    out = folder.parent / UNIVERSAL_FOLDER
+    with nullcontext(rank == 0) if storage.shared else storage.first_here("conversion") as first:
+        if first:
+            _convert(folder, out, manifest, train.stage)
+    return Resume(folder, manifest, out, time.perf_counter() - started)
+
+
+def _convert(folder: Path, out: Path, manifest: CheckpointManifest, stage: int) -> None:
     shutil.rmtree(out, ignore_errors=True)  # of an attempt that was cut short
     try:
-        universal = convert(folder / "engine", out, train.stage)
+        convert(folder / "engine", out, stage)
     except RuntimeError as error:
         raise UserError(
             f"{error}\n  resume with train.num_workers={manifest.world_size} "
             f"train.zero_stage={manifest.zero_stage}, which needs no conversion"
         ) from error
-    return Resume(folder, manifest, universal, time.perf_counter() - started)

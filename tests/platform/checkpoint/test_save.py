@@ -23,6 +23,7 @@ from tests.platform.checkpoint.made import facts, put_checkpoint
 from causalfusion_platform.checkpoint import store
 from causalfusion_platform.checkpoint.manifest import check
 from causalfusion_platform.checkpoint.save import Failed, SavedCheckpoint, Saver
+from causalfusion_platform.checkpoint.storage import FolderCheckpoints
 from causalfusion_platform.checkpoint.store import Retention
 from causalfusion_platform.storage.held import hold, remove_if_left
 
@@ -39,7 +40,7 @@ def savers(own_folder: Path) -> Iterator[Callable[..., list[Saver]]]:
     ) -> list[Saver]:
         new = [
             Saver(
-                root or own_folder / "run",
+                FolderCheckpoints(root or own_folder / "run"),
                 own_folder / f"staging-{attempt}",
                 rank=rank,
                 world_size=ranks,
@@ -55,6 +56,12 @@ def savers(own_folder: Path) -> Iterator[Callable[..., list[Saver]]]:
     yield make
     for saver in made:
         saver.abandon()
+
+
+def root_of(saver: Saver) -> Path:
+    """Return the folder of checkpoints that a saver publishes to."""
+    assert isinstance(saver.storage, FolderCheckpoints)
+    return saver.storage.root
 
 
 def stage(saver: Saver, images: int, size: int = 1000, mark: bytes = b"x") -> None:
@@ -99,16 +106,16 @@ def files_in(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_checkpoint_holds_what_all_ranks_staged(savers: Callable[..., list[Saver]], ranks: int) -> None:
     group = savers(ranks)
-    root = group[0].root
+    root = root_of(group[0])
     outcome = save(group, 640, size=9 * MIB)  # more than one piece of copying
     assert isinstance(outcome, SavedCheckpoint)
     assert (outcome.folder, outcome.images_seen) == (root / "images-000000000640", 640)
     assert outcome.bytes == ranks * 9 * MIB + len("640")
     assert outcome.upload_seconds > 0
-    manifest = check(outcome.folder)
+    manifest = check(root / "images-000000000640")
     assert (manifest.images_seen, manifest.world_size) == (640, ranks)
     wanted = {f"engine/state/rank-{rank}.pt": b"x" * (9 * MIB) for rank in range(ranks)}
-    found = files_in(outcome.folder)
+    found = files_in(root / "images-000000000640")
     del found["checkpoint.json"]
     assert found == wanted | {"weights/config.json": b"640"}
     assert manifest.files.keys() == found.keys()
@@ -125,7 +132,7 @@ def test_training_goes_on_while_another_rank_copies(savers: Callable[..., list[S
     stage(first, 64)
     first.submit(facts(64, world_size=2))
     assert first.poll() == []
-    assert not store.checkpoint_folder(first.root, 64).exists()
+    assert not store.checkpoint_folder(root_of(first), 64).exists()
 
     again = threading.Thread(target=first.begin, args=(128,))
     again.start()
@@ -137,6 +144,7 @@ def test_training_goes_on_while_another_rank_copies(savers: Callable[..., list[S
     assert not again.is_alive()
     (outcome,) = first.poll()
     assert isinstance(outcome, SavedCheckpoint)
+    assert isinstance(outcome.folder, Path)
     assert check(outcome.folder).step == 1  # the first rank's facts
     assert second.wait() == []
 
@@ -145,7 +153,7 @@ def test_old_ones_are_removed_after_a_save(savers: Callable[..., list[Saver]]) -
     group = savers(2, last=2)
     for images in (64, 128, 192, 256):
         assert isinstance(save(group, images), SavedCheckpoint)
-    assert names_in(group[0].root) == ["images-000000000192", "images-000000000256"]
+    assert names_in(root_of(group[0])) == ["images-000000000192", "images-000000000256"]
 
 
 # What was there before
@@ -153,23 +161,23 @@ def test_old_ones_are_removed_after_a_save(savers: Callable[..., list[Saver]]) -
 
 def test_the_same_checkpoint_stays(savers: Callable[..., list[Saver]]) -> None:
     group = savers(1)
-    folder = put_checkpoint(group[0].root, 64)
+    folder = put_checkpoint(root_of(group[0]), 64)
     before = files_in(folder)
     outcome = save(group, 64)
     assert isinstance(outcome, SavedCheckpoint)
     assert (outcome.folder, files_in(folder)) == (folder, before)
-    assert names_in(group[0].root) == [folder.name]
+    assert names_in(root_of(group[0])) == [folder.name]
 
 
 @pytest.mark.parametrize("why", ["damaged", "another order of the data"])
 def test_what_is_no_longer_wanted_makes_room(savers: Callable[..., list[Saver]], why: str) -> None:
     group = savers(1)
-    folder = put_checkpoint(group[0].root, 64, order=0 if why == "damaged" else 1)
+    folder = put_checkpoint(root_of(group[0]), 64, order=0 if why == "damaged" else 1)
     if why == "damaged":
         (folder / "engine/state").write_text("")
     assert isinstance(save(group, 64), SavedCheckpoint)
     assert "engine/state/rank-0.pt" in check(folder).files
-    reason = (group[0].root / "bad" / folder.name / "reason.txt").read_text()
+    reason = (root_of(group[0]) / "bad" / folder.name / "reason.txt").read_text()
     assert ("engine/state has 0 of" if why == "damaged" else "order of its data was number 1") in reason
 
 
@@ -182,10 +190,10 @@ def test_a_process_of_an_earlier_attempt_stays_apart(savers: Callable[..., list[
     stage(orphans[1], 64, mark=b"old")
     orphans[1].submit(facts(64, world_size=2))
     orphans[0].wait()
-    folder = store.checkpoint_folder(group[0].root, 64)
+    folder = store.checkpoint_folder(root_of(group[0]), 64)
     assert check(folder)
     assert {files_in(folder)[f"engine/state/rank-{rank}.pt"][:3] for rank in (0, 1)} == {b"new"}
-    assert names_in(group[0].root) == [folder.name]
+    assert names_in(root_of(group[0])) == [folder.name]
 
 
 def test_staged_files_of_a_dead_process_are_removed(savers: Callable[..., list[Saver]], own_folder: Path) -> None:
@@ -201,7 +209,7 @@ def test_staged_files_of_a_dead_process_are_removed(savers: Callable[..., list[S
 def test_a_rank_that_cannot_stage(savers: Callable[..., list[Saver]]) -> None:
     group = savers(2)
     assert isinstance(save(group, 64), SavedCheckpoint)
-    before = files_in(group[0].root)
+    before = files_in(root_of(group[0]))
     for faulty in (0, 1):
         for saver in group:
             stage(saver, 128)
@@ -211,8 +219,8 @@ def test_a_rank_that_cannot_stage(savers: Callable[..., list[Saver]]) -> None:
                 saver.submit(facts(128, world_size=2))
         assert group[0].wait() == [Failed(128, f"rank {faulty}: the disk is full")]
         assert group[1].wait() == ([Failed(128, "the disk is full")] if faulty else [])
-        assert files_in(group[0].root) == before
-        assert names_in(group[0].root) == ["images-000000000064"]
+        assert files_in(root_of(group[0])) == before
+        assert names_in(root_of(group[0])) == ["images-000000000064"]
     assert isinstance(save(group, 128), SavedCheckpoint)
 
 
@@ -238,7 +246,7 @@ def test_two_ranks_that_write_one_name(savers: Callable[..., list[Saver]]) -> No
     (outcome,) = group[0].wait()
     assert isinstance(outcome, Failed)
     assert "File exists" in outcome.reason
-    assert names_in(group[0].root) == []
+    assert names_in(root_of(group[0])) == []
 
 
 def test_a_rank_that_is_late(savers: Callable[..., list[Saver]]) -> None:
@@ -247,24 +255,24 @@ def test_a_rank_that_is_late(savers: Callable[..., list[Saver]]) -> None:
     stage(first, 64)
     first.submit(facts(64, world_size=2))
     assert first.wait() == [Failed(64, "rank 1 did not write its files within 0.2 s")]
-    assert names_in(first.root) == []
+    assert names_in(root_of(first)) == []
     stage(second, 64)
     second.submit(facts(64, world_size=2))
     second.wait()
     first.timeout_seconds = 300
     assert isinstance(save([first, second], 128), SavedCheckpoint)
-    assert names_in(first.root) == ["images-000000000128"]
+    assert names_in(root_of(first)) == ["images-000000000128"]
 
 
 def test_giving_up_when_a_rank_is_lost(savers: Callable[..., list[Saver]]) -> None:
     first, _ = savers(2)
-    put_checkpoint(first.root, 32)
+    put_checkpoint(root_of(first), 32)
     stage(first, 64)
     first.submit(facts(64, world_size=2))
-    wait_for(first.root, ".images-*/parts/rank-00000.json")  # its own part is done
+    wait_for(root_of(first), ".images-*/parts/rank-00000.json")  # its own part is done
     first.abandon()
     assert first.poll() == [Failed(64, "given up")]
-    assert names_in(first.root) == ["images-000000000032"]
+    assert names_in(root_of(first)) == ["images-000000000032"]
     assert not [thread for thread in threading.enumerate() if "_save" in thread.name]
 
 
@@ -275,10 +283,10 @@ def test_giving_up_in_the_middle_of_a_file(savers: Callable[..., list[Saver]]) -
     big.touch()
     os.truncate(big, 1 << 39)
     saver.submit(facts(64))
-    wait_for(saver.root, ".images-*/big")
+    wait_for(root_of(saver), ".images-*/big")
     saver.abandon()
     assert saver.poll() == [Failed(64, "given up")]
-    assert names_in(saver.root) == []
+    assert names_in(root_of(saver)) == []
     assert not [thread for thread in threading.enumerate() if "_save" in thread.name]
 
 
@@ -308,12 +316,12 @@ def test_a_full_disk(savers: Callable[..., list[Saver]], full_disk: Path) -> Non
     group = savers(3, root=full_disk / "run")
     assert isinstance(save(group, 64, size=MIB // 4), SavedCheckpoint)
     free = os.statvfs(full_disk).f_bfree
-    before = files_in(group[0].root)
+    before = files_in(root_of(group[0]))
     outcome = save(group, 128, size=MIB)
     assert isinstance(outcome, Failed)
     assert "No space left on device" in outcome.reason
-    assert files_in(group[0].root) == before
-    assert names_in(group[0].root) == ["images-000000000064"]
+    assert files_in(root_of(group[0])) == before
+    assert names_in(root_of(group[0])) == ["images-000000000064"]
     for saver in group:
         saver.wait()
     assert os.statvfs(full_disk).f_bfree == free
@@ -324,7 +332,7 @@ def test_a_file_that_cannot_be_written_whole(savers: Callable[..., list[Saver]])
     """The process may write no file of more than 1 MiB: the copy fails half-way, as on a full disk."""
     group = savers(2)
     assert isinstance(save(group, 64), SavedCheckpoint)
-    before = files_in(group[0].root)
+    before = files_in(root_of(group[0]))
     first, second = group
     stage(first, 128)
     folder = second.begin(128)
@@ -337,24 +345,26 @@ def test_a_file_that_cannot_be_written_whole(savers: Callable[..., list[Saver]])
         (own,) = second.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    (partial,) = first.root.glob(".images-*")
+    (partial,) = root_of(first).glob(".images-*")
     assert list(files_in(partial)) == ["parts/rank-00001.json"]  # the space is free at once
     first.submit(facts(128, world_size=2))
     (outcome,) = first.wait()
     assert outcome == Failed(128, f"rank 1: {own.reason}" if isinstance(own, Failed) else "")
     assert "File too large" in outcome.reason
-    assert files_in(group[0].root) == before
-    assert names_in(group[0].root) == ["images-000000000064"]
+    assert files_in(root_of(group[0])) == before
+    assert names_in(root_of(group[0])) == ["images-000000000064"]
 
 
 KILLED = """
 import sys
 from pathlib import Path
 from causalfusion_platform.checkpoint.save import Saver
+from causalfusion_platform.checkpoint.storage import FolderCheckpoints
 from causalfusion_platform.checkpoint.store import Retention
 from tests.platform.checkpoint.made import facts
 
-saver = Saver(Path(sys.argv[1]), Path(sys.argv[2]), rank=0, world_size=2, attempt="killed", retention=Retention(1))
+storage, staging = FolderCheckpoints(Path(sys.argv[1])), Path(sys.argv[2])
+saver = Saver(storage, staging, rank=0, world_size=2, attempt="killed", retention=Retention(1))
 (saver.begin(128) / "state").write_text("whole")
 saver.submit(facts(128, world_size=2))
 saver.wait()  # for a second rank that never comes
@@ -397,7 +407,7 @@ def test_staging_folders_of_killed_runs_are_removed(tmp_path: Path) -> None:
     for path in (earlier, *earlier.rglob("*"), strange, strange / "thesis"):
         os.utime(path, (old, old))
     Saver(
-        tmp_path / "checkpoints",
+        FolderCheckpoints(tmp_path / "checkpoints"),
         staging / ("0" * 16),
         rank=0,
         world_size=1,
@@ -410,7 +420,9 @@ def test_staging_folders_of_killed_runs_are_removed(tmp_path: Path) -> None:
 
 def test_a_staging_folder_is_held_as_long_as_its_saver_lives(tmp_path: Path) -> None:
     staging = tmp_path / "staging"
-    saver = Saver(tmp_path / "run", staging, rank=0, world_size=1, attempt="a", retention=Retention(1))
+    saver = Saver(
+        FolderCheckpoints(tmp_path / "run"), staging, rank=0, world_size=1, attempt="a", retention=Retention(1)
+    )
     saver.begin(64)
     assert remove_if_left(staging) is False
     del saver

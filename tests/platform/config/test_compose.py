@@ -23,7 +23,7 @@ from tests.platform.config.trees import (
 )
 
 from causalfusion import PRESETS, preset
-from causalfusion_platform.config.compose import compose_experiment, flatten, with_overrides
+from causalfusion_platform.config.compose import compose_experiment, flatten, validate, with_overrides
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.files import experiment_folders, experiment_names, home
 from causalfusion_platform.launch.runs.public_config import public_config, write_config
@@ -207,16 +207,13 @@ def test_paths_count_from_the_home_folder(own_folder: Path, monkeypatch: pytest.
         assert experiment.tracking_uri == f"sqlite:///{place}/runs/mlflow.db"
 
 
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ("gs://bucket/x", "gs:// is not supported here"),
-        ("s3://bucket/x", "runs=s3://bucket/x: runs on object storage are not supported yet"),
-    ],
-)
-def test_an_address_never_becomes_a_folder_of_runs(runs: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_experiment("quickstart", [f"runs={runs}"])
+def test_an_address_never_becomes_a_folder_of_runs(own_folder: Path) -> None:
+    with pytest.raises(UserError, match="runs: gs://bucket/x: gs:// is not supported here"):
+        load_experiment("quickstart", ["runs=gs://bucket/x"])
+    found = load_experiment("quickstart", ["runs=s3://bucket/x/", "name=one"])
+    assert (str(found.runs), str(found.run_url)) == ("s3://bucket/x", "s3://bucket/x/one")
+    assert found.run_dir == own_folder / "s3/bucket/x/one"
+    assert validate(json.loads(found.model_dump_json()), "again") == found
 
 
 def test_absolute_paths_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

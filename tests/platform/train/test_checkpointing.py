@@ -16,6 +16,7 @@ from tests.platform.train.trained import BATCH, CPU, DATA, Training, tiny
 from causalfusion_platform.assemble import build_saver
 from causalfusion_platform.checkpoint.manifest import CheckpointManifest, check, config_digest
 from causalfusion_platform.checkpoint.save import Saver
+from causalfusion_platform.checkpoint.storage import FolderCheckpoints
 from causalfusion_platform.checkpoint.store import Retention, checkpoint_folder
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.storage.fence import LaunchToken
@@ -320,7 +321,9 @@ def test_only_the_first_rank_counts_failures(tmp_path: Path) -> None:
     """The others never hear of saves that went well: theirs would add up over the whole run."""
     training = Training(tiny(tmp_path))
     root = training.job.checkpoints
-    other = Saver(root, tmp_path / "other", rank=1, world_size=2, attempt="a", retention=Retention(2))
+    other = Saver(
+        FolderCheckpoints(root), tmp_path / "other", rank=1, world_size=2, attempt="a", retention=Retention(2)
+    )
     hook = training.checkpoint_hook(other)
     for images in range(BATCH, (FAILED_SAVES + 2) * BATCH, BATCH):
         other.begin(images)

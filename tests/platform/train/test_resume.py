@@ -14,6 +14,7 @@ from tests.platform.train.trained import BATCH, DATA, Training, alone, tiny
 
 from causalfusion_platform.checkpoint.engine_state import TAG
 from causalfusion_platform.checkpoint.manifest import Facts, check, write_manifest
+from causalfusion_platform.checkpoint.storage import FolderCheckpoints
 from causalfusion_platform.checkpoint.store import checkpoint_folder
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import Experiment
@@ -58,10 +59,10 @@ class Whole:
         given: dict[str, Any] = {"experiment": self.experiment, "data_digest": DATA, "other_data": False, **changes}
         return find_resume(
             given["experiment"],
-            self.root,
+            FolderCheckpoints(self.root),
             given["data_digest"],
             given["other_data"],
-            lambda folder, reason: notes.append((folder.name, reason)),
+            lambda name, reason: notes.append((name, reason)),
         )
 
 
@@ -89,7 +90,10 @@ def same(ones: Iterator[torch.Tensor] | list[torch.Tensor], others: list[torch.T
 
 def test_a_new_run_has_nothing_to_resume(tmp_path: Path) -> None:
     alone()
-    assert find_resume(tiny(tmp_path), tmp_path / "checkpoints", DATA, False, lambda *_: None) is None
+    assert (
+        find_resume(tiny(tmp_path), FolderCheckpoints(tmp_path / "checkpoints"), DATA, False, lambda *_: None)
+        is None
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -223,7 +227,7 @@ def test_changed_settings_of_the_optimizer_hold(tmp_path: Path, stage: int) -> N
         update={"betas": (0.8, 0.7), "weight_decay": 0.5, "eps": 1e-6, "base_lr": 0.001}
     )
     changed = whole.job.experiment.model_copy(update={"optim": optim})
-    found = find_resume(changed, whole.job.checkpoints, DATA, False, lambda *_: None)
+    found = find_resume(changed, whole.job.storage, DATA, False, lambda *_: None)
     engine = Training(changed, found).loop.engine
     for optimizer in (engine.optimizer, engine.basic_optimizer):
         for group in optimizer.param_groups:

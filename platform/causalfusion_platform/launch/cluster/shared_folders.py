@@ -43,11 +43,15 @@ class Proof:
     remedy: str
 
 
-def check_shared_folders(experiment: Experiment, run_dir: Path) -> None:
+def check_shared_folders(experiment: Experiment, run_dir: Path | None) -> None:
     """Check that every other node which may get a worker sees the run's folder, and its shards.
 
     A file is made in the folder for it, and removed. Nodes that read data see the shards alone. Nothing is done on
     a Ray of one node.
+
+    Args:
+        experiment: gives the shards, and the resources of a worker.
+        run_dir: the run's folder. None: workers do not need it.
 
     Raises:
         UserError: some nodes do not. The message names them.
@@ -59,8 +63,9 @@ def check_shared_folders(experiment: Experiment, run_dir: Path) -> None:
     if not at_work and not reading:
         return
     data = _proofs_of_data(experiment)
-    with _marked(run_dir) as mark:
-        asked = [(node, [mark, *data]) for node in at_work] + [(node, data) for node in reading]
+    with contextlib.nullcontext(None) if run_dir is None else _marked(run_dir) as mark:
+        seen = [mark, *data] if mark else data
+        asked = [(node, seen) for node in at_work] + [(node, data) for node in reading]
         answers = _ask([(node, proofs) for node, proofs in asked if proofs])
     faults: dict[Proof, list[str]] = defaultdict(list)
     for node, proofs, found in answers:

@@ -44,7 +44,7 @@ def _scratch(place: Path) -> Iterator[Path]:
 
 def check_storage(experiment: Experiment) -> Check:
     """Write a file where the run will write. It is synced to disk, read back, renamed over another, and removed."""
-    place = nearest(experiment.runs)
+    place = nearest(experiment.runs_folder)
     try:
         with _scratch(place) as folder:
             old, new = folder / "old", folder / "new"
@@ -67,7 +67,7 @@ def check_disk(experiment: Experiment) -> Check:
     needed = disk_needed(experiment, one)
     staging = Path(experiment.train.staging or tempfile.gettempdir())
     lines, verdict = [], True
-    for place, need, what in ((experiment.runs, needed, "checkpoints"), (staging, one, "staging")):
+    for place, need, what in ((experiment.runs_folder, needed, "checkpoints"), (staging, one, "staging")):
         free = shutil.disk_usage(nearest(place)).free
         lines.append(f"{what} {size(need)} of {size(free)} free in {nearest(place)}")
         verdict = verdict and need <= free

@@ -265,7 +265,7 @@ def _finished_runs(
 ) -> dict[str, list[Path]]:
     """Return the folders of finished runs that were trained with settings that are wanted."""
     finished: dict[str, list[Path]] = {}
-    for state_file in sorted(sweep.runs.glob(f"*/*/{STATE_FILE}")):
+    for state_file in sorted(sweep.runs_folder.glob(f"*/*/{STATE_FILE}")):
         run = RunFolder(state_file.parent)
         try:
             experiment = run.experiment

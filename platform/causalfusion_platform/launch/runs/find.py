@@ -14,12 +14,13 @@ from ...config.commands import command
 from ...config.compose import flatten
 from ...config.errors import UserError
 from ...config.files import home
-from ...config.schema import Experiment
+from ...config.schema import Experiment, local_copy
 from ...config.secrets import shown_address
 from ...evaluation.identity import classifiers_of, depends_on_classifier, describe_classifiers
 from ...report.runs.comparison import Comparison
 from ...report.runs.show import CheckpointSize, RunView
 from ...report.terminal import as_path
+from ...storage.objects import ObjectUrl, is_object_url, open_store
 from ...storage.run_layout import JOURNAL_FILE, STATE_FILE
 from ...storage.sqlite import is_sqlite, sqlite_file
 from ...tracking.accounting import account
@@ -33,11 +34,19 @@ _INCOMPARABLE = (
     "scores are left out, because different classifiers measured them:\n{}\n"
     "  measure each run under one classifier: causalfusion evaluate RUN"
 )
+_OF_RUNS = (f"/{STATE_FILE}", f"/{JOURNAL_FILE}")
 _LONGEST_TAG = 8000  # characters, MLflow's limit
 
 
-def runs_in(folder: Path) -> list[RunFolder]:
+def runs_in(folder: Path | ObjectUrl) -> list[RunFolder]:
     """Return all runs below `folder`, the trials of sweeps included, by name."""
+    if isinstance(folder, ObjectUrl):
+        names = {
+            name
+            for info in open_store(folder).list()
+            if info.key.count("/") == 1 and (name := info.key.partition("/")[0]) and info.key.endswith(_OF_RUNS)
+        }
+        return [RunFolder(local_copy(folder) / name, folder / name) for name in sorted(names)]
     found = {
         path.parent
         for name in (STATE_FILE, JOURNAL_FILE)
@@ -47,22 +56,41 @@ def runs_in(folder: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(found)]
 
 
-def find_run(name: str, runs: Path | None = None) -> RunFolder:
-    """Return a run from its name, or from a path.
+def folder_of_runs(given: str | Path | None) -> Path | ObjectUrl:
+    """Return the folder of runs that `--runs` names, or its address on object storage.
+
+    Raises:
+        UserError: it is an address that is not supported.
+    """
+    if given is not None and is_object_url(given):
+        return ObjectUrl.parse(given)
+    return home() / (given or "runs")
+
+
+def find_run(name: str, runs: str | Path | None = None) -> RunFolder:
+    """Return a run from its name, or from a path or an address.
 
     Args:
-        name: a path, or a name below the folder of runs, such as `quickstart` or a sweep's `gamma/trial-3`.
-        runs: the folder of runs. None: `runs` below CAUSALFUSION_HOME.
+        name: a path, `s3://BUCKET/PREFIX/NAME`, or a name below the folder of runs, such as `quickstart` or a
+            sweep's `gamma/trial-3`.
+        runs: the folder of runs, or its address. None: `runs` below CAUSALFUSION_HOME.
 
     Raises:
         UserError: the run does not exist. The message names the nearest ones.
     """
-    folder = home() / (runs or "runs")
-    for candidate in (folder / name, home() / name):
-        found = RunFolder(candidate)
+    folder = folder_of_runs(runs)
+    if is_object_url(name):
+        url = ObjectUrl.parse(name)
+        folder, name = url.parent, url.name
+    if isinstance(folder, ObjectUrl):
+        candidates = [RunFolder(local_copy(folder) / name, folder / name)]
+    else:
+        candidates = [RunFolder(folder / name), RunFolder(home() / name)]
+    for found in candidates:
+        found.storage.look()
         if found.state_file.is_file() or found.journal_file.is_file():
             return found
-    known = [run.root.relative_to(folder).as_posix() for run in runs_in(folder)]
+    known = [_name_below(folder, run) for run in runs_in(folder)]
     near = difflib.get_close_matches(name, known, n=3) or known[:5]
     listed = f"did you mean {', '.join(near)}?" if near else "there are no runs there yet"
     advice = command("runs", "list", *(("--runs", runs) if runs is not None else ()))
@@ -81,7 +109,11 @@ def look_at(run: RunFolder) -> RunView:
     return _look_at(run, None)
 
 
-def look_at_all(folder: Path) -> list[tuple[str, RunView]]:
+def _name_below(folder: Path | ObjectUrl, run: RunFolder) -> str:
+    return run.root.relative_to(folder).as_posix() if isinstance(folder, Path) else run.name
+
+
+def look_at_all(folder: Path | ObjectUrl) -> list[tuple[str, RunView]]:
     """Return name and view of all runs below `folder`. Of damaged ones the view says what could be read."""
     views = []
     for run in runs_in(folder):
@@ -89,7 +121,7 @@ def look_at_all(folder: Path) -> list[tuple[str, RunView]]:
             _, fault = run.state, None
         except UserError as error:
             fault = str(error)
-        views.append((run.root.relative_to(folder).as_posix(), _look_at(run, fault)))
+        views.append((_name_below(folder, run), _look_at(run, fault)))
     return views
 
 
@@ -102,16 +134,16 @@ def _look_at(run: RunFolder, fault: str | None) -> RunView:
         status = "damaged"
     elif not events:  # an earlier version wrote it without a journal, or it has not begun
         status = "finished" if state and state.finished else "running" if under_way else "unknown"
-    experiment = _experiment(run)
+    experiment, stored = _experiment(run), run.storage.checkpoints
     return RunView(
         name=run.name,
-        folder=run.root,
+        folder=run.url or run.root,
         status=status,
         total_images=experiment.train.total_images if experiment else None,
         account=found,
         events=events,
-        checkpoints=_checkpoints(run.checkpoints),
-        bad_checkpoints=sorted(path.name for path in (run.checkpoints / "bad").glob("*")),
+        checkpoints=[CheckpointSize(name.partition("/")[0], size) for name, size in stored.sizes().items()],
+        bad_checkpoints=stored.set_aside(),
         mlflow_run_id=state.mlflow_run_id if state else None,
         tracking_uri=shown_address(state.tracking_uri) if state else None,
         dashboard=_dashboard(state),
@@ -133,14 +165,6 @@ def _experiment(run: RunFolder) -> Experiment | None:
         return run.experiment
     except UserError:  # another version wrote it, with keys that do not exist now
         return None
-
-
-def _checkpoints(root: Path) -> list[CheckpointSize]:
-    return [
-        CheckpointSize(path.name, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
-        for path in sorted(root.glob("images-*"))
-        if path.is_dir()
-    ]
 
 
 def _summary(run: RunFolder) -> dict[str, Any] | None:

@@ -10,11 +10,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from ...checkpoint.store import clear_partial
 from ...config.commands import command
 from ...config.compose import Composed, flatten, recorded_tree, validate
 from ...config.errors import UserError
@@ -23,8 +22,9 @@ from ...config.secrets import with_variables
 from ...data.manifest import AutoencoderId, Manifest
 from ...data.validate import CheckedShards
 from ...storage.atomic import remove_unfinished, remove_unpublished, write_atomically
-from ...storage.fence import Fence, LaunchFence, LaunchToken, NoFence
+from ...storage.fence import Fence, Fences, LaunchFence, LaunchToken, NoFence
 from ...storage.json_file import first_fault, read_object
+from ...storage.objects import ObjectUrl
 from ...storage.run_layout import ARTIFACTS_FOLDER, RunPaths
 from ...tracking.delivery import Delivery
 from ...tracking.journal import Journal
@@ -34,10 +34,11 @@ from ...tracking.outbox import Outbox
 from ...tracking.pages import NOTE
 from ...tracking.pending import Pending
 from ...tracking.records import Create
-from .lock import UnderWay, is_under_way, only_launch, refuse_if_under_way
+from .lock import UnderWay
 from .moved import is_another_run, is_elsewhere, state_here, summary_here, written_in
 from .public_config import public_config, write_config
 from .state import RunState, check_same_config
+from .storage import storage_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,15 @@ class RunFolder(RunPaths):
 
     The state is read when it is first asked for, and kept. Another process may change it meanwhile: `lock` reads it
     again once the lock is held.
+
+    Args:
+        root: the folder on this machine.
+        url: address of a run on object storage, of which the folder is a copy. None: the folder is all there is.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, url: ObjectUrl | None = None) -> None:
         super().__init__(root)
+        self.url, self.storage = url, storage_of(root, url)
         self._keeping = threading.Lock()
         self._was_read = False
         self._state: RunState | None = None
@@ -73,6 +79,11 @@ class RunFolder(RunPaths):
         self.launch_id = ""
         """Tells the launch that this object has begun from all others. Empty: it has begun none."""
 
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """Return the folder of an experiment's run."""
+        return cls(experiment.run_dir, experiment.run_url)
+
     @property
     def state(self) -> RunState | None:
         """State of the run in its run.json, or None if it was never started.
@@ -80,7 +91,10 @@ class RunFolder(RunPaths):
         Raises:
             UserError: the state file is damaged.
         """
-        return self._state if self._was_read else self.refresh()
+        if self._was_read:
+            return self._state
+        self.storage.look()
+        return self.refresh()
 
     @property
     def started(self) -> RunState:
@@ -133,7 +147,9 @@ class RunFolder(RunPaths):
     @property
     def fence(self) -> Fence:
         """Fence of the launch that this object has begun, if it has. Nobody else's writes are fenced."""
-        return LaunchFence(self.root, self.launch_id) if self.launch_id else NoFence()
+        if not self.launch_id:
+            return NoFence()
+        return Fences(LaunchFence(self.root, self.launch_id), self.storage.fence)
 
     def delivery(self) -> Delivery:
         """Return the delivery of the run's records to MLflow. The run's lock must be held."""
@@ -177,11 +193,12 @@ class RunFolder(RunPaths):
         state = state.model_copy(update={"folder": str(self.root.absolute())})
         state.write(self.root, self.fence)
         self._state, self._was_read = state, True
+        self.storage.changed()
         return state
 
     def is_under_way(self) -> bool:
         """Say whether a process holds the run's lock."""
-        return is_under_way(self.root)
+        return self.storage.is_under_way()
 
     def refuse_if_under_way(self) -> None:
         """Check that no launch of the run is under way.
@@ -189,7 +206,7 @@ class RunFolder(RunPaths):
         Raises:
             UnderWay: one is.
         """
-        refuse_if_under_way(self.root)
+        self.storage.refuse_if_under_way()
 
     @contextmanager
     def lock(self, wait_seconds: float | None = None) -> Iterator[None]:
@@ -201,7 +218,7 @@ class RunFolder(RunPaths):
         Raises:
             UnderWay: another process holds it.
         """
-        with only_launch(self.root, wait_seconds):
+        with self.storage.held(wait_seconds):
             for folder in (self.root, self.outbox_folder, self.members, self.evaluation):
                 remove_unfinished(folder)
             self.refresh()
@@ -226,11 +243,12 @@ class RunFolder(RunPaths):
         if is_another_run(written, state, self.root):
             Pending(self.root).rewind()
             news = {"mlflow_run_id": None, "identity": uuid.uuid4().hex}
+            what = f"{self.root} was copied or moved from" if self.url is None else f"{self.url} was worked with in"
             logger.warning(
-                f"{self.root} was copied or moved from {written_in(written)}: MLflow gets another run for it, with "
-                f"what {self.journal_file.name} holds"
+                f"{what} {written_in(written)}: MLflow gets another run for it, with what {self.journal_file.name} "
+                f"holds"
             )
-        self.outbox.tags({_FOLDER_TAG: str(self.root.absolute())})
+        self.outbox.tags({_FOLDER_TAG: self.storage.place})
         self.keep(**news)
         self._elsewhere = None
 
@@ -253,10 +271,11 @@ class RunFolder(RunPaths):
         launches = self.state.launches if self.state is not None else 0
         token = LaunchToken.new(1 + max(launches, before.launch if before is not None else 0))
         token.write(self.root)
+        self.storage.begin(token)
         self.launch_id = token.id
         for path in (self.state_file, self.summary_file):
             remove_unpublished(path)
-        clear_partial(self.checkpoints)
+        self.storage.checkpoints.clear_partial()
         self.refresh()
         return token.launch
 
@@ -290,16 +309,17 @@ class RunFolder(RunPaths):
                 outbox.artifact(write_config(composed, self.config_file))
             self._experiment = None
             self.keep(**news)
+            self.storage.publish()
             return self.started
         for left in (self.outbox_folder, self.old_records):  # of a launch that ended before it wrote its state
             shutil.rmtree(left, ignore_errors=True)
         outbox.create(
             experiment.tracking.experiment,
-            experiment.name if parent is None else f"{experiment.runs.name}/{experiment.name}",
-            artifacts=experiment.runs / ARTIFACTS_FOLDER,
+            experiment.name if parent is None else f"{experiment.runs_folder.name}/{experiment.name}",
+            artifacts=experiment.runs_folder / ARTIFACTS_FOLDER,
             parameters=dict(flatten(public_config(composed))),
             tags={
-                _FOLDER_TAG: str(self.root),
+                _FOLDER_TAG: self.storage.place,
                 NOTE: experiment.description,
                 **experiment.tracking.tags,
                 **lineage_tags(shards.manifest),
@@ -309,7 +329,7 @@ class RunFolder(RunPaths):
         )
         outbox.data(shards.manifest, experiment.data.path)
         outbox.artifact(write_config(composed, self.config_file))
-        return self._write(
+        begun = self._write(
             RunState(
                 tracking_uri=with_variables(experiment.tracking_uri),
                 config=tree,
@@ -318,6 +338,8 @@ class RunFolder(RunPaths):
                 launches=launch,
             )
         )
+        self.storage.publish()
+        return begun
 
     def read_summary(self) -> dict[str, Any]:
         """Return the results of a finished run, with the paths of the folder that it lies in now.
@@ -350,4 +372,5 @@ class RunFolder(RunPaths):
         """
         content = (json.dumps(summary, indent=2) + "\n").encode()
         write_atomically(self.summary_file, content, check=self.fence.check)
+        self.storage.changed()
         return self.summary_file

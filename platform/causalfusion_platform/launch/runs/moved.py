@@ -8,6 +8,7 @@ from typing import Any
 
 from ...config.errors import UserError
 from ...config.schema import local_database
+from ...storage.objects import is_object_url
 from ...storage.run_layout import RunPaths
 from ...storage.sqlite import sqlite_address
 from ...tracking.mlflow import has_run
@@ -45,6 +46,9 @@ def state_here(state: RunState, folder: Path) -> RunState:
         return state
     here = folder.absolute()
     config: dict[str, Any] = {**state.config, "runs": str(here.parent)}
+    runs = state.config.get("runs")
+    if isinstance(runs, str) and is_object_url(runs):  # here is a copy
+        config["runs"] = runs
     tracking = config.get("tracking")
     if isinstance(tracking, dict) and isinstance(tracking.get("uri"), str):
         config["tracking"] = {**tracking, "uri": _store_here(tracking["uri"], before, here)}
@@ -77,7 +81,7 @@ def summary_here(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return a summary with the paths of the folder that it lies in now."""
     here = str(folder.absolute())
     before = summary.get("run_dir") if isinstance(summary, dict) else None
-    if not isinstance(before, str) or before == here:
+    if not isinstance(before, str) or before == here or is_object_url(before):
         return summary
     return {
         key: here + value.removeprefix(before)

@@ -81,7 +81,12 @@ def entry_of(run: RunFolder) -> Entry:
         raise UserError(
             f"MLflow has not got run {run.name!r} yet\n  deliver it: {command('runs', 'sync', as_path(run.root))}"
         )
-    return Entry(state.address, state.mlflow_run_id, find_weights(run.root).folder)
+    return Entry(state.address, state.mlflow_run_id, _weights_of(run))
+
+
+def _weights_of(run: RunFolder) -> Path:
+    place = run.root if run.url is None else Path(str(run.url))
+    return find_weights(place, download=True).folder
 
 
 def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:

@@ -38,6 +38,18 @@ class SweepJob:
     checked: dict[Path, CheckedShards] = field(default_factory=dict)
     """Folder of shards → the check of them by the sweep. Trials do not read them again."""
 
+    def __post_init__(self) -> None:
+        """Check where the trials would be kept.
+
+        Raises:
+            UserError: on object storage, where sweeps are not supported.
+        """
+        if self.experiment.run_url is not None:
+            raise UserError(
+                f"runs={self.experiment.runs}: the trials of a sweep need a folder that all nodes share\n"
+                f"  name one: runs=FOLDER; a single run can be on object storage: causalfusion train"
+            )
+
     @property
     def experiment(self) -> Experiment:
         """The sweep's experiment."""

@@ -47,7 +47,8 @@ class Attempt:
         self.job, self.stop, self.show = job, stop, show
         # On another node it would be lost with that node's workers. A driver on a node without CPUs needs none.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here).remote()
+        actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here)
+        self.actor = actor.remote(str(job.paths.root))
         self.error: BaseException | None = None
         self.hang: Hang | None = None
         self.ordered = False
@@ -141,20 +142,22 @@ class Attempt:
         """Make all workers write their stacks, then end them. Those that do not answer are killed."""
         stacks = self.job.paths.hangs / f"attempt-{self.job.attempt:04d}"
         silent = [worker for worker in status.workers if status.now - worker.heard > SILENT_SECONDS]
-        self.actor.command.remote(Commands(dump_to=str(stacks)))
+        self.actor.command.remote(Commands(dump_to=stacks.relative_to(self.job.paths.root).as_posix()))
         time.sleep(DUMP_SECONDS)
         still = max(status.now - worker.moved for worker in status.workers)
         what = [_describe(worker, status.now) for worker in (silent or status.workers)]
         self.hang = Hang(f"no progress for {still:.0f} s; {'; '.join(what)}", stacks)
         logger.warning(f"hang: {self.hang.detail}\n  stacks of all threads: {stacks}")
-        ends = []
+        ends = {}
         for worker in silent:
             there = NodeAffinitySchedulingStrategy(worker.place.node_id, soft=False)
             end = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_end_process)
-            ends.append(end.remote(worker.place.pid, str(stacks), worker.place.rank))
+            ends[end.remote(worker.place.pid)] = worker.place.rank
         # Once others leave, Ray ends the group: the state of a silent worker would be lost.
         if ends:
-            ray.wait(ends, num_returns=len(ends), timeout=END_SECONDS)
+            ended, _ = ray.wait(list(ends), num_returns=len(ends), timeout=END_SECONDS)
+            for end in ended:
+                _keep_status(end, stacks / f"rank-{ends[end]:05d}.status.txt")
         self.actor.command.remote(Commands(leave=True))
 
 
@@ -167,15 +170,22 @@ def _describe(worker: WorkerStatus, now: float) -> str:
     return f"rank {place.rank} (process {place.pid} on {place.host}) {life}, {images} images seen"
 
 
-def _end_process(pid: int, stacks: str, rank: int) -> None:
-    """Note the state of a worker's process, and kill it."""
+def _end_process(pid: int) -> str:
+    """Kill a worker's process on its node, and return the state that it was in."""
     status = Path(f"/proc/{pid}/status")
-    if status.is_file():
-        Path(stacks).mkdir(parents=True, exist_ok=True)
-        (Path(stacks) / f"rank-{rank:05d}.status.txt").write_text(
-            status.read_text(encoding="utf-8"), encoding="utf-8"
-        )
+    text = status.read_text(encoding="utf-8") if status.is_file() else ""
     os.kill(pid, signal.SIGKILL)
+    return text
+
+
+def _keep_status(end: Any, path: Path) -> None:
+    try:
+        text: str = ray.get(end)
+    except ray.exceptions.RayError:  # it had ended by itself
+        return
+    if text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def _trainer(job: Job, actor: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import faulthandler
 import os
 import socket
+import tempfile
 import threading
-from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -61,14 +61,18 @@ class Heartbeat:
                 continue  # the driver notices a lost actor by itself
             if self.commands.dump_to and self.commands.dump_to != self.dumped:
                 self.dumped = self.commands.dump_to
-                self._dump(Path(self.commands.dump_to))
+                self._dump(self.commands.dump_to)
             if self.commands.leave:
                 os._exit(LEFT_ON_COMMAND)
 
-    def _dump(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"rank-{self.place.rank:05d}.txt").open("w", encoding="utf-8") as file:
-            file.write(f"rank {self.place.rank}, process {self.place.pid} on {self.place.host}\n")
-            file.write(f"doing: {self.doing}, {self.images} images seen\n\n")
+    def _dump(self, folder: str) -> None:
+        """Send the stacks of all threads to the driver, which may share no folder with this machine."""
+        with tempfile.TemporaryFile() as file:
+            file.write(
+                f"rank {self.place.rank}, process {self.place.pid} on {self.place.host}\n"
+                f"doing: {self.doing}, {self.images} images seen\n\n".encode()
+            )
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            self.actor.put_file.remote(f"{folder}/rank-{self.place.rank:05d}.txt", file.read())

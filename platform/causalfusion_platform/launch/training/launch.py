@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...assemble import Job, TrainingTimes
-from ...checkpoint import store
 from ...config.commands import command
 from ...config.schema import Experiment
 from ...config.secrets import known, redact
@@ -213,7 +212,7 @@ class Launch:
         self, results: dict[str, Any], times: TrainingTimes, stages: Stages, started: float
     ) -> dict[str, Any]:
         experiment, train = self.experiment, self.experiment.train
-        newest = store.newest(self.folder.checkpoints)
+        checkpoints = self.folder.storage.checkpoints
         return {
             "name": experiment.name,
             **results,
@@ -224,9 +223,9 @@ class Launch:
             "stage_seconds": stages.seconds,
             "launches": self.folder.started.launches,
             "num_workers": train.num_workers,
-            "zero_stage": store.written_stage(self.folder.checkpoints),
-            "run_dir": str(experiment.run_dir),
-            "weights_path": str(newest / store.WEIGHTS_FOLDER if newest else None),
+            "zero_stage": checkpoints.written_stage(),
+            "run_dir": self.folder.storage.place,
+            "weights_path": str(checkpoints.newest_weights()),
             "data_digest": self.shards.manifest.digest,
             "bad_shards": self.shards.bad,
             "mlflow_run_id": self.folder.started.mlflow_run_id,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...train.progress import Progress
@@ -26,7 +28,7 @@ class Commands:
     stop: str | None = None
     """Reason to stop with a checkpoint."""
     dump_to: str | None = None
-    """Folder for the stacks of all its threads."""
+    """Folder below the run's for the stacks of all its threads."""
     leave: bool = False
     """End at once."""
 
@@ -59,9 +61,14 @@ class GroupStatus:
 
 
 class ProgressActor:
-    """The actor between the workers and the driver of one attempt."""
+    """The actor between the workers and the driver of one attempt. It runs on the driver's node.
 
-    def __init__(self) -> None:
+    Args:
+        run_dir: the run's folder there, into which it writes for workers that do not see it.
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = Path(run_dir)
         self.status = GroupStatus()
         self.commands = Commands()
         self.workers: dict[int, WorkerStatus] = {}
@@ -88,6 +95,35 @@ class ProgressActor:
     def command(self, commands: Commands) -> None:
         """Set the request to the workers."""
         self.commands = commands
+
+    def read_file(self, name: str) -> bytes | None:
+        """Return the content of a file of the run, or None if it does not exist."""
+        try:
+            return self._inside(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def append_lines(self, name: str, lines: bytes) -> None:
+        """Append whole lines to a file of the run."""
+        from ...tracking.lines import append_content
+
+        append_content(self._inside(name), lines)
+
+    def put_file(self, name: str, content: bytes, first: bool = True, last: bool = True) -> None:
+        """Write a file of the run from its pieces in order. It is there whole or not at all."""
+        path = self._inside(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        with unfinished.open("wb" if first else "ab") as file:
+            file.write(content)
+        if last:
+            unfinished.replace(path)
+
+    def _inside(self, name: str) -> Path:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{name!r} is not the name of a file inside the run's folder")
+        return self.run_dir / path
 
     def read(self) -> GroupStatus:
         """Return the state of the group. Notes are handed out once."""

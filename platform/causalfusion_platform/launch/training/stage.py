@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ...assemble import Job
-from ...checkpoint import store
 from ...config.schema import Experiment
 
 
@@ -18,7 +17,7 @@ def with_stage(job: Job, wanted: Experiment) -> Job:
         wanted: the experiment with all of its workers.
     """
     train = wanted.train
-    written = store.written_stage(job.checkpoints) if train.zero_stage is None else None
+    written = job.storage.written_stage() if train.zero_stage is None else None
     stage = train.stage if written is None else max(written, train.lowest_stage)
     ours = job.experiment.train.model_copy(update={"zero_stage": stage})
     return job.model_copy(update={"experiment": job.experiment.model_copy(update={"train": ours})})

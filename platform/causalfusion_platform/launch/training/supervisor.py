@@ -6,11 +6,9 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ...assemble import Job, TrainingTimes
-from ...checkpoint import store
 from ...config.errors import UserError
 from ...storage.fence import Fence, NoFence, Superseded
 from ...tracking.journal import AttemptStarted, Incident, Journal
@@ -84,7 +82,7 @@ class Supervisor:
                 elif how == "storage":
                     raise GaveUp(
                         f"run {job.experiment.name!r} stopped: {ended['detail']}\n"
-                        f"  free space below {job.experiment.run_dir}, then give the same command"
+                        f"  free space below {job.url or job.experiment.run_dir}, then give the same command"
                     )
                 elif how == "preempted" and self._goes_on(job, ended):
                     pass
@@ -110,7 +108,7 @@ class Supervisor:
                 attempt=job.attempt,
                 workers=train.num_workers,
                 zero_stage=train.stage,
-                images=_newest_images(job.checkpoints),
+                images=job.storage.newest_images(),
             )
         )
 
@@ -128,7 +126,7 @@ class Supervisor:
         limits = job.experiment.supervision
         self.journal.add(incident)
         self.incidents.append(incident)
-        newest = _newest_images(job.checkpoints)
+        newest = job.storage.newest_images()
         if incident.cause != "start":  # a full cluster says nothing about the training
             self.saved.append(newest)
         logger.warning(f"{incident.cause}: {incident.detail.splitlines()[0]}")
@@ -174,12 +172,6 @@ class Supervisor:
         for incident in self.incidents[-8:]:
             first, *_ = incident.detail.splitlines()
             lines.append(f"  attempt {incident.attempt}, {incident.images} images: {incident.cause}: {first}")
-        newest = _newest_images(job.checkpoints)
+        newest = job.storage.newest_images()
         lines.append(f"  the last good checkpoint has {newest} images; the same command tries again from there")
         return "\n".join(lines)
-
-
-def _newest_images(root: Path) -> int:
-    """Return the images seen by the newest checkpoint, by its name, or 0 without one."""
-    newest = store.newest(root)
-    return int(newest.name.removeprefix("images-")) if newest else 0

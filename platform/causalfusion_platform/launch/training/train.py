@@ -72,7 +72,7 @@ def run_training(
             f"--local is one process, but train.num_workers={experiment.train.num_workers}\n"
             f"  add train.num_workers=1, or leave --local out"
         )
-    folder = RunFolder(experiment.run_dir)
+    folder = RunFolder.of(experiment)
     folder.refuse_if_under_way()
     if finished := _finished(folder, experiment, allow_changes):
         return finished
@@ -100,7 +100,7 @@ def run_training(
             return finished
         with stages.time("prepare"):
             if not local:
-                check_shared_folders(experiment, folder.root)
+                check_shared_folders(experiment, folder.root if experiment.run_url is None else None)
             shutil.rmtree(folder.ray, ignore_errors=True)  # Ray's own state is never read again
             folder.open(composed, shards, parent)
         other_data = "data.digest" in allow_changes

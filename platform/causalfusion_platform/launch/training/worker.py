@@ -61,6 +61,7 @@ def ray_worker(job: Job, actor: Any) -> None:
     import ray.train.torch
 
     from .heartbeat import Heartbeat
+    from .own_folder import own_folder
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -91,7 +92,8 @@ def ray_worker(job: Job, actor: Any) -> None:
             progress=lambda progress: actor.show.remote(progress),
             control=heartbeat,
         )
-        ended = _train(job, context)
+        with own_folder(job, actor, rank) as own:
+            ended = _train(own, context)
     finally:
         heartbeat.end()
     if rank == 0:

@@ -8,6 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from ...storage.objects import ObjectUrl
 from ...tracking.accounting import Account
 from ...tracking.journal import Event, Incident, Measured, Probed
 
@@ -25,7 +26,7 @@ class RunView:
     """All that a run's folder says of it."""
 
     name: str
-    folder: Path
+    folder: Path | ObjectUrl
     status: str
     """That of its account. `unknown` if nothing is recorded, `damaged` if its state cannot be read."""
     total_images: int | None

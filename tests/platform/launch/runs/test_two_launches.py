@@ -19,6 +19,7 @@ from tests.platform.checkpoint.made import facts, hash_files, put_checkpoint
 
 from causalfusion_platform.checkpoint import store
 from causalfusion_platform.checkpoint.manifest import check
+from causalfusion_platform.checkpoint.storage import FolderCheckpoints
 from causalfusion_platform.checkpoint.store import Retention
 from causalfusion_platform.launch.runs import folder
 from causalfusion_platform.launch.runs.folder import RunFolder
@@ -250,6 +251,8 @@ def test_each_part_of_the_fence_is_needed(own_folder: Path, missing: str, monkey
     """Without it, the same tries find a fault: these tests can fail."""
     if missing == "check":
         monkeypatch.setattr(fence.LaunchFence, "check", lambda _: None)
+    elif missing == "clear_partial":
+        monkeypatch.setattr(FolderCheckpoints, missing, lambda *_: None)
     else:
         monkeypatch.setattr(folder, missing, lambda *_: None)
     found, _ = all_faults(own_folder, "other images")

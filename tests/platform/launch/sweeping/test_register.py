@@ -56,7 +56,7 @@ class Sweep:
             update={"name": name, "runs": self.experiment.run_dir, "sweep": None}
         )
         run_dir, api = experiment.run_dir, client(self.uri)
-        artifacts = self.experiment.runs / "mlartifacts"
+        artifacts = self.experiment.runs_folder / "mlartifacts"
         run = api.create_run(open_experiment(api, self.uri, self.model, artifacts), run_name=name)
         run_dir.mkdir(parents=True)
         state = RunState(

@@ -67,7 +67,12 @@ def test_a_trial_is_the_experiment_with_its_values(make_experiment: MakeExperime
     assert changed.run_dir == own_folder / "runs/test" / trial.name
     assert changed.tracking_uri == experiment.tracking_uri == f"sqlite:///{own_folder}/runs/mlflow.db"
     assert changed.sweep is None
-    back = {"name": "test", "runs": experiment.runs, "sweep": experiment.sweep, "tracking": experiment.tracking}
+    back: dict[str, object] = {
+        "name": "test",
+        "runs": experiment.runs,
+        "sweep": experiment.sweep,
+        "tracking": experiment.tracking,
+    }
     back |= {"objective": experiment.objective, "optim": experiment.optim}
     assert changed.model_copy(update=back) == with_overrides(experiment, {}, "x")
 

@@ -32,7 +32,7 @@ class Remote:
         self.options_given = given
         return self
 
-    def remote(self) -> Remote:
+    def remote(self, run_dir: str) -> Remote:
         return self
 
 

@@ -18,12 +18,12 @@ def wait_for_the_clock() -> None:
 
 
 def test_a_new_board_knows_nothing() -> None:
-    status = ProgressActor().read()
+    status = ProgressActor("").read()
     assert (status.progress, status.notes, status.ended, status.workers) == (None, [], None, [])
 
 
 def test_a_worker_that_calls_is_heard_and_one_that_gets_on_moves() -> None:
-    actor = ProgressActor()
+    actor = ProgressActor("")
     moved, heard = [], []
     marks = [("start", 0, 0), ("start", 0, 0), ("train", 0, 1), ("train", 0, 2), ("train", 0, 2), ("train", 64, 2)]
     for mark in marks:
@@ -48,7 +48,7 @@ def test_a_worker_that_calls_is_heard_and_one_that_gets_on_moves() -> None:
 
 
 def test_workers_are_told_apart_and_come_in_order() -> None:
-    actor = ProgressActor()
+    actor = ProgressActor("")
     actor.heartbeat(SECOND, ("train", 64, 3))
     wait_for_the_clock()
     actor.heartbeat(FIRST, ("start", 0, 0))
@@ -62,7 +62,7 @@ def test_workers_are_told_apart_and_come_in_order() -> None:
 
 
 def test_notes_are_handed_out_once() -> None:
-    actor = ProgressActor()
+    actor = ProgressActor("")
     actor.note("one")
     actor.note("two")
     first = actor.read()
@@ -71,7 +71,7 @@ def test_notes_are_handed_out_once() -> None:
 
 
 def test_progress_and_the_end_stay() -> None:
-    actor, progress = ProgressActor(), [Progress(images, 100, 0.5, 10.0) for images in (10, 20)]
+    actor, progress = ProgressActor(""), [Progress(images, 100, 0.5, 10.0) for images in (10, 20)]
     for one in progress:
         actor.show(one)
     actor.finish({"how": "done"})
@@ -81,7 +81,7 @@ def test_progress_and_the_end_stay() -> None:
 
 
 def test_orders_reach_every_worker_that_calls() -> None:
-    actor = ProgressActor()
+    actor = ProgressActor("")
     assert actor.heartbeat(FIRST, ("train", 0, 0)) == Commands()
     for commands in (Commands(stop="stopped"), Commands(dump_to="/there"), Commands(leave=True)):
         actor.command(commands)

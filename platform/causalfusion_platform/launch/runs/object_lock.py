@@ -132,10 +132,25 @@ class ObjectLock:
                 with suppress(Conflict):  # another launch was faster
                     self._tag = self.store.write_if(LOCK_OBJECT, own.model_dump_json().encode(), tag)
                     self._own, self._written, self._lost = own, time.monotonic(), None
+                    self._check_conditions()
                     return
             elif self._lives and time.monotonic() >= until:
                 raise self._refusal(holder)
             time.sleep(self._poll_seconds)
+
+    def _check_conditions(self) -> None:
+        """Check that the store knows conditional puts, by one that it has to refuse.
+
+        Raises:
+            UserError: it ignores the condition, so that two launches could hold one lock.
+        """
+        with suppress(Conflict):
+            self.store.write_if(LOCK_OBJECT, b"{}", None)
+            raise UserError(
+                f"{self.store.url}: this store ignores the condition of a put (If-None-Match), which keeps two "
+                f"launches of one run apart\n"
+                f"  use AWS, or a version of another store that knows it; or a folder: runs=FOLDER"
+            )
 
     def _is_free(self, holder: Holder | None, tag: str | None) -> bool:
         """Say whether the lock may be taken, and note whether another's changes."""

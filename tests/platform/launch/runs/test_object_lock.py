@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 from tests.object_store import SERVER_ERROR, FaultyServer
 
+from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.launch.runs.lock import UnderWay
 from causalfusion_platform.launch.runs.object_lock import ObjectLock
 from causalfusion_platform.storage.fence import Superseded
@@ -107,6 +108,12 @@ def test_a_worker_of_a_launch_that_has_ended_publishes_nothing(store: ObjectStor
         first.begin(1, "one")
     with pytest.raises(OSError, match="has ended"):
         ObjectFence(store, "one").check()
+
+
+def test_a_store_that_ignores_conditions_is_refused(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjectStore, "write_if", lambda self, key, data, etag: self.write(key, data))
+    with pytest.raises(UserError, match="ignores the condition of a put"):
+        lock(store).held().__enter__()
 
 
 def test_lost_answers_and_errors_do_not_lose_the_lock(store: ObjectStore, s3_server: FaultyServer) -> None:

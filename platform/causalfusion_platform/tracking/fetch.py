@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..config.commands import command
 from ..config.errors import UserError
 from .lineage import JOB_TAG
 from .mlflow import check_reachable, client
@@ -58,7 +59,7 @@ def fetch_job(uri: str, job: str, to: Path) -> list[Path]:
         if not runs:
             raise UserError(
                 f"MLflow at {uri} knows no run of job {job!r}: it may not have begun one yet\n"
-                f"  see its runs: causalfusion ui; fetch one by name: causalfusion runs fetch NAME --uri {uri}"
+                f"  see: causalfusion ui; fetch one by name: {command('runs', 'fetch', 'NAME', '--uri', uri)}"
             )
         names = [run.info.run_name for run in runs]
         folders = [to] if len(runs) == 1 else [to / _folder(run, names) for run in runs]

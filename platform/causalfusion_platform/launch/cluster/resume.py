@@ -12,7 +12,7 @@ from ...config.errors import WRONG, UserError
 from ...config.files import HOME_VARIABLE
 from ...config.job_end import JOB_VARIABLE
 from .follow import connect, follow_job, say
-from .jobs import PREFIX, FoundJob, check_owner, find_job
+from .jobs import PREFIX, FoundJob, check_owner, find_job, job_command
 from .jobs_api import has_package
 from .named import Cluster
 from .run_name import check_job_id, new_job_id
@@ -84,7 +84,7 @@ def _refuse_second(found: FoundJob) -> None:
         if other.status is None and (other.entrypoint, other.variables.get(HOME_VARIABLE)) == place:
             raise UserError(
                 f"job {other.id!r} is {other.state} with the same command: it continues the run already\n"
-                f"  see all: causalfusion jobs list --address {found.cluster.name}"
+                f"  see all: {job_command(found.cluster.name, 'list')}"
             )
 
 

@@ -14,8 +14,8 @@ from .jobs import FoundJob, check_owner, find_job
 from .jobs_api import job_log, request_stop
 from .named import Cluster
 
-RAY_SECONDS = 3
-"""Time from SIGTERM to SIGKILL of a job that was submitted without STOP_VARIABLE."""
+_UNKNOWN_S = 600
+"""Longest wait for a job that was submitted without STOP_VARIABLE. The head's environment may have it."""
 _POLL_S = 1.0
 _SAY_S = 15.0
 _SPARE_S = 60.0
@@ -57,11 +57,15 @@ def stop_job(
         return 0
     check_owner(found, anyway, environ)
     given = job.variables.get(STOP_VARIABLE, "")
-    seconds = int(given) if given.isdecimal() else RAY_SECONDS
+    seconds = int(given) if given.isdecimal() else _UNKNOWN_S
     request_stop(found.head, job.id)
-    say(f"job {job.id} is asked to stop: it has {seconds} s for its checkpoint")
-    if not given:
-        say("  it was submitted by another program, with Ray's own limit: this may be too short for a checkpoint")
+    if given:
+        say(f"job {job.id} is asked to stop: it has {seconds} s for its checkpoint")
+    else:
+        say(
+            f"job {job.id} is asked to stop: another program submitted it, without {STOP_VARIABLE}\n"
+            "  Ray ends it after 3 s, which may be too short for a checkpoint, unless the head has that variable"
+        )
     if not wait:
         return 0
     try:

@@ -42,7 +42,7 @@ def test_a_job_killed_before_its_checkpoint_says_so(ray_head: FakeHead, capsys: 
     ray_head.logs["one"] = "step 3\n"
     assert stop_job("one", [ray_head.cluster], environ=ANNA) == 0
     told = capsys.readouterr().err
-    assert "it has 3 s" in told
+    assert "without RAY_JOB_STOP_WAIT_TIME_S" in told
     assert "too short for a checkpoint" in told
     assert "stopped (143), and does not tell of a checkpoint" in told
 

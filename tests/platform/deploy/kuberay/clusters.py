@@ -26,8 +26,6 @@ TRAIN = (
     "train.cpus_per_worker=2",
     "train.gpus_per_worker=1",
 )
-SCRATCH = (*TRAIN, "runs=runs")
-"""The same with runs in a folder of the node. Whether runs may lie in a bucket is not these tests' matter."""
 SWEEP = ("sweep", "sweeps/gamma", "name=first-sweep", "train.gpus_per_worker=1", "train.cpus_per_worker=2")
 
 GPU = {"cpus": 8, "memory_gib": 32, "gpu": {"kind": "NVIDIA-L4", "count": 1}, "max_nodes": 8}

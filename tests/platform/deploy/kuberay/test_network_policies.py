@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.platform.deploy.kuberay.clusters import BASE, EVERYTHING, NFS, SCRATCH, SWEEP, TRAIN, committed, rendered
+from tests.platform.deploy.kuberay.clusters import BASE, EVERYTHING, NFS, SWEEP, TRAIN, committed, rendered
 
 from causalfusion_platform.deploy.kuberay.found import Pod, parse, pods_of
 from causalfusion_platform.deploy.kuberay.reachability import Peer, connects, matches, receives, selecting
@@ -57,7 +57,7 @@ def test_traffic_of_a_run_is_exactly_what_it_needs() -> None:
             assert not connects(policies, OUTSIDE, source, port)
 
 
-@pytest.mark.parametrize(("tree", "words"), [(BASE, TRAIN), (EVERYTHING, SCRATCH), (NFS, TRAIN), (BASE, SWEEP)])
+@pytest.mark.parametrize(("tree", "words"), [(BASE, TRAIN), (EVERYTHING, TRAIN), (NFS, TRAIN), (BASE, SWEEP)])
 def test_every_pod_is_selected_for_both_directions(tree: dict[str, Any], words: tuple[str, ...]) -> None:
     _, _, files = rendered(tree, words)
     policies, pods = evaluated(files, "lab")
@@ -91,7 +91,7 @@ def test_only_the_operator_s_namespace_reads_the_dashboard() -> None:
 
 
 def test_a_run_reaches_its_bucket_its_mlflow_and_the_addresses_of_the_file() -> None:
-    _, _, files = rendered(EVERYTHING, SCRATCH)
+    _, _, files = rendered(EVERYTHING, TRAIN)
     policies, pods = evaluated(files, "lab")
     worker = pods["worker"]
     assert connects(policies, worker, OUTSIDE, 9000)  # the endpoint's port

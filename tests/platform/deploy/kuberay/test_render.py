@@ -13,7 +13,6 @@ from tests.platform.deploy.kuberay.clusters import (
     GPU,
     NFS,
     RENDERED,
-    SCRATCH,
     SWEEP,
     TRAIN,
     cluster_file,
@@ -42,7 +41,7 @@ def test_the_committed_files_are_what_the_committed_cluster_file_renders_to() ->
         assert (RENDERED / name).read_bytes() == text.encode(), f"render {name} again"
 
 
-@pytest.mark.parametrize(("tree", "words"), [(BASE, TRAIN), (EVERYTHING, SCRATCH), (NFS, TRAIN), (BASE, SWEEP)])
+@pytest.mark.parametrize(("tree", "words"), [(BASE, TRAIN), (EVERYTHING, TRAIN), (NFS, TRAIN), (BASE, SWEEP)])
 def test_what_is_rendered_has_no_fault_and_the_same_bytes_again(tree: Tree, words: tuple[str, ...]) -> None:
     cluster, workload, files = rendered(tree, words)
     assert check_kuberay(files, cluster, workload) == []
@@ -51,7 +50,7 @@ def test_what_is_rendered_has_no_fault_and_the_same_bytes_again(tree: Tree, word
 
 
 def test_a_run_is_one_rayjob_with_its_own_nodes() -> None:
-    _, _, files = rendered(EVERYTHING, SCRATCH)
+    _, _, files = rendered(EVERYTHING, TRAIN)
     job = documents(files)["RayJob/ada-first"]
     spec = job["spec"]
     labels = job["metadata"]["labels"]
@@ -69,7 +68,7 @@ def test_a_run_is_one_rayjob_with_its_own_nodes() -> None:
 
 
 def test_a_pod_of_a_spot_group_goes_to_spot_nodes_and_has_time_for_a_checkpoint() -> None:
-    _, _, files = rendered(EVERYTHING, SCRATCH)
+    _, _, files = rendered(EVERYTHING, TRAIN)
     (group,) = spec_of(files, "RayJob/ada-first")["rayClusterSpec"]["workerGroupSpecs"]
     pod = group["template"]["spec"]
     tolerated = {one["key"] for one in pod["tolerations"]}
@@ -88,7 +87,7 @@ def test_a_pod_of_a_spot_group_goes_to_spot_nodes_and_has_time_for_a_checkpoint(
 
 
 def test_infiniband_comes_as_a_resource_and_without_capabilities() -> None:
-    _, _, files = rendered(EVERYTHING, SCRATCH)
+    _, _, files = rendered(EVERYTHING, TRAIN)
     (group,) = spec_of(files, "RayJob/ada-first")["rayClusterSpec"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     variables = {one["name"]: one.get("value") for one in container["env"]}
@@ -112,7 +111,7 @@ def test_an_interface_that_only_nccl_can_exclude_is_not_given_to_gloo() -> None:
 
 
 def test_a_bucket_needs_no_claim_and_nfs_gets_a_volume() -> None:
-    _, _, files = rendered(EVERYTHING, SCRATCH)
+    _, _, files = rendered(EVERYTHING, TRAIN)
     assert "1-home.yaml" not in files
     head = spec_of(files, "RayJob/ada-first")["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     assert "emptyDir" in head["volumes"][0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.cluster.hosts import Host, Switch, until
 from tests.cluster.packet_filter import Pod, rule_set
-from tests.platform.deploy.kuberay.clusters import EVERYTHING, SCRATCH, documents, rendered
+from tests.platform.deploy.kuberay.clusters import EVERYTHING, TRAIN, documents, rendered
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(shutil.which("nft") is None, reason="nft is missing")]
 
@@ -87,8 +87,8 @@ def shared_pods(files: dict[str, str]) -> dict[str, tuple[str, dict[str, str]]]:
 @pytest.fixture(scope="module")
 def policies_and_pods(hosts: Switch) -> Iterator[tuple[list[dict[str, Any]], dict[str, tuple[Host, Pod]]]]:
     """Two runs of one user and MLflow, with their policies: a host for each pod, which listens at every port."""
-    _, _, first = rendered(EVERYTHING, SCRATCH)
-    other = tuple(word.replace("name=first", "name=second") for word in SCRATCH)
+    _, _, first = rendered(EVERYTHING, TRAIN)
+    other = tuple(word.replace("name=first", "name=second") for word in TRAIN)
     _, _, second = rendered(EVERYTHING, other)
     trees = documents(first) | documents(second)
     policies = [tree for tree in trees.values() if tree["kind"] == "NetworkPolicy"]

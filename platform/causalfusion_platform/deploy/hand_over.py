@@ -49,7 +49,7 @@ def delete_commands(cluster: ClusterFile, name: str) -> list[list[str]]:
         kinds = "rayjob,raycluster,networkpolicy,serviceaccount,role,rolebinding"
         return [[*_kubectl(cluster), "delete", kinds, "--selector", labels]]
     if cluster.target == "slurm":
-        return [["scancel", "--batch", "--signal=USR1", "--name", name]]  # the run writes a checkpoint
+        return [["scancel", "--batch", "--signal=USR2", "--name", name]]  # the run writes a checkpoint
     return [["ray", "down", "--yes", str(applied_folder(name) / FILE)]]
 
 

@@ -106,8 +106,8 @@ Mutant = Callable[[str], str]
 SCRIPT_MUTANTS: dict[str, Mutant] = {
     "syntax": lambda text: text.replace("esac", ""),
     "no signal": lambda text: re.sub(r"#SBATCH --signal.*\n", "", text),
-    "signal to the steps": lambda text: text.replace("--signal=B:TERM", "--signal=TERM"),
-    "kill in place of term": lambda text: text.replace("--signal=B:TERM", "--signal=B:KILL"),
+    "signal to the steps": lambda text: text.replace("--signal=B:USR1", "--signal=USR1"),
+    "kill in place of term": lambda text: text.replace("--signal=B:USR1", "--signal=B:KILL"),
     "no requeue": lambda text: text.replace("#SBATCH --requeue\n", ""),
     "no time": lambda text: re.sub(r"#SBATCH --time.*\n", "", text),
     "no memory": lambda text: re.sub(r"#SBATCH --mem.*\n", "", text),

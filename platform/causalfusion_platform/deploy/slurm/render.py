@@ -75,7 +75,7 @@ def _options(cluster: ClusterFile, workload: Workload, placement: Placement) -> 
         "gres": f"gpu:{group.gpu.kind}:{group.gpu.count}" if group.gpu is not None else None,
         "time": minutes,
         # To the script alone, which hands it on to the driver.
-        "signal": f"B:TERM@{cluster.deadlines.grace_seconds}",
+        "signal": f"B:USR1@{cluster.deadlines.grace_seconds}",
         "requeue": "",
         "open-mode": "append",
         "output": f"{logs_folder(cluster)}/%x-%j.log",

@@ -24,8 +24,8 @@ def check_script(name: str, text: str) -> Iterator[str]:
     for needed in ("job-name", "nodes", "cpus-per-task", "mem", "time", "signal", "requeue", "output"):
         if needed not in options:
             yield f"{name}: #SBATCH --{needed} is missing"
-    if not options.get("signal", "").startswith("B:TERM@"):
-        yield f"{name}: --signal={options.get('signal', '')}: only B:TERM@SECONDS lets a run write its checkpoint"
+    if not options.get("signal", "").startswith("B:USR1@"):
+        yield f"{name}: --signal={options.get('signal', '')}: only B:USR1@SECONDS lets a run write its checkpoint"
     if options.get("ntasks-per-node") != "1":
         yield f"{name}: --ntasks-per-node is not 1: each task would start another Ray on the node"
     if "umask 077" not in text:

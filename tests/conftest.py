@@ -167,3 +167,19 @@ def s3_bucket(s3_server: FaultyServer) -> str:
     name = f"bucket-{uuid4().hex[:16]}"
     s3_server.make_bucket(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat requests of object storage at once, in this process, by clients that have met no fault yet."""
+    import botocore.retries.bucket
+    import botocore.retries.standard
+
+    from causalfusion_platform.storage import object_path, objects
+
+    objects._client.cache_clear()
+    object_path._filesystem.cache_clear()
+    monkeypatch.setattr(object_path, "TRIES", 3)
+    monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
+    monkeypatch.setattr(botocore.retries.bucket.TokenBucket, "acquire", lambda *_, **__: True)
+    monkeypatch.setattr(object_path, "PAUSES", (0.0,) * len(object_path.PAUSES))

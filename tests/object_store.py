@@ -54,6 +54,11 @@ class FaultyServer:
         """Answer the next requests of a method with an error. `lose_answer`: after doing what they ask."""
         self._faults += [(method, fault, lose_answer)] * times
 
+    def recover(self) -> None:
+        """Forget the faults that no request has met."""
+        with self._lock:
+            self._faults.clear()
+
     @property
     def faults_left(self) -> int:
         """Number of faults that no request has met yet."""

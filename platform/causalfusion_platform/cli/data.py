@@ -12,6 +12,7 @@ from .data_encode import encode, list_faults
 from .data_prompts import prompts
 from .data_reference import reference
 from .data_subset import subset
+from .data_upload import upload
 from .help import WholeHelp
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def digits(
     from ..data.caption_language import CELLS
     from ..data.captioned_digits import cells_in, write_captioned_digits
     from ..data.digits import write_digits
-    from ..data.shards import check_replaceable
+    from ..data.shards import check_replaceable, refuse_object_storage
     from ..data.split_digits import validation_folder, write_split_digits
 
     if seed is not None and not (captions or split):
@@ -57,6 +58,7 @@ def digits(
             f"--seed {seed} decides which digits are for validation, and without --split or --captions none are\n"
             f"  add one: {command('data', 'digits', out, '--split', '--seed', seed)}"
         )
+    refuse_object_storage(out)
     check_replaceable(out)
     if not captions and not split:
         _print_written(out, write_digits(out))
@@ -93,3 +95,4 @@ data_app.command("stats")(stats)
 data_app.command("prompts")(prompts)
 data_app.command("reference")(reference)
 data_app.command("subset")(subset)
+data_app.command("upload")(upload)

@@ -9,7 +9,12 @@ from typing import Annotated
 
 import typer
 
-FolderArgument = Annotated[Path, typer.Argument(help="Folder of latent shards.")]
+from ..storage.object_path import ObjectPath, as_path
+
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(help="Folder of latent shards, or s3://BUCKET/PREFIX.", parser=as_path, metavar="FOLDER"),
+]
 
 
 def verify(
@@ -26,11 +31,19 @@ def verify(
     from rich.console import Console
 
     from ..config.commands import command
-    from ..config.errors import WRONG
+    from ..config.errors import WRONG, UserError
     from ..data.quarantine import quarantine_shards, restore_advice
     from ..data.scan import scan_shards
     from ..report.bar import CountDisplay
     from ..report.data.dataset import repeats_lines, set_aside_lines, verdict_lines
+
+    is_object = isinstance(folder, ObjectPath)
+    if quarantine and is_object:
+        raise UserError(
+            f"--quarantine moves files, and {folder} is on object storage\n"
+            f"  see which shards are bad: {command('data', 'verify', folder)}, and copy sound ones there: "
+            f"{command('data', 'upload', 'FOLDER', folder)}"
+        )
 
     with CountDisplay(Console(stderr=True), "verify", "rows") as display:
         scan = scan_shards(folder, quick=quick, show=display.show)
@@ -39,10 +52,9 @@ def verify(
     if not checked.bad:
         return
     if not quarantine:
-        print(
-            f"  restore the files, or set them aside: {command('data', 'verify', folder, '--quarantine')}\n"
-            f"  {restore_advice(folder, checked.manifest)}"
-        )
+        aside = command("data", "verify", folder, "--quarantine")
+        set_aside = "" if is_object else f"  restore the files, or set them aside: {aside}\n"
+        print(f"{set_aside}  {restore_advice(folder, checked.manifest)}")
         raise typer.Exit(WRONG)
     rest = quarantine_shards(folder, checked.manifest, checked.bad)
     print("\n".join(set_aside_lines(checked, rest, restore_advice(folder, rest))))

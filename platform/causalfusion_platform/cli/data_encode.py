@@ -68,12 +68,14 @@ def encode(
     from ..data.encode.plan import EncodeSettings, EncodingPlan, recorded_rules
     from ..data.faults import parse_policies
     from ..data.layout import names_in
+    from ..data.shards import refuse_object_storage
     from ..data.sources import Listing, open_source
     from ..launch.encode import encode_source, plan_encoding, records_folder
     from ..report.data.encoding import EncodingDisplay, encoding_panel, plan_facts, plan_panel
     from ..report.log import log_to
     from ..report.terminal import as_path
 
+    refuse_object_storage(out)
     policies = parse_policies(on or [])
     settings = EncodeSettings(
         size=size,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..storage.object_path import as_path
+
 
 def probe(
     run: Annotated[Path, typer.Argument(help="Folder of a run (its newest checkpoint), or of a checkpoint.")],
@@ -28,10 +30,16 @@ def probe(
         typer.Option(help="Of a DiT's blocks. none: the zero vector. null: the time, and the null class."),
     ] = "none",
     data: Annotated[
-        Path | None, typer.Option(help="Shards of labelled training rows (default: the run's data.path).")
+        Path | None,
+        typer.Option(
+            help="Shards of labelled training rows (default: the run's data.path).", parser=as_path, metavar="PATH"
+        ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="Shards of validation rows (default: the run's data.validation).")
+        Path | None,
+        typer.Option(
+            help="Shards of validation rows (default: the run's data.validation).", parser=as_path, metavar="PATH"
+        ),
     ] = None,
     rows: Annotated[
         int,

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from causalfusion.model import CONFIGS
 
+from ..storage.objects import without_login
 from . import secrets
 from .commands import command
 from .errors import UserError
@@ -291,7 +292,7 @@ def _describe(fault: ErrorDetails) -> str:
         return f"{where}: unknown key; {nearest}keys here: {', '.join(valid)}"
     if fault["type"] in ("missing", "missing_argument"):
         return f"{where}: missing; it must be given"
-    given = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r:.200})"
+    given = "" if isinstance(fault["input"], dict) else f" (got {without_login(repr(fault['input'])):.200})"
     if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
         given = f"{given[:-1]}; a file needs quotes around such text)"
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}{given}"

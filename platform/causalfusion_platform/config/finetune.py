@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from .augment import AugmentConfig
+from .paths import DiskPath, ShardsFolder
 from .section import Section
 
 Layer = Annotated[int, Field(ge=1)]
@@ -43,7 +43,7 @@ class CaptionHeadConfig(Section):
 class FinetuneConfig(Section):
     """A fine-tune of task=classification or task=captioning."""
 
-    weights: Path | None = None
+    weights: DiskPath | None = None
     """Run, checkpoint or folder of weights that the model starts from. null: its initial weights. Relative paths
     count from CAUSALFUSION_HOME."""
     freeze: bool = False
@@ -60,8 +60,8 @@ class FinetuneConfig(Section):
     """Learning rate of a captioned model, as a share of its head's (Table 13: 1e-5 and 1e-4)."""
     caption_head: CaptionHeadConfig = CaptionHeadConfig()
     augment: AugmentConfig = AugmentConfig()
-    vae: Path | None = None
+    vae: DiskPath | None = None
     """Frozen autoencoder that encodes images at each step, where augment.mode is `pixels`. null: latents are
     pixels."""
-    test: Path | None = None
+    test: ShardsFolder | None = None
     """Second folder of shards to measure at the end, such as Karpathy's test split. Its scores end with `_test`."""

@@ -20,11 +20,13 @@ from causalfusion import PRESETS, DiffusionConfig, ModelConfig, ObjectiveConfig,
 from causalfusion.noise.samplers import check_diffusion_steps
 from causalfusion.objective import check_objective
 
+from ..storage.object_path import ObjectPath
 from ..storage.objects import ObjectUrl, is_object_url
 from ..storage.sqlite import sqlite_address
 from .errors import UserError
 from .files import home
 from .finetune import FinetuneConfig
+from .paths import DiskPath, ShardsFolder
 from .section import Section
 from .sweep import SweepConfig
 
@@ -44,8 +46,8 @@ def _expand_preset(value: object) -> object:
 class SubsetConfig(Section):
     """A few rows of each class of other shards."""
 
-    of: Path
-    """Folder of the shards that they are taken from. Relative paths count from CAUSALFUSION_HOME."""
+    of: ShardsFolder
+    """Folder of the shards that they are taken from, on disk or on object storage as `path`."""
     per_class: int = Field(ge=1)
     """Rows of each class."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -55,20 +57,21 @@ class SubsetConfig(Section):
 class DataConfig(Section):
     """Place of latent shards and settings of their streaming."""
 
-    path: Path = Path("shards/digits")
-    """Folder of latent shards with a _manifest.json. Relative paths count from CAUSALFUSION_HOME."""
+    path: ShardsFolder = Path("shards/digits")
+    """Folder of latent shards with a _manifest.json, on disk, or s3://BUCKET/PREFIX on object storage. Relative
+    paths count from CAUSALFUSION_HOME. AWS's own variables name the store, such as AWS_ENDPOINT_URL."""
     prepare: bool | Literal["split", "captions"] = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `split`: write 1,497
     of them to `path`, and the other 300 to the folder `path`-validation. `captions`: the same with captions."""
     subset: SubsetConfig | None = None
     """Write some rows of other shards to `path` first if it does not have a manifest yet. `prepare` then writes the
     digits to `subset.of`."""
-    tokenizer: Path | None = None
+    tokenizer: DiskPath | None = None
     """A tokenizer.json of Hugging Face, or the folder that holds one, for task=text_image. null: a byte-level BPE,
     trained on the captions of `path`. It is kept beside the shards."""
-    validation: Path | None = None
-    """Folder of shards that no training sees. Fine-tunes and probes measure on it. The end of task=text_image
-    describes and draws its rows. null: those of training."""
+    validation: ShardsFolder | None = None
+    """Folder of shards that no training sees, on disk or on object storage as `path`. Fine-tunes and probes measure
+    on it. The end of task=text_image describes and draws its rows. null: those of training."""
     max_overlap: float = Field(0.0, ge=0, lt=1)
     """Largest share of the rows of `validation` whose latents may also be in `path`. Real data sets hold some
     images twice. Rows of one source in both are always refused."""
@@ -92,6 +95,17 @@ class DataConfig(Section):
     """Reading tasks that may run at once."""
     prefetch_batches: int = Field(4, ge=1)
     """Global batches held ready before the training loop asks for them."""
+
+    @model_validator(mode="after")
+    def _writes_to_disk(self) -> DataConfig:
+        written = [self.subset.of if self.subset else self.path] if self.prepare else []
+        written += [self.path] if self.subset else []
+        for folder in written:
+            if isinstance(folder, ObjectPath):
+                raise ValueError(
+                    f"prepare and subset write shards to disk, and {folder} is on object storage: leave them out"
+                )
+        return self
 
     @field_validator("prepare", mode="wrap")
     @classmethod
@@ -216,7 +230,7 @@ class TrainConfig(Section):
     """Number of further checkpoints to keep: those with the lowest training loss since the one before."""
     keep_every_images: int | None = Field(None, ge=1)
     """Interval of checkpoints that are kept permanently, in images. null: none."""
-    staging: Path | None = None
+    staging: DiskPath | None = None
     """Fast local folder for checkpoints, from which they are copied to the run's folder in the background.
     null: the system's folder of temporary files."""
 

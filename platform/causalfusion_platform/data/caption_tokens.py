@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from causalfusion import TextConfig, draws
 from causalfusion.text.tokenizer import SMALLEST_BPE, Tokenizer, train_bpe
@@ -22,6 +21,7 @@ from ..config.errors import UserError
 from ..storage.atomic import write_atomically
 from .manifest import Manifest
 from .read import Columns
+from .shard_file import open_parquet, read_parquet
 from .shards import parquet_path, tokenizer_file
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,9 @@ def open_tokenizer(folder: Path, manifest: Manifest, text: TextConfig, given: Pa
         raise _refused(error) from error
     _check(text, tokenizer, f"the tokenizer of the captions in {folder}")
     try:
-        write_atomically(_kept(folder, manifest, text), tokenizer.json.encode())
+        kept = _kept(folder, manifest, text)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, tokenizer.json.encode())
     except OSError as error:  # such as shards that are read-only
         logger.info(f"the tokenizer of {folder} is not kept ({error.strerror or error}): others train it again")
     return tokenizer
@@ -171,7 +173,7 @@ def _places_without_text(folder: Path, file: str) -> int | None:
         UserError: the shard cannot be read.
     """
     try:
-        footer = pq.read_metadata(folder / file)
+        footer = open_parquet(folder / file, checksums=False).metadata
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(folder, file, error) from error
     total = 0
@@ -187,7 +189,7 @@ def _places_without_text(folder: Path, file: str) -> int | None:
 
 def _read(folder: Path, file: str, column: str) -> pa.ChunkedArray:
     try:
-        return pq.read_table(folder / file, columns=[column], page_checksum_verification=True).column(column)
+        return read_parquet(folder / file, [column]).column(column)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise _unreadable(folder, file, error) from error
 

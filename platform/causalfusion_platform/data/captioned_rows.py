@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from ..config.commands import command
 from ..config.errors import UserError
 from .manifest import Manifest
 from .read import to_columns
+from .shard_file import read_parquet
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_captioned_rows(folder: Path, manifest: Manifest, at_most: int) -> Capti
         path = folder / shard.file
         try:
             names = ["label", "key", "mean", "captions"]
-            tables.append(pq.read_table(path, columns=names, page_checksum_verification=True))
+            tables.append(read_parquet(path, names))
         except (OSError, pa.ArrowException, KeyError) as error:
             raise UserError(
                 f"shard {path} cannot be read: {error}\n  see what is wrong: {command('data', 'verify', folder)}"

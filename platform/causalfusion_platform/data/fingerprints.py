@@ -10,10 +10,10 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .passes import latents_of
+from .shard_file import open_parquet
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _common(folder: Path, kind: str, value: int, one: tuple[str, int], other: tu
 
 
 def _key(path: Path, row: int) -> str:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path, checksums=False) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if row < rows:

@@ -15,6 +15,7 @@ from ..config.commands import command
 from ..config.errors import UserError
 from ..storage.atomic import write_atomically
 from ..storage.json_file import Damaged, read_model
+from ..storage.object_path import ObjectPath
 from .layout import NAMES, manifest_path
 
 _LARGEST = 64 << 20
@@ -185,11 +186,8 @@ class Manifest(Description):
         Raises:
             UserError: the folder or its manifest is missing, or the manifest is not one of ours.
         """
-        make = (
-            f"make them from images: {command('data', 'encode', 'IMAGES', folder, '--vae', 'VAE')}, "
-            f"or the bundled digits: {command('data', 'digits', folder)}"
-        )
-        if not folder.is_dir():
+        make = _how_to_make(folder)
+        if not isinstance(folder, ObjectPath) and not folder.is_dir():
             raise UserError(f"{folder} is not a folder of latent shards: it does not exist\n  {make}")
         path = manifest_path(folder)
         if not path.is_file():
@@ -210,6 +208,15 @@ class Manifest(Description):
         ):
             raise UserError(f"{path}: the rows of its shards do not add up to {manifest.rows}\n  {make}")
         return manifest
+
+
+def _how_to_make(folder: Path) -> str:
+    if isinstance(folder, ObjectPath):
+        return f"copy shards there from a folder on disk: {command('data', 'upload', 'FOLDER', folder)}"
+    return (
+        f"make them from images: {command('data', 'encode', 'IMAGES', folder, '--vae', 'VAE')}, "
+        f"or the bundled digits: {command('data', 'digits', folder)}"
+    )
 
 
 def latent_columns(*, posterior: bool, flip: bool) -> tuple[str, ...]:

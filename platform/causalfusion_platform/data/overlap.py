@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +19,7 @@ from causalfusion import draws
 from .fingerprints import fingerprints
 from .manifest import Manifest, Shard
 from .passes import read_group
+from .shard_file import threads_for
 from .subset import whole_location
 
 MOST_BYTES = 128 * 2**20
@@ -101,13 +101,13 @@ def _hashed(shards: ShardsOf, groups: Sequence[tuple[Shard, int]]) -> list[tuple
         table = read_group(shards.folder, *place, ["row_id", "key", "mean"])
         return table.column("key").to_pylist(), fingerprints(table).latents
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(threads_for(shards.folder)) as threads:
         return list(threads.map(one, groups))
 
 
 def _read(shards: ShardsOf, columns: Sequence[str], groups: Sequence[tuple[Shard, int]]) -> pa.Table:
     read = partial(_read_one, shards.folder, columns)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(threads_for(shards.folder)) as threads:
         return pa.concat_tables(threads.map(read, groups))
 
 

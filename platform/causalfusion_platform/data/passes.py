@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..config.commands import command
 from ..config.errors import UserError
 from .finite import rows_not_finite
 from .manifest import Manifest, Shard
+from .shard_file import open_parquet
 from .shards import LATENT_COLUMNS
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def read_group(folder: Path, shard: Shard, group: int, columns: Sequence[str]) -
     """
     path = folder / shard.file
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path) as file:
             table = file.read_row_group(group, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config.commands import command
 from ..config.errors import UserError
+from ..storage.object_path import ObjectPath
 from .layout import names_in
 from .manifest import Manifest, Quarantined
 from .scan import look_at_shard
@@ -45,6 +46,8 @@ def quarantine_shards(folder: Path, manifest: Manifest, bad: Mapping[str, str]) 
 
 def restore_advice(folder: Path, manifest: Manifest) -> str:
     """Return the advice for making bad or missing shards again."""
+    if isinstance(folder, ObjectPath):
+        return f"copy sound shards there: {command('data', 'upload', 'FOLDER', folder)}"
     if manifest.source.kind == "bundled":
         return f"make them anew: {digits_command(folder, manifest)}"
     return (

@@ -21,6 +21,7 @@ from ..config.errors import UserError
 from .finite import rows_not_finite
 from .manifest import Manifest, latent_columns
 from .order import RowGroup, Window, row_order, windows_between
+from .shard_file import open_parquet, read_parquet
 
 Columns = dict[str, NDArray[np.generic]]
 
@@ -129,7 +130,7 @@ def _read_group(data: Dataset, files: dict[str, pq.ParquetFile], group: RowGroup
     path = data.folder / group.file
     try:
         if group.file not in files:
-            files[group.file] = pq.ParquetFile(path, page_checksum_verification=True)
+            files[group.file] = open_parquet(path)
         # Columns are read in parallel, which makes the first batch available sooner.
         table = files[group.file].read_row_group(group.index, columns=data.columns, use_threads=True)
         columns = {name: _as_numpy(table.column(name)) for name in data.columns}
@@ -218,7 +219,7 @@ def read_all(folder: Path, manifest: Manifest, at_most: int | None = None) -> Ba
         if at_most is not None and sum(map(len, tables)) >= at_most:
             break
         path = folder / shard.file
-        tables.append(pq.read_table(path, columns=names, page_checksum_verification=True))
+        tables.append(read_parquet(path, names))
         _check_finite(path, to_columns(tables[-1]))
     rows = pa.concat_tables(tables).slice(0, at_most)
     row_id, label, latent = (_as_numpy(rows.column(name)) for name in names)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .fingerprints import Fingerprints, clashes, fingerprints, same_latents
 from .finite import rows_not_finite
 from .manifest import Manifest, Shard
 from .passes import ShowRows, Tick, latents_of, over_shards
+from .shard_file import open_parquet
 from .validate import CheckedShards, shard_fault
 
 # In half precision −0 has the sign bit alone.
@@ -76,7 +76,7 @@ def look_at_shard(path: Path, shard: Shard, manifest: Manifest, tick: Tick = lam
         return fault
     parts, where = [], "the file"
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 where = f"row group {group}"
                 table = file.read_row_group(group, use_threads=False)

@@ -12,8 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..config.commands import command
 from ..config.errors import UserError
+from ..config.files import home
 from ..storage.atomic import replacing, write_atomically
+from ..storage.object_path import ObjectPath, as_path
+from ..storage.objects import is_object_url
 from .layout import CARD_FILE, EARLIER_NAMES, NAMES, card, names_in
 from .manifest import Description, Manifest, Shard, latent_columns, sha256_of
 
@@ -30,6 +34,8 @@ TOKENIZER = re.compile(r"\.tokenizer-[0-9a-f]{16}\.json|\.\.tokenizer-[0-9a-f]{1
 """Name of the tokenizer of a data set's captions, finished or not, inside the folder of shards.
 
 It is not a part of the data."""
+BESIDE_OBJECTS = "shards/.object-storage"
+"""Folder below CAUSALFUSION_HOME of the classifiers and tokenizers of shards on object storage."""
 LATENT_COLUMNS = latent_columns(posterior=True, flip=True)
 
 
@@ -110,13 +116,18 @@ def shard_name(index: int, count: int) -> str:
 
 
 def classifier_folder(folder: Path, identity: str) -> Path:
-    """Return the folder beside the shards that keeps the classifier of this identity."""
-    return folder / f".classifier-{identity[:16]}"
+    """Return the folder that keeps the classifier of this identity: beside the shards, unless they are objects."""
+    return _on_disk(folder) / f".classifier-{identity[:16]}"
 
 
 def tokenizer_file(folder: Path, identity: str) -> Path:
-    """Return the file beside the shards that keeps the tokenizer of this identity."""
-    return folder / f".tokenizer-{identity[:16]}.json"
+    """Return the file that keeps the tokenizer of this identity: beside the shards, unless they are objects."""
+    return _on_disk(folder) / f".tokenizer-{identity[:16]}.json"
+
+
+def _on_disk(folder: Path) -> Path:
+    """Return the folder of what belongs to shards, but is not a part of the data."""
+    return home() / BESIDE_OBJECTS if isinstance(folder, ObjectPath) else folder
 
 
 def is_replaceable(folder: Path) -> bool:
@@ -142,6 +153,15 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and is_replaceable(folder)):
         raise UserError(
             f"{folder} exists and is not a folder of shards\n  name a new or empty folder, such as shards/digits"
+        )
+
+
+def refuse_object_storage(out: Path) -> None:
+    """Raise `UserError` if shards are to be written to an address, which would name a folder by mistake."""
+    if is_object_url(out):
+        raise UserError(
+            f"{as_path(out)} is on object storage, and shards are written to disk\n"
+            f"  name a folder, and copy it there: {command('data', 'upload', 'FOLDER', as_path(out))}"
         )
 
 

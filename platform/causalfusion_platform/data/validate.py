@@ -11,27 +11,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from causalfusion import CausalFusionConfig, ModelConfig
 
 from ..config.commands import command
 from ..config.errors import UserError
+from ..storage.object_path import ObjectPath
+from ..storage.objects import NotThere
 from .fingerprints import Fingerprints, clashes
 from .manifest import Manifest, Shard, sha256_of
 from .read import LATENT
+from .shard_file import open_parquet, threads_for
 from .shards import manifest_schema
 
 _ARROW_SCHEMA = b"ARROW:schema"
 
 
 class Stamp(NamedTuple):
-    """Size and times of a file, which show a change without reading it."""
+    """Size and times of a file, or size and tag of an object, which show a change without reading it."""
 
     size: int
     mtime_ns: int
     ctime_ns: int
     """Time of change of the file itself. A copy with the original's time of modification has another one."""
+    etag: str = ""
+    """Tag of an object's content."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def open_shards(
     manifest = Manifest.read(folder)
     if known is not None and (known.manifest != manifest or (hashes and not known.hashes)):
         known = None
-    stamps = {shard.file: stamp for shard in manifest.shards if (stamp := _stamp(folder / shard.file)) is not None}
+    stamps = _stamps(folder, manifest)
     trusted = {file for file, stamp in stamps.items() if known is not None and known.still_holds(file, stamp)}
     found = dict(faults(folder, manifest, hashes=hashes, but=trusted))
     found |= {} if known is None else {file: fault for file, fault in known.bad.items() if file in trusted}
@@ -101,11 +105,12 @@ def open_shards(
         )
         enough = f"{share + 5e-4:.3f}"
         without = f"; or train without it: data.max_bad_rows={enough} (now {max_bad_rows:g})"
-        raise UserError(
-            f"{named}\n"
-            f"  restore the file, or set it aside: {command('data', 'verify', folder, '--quarantine')}"
-            f"{without if float(enough) < 1 else ''}"
+        restore = (
+            f"copy sound shards there: {command('data', 'upload', 'FOLDER', folder)}"
+            if isinstance(folder, ObjectPath)
+            else f"restore the file, or set it aside: {command('data', 'verify', folder, '--quarantine')}"
         )
+        raise UserError(f"{named}\n  {restore}{without if float(enough) < 1 else ''}")
     return CheckedShards(folder, manifest, bad, stamps, hashes)
 
 
@@ -114,16 +119,28 @@ def _repeated_row_ids(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
 
     def read(shard: Shard) -> Fingerprints | str:
         try:
-            with pq.ParquetFile(folder / shard.file) as file:
+            with open_parquet(folder / shard.file, checksums=False) as file:
                 ids = file.read(columns=["row_id"], use_threads=False).column(0).to_numpy()
         except (OSError, pa.ArrowException) as error:
             return f"it is not readable Parquet ({error})"
         return replace(Fingerprints.none(), row_ids=ids)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(threads_for(folder)) as threads:
         found = dict(zip((shard.file for shard in shards), threads.map(read, shards), strict=True))
     prints = {file: print_ for file, print_ in found.items() if isinstance(print_, Fingerprints)}
     return {file: fault for file, fault in found.items() if isinstance(fault, str)} | clashes(folder, prints)
+
+
+def _stamps(folder: Path, manifest: Manifest) -> dict[str, Stamp]:
+    """Return file → stamp of the shards that are there."""
+    if isinstance(folder, ObjectPath):
+        there = folder.objects()
+        return {
+            shard.file: Stamp(there[shard.file].size, 0, 0, there[shard.file].etag)
+            for shard in manifest.shards
+            if shard.file in there
+        }
+    return {shard.file: stamp for shard in manifest.shards if (stamp := _stamp(folder / shard.file)) is not None}
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -142,7 +159,7 @@ def faults(
     Files in `but` are not checked.
     """
     shards = [shard for shard in manifest.shards if shard.file not in but]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing releases Python's lock
+    with ThreadPoolExecutor(threads_for(folder)) as threads:  # hashing releases Python's lock
         found = threads.map(lambda shard: shard_fault(folder / shard.file, shard, manifest, hashes), shards)
         for shard, fault in zip(shards, found, strict=True):
             if fault:
@@ -206,10 +223,11 @@ def check_draws(manifest: Manifest, flip: bool | None, folder: Path) -> None:
 
 def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = True) -> str | None:
     """Return the fault of a shard, or None."""
-    if not path.is_file():
+    size = _size_of(path)
+    if size is None:
         return "the file is missing"
-    if path.stat().st_size != shard.bytes:
-        return f"it has {path.stat().st_size} bytes, not {shard.bytes}"
+    if size != shard.bytes:
+        return f"it has {size} bytes, not {shard.bytes}"
     try:
         if hashes and (found := sha256_of(path)) != shard.sha256:
             return f"its SHA-256 is {found[:12]}…, not {shard.sha256[:12]}…"
@@ -222,7 +240,7 @@ def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = Tru
             return "it is not readable Parquet (it has no footer)"
         if footer.count(_ARROW_SCHEMA) != 1 or _schema_entry(schema) not in footer:
             return f"its schema is not that of the manifest, {', '.join(schema.names)} for {manifest.shape}"
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path, checksums=False) as file:
             metadata, columns = file.metadata, file.schema_arrow
         if not columns.equals(schema):
             return f"its columns are not those of the manifest: {', '.join(schema.names)} for {manifest.shape}"
@@ -245,6 +263,16 @@ def shard_fault(path: Path, shard: Shard, manifest: Manifest, hashes: bool = Tru
             continue
         return f"a label is out of range: labels are {given}, allowed is 0…{classes - 1}"
     return None
+
+
+def _size_of(path: Path) -> int | None:
+    """Return the bytes of a file or an object. None: it does not exist."""
+    if isinstance(path, ObjectPath):  # one request
+        try:
+            return path.stat().st_size
+        except NotThere:
+            return None
+    return path.stat().st_size if path.is_file() else None
 
 
 def _footer(path: Path) -> bytes:

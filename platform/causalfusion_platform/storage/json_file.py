@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from .object_path import ObjectPath
+
 LARGEST = 16 << 20
 """Bytes above which a file is refused. Its tree in memory may be twenty times larger."""
 _SHOWN = 200
@@ -67,6 +69,8 @@ def read_bounded(path: Path, largest: int) -> bytes:
         FileNotFoundError: there is none.
         Damaged: it is not a file, cannot be read, or is larger than `largest` bytes.
     """
+    if isinstance(path, ObjectPath):
+        return _read_object(path, largest)
     try:
         # A pipe would wait for its writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -84,6 +88,12 @@ def read_bounded(path: Path, largest: int) -> bytes:
     if len(content) > largest:
         raise Damaged(path, f"it is larger than {largest:,} bytes")
     return content
+
+
+def _read_object(path: ObjectPath, largest: int) -> bytes:
+    if path.stat().st_size > largest:
+        raise Damaged(path, f"it is larger than {largest:,} bytes")
+    return path.read_bytes()
 
 
 def _parsed(path: Path, largest: int, parse: Callable[[bytes], _Parsed]) -> _Parsed:

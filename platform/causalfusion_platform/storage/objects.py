@@ -6,16 +6,17 @@ others. No setting of the platform holds a secret, and no message shows one.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import UserError
+from ..errors import MachineError, UserError
 from .atomic import replacing
 
 SCHEME = "s3"
@@ -49,7 +50,7 @@ class Conflict(Exception):
     """A conditional put found another state than expected: somebody else has written or deleted the object."""
 
 
-class Unavailable(OSError):
+class Unavailable(MachineError, OSError):
     """The store did not answer, or answered with an error of its own, in all attempts."""
 
 
@@ -84,12 +85,12 @@ class ObjectUrl:
         match = _URL.fullmatch(str(text))
         if match is None or match[1].lower() != SCHEME:
             raise UserError(
-                f"{_shown(str(text))} is not an address of object storage\n  give {SCHEME}://BUCKET/KEY"
+                f"{without_login(str(text))} is not an address of object storage\n  give {SCHEME}://BUCKET/KEY"
             )
         bucket, _, key = match[3].partition("/")
         if "@" in bucket:
             raise UserError(
-                f"{_shown(str(text))} has a user or a password, which belong into AWS's own settings\n"
+                f"{without_login(str(text))} has a user or a password, which belong in AWS's own settings\n"
                 f"  {_CREDENTIALS}"
             )
         try:
@@ -128,7 +129,7 @@ def is_object_url(text: str | Path) -> bool:
         return False
     if match[1].lower() != SCHEME:
         raise UserError(
-            f"{_shown(str(text))}: {match[1]}:// is not supported here\n"
+            f"{without_login(str(text))}: {match[1]}:// is not supported here\n"
             f"  give a path on disk, or {SCHEME}://BUCKET/KEY. AWS_ENDPOINT_URL names another store than AWS"
         )
     return True
@@ -249,6 +250,13 @@ class ObjectStore:
                     found.append(ObjectInfo(item["Key"].removeprefix(base), item["Size"], item["ETag"]))
         return sorted(found, key=lambda info: info.key)
 
+    def any(self) -> bool:
+        """Say whether there is an object below the store's address."""
+        prefix = f"{self.url.key}/" if self.url.key else ""
+        with self._told("listed", ""):
+            page = self._client.list_objects_v2(Bucket=self.url.bucket, Prefix=prefix, MaxKeys=1)
+        return bool(page.get("Contents"))
+
     def delete(self, key: str) -> None:
         """Remove an object. One that does not exist counts as removed."""
         with self._told("removed", key):
@@ -266,30 +274,15 @@ class ObjectStore:
         region: str = self._client.meta.region_name
         return region
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        import boto3
-
-        session = boto3.Session()
-        # AWS itself finds a bucket from here. Other stores do not care.
-        region = session.region_name or "us-east-1"
-        config = self._botocore.config.Config(
-            retries={"mode": "adaptive", "total_max_attempts": TRIES},
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-        )
-        return session.client("s3", region_name=region, config=config)
-
-    @cached_property
-    def _botocore(self) -> Any:
-        import botocore.config
-        import botocore.exceptions
-
-        return botocore
+        return _client(aws_settings())
 
     @property
     def _errors(self) -> Any:
-        return self._botocore.exceptions
+        import botocore.exceptions
+
+        return botocore.exceptions
 
     def _of(self, key: str) -> dict[str, str]:
         return {"Bucket": self.url.bucket, "Key": (self.url / key).key}
@@ -385,7 +378,34 @@ def open_store(url: ObjectUrl | str | Path) -> ObjectStore:
         found = None
     if found is None:
         raise no_credentials(str(address))
-    return ObjectStore(address)
+    store = ObjectStore(address)
+    if "@" in urlsplit(store.endpoint).netloc:
+        raise UserError(
+            f"{address}: AWS_ENDPOINT_URL or its profile has a user or a password, which is not supported\n"
+            f"  {_CREDENTIALS}"
+        )
+    return store
+
+
+def aws_settings() -> tuple[tuple[str, str], ...]:
+    """Return AWS's environment variables, by which clients are kept."""
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+
+
+@lru_cache(maxsize=4)
+def _client(_settings: tuple[tuple[str, str], ...]) -> Any:
+    import boto3
+    import botocore.config
+
+    session = boto3.Session()
+    # AWS itself finds a bucket from here. Other stores do not care.
+    region = session.region_name or "us-east-1"
+    config = botocore.config.Config(
+        retries={"mode": "adaptive", "total_max_attempts": TRIES},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+    )
+    return session.client("s3", region_name=region, config=config)
 
 
 def no_credentials(where: str) -> UserError:
@@ -399,6 +419,6 @@ def _is_conflict(error: Any) -> bool:
     return code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "NoSuchKey")
 
 
-def _shown(text: str) -> str:
+def without_login(text: str) -> str:
     """Return an address without a user and a password."""
     return re.sub(r"(?<=/)[^/@]*@", "…@", text)

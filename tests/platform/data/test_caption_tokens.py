@@ -171,7 +171,7 @@ def test_every_way_of_having_no_caption_is_found(
 
 
 def test_captions_of_complete_shards_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pq, "read_table", None)
+    monkeypatch.setattr(caption_tokens, "read_parquet", None)
     check_captions(folder, Manifest.read(folder))
 
 

@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import botocore.retries.bucket
-import botocore.retries.standard
 import pytest
 from tests.object_store import SECRET, SERVER_ERROR, THROTTLED, FaultyServer
 
@@ -27,12 +25,7 @@ from causalfusion_platform.storage.objects import (
     open_store,
 )
 
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeat requests at once."""
-    monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
-    monkeypatch.setattr(botocore.retries.bucket.TokenBucket, "acquire", lambda *_, **__: True)
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.mark.parametrize(
@@ -184,10 +177,20 @@ def test_a_server_that_stays_away_is_told(s3_server: FaultyServer, s3_bucket: st
         assert s3_server.faults_left == 0
 
 
-def test_no_answer_is_told_without_the_password(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:9")
-    with pytest.raises(Unavailable, match=r"cannot be read: no answer from http://127.0.0.1:9") as told:
+def test_no_answer_is_told(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"cannot be read: no answer from http://127.0.0.1:9 .EndpointConnection"):
         open_store(s3_bucket).read("a")
+
+
+def test_a_password_in_the_endpoint_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, s3_bucket: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"AWS_ENDPOINT_URL .*has a user or a password.*\n  set AWS_PROFILE"
+    ) as told:
+        open_store(s3_bucket)
     assert SECRET not in "".join(traceback.format_exception(told.value))
 
 

@@ -12,6 +12,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -392,7 +393,10 @@ def _read_address(value: object) -> object:
 
 
 PathOrUrl = Annotated[
-    Path | InstanceOf[ObjectUrl], BeforeValidator(_read_address), PlainSerializer(str, when_used="json")
+    Path | InstanceOf[ObjectUrl],
+    BeforeValidator(_read_address),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "path"}),
 ]
 """A path on disk, or `s3://BUCKET/KEY`."""
 

@@ -59,6 +59,7 @@ class ObjectUrl:
     """Address of an object, or of all objects below a prefix: `s3://BUCKET/KEY`."""
 
     bucket: str
+    """Name of the bucket."""
     key: str = ""
     """Key without a slash at its ends. Empty: the whole bucket."""
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from causalfusion.model import CONFIGS
 
+from ..storage.objects import ObjectUrl
 from .schema import Experiment
 
 NAMES = ("name", "task", "model.preset", "finetune.augment.rand_augment", "tracking.experiment", "sweep.metric")
@@ -34,7 +35,7 @@ def value_of(key: str, given: str) -> str:
     `${oc.env:X}` stay interpolations.
     """
     kinds = leaf_types(key)
-    if not kinds & {str, Path} or kinds - {str, Path, type(None)}:
+    if not kinds & {str, Path} or kinds - {str, Path, ObjectUrl, type(None)}:
         return given
     if given == "null" and type(None) in kinds:
         return given

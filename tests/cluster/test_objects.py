@@ -87,13 +87,14 @@ class Host:
         disk.mkdir(parents=True)
         self.disk, self.shards = disk, shards
         self.environment = run_environment(
-            CAUSALFUSION_HOME=str(disk / "home"), TMPDIR=str(disk), OMP_NUM_THREADS="1", **server.environment
+            CAUSALFUSION_HOME=str(disk / "home"), OMP_NUM_THREADS="1", **server.environment
         )
 
     def start(self, name: str, *settings: str, ray: bool = False) -> subprocess.Popen[str]:
         """Start a training in a session of its own."""
         command = [sys.executable, "-m", "causalfusion_platform", "train", "smoke", *([] if ray else ["--local"])]
-        command += [f"name={name}", f"runs={RUNS}", f"data.path={self.shards}", *_RUN, *settings]
+        command += [f"name={name}", f"runs={RUNS}", f"data.path={self.shards}"]
+        command += [f"train.staging={self.disk}", *_RUN, *settings]
         return subprocess.Popen(
             command,
             env=self.environment,

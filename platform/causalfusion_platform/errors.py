@@ -6,8 +6,14 @@ from __future__ import annotations
 class UserError(Exception):
     """Wrong input by the user. The message names the value, its place, the allowed values, and the next command.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with its status.
     """
+
+    status = 2
+
+
+class NotNow(UserError):
+    """A cluster or a service does not allow it now. The same command may succeed later, without any change."""
 
 
 class MachineError(Exception):

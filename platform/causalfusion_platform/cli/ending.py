@@ -118,7 +118,7 @@ def ending_of(error: BaseException) -> Ending:
     if isinstance(error, MachineError):
         return _error(GAVE_UP, str(error))
     if isinstance(error, UserError) and not _is_of(error, "ray"):
-        return _error(WRONG, str(error))
+        return _error(error.status, str(error))
     if isinstance(error, KeyboardInterrupt):
         return Ending(STOPPED, f"stopped by Ctrl-C\n  {_AGAIN}")
     if _is_of(error, "ray"):

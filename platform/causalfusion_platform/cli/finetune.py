@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .config import Overrides
-from .train import AllowOption, DryRunOption, JsonOption, LocalOption, run_and_show, show_plan
+from .train import AllowOption, DryRunOption, JsonOption, LocalOption, RecheckOption, run_and_show, show_plan
 
 
 class Kind(StrEnum):
@@ -31,6 +31,7 @@ def finetune(
     allow: AllowOption = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    recheck: RecheckOption = False,
 ) -> None:
     """Fine-tune a trained model, measure it on held-out data, record it in MLflow. The same name=… continues it.
 
@@ -46,4 +47,4 @@ def finetune(
         show_plan(composed, redact(command("config", "show", experiment, *(overrides or []))))
         return
     keys = [key.strip() for key in allow.split(",") if key.strip()]
-    run_and_show(composed, local=local, as_json=as_json, allow_changes=keys)
+    run_and_show(composed, local=local, as_json=as_json, allow_changes=keys, recheck=recheck)

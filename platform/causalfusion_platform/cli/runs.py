@@ -48,7 +48,11 @@ def show(
 
 
 @runs_app.command("list")
-def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
+def list_runs(
+    runs: RunsOption = None,
+    user: Annotated[str | None, typer.Option(help="Show the runs of this user alone.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List all runs, those of sweeps included."""
     from rich.console import Console
 
@@ -57,7 +61,7 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
     from ..report.runs.show import run_json
 
     folder = folder_of_runs(runs)
-    views = look_at_all(folder)
+    views = [found for found in look_at_all(folder) if user in (None, found[1].user)]
     if as_json:
         print(json.dumps([run_json(view) for _, view in views]))
     elif views:
@@ -65,8 +69,25 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
         console.print(runs_table(views, console.width), soft_wrap=True)
         for fault in (view.fault for _, view in views if view.fault):
             print(fault, file=sys.stderr)
+    elif user is not None:
+        print(f"no runs of user {user} in {folder}\n  all of them: causalfusion runs list")
     else:
         print(f"no runs in {folder}: nothing has run there yet\n  run something first: causalfusion quickstart")
+
+
+@runs_app.command("take-over")
+def take_over(
+    name: Annotated[str, typer.Argument(help="Name of a run, or its folder.")],
+    runs: RunsOption = None,
+) -> None:
+    """Make a run of another user your own, so that your commands continue it."""
+    from ..launch.runs.find import find_run
+    from ..launch.runs.owner import take_over as change_owner
+
+    run = find_run(name, runs)
+    before, now = change_owner(run)
+    was = "" if before in (None, now) else f"; it was of {before}"
+    print(f"run {run.name} is of user {now}{was}")
 
 
 @runs_app.command("sync")

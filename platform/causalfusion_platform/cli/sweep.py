@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .config import ExperimentArgument, Overrides
-from .train import JsonOption, dashboard_command
+from .train import JsonOption, RecheckOption, dashboard_command, refusals
 
 
 def sweep(
@@ -16,6 +16,7 @@ def sweep(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and their cost, and stop.")] = False,
     as_json: JsonOption = False,
+    recheck: RecheckOption = False,
 ) -> None:
     """Search keys of an experiment (sweeps/gamma) with Ray Tune. The same command continues a stopped sweep."""
     from rich.console import Console
@@ -41,7 +42,11 @@ def sweep(
         console.print(line, soft_wrap=True)
     if dry_run:
         return
-    with log_to(console), LiveTable(console, next(iter(job.sweep.targets))) as display:
+    with (
+        refusals(composed.experiment, recheck),
+        log_to(console),
+        LiveTable(console, next(iter(job.sweep.targets))) as display,
+    ):
         result = run_sweep(job, display)
     # Speeds are in results.md, because the terminal has too few columns.
     shown = [place for place, name in enumerate(result.columns) if name not in SPEEDS]

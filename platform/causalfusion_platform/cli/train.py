@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..config.commands import RECHECK
 from .config import ExperimentArgument, Overrides
 
 if TYPE_CHECKING:
     from ..config.compose import Composed
+    from ..config.schema import Experiment
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line, last.")]
 AllowOption = Annotated[
@@ -26,6 +30,13 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Print stages, resources and cost without starting or writing anything."),
 ]
+RecheckOption = Annotated[
+    bool,
+    typer.Option(
+        RECHECK,
+        help="In a job of a cluster: try a command again that was refused before, though nothing has changed.",
+    ),
+]
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Run in one process without Ray, for debugging or one GPU.")
 ]
@@ -38,6 +49,7 @@ def train(
     allow: AllowOption = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    recheck: RecheckOption = False,
 ) -> None:
     """Train an experiment, score its samples, record it in MLflow. The same name=… continues the same run."""
     from ..config.commands import command
@@ -54,7 +66,7 @@ def train(
         show_plan(composed, redact(command("config", "show", experiment, *(overrides or []))))
         return
     keys = [key.strip() for key in allow.split(",") if key.strip()]
-    run_and_show(composed, local=local, as_json=as_json, allow_changes=keys)
+    run_and_show(composed, local=local, as_json=as_json, allow_changes=keys, recheck=recheck)
 
 
 def show_plan(composed: Composed, all_keys: str) -> None:
@@ -67,7 +79,9 @@ def show_plan(composed: Composed, all_keys: str) -> None:
     Console(highlight=False).print(plan_panel(make_plan(composed), all_keys))
 
 
-def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_changes: Sequence[str] = ()) -> None:
+def run_and_show(
+    composed: Composed, *, local: bool, as_json: bool, allow_changes: Sequence[str] = (), recheck: bool = False
+) -> None:
     """Run a composed experiment and print its progress and summary."""
     from rich.console import Console
 
@@ -83,7 +97,7 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     console.print(preflight_line(), soft_wrap=True)
     place = experiment.run_url or as_path(experiment.run_dir)
     console.print(f"run {experiment.name} → {place}", soft_wrap=True, markup=False)
-    with log_to(console), TrainingDisplay(console) as display:
+    with refusals(experiment, recheck), log_to(console), TrainingDisplay(console) as display:
         outcome = run_training(composed, local=local, show=display.show, allow_changes=allow_changes)
     if outcome.already_finished:
         console.print(
@@ -105,6 +119,14 @@ def run_and_show(composed: Composed, *, local: bool, as_json: bool, allow_change
     console.print(closing)
     if as_json:
         print(json.dumps(outcome.summary))
+
+
+def refusals(experiment: Experiment, recheck: bool) -> AbstractContextManager[None]:
+    """Refuse a command at once that this job of a cluster was refused before. Remember a refusal in the body."""
+    from ..launch.cluster.scheduled import is_scheduled
+    from ..launch.runs.refusal import remembering
+
+    return remembering(experiment, sys.argv[1:], scheduled=is_scheduled(), recheck=recheck)
 
 
 def dashboard_command(composed: Composed) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import MachineError as MachineError
+from ..errors import NotNow as NotNow
 from ..errors import UserError as UserError
 
 WRONG = 2

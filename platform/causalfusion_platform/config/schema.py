@@ -325,6 +325,9 @@ class SupervisionConfig(Section):
     longer is tried again, up to max_failures times."""
     resource_seconds: float = Field(300, gt=0)
     """Longest wait until all workers fit on the cluster again."""
+    lock_seconds: float | None = Field(None, ge=0)
+    """Longest wait for another launch of the run that is under way. With 0 the launch is refused at once.
+    null: 600 in a job of a cluster (Ray, Slurm, Kubernetes), else 0."""
     min_workers: int | None = Field(None, ge=1)
     """Smallest number of workers when not all fit on the cluster. null: train.num_workers.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from ..config.errors import UserError
+from ..config.errors import NotNow
 from ..storage.fence import Fence, NoFence, Superseded
 from .mlflow import answers
 from .mlflow_calls import METRICS_PER_CALL, MlflowRun, Unavailable, classify, one_line
@@ -274,7 +274,7 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
         lock.acquire()
     except Timeout:
         pid = _read_pid(holder)
-        raise UserError(
+        raise NotNow(
             f"process {pid} delivers the records of {run_dir} already\n  wait for it to end, or end it: kill {pid}"
         ) from None
     except (OSError, NotImplementedError) as error:  # the run's own lock ensures one driver

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import subprocess
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,13 +31,14 @@ def git_sha() -> str:
         return "unknown"
 
 
-def lineage_tags(manifest: Manifest) -> dict[str, str]:
-    """Return tags with a run's lineage."""
+def lineage_tags(manifest: Manifest, user: str | None) -> dict[str, str]:
+    """Return tags with a run's lineage, and its user if there is a name."""
     versions = {f"version.{name}": value for name, value in package_versions().items()}
     sha = git_sha()
     return {
         "git.sha": sha,
         **_in_mlflows_words(sha),
+        **(user_tags(user) if user is not None else {}),
         "data.digest": manifest.digest,
         "data.source": manifest.source.location,
         "data.autoencoder": manifest.autoencoder.name,
@@ -53,13 +52,16 @@ def job_tags() -> dict[str, str]:
     return {JOB_TAG: job} if job else {}
 
 
+def user_tags(user: str) -> dict[str, str]:
+    """Return the tags that say whose run it is: that of MLflow's dashboard, and ours, which searches find alike."""
+    return {"mlflow.user": user, "causalfusion.user": user}
+
+
 def _in_mlflows_words(sha: str) -> dict[str, str]:
-    """Return the tags that MLflow's dashboard shows as a run's source, commit and creator."""
+    """Return the tags that MLflow's dashboard shows as a run's source and commit."""
     tags = {"mlflow.source.name": "causalfusion", "mlflow.source.type": "LOCAL"}
     if sha != "unknown":
         tags["mlflow.source.git.commit"] = sha.removesuffix("-dirty")
-    with suppress(KeyError, OSError, ImportError):  # a container whose user has no name
-        tags["mlflow.user"] = getpass.getuser()
     return tags
 
 

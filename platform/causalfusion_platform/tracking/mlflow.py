@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ..config.errors import UserError
+from ..config.errors import NotNow, UserError
 from ..config.secrets import remember_address
 from ..library_warnings import leave_out
 from ..loopback import bypass_proxy
@@ -68,7 +68,7 @@ def check_address(uri: str) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the folder of tracking.uri {uri} cannot be made: {error}\n  {_ADVICE}") from error
+            raise NotNow(f"the folder of tracking.uri {uri} cannot be made: {error}\n  {_ADVICE}") from error
     elif parts.scheme not in ("http", "https"):
         raise UserError(f"tracking.uri {uri!r} is not supported\n  {_ADVICE}")
     elif not parts.hostname:
@@ -124,7 +124,7 @@ def check_reachable(uri: str) -> None:
     check_address(uri)
     reason = answers(uri)
     if reason is not None:
-        raise UserError(
+        raise NotNow(
             f"no MLflow server answers at tracking.uri {uri}: {reason}\n  {_ADVICE}\n"
             f"  start one: mlflow server --host 127.0.0.1 --port {urlsplit(uri).port or 5000}"
         )

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from ..config.errors import UserError
+from ..config.errors import NotNow
 from ..config.secrets import redacted
 from ..data.manifest import Manifest
 from ..storage.fence import Fence
@@ -74,9 +74,7 @@ class Outbox:
             artifacts=artifacts.absolute(),
         )
         if not self.journal.add(create):  # MLflow would take no other record of the run
-            raise UserError(
-                f"{self.journal.path} cannot be written\n  free space there, then give the same command"
-            )
+            raise NotNow(f"{self.journal.path} cannot be written\n  free space there, then give the same command")
         for some in batches(redacted(parameters)):
             self.journal.add(Parameters(values=some))
         self.tags(tags)

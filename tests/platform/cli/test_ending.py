@@ -82,6 +82,7 @@ VERBS = {
     "runs tag one a=b": "launch.runs.find.find_run",
     "runs fetch one": "tracking.fetch.fetch_artifacts",
     "runs register one": "launch.runs.find.find_run",
+    "runs take-over one": "launch.runs.find.find_run",
     "weights import file folder": "checkpoint.convert.import_checkpoint",
     "weights export folder file": "checkpoint.convert.export_checkpoint",
     "weights posthoc run folder": "checkpoint.posthoc.reconstruct",

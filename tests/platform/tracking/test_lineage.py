@@ -69,7 +69,7 @@ def test_the_tags_name_code_data_and_libraries(digits_folder: Path, checkout: Pa
     import torch
 
     manifest = Manifest.read(digits_folder)
-    tags = lineage.lineage_tags(manifest)
+    tags = lineage.lineage_tags(manifest, None)
     assert tags["git.sha"] == (checkout / ".git/refs/heads/main").read_text().strip()
     assert tags["data.digest"] == manifest.digest
     assert tags["data.autoencoder"] == "identity"
@@ -79,25 +79,19 @@ def test_the_tags_name_code_data_and_libraries(digits_folder: Path, checkout: Pa
     assert {"version.ray", "version.deepspeed", "version.causalfusion-platform"} <= set(tags)
 
 
-def test_the_dashboards_own_words(digits_folder: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dashboards_own_words(digits_folder: Path, checkout: Path) -> None:
     """Read by MLflow under these names."""
     from mlflow.utils import mlflow_tags as names
 
-    monkeypatch.setenv("LOGNAME", "nobody in particular")
     manifest = Manifest.read(digits_folder)
-    tags = lineage.lineage_tags(manifest)
-    assert tags[names.MLFLOW_USER] == "nobody in particular"
+    tags = lineage.lineage_tags(manifest, "alice")
+    assert tags[names.MLFLOW_USER] == tags["causalfusion.user"] == "alice"
     assert tags[names.MLFLOW_SOURCE_NAME] == "causalfusion"
     assert tags[names.MLFLOW_GIT_COMMIT] == tags["git.sha"]
     (checkout / "lineage.py").write_text("second\n")
-    assert lineage.lineage_tags(manifest)[names.MLFLOW_GIT_COMMIT] == tags["git.sha"]  # without -dirty
+    assert lineage.lineage_tags(manifest, None)[names.MLFLOW_GIT_COMMIT] == tags["git.sha"]  # without -dirty
     (checkout / ".git/refs/heads/main").unlink()
-
-    def unknown() -> str:
-        raise KeyError("no name for the user")
-
-    monkeypatch.setattr("getpass.getuser", unknown)
-    assert not {names.MLFLOW_USER, names.MLFLOW_GIT_COMMIT} & set(lineage.lineage_tags(manifest))
+    assert not {names.MLFLOW_USER, names.MLFLOW_GIT_COMMIT} & set(lineage.lineage_tags(manifest, None))
 
 
 def test_the_job_that_a_run_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from ...config.errors import UserError
+from ...config.errors import NotNow, UserError
 from ...ray_private import found_address
 
 _PROBE_SECONDS = 5.0
@@ -34,11 +34,11 @@ def cluster_address(environ: Mapping[str, str], seconds: float = _PROBE_SECONDS)
         return None
     address = found_address() if given == "auto" else given
     if address is None:
-        raise UserError(f"RAY_ADDRESS=auto, but no Ray runs on this machine\n  {_ADVICE}")
+        raise NotNow(f"RAY_ADDRESS=auto, but no Ray runs on this machine\n  {_ADVICE}")
     host, port = _host_and_port(address)
     fault = _fault_of_connecting(host, port, seconds)
     if fault is not None:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={given} ({host}:{port}): {fault}\n  {_ADVICE}")
+        raise NotNow(f"no Ray cluster answers at RAY_ADDRESS={given} ({host}:{port}): {fault}\n  {_ADVICE}")
     return given
 
 

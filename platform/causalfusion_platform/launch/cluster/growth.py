@@ -6,9 +6,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from ...config.errors import UserError
+from ...config.errors import NotNow, UserError
 from ...config.schema import Experiment
 from ...ray_private import AutoscalerView, autoscaler_view
 from .resources import Resources, cluster_resources, training_resources
@@ -47,13 +47,14 @@ def wait_for_room(
         enough: says if what fits is all that is wanted. Less is taken at the end of the wait.
 
     Raises:
-        UserError: too little is there.
+        NotNow: too little is there.
+        UserError: the cluster cannot hold it at all.
     """
     found, have = _look(fit)
     if _is_enough(found, enough) or not demand or autoscaler_view() is None:
         return _taken(found)
     began = told = time.monotonic()
-    why = f"no more nodes came within {seconds:.0f} s"
+    why, kind = f"no more nodes came within {seconds:.0f} s", cast(type[UserError], NotNow)
     logger.info(f"the cluster has {_text(have)}; asking for more nodes, waiting up to {seconds:.0f} s for them")
     with demanded(demand):
         while (waited := time.monotonic() - began) < seconds:
@@ -64,14 +65,14 @@ def wait_for_room(
             if _is_enough(found, enough):
                 return _taken(found)
             if waited > _VERDICT_SECONDS and _cannot_grow(autoscaler_view(), demand):
-                why = "its autoscaler has no more nodes of this kind to add"
+                why, kind = "its autoscaler has no more nodes of this kind to add", UserError
                 break
             if have != before or time.monotonic() - told >= _TELL_SECONDS:
                 told = time.monotonic()
                 logger.info(f"waiting for nodes: the cluster has {_text(have)}, {waited:.0f} of {seconds:.0f} s")
     if isinstance(found, UserError):
         first, _, advice = str(found).partition("\n")
-        raise UserError(
+        raise kind(
             f"{first}: {why}\n{advice}\n  see what its autoscaler does: ray status; or wait longer: "
             f"supervision.resource_seconds=…"
         )

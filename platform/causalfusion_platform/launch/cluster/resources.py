@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
-from ...config.errors import UserError
+from ...config.errors import NotNow, UserError
 from ...config.schema import Experiment
 from ...data.encode.resources import PipelineResources
 from ...ray_private import ClusterNode, alive_nodes, draining_nodes
@@ -108,13 +108,13 @@ def check_training(experiment: Experiment, have: Resources) -> None:
     need = worker * train.num_workers + reader
     if need.cpu_units > have.cpu_units:
         fit = have.fits(Resources(worker.cpu_units), reader)
-        raise UserError(
+        raise NotNow(
             f"train.num_workers={train.num_workers} × train.cpus_per_worker={train.cpus_per_worker:g} plus "
             f"{reader.cpus:g} for reading data are {need.cpus:g} CPUs, but the cluster has {have.cpus:g}\n"
             f"  allowed: train.num_workers up to {fit}, or fewer train.cpus_per_worker (fractions are fine)"
         )
     if need.gpu_units > have.gpu_units:
-        raise UserError(
+        raise NotNow(
             f"train.num_workers={train.num_workers} × train.gpus_per_worker={train.gpus_per_worker:g} exceed the "
             f"cluster's {have.gpus:g} GPUs\n  set train.gpus_per_worker=0 to train on CPUs"
         )

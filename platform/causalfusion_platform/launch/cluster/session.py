@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...config.errors import MachineError, UserError
+from ...config.errors import MachineError, NotNow
 from ...loopback import bypass_proxy
 from ...ray_private import impatient, local_options, on_loopback
 from ...storage.home import ray_token_file
@@ -81,7 +81,7 @@ def _join(address: str) -> None:
         with impatient(), on_loopback():  # else Ray takes a network's address for 127.0.0.1
             ray.init(address=address, **_QUIET)
     except Exception as error:
-        raise UserError(
+        raise NotNow(
             f"no Ray cluster answers at RAY_ADDRESS={address}: {first_line(error)}\n"
             f"  unset RAY_ADDRESS to use a local Ray, or start a head: ray start --head"
         ) from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...config.errors import UserError
+from ...config.errors import NotNow
 from ...config.schema import Experiment
 from ...data.layout import manifest_path
 from ...ray_private import ClusterNode, alive_nodes
@@ -73,7 +73,7 @@ def check_shared_folders(experiment: Experiment, run_dir: Path | None) -> None:
             if fault is not None:
                 faults[proof].append(f"{node.host} ({node.address}): {fault}")
     for proof, named in faults.items():
-        raise UserError(_message(proof, named))
+        raise NotNow(_message(proof, named))
 
 
 def look(files: Sequence[tuple[str, str]], seconds: float = _APPEAR_SECONDS) -> list[str | None]:
@@ -160,7 +160,7 @@ def _ask(asked: Sequence[Asked]) -> list[Answer]:
         try:
             answers.append((node, proofs, ray.get(call)))
         except ray.exceptions.RayTaskError as error:
-            raise UserError(
+            raise NotNow(
                 f"node {node.host} ({node.address}) cannot run this program: {first_line(error.cause)}\n"
                 f"  install the same version in the same Python on every node, then give the same command"
             ) from error

@@ -150,6 +150,7 @@ def _look_at(run: RunFolder, fault: str | None) -> RunView:
         summary=_summary(run),
         fault=fault,
         task=experiment.task if experiment else None,
+        user=state.user if state else None,
     )
 
 

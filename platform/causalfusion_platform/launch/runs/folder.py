@@ -8,7 +8,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ...config.commands import command
 from ...config.compose import Composed, flatten, recorded_tree, validate
 from ...config.errors import UserError
+from ...config.owner import current_user
 from ...config.schema import Experiment, TrackingConfig
 from ...config.secrets import with_variables
 from ...data.manifest import AutoencoderId, Manifest
@@ -34,7 +35,7 @@ from ...tracking.outbox import Outbox
 from ...tracking.pages import NOTE
 from ...tracking.pending import Pending
 from ...tracking.records import Create
-from .lock import UnderWay
+from .lock import Turn, UnderWay
 from .moved import is_another_run, is_elsewhere, state_here, summary_here, written_in
 from .public_config import public_config, write_config
 from .state import RunState, check_same_config
@@ -209,21 +210,32 @@ class RunFolder(RunPaths):
         self.storage.refuse_if_under_way()
 
     @contextmanager
-    def lock(self, wait_seconds: float | None = None) -> Iterator[None]:
+    def lock(self, wait_seconds: float | None = None, turn: Turn | None = None) -> Iterator[None]:
         """Hold the run's lock. The state is read again once the lock is taken.
 
         Args:
-            wait_seconds: longest wait for another process that holds it. Default: for one that only asks.
+            wait_seconds: longest silent wait for another process that holds it. Default: for one that only asks.
+            turn: wait for another launch beyond that.
 
         Raises:
             UnderWay: another process holds it.
         """
-        with self.storage.held(wait_seconds):
+        with ExitStack() as stack:
+            self._take(stack, wait_seconds, turn)
             for folder in (self.root, self.outbox_folder, self.members, self.evaluation):
                 remove_unfinished(folder)
             self.refresh()
             self._settle()
             yield
+
+    def _take(self, stack: ExitStack, wait_seconds: float | None, turn: Turn | None) -> None:
+        while True:
+            try:
+                return stack.enter_context(self.storage.held(wait_seconds))
+            except UnderWay as error:
+                if turn is None:
+                    raise
+                turn.hold_back(error)
 
     def settle(self) -> None:
         """Keep the addresses of a run that was moved or copied, unless a process holds its lock and has done it.
@@ -299,6 +311,7 @@ class RunFolder(RunPaths):
                 "bad_shards": sorted(shards.bad),
                 "config": tree,
                 "tracking_uri": with_variables(experiment.tracking_uri),
+                "user": state.user or self._user(parent),
             }
             if state.identity:  # the sweep that a copied trial belongs to is another one
                 outbox.tags(parentage(parent))
@@ -311,6 +324,7 @@ class RunFolder(RunPaths):
             self.keep(**news)
             self.storage.publish()
             return self.started
+        user = self._user(parent)
         for left in (self.outbox_folder, self.old_records):  # of a launch that ended before it wrote its state
             shutil.rmtree(left, ignore_errors=True)
         outbox.create(
@@ -322,7 +336,7 @@ class RunFolder(RunPaths):
                 _FOLDER_TAG: self.storage.place,
                 NOTE: experiment.description,
                 **experiment.tracking.tags,
-                **lineage_tags(shards.manifest),
+                **lineage_tags(shards.manifest, user),
                 **job_tags(),
             },
             parent=parent,
@@ -336,10 +350,16 @@ class RunFolder(RunPaths):
                 bad_shards=sorted(shards.bad),
                 autoencoder=shards.manifest.autoencoder,
                 launches=launch,
+                user=user,
             )
         )
         self.storage.publish()
         return begun
+
+    def _user(self, parent: str | None) -> str | None:
+        """Return the owner of a new run. That of a trial is its sweep's: workers may be of another user."""
+        above = RunState.read(self.root.parent) if parent is not None else None
+        return above.user if above is not None else current_user()
 
     def read_summary(self) -> dict[str, Any]:
         """Return the results of a finished run, with the paths of the folder that it lies in now.

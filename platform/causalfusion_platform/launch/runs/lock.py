@@ -1,9 +1,13 @@
-"""One launch of a run at a time."""
+"""One launch of a run at a time.
+
+The lock is not the whole truth: see `storage.fence`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 import time
@@ -14,11 +18,14 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from ...config.commands import command
-from ...config.errors import UserError
+from ...config.errors import STOPPED, NotNow
 from ...storage.atomic import naming
 from ...storage.json_file import read_model
 
+logger = logging.getLogger(__name__)
+
 LOCK_FILE = ".lock"
+_POLL_SECONDS = 1.0
 _ASKED_SECONDS = 0.5
 """Seconds to wait for the lock. A process that asks if a run is under way holds it for less."""
 
@@ -31,8 +38,62 @@ class _Holder(BaseModel):
     since: float
 
 
-class UnderWay(UserError):
+class UnderWay(NotNow):
     """Another process holds a run's lock."""
+
+
+class StillUnderWay(UnderWay):
+    """Another process holds a run's lock after a wait. The same command may be given again."""
+
+    status = STOPPED
+
+
+class Turn:
+    """Wait of a launch for another one of the same run, in several steps with one limit.
+
+    Args:
+        refuse: raises UnderWay while another launch is under way.
+        seconds: longest wait. 0: none.
+    """
+
+    def __init__(self, refuse: Callable[[], None], seconds: float) -> None:
+        self._refuse, self.seconds = refuse, seconds
+        self._until = time.monotonic() + seconds
+        self._told = ""
+
+    def wait(self) -> None:
+        """Wait until no other launch is under way. Signals end the wait as they end the command.
+
+        Raises:
+            UnderWay: one is, and `seconds` is 0.
+            StillUnderWay: one is after the wait.
+        """
+        while True:
+            try:
+                return self._refuse()
+            except UnderWay as error:
+                self.hold_back(error)
+
+    def hold_back(self, error: UnderWay) -> None:
+        """Say for whom the launch waits, and wait a moment.
+
+        Raises:
+            UnderWay, StillUnderWay: see `wait`.
+        """
+        who, _, advice = str(error).partition("\n")
+        left = self._until - time.monotonic()
+        if not self.seconds:
+            raise error
+        if left <= 0:
+            raise StillUnderWay(
+                f"{who}, still after a wait of {self.seconds:g} s\n"
+                f"  give the same command again when it has ended, or wait longer: supervision.lock_seconds=…\n"
+                f"{advice}"
+            ) from error
+        if who != self._told:
+            self._told = who
+            logger.warning(f"{who}; waiting up to {left:.0f} s for its end (supervision.lock_seconds)")
+        time.sleep(min(_POLL_SECONDS, left))
 
 
 @contextlib.contextmanager

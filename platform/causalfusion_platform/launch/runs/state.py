@@ -84,6 +84,8 @@ class RunState(BaseModel):
     """Times that the run went back to a checkpoint and took another order of the data: training had diverged."""
     folder: str | None = None
     """Folder of the run when this was written, which may have been moved since. Null in earlier versions."""
+    user: str | None = None
+    """Owner of the run: see `config.owner`. Null in runs of earlier versions, and where the system has no name."""
     identity: str = ""
     """Tells MLflow's run of a copied folder from the original's."""
 

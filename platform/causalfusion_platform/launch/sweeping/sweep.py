@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...config.commands import command
-from ...config.errors import UserError
+from ...config.errors import NotNow, UserError
 from ...data.validate import CheckedShards
 from ...report.sweeps.live import SweepDisplay
 from ...report.tables import markdown_table
@@ -17,9 +17,12 @@ from ...tasks import open_task
 from ...tracking.mlflow import check_reachable
 from ...tracking.pages import NOTE
 from ...tracking.tracker import AS_BARS
+from ..cluster.scheduled import lock_seconds
 from ..cluster.session import ray_session
 from ..runs.exit_status import taken_over
 from ..runs.folder import RunFolder
+from ..runs.lock import Turn
+from ..runs.owner import check_owner
 from ..runs.signals import StopRequest, stop_on_signals
 from ..training.train import check_inputs
 from .comparable import check_comparable, comparable
@@ -44,7 +47,9 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     """
     experiment = job.experiment
     folder = RunFolder(experiment.run_dir)
-    folder.refuse_if_under_way()
+    check_owner(folder)
+    turn = Turn(folder.refuse_if_under_way, lock_seconds(experiment))
+    turn.wait()
     folder.check_config(experiment, anew=job.anew)
     shards = check_inputs(experiment)
     scores = open_task(experiment).scores_on(shards.manifest)
@@ -64,7 +69,8 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     if shards.bad:
         logger.warning(shards.notice)
     # Ray is started after the checks, and signals are handled after that: Ray has a handler of its own.
-    with folder.lock(), ExitStack() as started:
+    with folder.lock(turn=turn), ExitStack() as started:
+        check_owner(folder)
         folder.check_config(experiment, anew=job.anew)  # another launch may have come before the lock
         done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
         job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
@@ -121,7 +127,7 @@ def _mlflow_run(folder: RunFolder) -> Iterator[str]:
     delivery.start()
     try:
         if delivery.drain(_MLFLOW_SECONDS) or (run_id := folder.started.mlflow_run_id) is None:
-            raise UserError(f"MLflow at {uri} does not take the sweep: {delivery.state}")
+            raise NotNow(f"MLflow at {uri} does not take the sweep: {delivery.state}")
         try:
             yield run_id
         finally:

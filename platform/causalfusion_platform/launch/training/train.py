@@ -21,10 +21,13 @@ from ...train.pass_through import check_deepspeed
 from ...train.progress import ProgressSink
 from ..cluster.growth import training_demand, wait_for_room
 from ..cluster.resources import check_training
+from ..cluster.scheduled import lock_seconds
 from ..cluster.session import ray_session
 from ..cluster.shared_folders import check_shared_folders
 from ..runs.exit_status import taken_over
 from ..runs.folder import RunFolder
+from ..runs.lock import Turn
+from ..runs.owner import check_owner
 from ..runs.signals import stop_on_signals
 from .finetuning import check_start
 from .launch import Launch, Stages
@@ -73,7 +76,10 @@ def run_training(
             f"  add train.num_workers=1, or leave --local out"
         )
     folder = RunFolder.of(experiment)
-    folder.refuse_if_under_way()
+    if parent is None:  # trials are of the user of their sweep
+        check_owner(folder)
+    turn = Turn(folder.refuse_if_under_way, lock_seconds(experiment))
+    turn.wait()
     if finished := _finished(folder, experiment, allow_changes):
         return finished
     with stages.time("prepare"):
@@ -92,10 +98,12 @@ def run_training(
         )
     with (
         _workers_session(experiment, local, stages),
-        folder.lock(),
+        folder.lock(turn=turn),
         stop_on_signals() as stop,
     ):
         # Another launch may have come between the first look and the lock.
+        if parent is None:
+            check_owner(folder)
         if finished := _finished(folder, experiment, allow_changes):
             return finished
         with stages.time("prepare"):

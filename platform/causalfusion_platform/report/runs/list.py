@@ -46,6 +46,8 @@ def run_panel(view: RunView) -> Panel:
         "MLflow run", escape(f"{view.mlflow_run_id or 'not recorded yet'}\n{view.tracking_uri or ''}".strip())
     )
     rows.add_row("folder", escape(as_path(view.folder)))
+    if view.user is not None:
+        rows.add_row("user", escape(view.user))
     rows.add_row("next", escape("\n".join(_next(view))))
     return Panel(rows, title=f"run {escape(view.name)}", title_align="left", expand=True)
 
@@ -54,13 +56,18 @@ def runs_table(views: Sequence[tuple[str, RunView]], width: int = 80) -> Text:
     """Return the text of `causalfusion runs list`, a line for each run, from (name, run).
 
     Columns at the right are left out where names are long. A name that is longer still has a line of its own.
+    Runs of several users have a column with the user.
     """
+    users = len({view.user for _, view in views}) > 1
     titles = list(dict.fromkeys(next(iter(view.scores), None) for _, view in views if view.scores))
     cells = [[*_COLUMNS], *(_cells(view, several=len(titles) > 1) for _, view in views)]
+    if users:
+        owners = ["user", *(view.user or "–" for _, view in views)]
+        cells = [[row[0], owner, *row[1:]] for row, owner in zip(cells, owners, strict=True)]
     names = ["run", *(name for name, _ in views)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    count = len(_COLUMNS)
-    while count > _ALWAYS and _table_width(names, widths[:count]) > width:
+    count, always = len(cells[0]), _ALWAYS + users
+    while count > always and _table_width(names, widths[:count]) > width:
         count -= 1
     room = max(width - _table_width([""], widths[:count]), cell_len("run"))
     first = min(max(map(cell_len, names)), room)
@@ -69,7 +76,7 @@ def runs_table(views: Sequence[tuple[str, RunView]], width: int = 80) -> Text:
         if cell_len(name) > first:
             lines.append(name)
         status, *numbers = [
-            _padded(text, size, right=index > 0)
+            _padded(text, size, right=index > users)
             for index, (text, size) in enumerate(zip(row[:count], widths[:count], strict=True))
         ]
         beginning = _padded(name if cell_len(name) <= first else "", first, right=False)

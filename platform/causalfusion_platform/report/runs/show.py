@@ -47,6 +47,8 @@ class RunView:
     """Message about a state that cannot be read."""
     task: str | None = None
     """Task of the run. None where its configuration cannot be read."""
+    user: str | None = None
+    """Owner of the run. None where it is not recorded."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -92,6 +94,7 @@ def run_json(view: RunView) -> dict[str, Any]:
         "bad_checkpoints": list(view.bad_checkpoints),
         "mlflow_run_id": view.mlflow_run_id,
         "tracking_uri": view.tracking_uri,
+        "user": view.user,
         "summary": view.summary,
         "fault": view.fault,
     }

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.cli.ending import ending_of
+from causalfusion_platform.config.errors import STOPPED, WRONG, UserError
+from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.lock import (
     LOCK_FILE,
+    StillUnderWay,
+    Turn,
     UnderWay,
     in_turn,
     is_under_way,
@@ -167,3 +173,86 @@ def test_other_faults_are_not_tried_again(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no such key"):
         in_turn(tmp_path, launch)
+
+
+def turn_of(run_dir: Path, seconds: float) -> Turn:
+    return Turn(RunFolder(run_dir).refuse_if_under_way, seconds)
+
+
+def test_a_turn_waits_for_the_launch_under_way(tmp_path: Path, log_lines: list[str]) -> None:
+    """It says once for whom it waits."""
+    took: list[int] = []
+
+    def launch() -> None:
+        turn = turn_of(tmp_path, 300)
+        turn.wait()
+        with RunFolder(tmp_path).lock(turn=turn):
+            took.append(os.getpid())
+
+    with holder(tmp_path) as process:
+        waits = threading.Thread(target=launch)
+        waits.start()
+        while not log_lines:
+            waits.join(0.01)
+        waits.join(1.5)  # longer than the interval of asking
+        assert (waits.is_alive(), took) == (True, [])
+        [line] = log_lines
+        assert f"run '{tmp_path.name}' is under way: process {process.pid} on" in line
+        assert "waiting up to 300 s" in line
+    waits.join(30)
+    assert took == [os.getpid()]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_turn_has_an_end(tmp_path: Path, seconds: float) -> None:
+    """After a wait a scheduler may give the command again. Without one the name may be a mistake."""
+
+    def enter_in_turn() -> None:
+        with RunFolder(tmp_path).lock(turn=turn_of(tmp_path, seconds)):
+            raise AssertionError
+
+    with holder(tmp_path) as process:
+        for start in (turn_of(tmp_path, seconds).wait, enter_in_turn):
+            with pytest.raises(UnderWay) as caught:
+                start()
+            message = str(caught.value)
+            assert f"process {process.pid} on" in message
+            assert "name=…" in message
+            ending = ending_of(caught.value)
+            assert ending.status == (STOPPED if seconds else WRONG)
+            assert ("supervision.lock_seconds" in message, "after a wait of 0.2 s" in message) == (
+                (True, True) if seconds else (False, False)
+            )
+
+
+def test_one_turn_for_all_its_steps(tmp_path: Path) -> None:
+    """Time that was spent before the lock is taken counts."""
+    turn = turn_of(tmp_path, 0.2)
+    turn.wait()
+    time.sleep(0.3)
+    with holder(tmp_path), pytest.raises(StillUnderWay), RunFolder(tmp_path).lock(turn=turn):
+        raise AssertionError
+
+
+_WAIT = """
+import logging, sys
+from pathlib import Path
+from causalfusion_platform.cli.ending import run_to_end
+from causalfusion_platform.launch.runs.folder import RunFolder
+from causalfusion_platform.launch.runs.lock import Turn
+logging.basicConfig(level=logging.INFO)
+run_to_end(Turn(RunFolder(Path(sys.argv[1])).refuse_if_under_way, 600).wait)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", _WAIT, str(tmp_path)]
+    with holder(tmp_path), subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waits:
+        assert waits.stderr
+        assert "waiting up to 600 s" in waits.stderr.readline()
+        waits.send_signal(number)
+        _, errors = waits.communicate(timeout=300)
+        assert waits.returncode == STOPPED
+        assert "stopped by" in errors
+        assert is_under_way(tmp_path)

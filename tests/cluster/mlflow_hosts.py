@@ -244,7 +244,8 @@ class MlflowHosts:
         until(made, started.said, seconds=120)
 
 
-_POSTGRES_USER = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+# The folder of a checkout may be its user's alone.
+_POSTGRES_USER = ["env", "--chdir=/", "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
 
 
 def _names(host: Host, names: Mapping[str, Host]) -> None:

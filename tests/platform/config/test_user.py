@@ -1,4 +1,4 @@
-"""The name of the user, given and of the system."""
+"""The name of the user who submits a job, given and of the system."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import getpass
 
 import pytest
 
+from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.owner import current_user
 from causalfusion_platform.config.user import user_name
 
 
 def test_the_environment_wins() -> None:
-    assert user_name({"CAUSALFUSION_USER": " anna "}) == "anna"
-    assert user_name({"CAUSALFUSION_USER": ""}) == getpass.getuser()
+    assert user_name({"CAUSALFUSION_USER": "anna--b"}) == "anna--b"
+    with pytest.raises(UserError, match="not a DNS label"):
+        user_name({"CAUSALFUSION_USER": "Anna Smith"})
+
+
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [("anna", "anna"), ("Anna.Smith", "anna-smith"), ("EXAMPLE\\ben_2", "example-ben-2"), ("7up", "user-7up")],
+)
+def test_the_owner_of_a_job_is_one_that_runs_accept(
+    monkeypatch: pytest.MonkeyPatch, system: str, name: str
+) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: system)
+    assert user_name({}) == name
+    assert current_user({"CAUSALFUSION_USER": user_name({})}) == name
 
 
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

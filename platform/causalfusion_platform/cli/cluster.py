@@ -72,13 +72,14 @@ def render_files(
 @cluster_app.command("check", context_settings=_FORWARD)
 def check_files(ctx: typer.Context, file: FileArgument, schemas: SchemasOption = None) -> None:
     """Check without a cluster: does it fit, what does it cost, do the files hold to all rules?"""
+    from ..config.errors import WRONG
     from ..deploy.check import check, explained
 
     cluster, workload, files = _rendered(file, ctx.args)
     checked = check(cluster, workload, files, schemas)
     print(explained(checked, cluster))
     if checked.faults:
-        raise typer.Exit(2)
+        raise typer.Exit(WRONG)
 
 
 @cluster_app.command("diff", context_settings=_FORWARD)
@@ -87,7 +88,7 @@ def diff(
     file: FileArgument,
     live: Annotated[bool, typer.Option("--live", help="Compare with the cluster itself (kubectl diff).")] = False,
 ) -> None:
-    """Compare with the files that were applied last. Ends with status 1 if they differ."""
+    """Compare with the files that were applied last, or with the cluster itself."""
     from ..deploy.hand_over import changes, check_context, cluster_diff
 
     cluster, workload, files = _rendered(file, ctx.args)
@@ -99,13 +100,12 @@ def diff(
         check_context(cluster)
     found = cluster_diff(cluster, files) if live else changes(workload.name, files)
     print(found or "no difference")
-    if found:
-        raise typer.Exit(1)
 
 
 @cluster_app.command("apply", context_settings=_FORWARD)
 def apply(ctx: typer.Context, file: FileArgument, schemas: SchemasOption = None, yes: YesOption = False) -> None:
     """Check, show the plan, ask, and hand the files to kubectl, sbatch or ray."""
+    from ..config.errors import WRONG
     from ..deploy.check import check, explained
     from ..deploy.hand_over import apply_commands, changes, check_context, run_commands, write_files
 
@@ -113,7 +113,7 @@ def apply(ctx: typer.Context, file: FileArgument, schemas: SchemasOption = None,
     checked = check(cluster, workload, files, schemas)
     print(explained(checked, cluster))
     if checked.faults:
-        raise typer.Exit(2)
+        raise typer.Exit(WRONG)
     check_context(cluster)
     commands = apply_commands(cluster, workload.name, files)
     print(changes(workload.name, files) or "no difference to the files applied last")
@@ -168,12 +168,16 @@ def _confirm(commands: list[list[str]], yes: bool) -> None:
 
 def _next(cluster: ClusterFile, workload: Workload) -> str:
     """Return the commands with which to follow a job."""
+    from ..config.commands import command
+    from ..deploy.hand_over import applied_folder
+    from ..deploy.launcher.render import FILE
+
     namespace = f"--namespace {cluster.namespace} "
     return {
         "kuberay": f"follow it: kubectl {namespace}get rayjob {workload.name} --watch",
         "slurm": f"follow it: squeue --name {workload.name}; tail -F {cluster.home}/slurm/{workload.name}-*.log",
         "ray": (
-            "open a way to it: ray dashboard clusters/"
-            f"{workload.name}/ray-cluster.yaml\n  then: causalfusion submit -- {' '.join(workload.arguments)}"
+            f"open a way to it: ray dashboard {applied_folder(workload.name) / FILE}\n"
+            f"  then: {command('jobs', 'submit', '--', *workload.arguments)}"
         ),
     }[cluster.target]

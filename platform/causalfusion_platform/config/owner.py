@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from .errors import UserError
 
 USER_VARIABLE = "CAUSALFUSION_USER"
+_LONGEST = 63
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAMELESS = re.compile(r"uid-\d+")
 """Name of a user id without a name: see `cli.surroundings`. It tells nobody apart, since containers choose ids."""
@@ -37,3 +38,18 @@ def current_user(environ: Mapping[str, str] = os.environ) -> str | None:
     except (KeyError, OSError, ImportError):  # a container whose user has no name
         return None
     return None if _NAMELESS.fullmatch(name) else name
+
+
+def user_name(environ: Mapping[str, str] = os.environ) -> str:
+    """Return $CAUSALFUSION_USER, or the system's name of the user as a DNS label. One without a name is `uid-N`.
+
+    Raises:
+        UserError: the variable is not a DNS label.
+    """
+    name = current_user(environ)
+    if name is None:
+        return f"uid-{os.getuid()}"
+    if environ.get(USER_VARIABLE):
+        return name
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (label if label[:1].isalpha() else f"user-{label}")[:_LONGEST].rstrip("-")

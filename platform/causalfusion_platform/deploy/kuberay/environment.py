@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ...config.files import HOME_VARIABLE
+from ...config.owner import USER_VARIABLE
+from ...launch.cluster.job_variables import STOP_VARIABLE
 from ..cluster_file import ClusterFile, Group, MlflowDeployment, MlflowServer, ObjectStorage
 from ..workload import TRACKING, tracking_uri
 from .documents import Tree
 
-USER_VARIABLE = "CAUSALFUSION_USER"
 AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
@@ -22,6 +23,8 @@ def environment(cluster: ClusterFile, group: Group | None) -> list[Tree]:
         variables += from_secret(cluster.mlflow.secret, _LOGIN)
     if isinstance(cluster.storage, ObjectStorage):
         variables += object_storage(cluster.storage.endpoint, cluster.storage.secret)
+    if group is None:  # Ray kills a job's driver 3 s after SIGTERM. Its checkpoint takes longer
+        variables.append(value(STOP_VARIABLE, str(cluster.deadlines.grace_seconds)))
     return variables + _network(cluster, group)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...config.files import HOME_VARIABLE
+from ...config.owner import USER_VARIABLE
 from ..cluster_file import ClusterFile
 from .documents import RUN, USER, Tree
-from .environment import USER_VARIABLE
 from .found import Found, Pod, mapping, ray_clusters, sequence
 
 VERSIONS = {

@@ -12,6 +12,7 @@ import yaml
 
 from ...config.errors import UserError
 from ...config.files import HOME_VARIABLE
+from ...config.owner import USER_VARIABLE
 from ..cluster_file import ClusterFile, Group, Launcher, Nfs, ObjectStorage
 from ..placement import place
 from ..workload import TRACKING, Workload, tracking_uri
@@ -93,7 +94,7 @@ def _run_options(cluster: ClusterFile) -> list[str]:
     storage = cluster.storage
     variables = {
         HOME_VARIABLE: cluster.home,
-        "CAUSALFUSION_USER": cluster.owner,
+        USER_VARIABLE: cluster.owner,
         "RAY_AUTH_MODE": "token",
         TRACKING: tracking_uri(cluster),
         "AWS_ENDPOINT_URL": storage.endpoint if isinstance(storage, ObjectStorage) else None,

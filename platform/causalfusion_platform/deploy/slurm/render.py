@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...config.errors import GAVE_UP, STOPPED, WRONG
 from ...config.files import HOME_VARIABLE
+from ...config.owner import USER_VARIABLE
 from ..cluster_file import ClusterFile, Nfs, ObjectStorage
 from ..placement import Placement, place
 from ..workload import TRACKING, Workload, tracking_uri
@@ -93,7 +94,7 @@ def logs_folder(cluster: ClusterFile) -> str:
 def _environment(cluster: ClusterFile) -> Iterator[str]:
     variables = {
         HOME_VARIABLE: cluster.home,
-        "CAUSALFUSION_USER": cluster.owner,
+        USER_VARIABLE: cluster.owner,
         TRACKING: tracking_uri(cluster),
         "GLOO_SOCKET_IFNAME": cluster.network.interface,
         "NCCL_SOCKET_IFNAME": cluster.network.interface,

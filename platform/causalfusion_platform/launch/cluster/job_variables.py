@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from ...config.errors import UserError
 from ...config.files import HOME_VARIABLE
 from ...config.job_end import JOB_VARIABLE
+from ...config.owner import USER_VARIABLE
 from ...config.secret_names import is_secret_name, secret_in
-from ...config.user import VARIABLE as USER_VARIABLE
 
 STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 """Seconds from SIGTERM to SIGKILL when Ray stops a job. Ray reads it from the job's variables."""

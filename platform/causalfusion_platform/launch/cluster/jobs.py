@@ -11,8 +11,8 @@ from typing import Any
 
 from ...config.commands import command
 from ...config.errors import GAVE_UP, JOB_STOPPED, STATUSES, UserError
+from ...config.owner import user_name
 from ...config.secret_names import without_credentials
-from ...config.user import user_name
 from ...report.jobs import ClusterJob
 from .head import Head
 from .jobs_api import all_jobs

@@ -13,8 +13,7 @@ from typing import Any
 from ...config.errors import UserError
 from ...config.files import HOME_VARIABLE
 from ...config.job_end import JOB_VARIABLE
-from ...config.user import VARIABLE as USER_VARIABLE
-from ...config.user import user_name
+from ...config.owner import USER_VARIABLE, user_name
 from ...storage.home import expanded
 from .follow import connect, follow_job, say
 from .head import CLUSTER_HOME, Head

@@ -7,8 +7,7 @@ import getpass
 import pytest
 
 from causalfusion_platform.config.errors import UserError
-from causalfusion_platform.config.owner import current_user
-from causalfusion_platform.config.user import user_name
+from causalfusion_platform.config.owner import current_user, user_name
 
 
 def test_the_environment_wins() -> None:

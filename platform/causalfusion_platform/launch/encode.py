@@ -21,6 +21,7 @@ from ..data.encode.pipeline import run_pipeline
 from ..data.encode.plan import EncodeSettings, EncodingPlan, make_plan
 from ..data.encode.progress import EncodingProgress
 from ..data.encode.records import Fault, ShardRecord, count_faults, finished_shards, write_faults
+from ..data.encode.resources import PipelineResources
 from ..data.encode.stages import stopped
 from ..data.faults import FaultStop
 from ..data.layout import CARD_FILE, EARLIER_NAMES, NAMES, names_in
@@ -99,9 +100,7 @@ def encode_source(
                     f"{len(finished)} of {plan.num_shards} shards are finished and whole; {len(missing)} to do"
                 )
             with ray_session():
-                one = Resources.of(1, 1 if cluster_resources().gpus else 0)
-                demand = [one] * (1 if encoders is None else encoders)
-                resources = wait_for_room(lambda _: encoding_resources(encoders), demand, _ROOM_SECONDS)
+                resources = room_for_encoders(encoders)
 
                 def make(shards: list[int]) -> None:
                     run_pipeline(plan, listing, source.reader(), vae, shards, out, records, resources, show)
@@ -128,6 +127,19 @@ def plan_encoding(source: Source, vae: str, settings: EncodeSettings, out: Path)
     _check_folder(out)
     plan.is_begun(records_folder(out))
     return listing, plan
+
+
+def room_for_encoders(encoders: int | None) -> PipelineResources:
+    """Divide a cluster between reading and encoding. One that can grow is asked for the nodes that are missing.
+
+    Args:
+        encoders: number of encoders. None: as many as the cluster has room for.
+
+    Raises:
+        UserError: this number of encoders does not fit.
+    """
+    one = Resources.of(1, 1 if cluster_resources().gpus else 0)
+    return wait_for_room(lambda _: encoding_resources(encoders), [one] * (encoders or 1), _ROOM_SECONDS)
 
 
 def records_folder(out: Path) -> Path:

@@ -141,7 +141,7 @@ def test_lost_processes_are_replaced_but_not_for_ever(
         raise ray.exceptions.WorkerCrashedError
 
     monkeypatch.setattr(launch, "ray_session", nullcontext)
-    monkeypatch.setattr(launch, "encoding_resources", lambda _: None)
+    monkeypatch.setattr(launch, "room_for_encoders", lambda _: None)
     monkeypatch.setattr(launch, "run_pipeline", lose)
     monkeypatch.setattr(launch, "finished_shards", lambda *_: next(looks))
     with pytest.raises(UserError, match="died 3 times without a shard being finished"):

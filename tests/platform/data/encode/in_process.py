@@ -54,7 +54,7 @@ def without_ray() -> Iterator[None]:
     """Have launches of an encoding use this pipeline."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "ray_session", nullcontext)
-        patch.setattr(encode, "encoding_resources", lambda _: None)
+        patch.setattr(encode, "room_for_encoders", lambda _: None)
         patch.setattr(encode, "run_pipeline", pipeline)
         yield
 

@@ -218,6 +218,8 @@ class CausalFusionConfig(TransformerSizes):
         super().__post_init__()
         if isinstance(self.text, dict):  # of a file of settings
             object.__setattr__(self, "text", TextConfig(**self.text))
+        elif not isinstance(self.text, TextConfig | None):
+            raise ValueError(f"text must be null or a section of settings, got {self.text!r:.30}")
         if self.architecture == "transfusion" and (self.text is None or self.time_conditioning != "embedding"):
             raise ValueError("a transfusion model needs text and time_conditioning embedding")
         if self.class_tokens == 0 and self.text is None:

@@ -214,6 +214,7 @@ def test_parameters_of_the_paper(tied: bool, millions: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"text": True}, "text must be null or a section of settings, got True"),
         ({"class_tokens": 0, "text": None}, "class_tokens must be at least 1 in a model without text, got 0"),
         ({"class_tokens": -1}, "class_tokens must be at least 1"),
         ({"architecture": "transfusion", "text": None, "class_tokens": 1}, "a transfusion model needs text"),

@@ -226,7 +226,7 @@ def test_parameters_of_the_paper(tied: bool, millions: float) -> None:
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        if changes.get("text", {}) is None:
+        if not isinstance(changes.get("text", {}), dict):
             CausalFusionConfig(**(vars(text_config()) | changes))
         else:
             text_config(**changes)

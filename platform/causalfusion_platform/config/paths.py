@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidatorFunctionWrapHandler, WrapValidator
 
 from ..errors import UserError
-from ..storage.object_path import as_path
+from ..storage.object_path import ObjectPath, as_path
 from ..storage.objects import is_object_url
 
 
-def _shards_folder(given: Any) -> Any:
+def _shards_folder(given: Any, on_disk: ValidatorFunctionWrapHandler) -> Any:
     if not isinstance(given, str | Path):
-        return given
+        return on_disk(given)
     try:
-        return as_path(given)
+        path = as_path(given)
     except UserError as error:
         raise ValueError(str(error).replace("\n  ", ": ")) from error
+    # As it was given: JSON has no paths, and a path is refused in the place of text there.
+    return path if isinstance(path, ObjectPath) else on_disk(given)
 
 
 def _on_disk(given: Any) -> Any:
@@ -33,7 +35,7 @@ def _on_disk(given: Any) -> Any:
     return given
 
 
-ShardsFolder = Annotated[Path, BeforeValidator(_shards_folder)]
+ShardsFolder = Annotated[Path, WrapValidator(_shards_folder)]
 """Folder of shards that are read: on disk, or s3://BUCKET/PREFIX on object storage."""
 DiskPath = Annotated[Path, BeforeValidator(_on_disk)]
 """Path on disk. Addresses with `://` are refused, because they would silently name a folder."""

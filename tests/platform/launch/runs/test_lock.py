@@ -235,7 +235,8 @@ def test_one_turn_for_all_its_steps(tmp_path: Path) -> None:
 
 
 _WAIT = """
-import logging, sys
+import logging, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from causalfusion_platform.cli.ending import run_to_end
 from causalfusion_platform.launch.runs.folder import RunFolder

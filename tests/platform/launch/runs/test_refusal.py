@@ -119,6 +119,7 @@ def test_variables_that_the_launch_itself_sets_do_not_count(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As MLflow's client does."""
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)  # of an earlier test
     with pytest.raises(UserError), remembering(experiment, COMMAND, scheduled=True):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         raise FAULT

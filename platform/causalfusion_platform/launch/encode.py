@@ -41,7 +41,7 @@ _ROOM_SECONDS = 300.0
 """Longest wait for nodes of a cluster that can grow, as `supervision.resource_seconds` of a training."""
 
 _NAMES = "|".join(map(re.escape, (*NAMES, *EARLIER_NAMES, CARD_FILE)))
-_HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES})\.\d+")
+_HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES})(\.[0-9a-f]{8})?\.\d+")
 _OURS = re.compile(
     rf"shard-\d+-of-\d+\.parquet|{_NAMES}|{CLASSIFIER.pattern}|{TOKENIZER.pattern}|{_HALF_WRITTEN.pattern}"
 )

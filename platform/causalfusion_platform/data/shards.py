@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..config.commands import command
 from ..config.errors import UserError
 from ..config.files import home
-from ..storage.atomic import replacing, write_atomically
+from ..storage.atomic import UNFINISHED_END, replacing, write_atomically
 from ..storage.object_path import ObjectPath, as_path
 from ..storage.objects import is_object_url
 from .layout import CARD_FILE, EARLIER_NAMES, NAMES, card, names_in
@@ -25,12 +25,12 @@ _MANIFESTS = (NAMES.manifest, EARLIER_NAMES.manifest)
 # Name of a shard, or of an unfinished shard, card or manifest.
 _SHARD_FILES = re.compile(
     rf"shard-\d+-of-\d+\.parquet"
-    rf"|\.(shard-\d+-of-\d+\.parquet|{'|'.join(map(re.escape, (*_MANIFESTS, CARD_FILE)))})\.\d+"
+    rf"|\.(shard-\d+-of-\d+\.parquet|{'|'.join(map(re.escape, (*_MANIFESTS, CARD_FILE)))}){UNFINISHED_END}"
 )
 
 CLASSIFIER = re.compile(r"\.classifier-[0-9a-f]{16}")
 """Name of the folder of a data set's classifier, inside the folder of shards. It is not a part of the data."""
-TOKENIZER = re.compile(r"\.tokenizer-[0-9a-f]{16}\.json|\.\.tokenizer-[0-9a-f]{16}\.json\.\d+")
+TOKENIZER = re.compile(rf"\.tokenizer-[0-9a-f]{{16}}\.json|\.\.tokenizer-[0-9a-f]{{16}}\.json{UNFINISHED_END}")
 """Name of the tokenizer of a data set's captions, finished or not, inside the folder of shards.
 
 It is not a part of the data."""

@@ -28,6 +28,7 @@ from ..data.layout import CARD_FILE, EARLIER_NAMES, NAMES, names_in
 from ..data.manifest import Manifest
 from ..data.shards import CLASSIFIER, TOKENIZER, write_manifest
 from ..data.sources import Listing, Source
+from ..storage.atomic import UNFINISHED_END
 from .cluster.failures import user_error_in
 from .cluster.growth import wait_for_room
 from .cluster.resources import Resources, cluster_resources, encoding_resources
@@ -41,7 +42,7 @@ _ROOM_SECONDS = 300.0
 """Longest wait for nodes of a cluster that can grow, as `supervision.resource_seconds` of a training."""
 
 _NAMES = "|".join(map(re.escape, (*NAMES, *EARLIER_NAMES, CARD_FILE)))
-_HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES})(\.[0-9a-f]{8})?\.\d+")
+_HALF_WRITTEN = re.compile(rf"\.(shard-\d+.*|plan\.json|{_NAMES}){UNFINISHED_END}")
 _OURS = re.compile(
     rf"shard-\d+-of-\d+\.parquet|{_NAMES}|{CLASSIFIER.pattern}|{TOKENIZER.pattern}|{_HALF_WRITTEN.pattern}"
 )

@@ -13,6 +13,8 @@ from typing import IO
 
 from .held import process_lives
 
+UNFINISHED_END = r"(?:\.[0-9a-f]{8})?\.\d+"
+"""Pattern of what `replacing` adds to a name. Earlier versions had no random part."""
 _UNFINISHED = re.compile(r"\..+\.(\d+)", re.DOTALL)
 
 

@@ -25,7 +25,7 @@ from ...sampling.parts import PARTS_FOLDER, SamplePart, finished_parts, part_ima
 from ...sampling.pixels import Pixels
 from ...sampling.progress import Generating, GeneratingSink
 from ...sampling.sample_set import PLAN_FILE, SamplePlan, SetRecord, begin
-from ...storage.atomic import remove_unfinished
+from ...storage.atomic import UNFINISHED_END, remove_unfinished
 from ..runs.exit_status import StoppedRun
 from ..runs.lock import LOCK_FILE, is_under_way, only_launch
 from ..runs.signals import StopRequest, stop_on_signals
@@ -34,7 +34,7 @@ from .request import GenerateRequest, plan_set
 
 logger = logging.getLogger(__name__)
 
-_OURS = re.compile(rf"{re.escape(LOCK_FILE)}|\.{re.escape(PLAN_FILE)}\.\d+")
+_OURS = re.compile(rf"{re.escape(LOCK_FILE)}|\.{re.escape(PLAN_FILE)}{UNFINISHED_END}")
 
 
 @dataclass(frozen=True)

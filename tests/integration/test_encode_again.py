@@ -26,7 +26,7 @@ from causalfusion_platform.data.validate import open_shards
 from causalfusion_platform.launch import encode as launch
 from causalfusion_platform.launch.encode import Encoded, encode_source
 
-ON_RAY = {name: getattr(launch, name) for name in ("ray_session", "encoding_resources", "run_pipeline")}
+ON_RAY = {name: getattr(launch, name) for name in ("ray_session", "room_for_encoders", "run_pipeline")}
 
 IMAGES, SHARDS = 30, 8
 LAST = "a/29.jpg"

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.hosts import Host, Switch, switch, why_not
-from tests.cluster.ray_hosts import RayHosts
+from tests.cluster.ray_hosts import RayHosts, short_run
 
+HANG = 280
+"""Seconds that only a hang of a run takes, on a loaded machine too."""
 _MEASURED: list[tuple[str, str]] = []
 
 
@@ -57,6 +59,22 @@ def breakable(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, for a test that breaks it. After a failure too all hosts are there again, with Ray running."""
     yield cluster
     cluster.rays.mend(cluster.head, *cluster.workers)
+
+
+@pytest.fixture(scope="session")
+def one_host(cluster: Cluster) -> Path:
+    """Folder of a run of two workers on the laptop alone, with a Ray of its own."""
+    home = cluster.laptop.folder / "causalfusion"
+    home.mkdir()
+    trained = cluster.rays.command(
+        cluster.laptop,
+        "train",
+        *short_run("one-host"),
+        log=cluster.laptop.folder / "one-host.log",
+        CAUSALFUSION_HOME=str(home),
+    )
+    assert trained.wait(HANG) == 0, trained.said()
+    return home / "runs/one-host"
 
 
 def measured(what: str, figures: str) -> None:

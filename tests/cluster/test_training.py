@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cluster.conftest import Cluster, measured
+from tests.cluster.conftest import HANG, Cluster, measured
 from tests.cluster.hosts import until
 from tests.cluster.ray_hosts import checkpoint, short_run
 from tests.faults.matrix import assert_same, events, largest_difference, recoveries
@@ -16,25 +16,6 @@ from causalfusion_platform.tracking.journal import AttemptStarted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-_HANG = 280
-"""Seconds that only a hang takes, on a loaded machine too."""
-
-
-@pytest.fixture(scope="module")
-def one_host(cluster: Cluster) -> Path:
-    """Folder of a run of two workers on the laptop alone, with a Ray of its own."""
-    home = cluster.laptop.folder / "causalfusion"
-    home.mkdir()
-    trained = cluster.rays.command(
-        cluster.laptop,
-        "train",
-        *short_run("one-host"),
-        log=cluster.laptop.folder / "one-host.log",
-        CAUSALFUSION_HOME=str(home),
-    )
-    assert trained.wait(_HANG) == 0, trained.said()
-    return home / "runs/one-host"
-
 
 def test_two_hosts_train_as_one_does(cluster: Cluster, one_host: Path) -> None:
     """Sent from the laptop with the checkout, to workers on hosts whose names resolve to 127.0.1.1."""
@@ -42,7 +23,7 @@ def test_two_hosts_train_as_one_does(cluster: Cluster, one_host: Path) -> None:
     sent = cluster.rays.submit(
         cluster.laptop, cluster.head, "train", *short_run("across"), log=cluster.laptop.folder / "across.log"
     )
-    assert sent.wait(_HANG) == 0, sent.said()
+    assert sent.wait(HANG) == 0, sent.said()
     measured("submit from the laptop to two hosts, to its end", f"{time.monotonic() - began:.0f} s")
     run_dir = cluster.home / "runs/across"
     assert_same(run_dir, one_host)
@@ -56,7 +37,7 @@ def test_a_home_that_one_host_does_not_share(cluster: Cluster, tmp_path: Path) -
     try:
         began = time.monotonic()
         run = rays.train(head, head, *short_run("apart"), log=head.folder / "apart.log")
-        status = run.wait(_HANG)
+        status = run.wait(HANG)
         measured("a home that one host does not share is refused", f"{time.monotonic() - began:.0f} s")
     finally:
         host.run("umount", rays.home)
@@ -73,22 +54,22 @@ def test_a_host_is_cut_off_and_comes_back_over_a_slow_link(
     rays, head, (_, host) = breakable.rays, breakable.head, breakable.workers
     back = tmp_path / "back"
     in_step, _ = rays.plan(
-        {"do": "SIGCONT", "step": 6, "when": str(checkpoint(rays.home, "cut", 256)), "pause": _HANG},
+        {"do": "SIGCONT", "step": 6, "when": str(checkpoint(rays.home, "cut", 256)), "pause": HANG},
         {"do": "SIGKILL", "step": 10, "when": str(back)},
     )
     arguments = short_run("cut", "supervision.min_workers=1", "supervision.resource_seconds=3")
     run = rays.train(head, head, *arguments, log=head.folder / "cut.log")
-    until(in_step.exists, run.said, _HANG)
+    until(in_step.exists, run.said, HANG)
     host.cut()
     cut = time.monotonic()
-    until(lambda: rays.nodes(head)[host.address] == "DEAD", run.said, _HANG)
+    until(lambda: rays.nodes(head)[host.address] == "DEAD", run.said, HANG)
     noticed = time.monotonic() - cut
-    until(lambda: "going on with 1 of 2 workers" in run.said(), run.said, _HANG)
-    until(checkpoint(rays.home, "cut", 512).exists, run.said, _HANG)
+    until(lambda: "going on with 1 of 2 workers" in run.said(), run.said, HANG)
+    until(checkpoint(rays.home, "cut", 512).exists, run.said, HANG)
     host.delay(0.1)
     rays.mend(head, *breakable.workers, keep_delays=True)
     back.touch()
-    assert run.wait(_HANG) == 0, run.said()
+    assert run.wait(HANG) == 0, run.said()
     run_dir = rays.home / "runs/cut"
     workers = [event.workers for event in events(run_dir) if isinstance(event, AttemptStarted)]
     assert workers == [2, 1, 2]

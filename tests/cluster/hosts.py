@@ -74,9 +74,10 @@ class Host:
 
     def __init__(self, switch: Switch, name: str, number: int) -> None:
         self.name, self.address = name, f"{_NETWORK}.{number}"
-        self.folder = switch.folder / name
+        self.folder = switch.folder / f"{name}-{number}"
         self.user_home = self.folder / "home"
-        self._switch, self._net, self._port = switch, f"{switch.prefix}-{name}", f"v-{name}"
+        self._switch, self._number = switch, number
+        self._net, self._port = f"{switch.prefix}-{number}", f"v-{number}"
         self._delay: subprocess.Popen[str] | None = None
         self.user_home.mkdir(parents=True)
         names = f"127.0.0.1 localhost\n127.0.1.1 {name}\n"
@@ -186,7 +187,7 @@ class Host:
         Not every kernel has `tc netem`, which does the same.
         """
         assert self._delay is None
-        net, near, far = self._switch.net, f"d-{self.name}", f"e-{self.name}"
+        net, near, far = self._switch.net, f"d-{self._number}", f"e-{self._number}"
         ip("-n", net, "link", "add", near, "type", "veth", "peer", "name", far)
         ip("-n", net, "link", "set", near, "up")
         ip("-n", net, "link", "set", far, "master", "br0", "up")
@@ -205,7 +206,7 @@ class Host:
         assert self._delay is not None
         end(self._delay)
         self._delay = None
-        ip("-n", self._switch.net, "link", "delete", f"d-{self.name}")
+        ip("-n", self._switch.net, "link", "delete", f"d-{self._number}")
         ip("-n", self._switch.net, "link", "set", self._port, "master", "br0")
 
     def mend(self, *, keep_delay: bool = False) -> None:
@@ -290,7 +291,7 @@ class Switch:
         ip("-n", self.net, "link", "set", "br0", "up")
 
     def host(self, name: str) -> Host:
-        """Return a new host of this name."""
+        """Return a new host of this name. Hosts of different tests may have one name."""
         made = Host(self, name, 11 + len(self.hosts))
         self.hosts.append(made)
         return made

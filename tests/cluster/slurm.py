@@ -76,7 +76,8 @@ class Slurm:
             "SlurmUser": "root",
             "SlurmdUser": "root",
             "AuthType": "auth/munge",
-            "AuthInfo": f"socket={folder / 'munge/socket'}",
+            # A job that was queued again starts when the credentials of before have expired, by default after 120 s.
+            "AuthInfo": f"socket={folder / 'munge/socket'},cred_expire=20",
             "CredType": "cred/munge",
             "StateSaveLocation": folder / "state",
             "SlurmdSpoolDir": folder / "spool-%n",

@@ -105,10 +105,10 @@ def logs(
 
     found = find_job(job, find_clusters(address or []))
     if follow:
-        from ..launch.cluster.follow import connect, follow_job
+        from ..launch.cluster.follow import follow_job
         from ..launch.cluster.submit import next_commands
 
-        raise typer.Exit(follow_job(connect(found.head), job, next_commands(found.cluster.name, job)))
+        raise typer.Exit(follow_job(found.head, job, next_commands(found.cluster.name, job)))
     from ..launch.cluster.jobs_api import job_log
 
     log = job_log(found.head, job)

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from ...config.errors import JOB_INTERRUPTED, STATUS_NAMES, UserError
 from ...ray_private import JOB_CLIENT_LOGGERS
 from .head import Head
-from .jobs import exit_status
+from .jobs import ENDED, exit_status
+from .jobs_api import job_details
 from .session import dashboard_address
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 1.0
 _LOST_AFTER_S = 60.0
+_SILENT_S = 20.0
+"""Silence of a log after which its head is asked. A host that was switched off never closes its connections."""
 
 
 def connect(head: Head) -> JobSubmissionClient:
@@ -45,11 +49,11 @@ def connect(head: Head) -> JobSubmissionClient:
         raise UserError(f"the Ray head at {head.address} does not take jobs: {error}") from error
 
 
-def follow_job(client: JobSubmissionClient, job: str, hints: str) -> int:
+def follow_job(head: Head, job: str, hints: str) -> int:
     """Print the job's log to stdout until it has ended. A broken connection is taken up where it broke.
 
     Args:
-        client: Ray's client.
+        head: the cluster's head.
         job: the job's id.
         hints: commands to type next, in messages.
 
@@ -60,42 +64,45 @@ def follow_job(client: JobSubmissionClient, job: str, hints: str) -> int:
         UserError: the head is gone.
     """
     try:
-        return _follow(client, job, hints)
+        return _follow(connect(head), head, job, hints)
     except KeyboardInterrupt:
         say(f"\nno longer following; job {job} goes on\n{hints}")
         return JOB_INTERRUPTED
 
 
-def _follow(client: JobSubmissionClient, job: str, hints: str) -> int:
+def _follow(client: JobSubmissionClient, head: Head, job: str, hints: str) -> int:
     printed, lost_since = 0, None
     while True:
         try:
-            printed, failure = asyncio.run(_print_log(client, job, printed))
-            details = client.get_job_info(job)
-            if details.status.is_terminal():
+            printed, failure = asyncio.run(_print_log(client, head, job, printed))
+            details = job_details(head, job)
+            state = str(details["status"])
+            if state in ENDED:
                 if failure is None:
                     break
             else:
                 lost_since = None  # the head is there; only the log's stream had broken
         except BrokenPipeError:
             raise  # whoever read our output has gone
-        except (RuntimeError, OSError) as error:
+        except UserError as error:
             failure = error
         if failure is not None:
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > _LOST_AFTER_S:
-                raise UserError(f"lost the Ray head while following job {job}: {failure}\n{hints}")
+                reason = str(failure).partition("\n")[0]
+                raise UserError(f"lost the Ray head while following job {job}: {reason}\n{hints}")
         time.sleep(_POLL_S)
-    code = exit_status(str(details.status.value), details.driver_exit_code)
-    if code and details.driver_exit_code is None and details.message:
-        say(details.message)  # it never started, so that no log holds the reason
-    ended = details.driver_exit_code or code
+    driver = details.get("driver_exit_code")
+    code = exit_status(state, driver)
+    if code and driver is None and details.get("message"):
+        say(details["message"])  # it never started, so that no log holds the reason
+    ended = driver or code
     name = f" ({STATUS_NAMES[code]})" if ended == code else ""
-    say(f"job {job} {details.status.value.lower()}" + (f" with exit status {ended}{name}" if code else ""))
+    say(f"job {job} {state.lower()}" + (f" with exit status {ended}{name}" if code else ""))
     return code
 
 
-async def _print_log(client: JobSubmissionClient, job: str, skip: int) -> tuple[int, Exception | None]:
+async def _print_log(client: JobSubmissionClient, head: Head, job: str, skip: int) -> tuple[int, Exception | None]:
     """Print the log without its first `skip` characters.
 
     Returns:
@@ -104,16 +111,33 @@ async def _print_log(client: JobSubmissionClient, job: str, skip: int) -> tuple[
     from aiohttp import ClientError
 
     seen = 0
+    stream = aiter(client.tail_job_logs(job))
     try:
-        async for text in client.tail_job_logs(job):
+        while (text := await _next(stream, head, job)) is not None:
             # Every stream begins with the log's first character.
             print(text[max(skip - seen, 0) :], end="", flush=True)
             seen += len(text)
     except BrokenPipeError:
         raise
-    except (ClientError, RuntimeError, OSError) as error:
+    except (ClientError, RuntimeError, OSError, UserError) as error:
         return max(seen, skip), error
     return max(seen, skip), None
+
+
+async def _next(stream: AsyncIterator[str], head: Head, job: str) -> str | None:
+    """Wait for the next part of a log, or for its end. While nothing comes, see that the head is there.
+
+    Raises:
+        UserError: the head does not answer.
+    """
+    part = asyncio.ensure_future(anext(stream, None))
+    try:
+        while not (await asyncio.wait({part}, timeout=_SILENT_S))[0]:
+            await asyncio.to_thread(job_details, head, job)
+    except UserError:
+        part.cancel()
+        raise
+    return await part
 
 
 def say(text: str) -> None:

@@ -21,6 +21,8 @@ from .named import Cluster
 PREFIX = "causalfusion."
 """Beginning of our keys in the metadata of a job."""
 PROGRAM = ("python", "-m", "causalfusion_platform")
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+"""Ray's states of a job that has ended."""
 _NEAR = 5
 
 
@@ -127,7 +129,7 @@ def as_job(details: Mapping[str, Any]) -> ClusterJob:
     metadata = details.get("metadata") or {}
     entrypoint = str(details.get("entrypoint") or "")
     status, code = str(details.get("status")), details.get("driver_exit_code")
-    ended = status in ("SUCCEEDED", "FAILED", "STOPPED")
+    ended = status in ENDED
     return ClusterJob(
         id=str(details["submission_id"]),
         state="ended" if ended else status.lower(),

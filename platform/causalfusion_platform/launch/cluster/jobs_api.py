@@ -23,6 +23,15 @@ def all_jobs(head: Head) -> list[dict[str, Any]]:
     return [job for job in tree if job.get("submission_id")]  # a driver that was not submitted has none
 
 
+def job_details(head: Head, job: str) -> dict[str, Any]:
+    """Return a job in the form of Ray's `JobDetails`.
+
+    Raises:
+        UserError: see `all_jobs`.
+    """
+    return as_object(_answer(head, f"/api/jobs/{quote(job, safe='')}"))
+
+
 def job_log(head: Head, job: str) -> str:
     """Return a job's log so far. It is empty for a job that never started.
 

@@ -11,7 +11,7 @@ from typing import Any
 from ...config.errors import WRONG, UserError
 from ...config.files import HOME_VARIABLE
 from ...config.job_end import JOB_VARIABLE
-from .follow import connect, follow_job, say
+from .follow import follow_job, say
 from .jobs import PREFIX, FoundJob, check_owner, find_job, job_command
 from .jobs_api import has_package
 from .named import Cluster
@@ -73,7 +73,7 @@ def resume_job(
     if not wait:
         print(new_id, flush=True)
         return 0
-    return follow_job(connect(found.head), new_id, hints)
+    return follow_job(found.head, new_id, hints)
 
 
 def _refuse_second(found: FoundJob) -> None:

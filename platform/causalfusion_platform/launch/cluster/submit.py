@@ -99,7 +99,7 @@ def submit_job(
     if not wait:
         print(job_id, flush=True)
         return 0
-    return follow_job(connect(head), job_id, hints)
+    return follow_job(head, job_id, hints)
 
 
 def start(head: Head, command: str, environment: dict[str, Any], metadata: dict[str, str], job_id: str) -> None:

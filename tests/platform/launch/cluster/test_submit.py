@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import shlex
@@ -12,9 +13,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ray.job_submission import JobDetails, JobStatus, JobType
 from tests.conftest import ROOT
 
 from causalfusion_platform.config.errors import UserError
@@ -281,35 +282,66 @@ class FlakyClient:
         if end < len(self.log):
             raise RuntimeError("WebSocket connection closed unexpectedly")
 
-    def get_job_info(self, job: str) -> JobDetails:
-        ended = self.streams == 3
-        return JobDetails(
-            type=JobType.SUBMISSION,
-            submission_id=job,
-            entrypoint="",
-            status=JobStatus.FAILED if ended else JobStatus.RUNNING,
-            driver_exit_code=2 if ended else None,
-        )
-
 
 def test_a_broken_log_is_taken_up_where_it_broke(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(follow_module, "_POLL_S", 0.01)
     client = FlakyClient()
-    assert follow_module._follow(client, "job-1", "hints") == 2
+
+    def details(head: Head, job: str) -> dict[str, Any]:
+        del head, job
+        return {"status": "FAILED", "driver_exit_code": 2} if client.streams == 3 else {"status": "RUNNING"}
+
+    monkeypatch.setattr(follow_module, "job_details", details)
+    assert follow_module._follow(client, REMOTE, "job-1", "hints") == 2
     assert capsys.readouterr().out == FlakyClient.log
     assert client.streams == 3
 
 
-def test_a_lost_head_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow_module, "_POLL_S", 0.01)
-    monkeypatch.setattr(follow_module, "_LOST_AFTER_S", 0.1)
+class SilentClient:
+    """Stands in for Ray's client, whose connection to a host that was switched off never ends."""
 
-    def gone(job: str) -> JobDetails:
-        raise ConnectionError(job)
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "step 0\n"
+        await asyncio.Event().wait()
 
-    client = FlakyClient()
-    monkeypatch.setattr(client, "get_job_info", gone)
-    with pytest.raises(UserError, match="lost the Ray head while following job job-1"):
-        follow_module._follow(client, "job-1", "hints")
+
+@pytest.mark.parametrize("client", [FlakyClient(), SilentClient()], ids=["closed", "silent"])
+def test_a_lost_head_is_named(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("_POLL_S", 0.01), ("_LOST_AFTER_S", 0.1), ("_SILENT_S", 0.01)):
+        monkeypatch.setattr(follow_module, name, seconds)
+
+    def gone(head: Head, job: str) -> dict[str, Any]:
+        raise UserError(f"no Ray head answers at {head.address}\n  start one")
+
+    monkeypatch.setattr(follow_module, "job_details", gone)
+    expected = (
+        "lost the Ray head while following job job-1: no Ray head answers at http://ray.example.org:8265\nhints"
+    )
+    with pytest.raises(UserError, match=f"^{expected}$"):
+        follow_module._follow(client, REMOTE, "job-1", "hints")
+
+
+def test_a_job_that_says_nothing_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its head is asked meanwhile, and answers."""
+    asked: list[str] = []
+    monkeypatch.setattr(follow_module, "_SILENT_S", 0.01)
+
+    def details(head: Head, job: str) -> dict[str, Any]:
+        del head
+        asked.append(job)
+        return {"status": "SUCCEEDED"}
+
+    monkeypatch.setattr(follow_module, "job_details", details)
+
+    class Slow:
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            while len(asked) < 3:
+                await asyncio.sleep(0.001)
+            yield "at last\n"
+
+    assert follow_module._follow(Slow(), REMOTE, "job-1", "hints") == 0
+    assert capsys.readouterr().out == "at last\n"

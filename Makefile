@@ -83,7 +83,7 @@ soak: install
 # Hosts as network namespaces, Slurm, MLflow on PostgreSQL, object storage. What cannot run here says why.
 test-cluster: install
 	@tests/cluster/install $(BIN)/python
-	$(BIN)/pytest -n 0 -m cluster tests/cluster $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m cluster tests/cluster $(ARGS)
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster.hosts import Host, Switch, switch, why_not
@@ -80,6 +81,17 @@ def one_host(cluster: Cluster) -> Path:
 def measured(what: str, figures: str) -> None:
     """Add a row to the table that the tests print at their end."""
     _MEASURED.append((what, figures))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what this process measured on to the one that prints it, where pytest-xdist divides the tests."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["measured"] = _MEASURED
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a process of pytest-xdist has measured."""
+    _MEASURED.extend(tuple(row) for row in getattr(node, "workeroutput", {}).get("measured", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

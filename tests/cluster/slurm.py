@@ -76,7 +76,7 @@ class Slurm:
             "SlurmUser": "root",
             "SlurmdUser": "root",
             "AuthType": "auth/munge",
-            # A job that was queued again starts when the credentials of before have expired, by default after 120 s.
+            # A job that was queued again begins when its old credentials have expired, by default after 120 s.
             "AuthInfo": f"socket={folder / 'munge/socket'},cred_expire=20",
             "CredType": "cred/munge",
             "StateSaveLocation": folder / "state",

@@ -211,6 +211,10 @@ def short_run(name: str, *more: str, workers: int = 2) -> list[str]:
     ]
 
 
+IN_MEMORY = "data.in_memory=true"
+"""Each worker reads its rows by itself, with the same batches. A run then starts fewer processes."""
+
+
 def checkpoint(home: Path, name: str, images: int) -> Path:
     """Return where a checkpoint of a run lies."""
     return home / "runs" / name / "checkpoints" / f"images-{images:012d}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.conftest import HANG, Cluster, measured
 from tests.cluster.hosts import Host, until
-from tests.cluster.ray_hosts import checkpoint, short_run
+from tests.cluster.ray_hosts import IN_MEMORY, checkpoint, short_run
 from tests.faults.matrix import assert_same, events, losses, recoveries, steps_again
 
 from causalfusion_platform.config.errors import STOPPED
@@ -37,7 +37,7 @@ def test_the_head_is_killed_and_the_same_command_continues(breakable: Cluster, o
     rays, head = breakable.rays, breakable.head
     saved = checkpoint(rays.home, "headless", 256)
     [in_step] = rays.plan({"do": "SIGCONT", "step": 6, "when": str(saved), "pause": HANG})
-    first = rays.train(head, head, *short_run("headless"), log=head.folder / "headless.log")
+    first = rays.train(head, head, *short_run("headless", IN_MEMORY), log=head.folder / "headless.log")
     until(in_step.exists, first.said, HANG)
     head.kill()
     killed = time.monotonic()
@@ -45,7 +45,7 @@ def test_the_head_is_killed_and_the_same_command_continues(breakable: Cluster, o
     rays.mend(head, *breakable.workers)
     mended = time.monotonic() - killed
 
-    again = rays.train(head, head, *short_run("headless"), log=head.folder / "headless-again.log")
+    again = rays.train(head, head, *short_run("headless", IN_MEMORY), log=head.folder / "headless-again.log")
     assert again.wait(HANG) == 0, again.said()
     run_dir = rays.home / "runs/headless"
     assert_same(run_dir, one_host)
@@ -89,7 +89,7 @@ def test_a_head_that_is_cut_off_publishes_no_late_checkpoint(
     head.mount(lost, lock)
     try:
         [in_step] = rays.plan({"do": "SIGCONT", "step": 6, "when": str(released)})
-        arguments = short_run("split", workers=1)
+        arguments = short_run("split", IN_MEMORY, workers=1)
         old = rays.train(head, head, *arguments, log=head.folder / "split.log")
         until(in_step.exists, old.said, HANG)
         assert checkpoint(rays.home, "split", 256).exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.conftest import Cluster, measured
 from tests.cluster.hosts import until
-from tests.cluster.ray_hosts import checkpoint
+from tests.cluster.ray_hosts import IN_MEMORY, checkpoint
 
 pytestmark = pytest.mark.cluster
 
@@ -30,6 +30,7 @@ SWEEP = [
     "train.checkpoint_every_images=256",
     f"train.sample_every_images={IMAGES}",
     "train.cpus_per_worker=0.75",
+    IN_MEMORY,
 ]
 
 

@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import load_file
 from tests.cluster.conftest import measured
 from tests.cluster.hosts import Switch, until
-from tests.cluster.ray_hosts import INJECTED, RAY
+from tests.cluster.ray_hosts import IN_MEMORY, INJECTED, RAY
 from tests.cluster.slurm import Slurm, assert_no_fault, slurm, why_no_slurm
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def overrides(name: str, *more: str) -> tuple[str, ...]:
         "train.sample_every_images=512",
         "train.precision=fp32",
         "evaluation.score=false",
-        "data.concurrency=1",
+        IN_MEMORY,
         *more,
     )
 

@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import Cluster, measured
 from tests.cluster.hosts import Host
 from tests.cluster.ray_hosts import get
 
@@ -53,25 +53,43 @@ print(json.dumps([address.port for address in listening if not address.ip.starts
 """
 _SPEAKS_HTTP = """
 import http.client, json, sys
-statuses = {}
+answers = {}
 for port in json.loads(sys.argv[2]):
     connection = http.client.HTTPConnection(sys.argv[1], port, timeout=30)
     try:
-        connection.request("GET", "/api/")
-        statuses[port] = connection.getresponse().status
+        connection.request("GET", sys.argv[3])
+        answer = connection.getresponse()
+        answers[port] = [answer.status, answer.read(1000).decode(errors="replace")]
     except (OSError, http.client.HTTPException):  # it speaks gRPC
         continue
-print(json.dumps(statuses))
+print(json.dumps(answers))
 """
+
+
+def answers(stranger: Host, host: Host, path: str) -> dict[str, tuple[int, str]]:
+    """Ask every port of a host without a token; return HTTP status and body of those that speak HTTP."""
+    ports = host.run(sys.executable, "-c", _LISTENING).stdout
+    said = stranger.run(sys.executable, "-c", _SPEAKS_HTTP, host.address, ports, path).stdout
+    return {port: (status, body) for port, (status, body) in json.loads(said).items()}
 
 
 def test_no_port_of_a_worker_speaks_http_without_the_token(cluster: Cluster, stranger: Host) -> None:
     """Its agents run commands and install packages."""
-    worker = cluster.workers[0]
-    ports = worker.run(sys.executable, "-c", _LISTENING).stdout
-    statuses = json.loads(stranger.run(sys.executable, "-c", _SPEAKS_HTTP, worker.address, ports).stdout)
-    assert set(statuses.values()) == {401}
-    assert "52365" in statuses, "the agent that starts jobs"
+    found = answers(stranger, cluster.workers[0], "/api/")
+    assert {status for status, _ in found.values()} == {401}
+    assert "52365" in found, "the agent that starts jobs"
+
+
+def test_the_head_shows_metrics_alone_without_the_token(cluster: Cluster, stranger: Host) -> None:
+    found = answers(stranger, cluster.head, "/api/jobs/")
+    assert found["8265"][0] == found["52365"][0] == 401
+    open_ports = {port for port, (status, _) in found.items() if status != 401}
+    shown = answers(stranger, cluster.head, "/metrics")
+    for port in open_ports:
+        status, body = shown[port]
+        assert (status, body.startswith("# HELP ")) == (200, True), (port, body)
+        assert found[port][0] == 404 or found[port][1] == body, "another path shows nothing else"
+    measured("ports of the head that show metrics without a token", f"{len(open_ports)}")
 
 
 def codes(host: Host, target: str, token: str, methods: tuple[str, ...]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.conftest import HANG, Cluster, measured
 from tests.cluster.hosts import until
-from tests.cluster.ray_hosts import checkpoint, short_run
+from tests.cluster.ray_hosts import IN_MEMORY, checkpoint, short_run
 from tests.faults.matrix import assert_same, events, largest_difference, recoveries
 
 from causalfusion_platform.config.errors import WRONG
@@ -57,7 +57,7 @@ def test_a_host_is_cut_off_and_comes_back_over_a_slow_link(
         {"do": "SIGCONT", "step": 6, "when": str(checkpoint(rays.home, "cut", 256)), "pause": HANG},
         {"do": "SIGKILL", "step": 10, "when": str(back)},
     )
-    arguments = short_run("cut", "supervision.min_workers=1", "supervision.resource_seconds=3")
+    arguments = short_run("cut", IN_MEMORY, "supervision.min_workers=1", "supervision.resource_seconds=3")
     run = rays.train(head, head, *arguments, log=head.folder / "cut.log")
     until(in_step.exists, run.said, HANG)
     host.cut()

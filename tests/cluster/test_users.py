@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from tests.cluster.conftest import HANG, Cluster, measured
 from tests.cluster.hosts import Process, until
-from tests.cluster.ray_hosts import checkpoint, short_run
+from tests.cluster.ray_hosts import IN_MEMORY, checkpoint, short_run
 from tests.faults.matrix import assert_same, events
 
 from causalfusion_platform.config.errors import WRONG
@@ -24,7 +24,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(cluster: Cluster, logs: Path, user: str, name: str, file: str) -> Process:
     """Start a training of one worker as a user, on the cluster's head."""
-    arguments = short_run(name, workers=1)
+    arguments = short_run(name, IN_MEMORY, workers=1)
     log = logs / f"{file}.log"
     return cluster.rays.train(cluster.head, cluster.head, *arguments, log=log, CAUSALFUSION_USER=user)
 

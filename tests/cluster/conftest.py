@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tests.cluster.hosts import Host, Switch, switch, why_not
-from tests.cluster.ray_hosts import RayHosts, short_run
+from tests.cluster.ray_hosts import IN_MEMORY, RayHosts, short_run
 
 HANG = 280
 """Seconds that only a hang of a run takes, on a loaded machine too."""
@@ -63,19 +65,20 @@ def breakable(cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def one_host(cluster: Cluster) -> Path:
-    """Folder of a run of two workers on the laptop alone, with a Ray of its own."""
-    home = cluster.laptop.folder / "causalfusion"
-    home.mkdir()
-    trained = cluster.rays.command(
-        cluster.laptop,
-        "train",
-        *short_run("one-host"),
-        log=cluster.laptop.folder / "one-host.log",
-        CAUSALFUSION_HOME=str(home),
-    )
-    assert trained.wait(HANG) == 0, trained.said()
-    return home / "runs/one-host"
+def one_host(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of two workers on the laptop alone, with a Ray of its own. All tests share it."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "one-host"
+    run_dir = home / "runs/one-host"
+    with FileLock(f"{home}.lock"):
+        if not (run_dir / "summary.json").exists():
+            home.mkdir(exist_ok=True)
+            arguments = short_run("one-host", IN_MEMORY)
+            log = cluster.laptop.folder / "one-host.log"
+            laptop = {"CAUSALFUSION_HOME": str(home)}
+            trained = cluster.rays.command(cluster.laptop, "train", *arguments, log=log, **laptop)
+            assert trained.wait(HANG) == 0, trained.said()
+    return run_dir
 
 
 def measured(what: str, figures: str) -> None:

@@ -57,11 +57,12 @@ class Workload:
         worker, reader = training_resources(experiment)
         sweep = experiment.sweep if self.is_sweep else None
         trials = (sweep.max_concurrent or 1) if sweep is not None else 1
+        readers = 0 if experiment.data.in_memory else experiment.data.concurrency * trials
         return Demand(
             workers=experiment.train.num_workers * trials,
             least_workers=experiment.supervision.min_workers or experiment.train.num_workers,
             worker=worker,
-            reading=reader * (experiment.data.concurrency * trials),
+            reading=reader * readers,
         )
 
 

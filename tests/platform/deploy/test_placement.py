@@ -75,6 +75,8 @@ def test_gpus_that_do_not_fit_are_named_for_each_group() -> None:
 def test_a_command_asks_for_workers_and_for_reading() -> None:
     found = workload(cluster(), "train", "quickstart", "name=first").demand
     assert (found.workers, found.worker, found.reading) == (2, Resources.of(0.5), Resources.of(0.25))
+    alone = workload(cluster(), "train", "quickstart", "name=first", "data.in_memory=true").demand
+    assert (alone.workers, alone.reading) == (2, Resources()), "workers read by themselves"
 
 
 @pytest.mark.parametrize(

@@ -31,23 +31,28 @@ def digits(digits_folder: Path, own_folder: Path) -> Path:
     return Path(shutil.copytree(digits_folder, own_folder / "digits"))
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return every file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 # verify
 
 
 @pytest.mark.parametrize("options", [[], ["--quick"], ["--quarantine"]])
 def test_a_folder_in_order(run: Run, digits: Path, options: list[str]) -> None:
-    before = {path: path.read_bytes() for path in digits.iterdir()}
+    before = contents(digits)
     result = run("data", "verify", "digits", *options)
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith("digits: 4 shards and 1797 rows are whole")
     assert result.out.count("\n") == 1
-    assert {path: path.read_bytes() for path in digits.iterdir()} == before
+    assert contents(digits) == before
 
 
 def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
     rewrite(digits, 1, put("mean", 130, np.nan))
     (digits / SHARDS[3]).unlink()
-    before = {path: path.read_bytes() for path in digits.iterdir()}
+    before = contents(digits)
     result = run("data", "verify", "digits")
     assert (result.status, result.err) == (2, "")
     lines = result.out.splitlines()
@@ -57,7 +62,7 @@ def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
         f"  {SHARDS[3]}: the file is missing",
     ]
     assert "causalfusion data verify digits --quarantine" in result.out
-    assert {path: path.read_bytes() for path in digits.iterdir()} == before
+    assert contents(digits) == before
     quick = run("data", "verify", "digits", "--quick")
     assert quick.status == 2
     assert quick.out.startswith(f"digits: 1 of 4 shards are bad, 447 of 1797 rows\n  {SHARDS[3]}: ")

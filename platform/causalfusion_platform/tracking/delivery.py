@@ -41,6 +41,10 @@ class RetryPolicy:
     """Attempts at a record that fails for an unknown reason, before it counts as refused."""
 
 
+_LOCK_SECONDS = 10.0
+"""Longest wait for another process that delivers. One of an older launch ends when it sees the newer launch."""
+
+
 class Delivery:
     """Deliver the records of one run to MLflow.
 
@@ -149,6 +153,8 @@ class Delivery:
             asked, pause = False, 0.0
             while not self._stopping:
                 try:
+                    with suppress(OSError):  # not known: it is asked again before anything is delivered
+                        self._fence.check()
                     # A server that hangs may carry out a call later, so it gets a harmless one first.
                     reason = answers(self.uri) if self._trouble or not asked else None
                     asked = True
@@ -268,7 +274,7 @@ def _lock(run_dir: Path, folder: Path) -> BaseFileLock | None:
         UserError: another process has it.
     """
     holder = folder / "delivery.pid"
-    lock = FileLock(folder / "delivery.lock", timeout=0, thread_local=False)
+    lock = FileLock(folder / "delivery.lock", timeout=_LOCK_SECONDS, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

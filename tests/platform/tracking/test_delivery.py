@@ -16,6 +16,7 @@ from PIL import Image
 from tests.platform.tracking.recorded import HASTY, Job, deliver_again, until
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.storage.fence import Superseded
 from causalfusion_platform.tracking import mlflow_calls
 from causalfusion_platform.tracking.delivery import Delivery
 from causalfusion_platform.tracking.mlflow_calls import classify
@@ -143,7 +144,8 @@ def test_twins_of_a_run_that_was_made_twice(own_folder: Path, sqlite_uri: str, s
     assert stages == ["active", "deleted", "active", "active"]
 
 
-def test_one_delivery_at_a_time(own_folder: Path, sqlite_uri: str) -> None:
+def test_one_delivery_at_a_time(own_folder: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("causalfusion_platform.tracking.delivery._LOCK_SECONDS", 0.1)
     first, second = (Job(own_folder, "one").delivery(sqlite_uri, "0" * 32) for _ in range(2))
     first.start()
     first.start()
@@ -154,6 +156,28 @@ def test_one_delivery_at_a_time(own_folder: Path, sqlite_uri: str) -> None:
         with pytest.raises(UserError, match="delivers the records of"):
             second.start()
     first.stop(60)
+    second.start()
+    second.stop(60)
+
+
+def test_the_newer_launch_waits_for_the_older_ones_delivery_to_end(own_folder: Path, sqlite_uri: str) -> None:
+    """The older one has nothing to deliver. It ends all the same when it sees that it was superseded."""
+    newer, asked = threading.Event(), threading.Event()
+
+    class Overtaken:
+        def check(self) -> None:
+            asked.set()
+            if newer.is_set():
+                raise Superseded("another launch has taken the run over")
+
+    job = Job(own_folder, "one")
+    first = Delivery(
+        job.folder, sqlite_uri, run_id="0" * 32, on_run_id=job.ids.append, retry=HASTY, fence=Overtaken()
+    )
+    first.start()
+    assert asked.wait(60)
+    newer.set()
+    second = job.delivery(sqlite_uri, "0" * 32)
     second.start()
     second.stop(60)
 

@@ -137,6 +137,11 @@ def log_lines() -> Iterator[list[str]]:
         yield lines
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, by its path there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def run_environment(**changes: str) -> dict[str, str]:
     """Return the environment for a subprocess: this one with changes, and no address of another Ray."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from tests.cluster.conftest import HANG, Cluster, measured
 from tests.cluster.hosts import Host, until
 from tests.cluster.ray_hosts import IN_MEMORY, checkpoint, short_run
+from tests.conftest import files_of
 from tests.faults.matrix import assert_same, events, losses, recoveries, steps_again
 
 from causalfusion_platform.config.errors import STOPPED
@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 def launches(run_dir: Path) -> list[int]:
     """Return the numbers of a run's launches, in order."""
     return [event.launch for event in events(run_dir) if isinstance(event, Launched)]
-
-
-def content(folder: Path) -> dict[str, str]:
-    """Return the digest of every file below a folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_the_head_is_killed_and_the_same_command_continues(breakable: Cluster, one_host: Path) -> None:
@@ -101,7 +95,7 @@ def test_a_head_that_is_cut_off_publishes_no_late_checkpoint(
         token = LaunchToken.read(run_dir)
         assert token is not None
         assert (token.launch, token.host) == (2, other_head.name)
-        before, told = content(run_dir), events(run_dir)
+        before, told = files_of(run_dir), events(run_dir)
 
         released.touch()
         asked = time.monotonic()
@@ -110,7 +104,7 @@ def test_a_head_that_is_cut_off_publishes_no_late_checkpoint(
     finally:
         head.run("umount", "--lazy", lock)  # after a failure the old driver still holds it open
     assert f"launch 2 has taken run 'split' over: process {token.pid} on {other_head.name}" in old.said()
-    assert content(run_dir) == before
+    assert files_of(run_dir) == before
     assert events(run_dir) == told
     assert launches(run_dir) == [1, 2]
     assert len(losses(run_dir)) == 12, "steps that both trained have one loss, bit for bit"

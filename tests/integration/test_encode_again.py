@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import logged
+from tests.conftest import files_of, logged
 from tests.platform.data.encode.in_process import without_ray
 from tests.platform.data.pictures import photo, saved
 from tests.platform.data.sources.makers import write_files
@@ -60,11 +60,6 @@ def on_ray() -> Iterator[None]:
         for name, original in ON_RAY.items():
             patch.setattr(launch, name, original)
         yield
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def with_earlier_names(folder: Path) -> None:

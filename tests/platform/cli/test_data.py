@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from tests.conftest import files_of
 from tests.platform.cli.conftest import Run, check_refusal
 from tests.platform.conftest import description_of, small_rows
 from tests.platform.data.damage import put, rewrite
@@ -31,28 +32,23 @@ def digits(digits_folder: Path, own_folder: Path) -> Path:
     return Path(shutil.copytree(digits_folder, own_folder / "digits"))
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    """Return every file below a folder."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 # verify
 
 
 @pytest.mark.parametrize("options", [[], ["--quick"], ["--quarantine"]])
 def test_a_folder_in_order(run: Run, digits: Path, options: list[str]) -> None:
-    before = contents(digits)
+    before = files_of(digits)
     result = run("data", "verify", "digits", *options)
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith("digits: 4 shards and 1797 rows are whole")
     assert result.out.count("\n") == 1
-    assert contents(digits) == before
+    assert files_of(digits) == before
 
 
 def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
     rewrite(digits, 1, put("mean", 130, np.nan))
     (digits / SHARDS[3]).unlink()
-    before = contents(digits)
+    before = files_of(digits)
     result = run("data", "verify", "digits")
     assert (result.status, result.err) == (2, "")
     lines = result.out.splitlines()
@@ -62,7 +58,7 @@ def test_every_bad_shard_is_named(run: Run, digits: Path) -> None:
         f"  {SHARDS[3]}: the file is missing",
     ]
     assert "causalfusion data verify digits --quarantine" in result.out
-    assert contents(digits) == before
+    assert files_of(digits) == before
     quick = run("data", "verify", "digits", "--quick")
     assert quick.status == 2
     assert quick.out.startswith(f"digits: 1 of 4 shards are bad, 447 of 1797 rows\n  {SHARDS[3]}: ")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import files_of
 from tests.platform.sampling.plans import images_of, make_plan
 
 from causalfusion_platform.config.errors import UserError
@@ -32,10 +33,6 @@ DIGEST = hashlib.sha256(IMAGES.tobytes()).hexdigest()
 
 def in_parts() -> Iterator[Pixels]:
     yield from np.split(IMAGES, [4, 8])
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def _follow(client: JobSubmissionClient, head: Head, job: str, hints: str) -> in
         try:
             printed, failure = asyncio.run(_print_log(client, head, job, printed))
             details = job_details(head, job)
-            state = str(details["status"])
+            state = str(details.get("status"))
             if state in ENDED:
                 if failure is None:
                     break

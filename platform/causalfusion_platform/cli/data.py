@@ -75,6 +75,24 @@ def digits(
     )
 
 
+@data_app.command("mnist")
+def mnist(
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the 4,500 training rows. The other 500 go to OUT-validation.")
+    ],
+) -> None:
+    """Write 5,000 handwritten digits of MNIST as latent shards, 16×16 pixels as latents. Nothing is downloaded."""
+    from ..data.mnist import write_mnist
+    from ..data.shards import check_replaceable, refuse_object_storage
+    from ..data.split_digits import validation_folder
+
+    refuse_object_storage(out)
+    check_replaceable(out)
+    train, validation = write_mnist(out)
+    _print_written(out, train)
+    _print_written(validation_folder(out), validation)
+
+
 def _print_written(folder: Path, manifest: Manifest) -> None:
     from ..data.layout import manifest_path
     from ..report.numbers import count

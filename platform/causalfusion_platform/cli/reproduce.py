@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from pathlib import Path
@@ -17,8 +18,12 @@ def reproduce(
     table: Annotated[str, typer.Argument(help="Table or figure, such as table3a or figure4.")],
     overrides: Overrides = None,
     scale: Annotated[
-        str, typer.Option(help="digits: small models on bundled digits. paper: the paper's settings, on a cluster.")
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="mnist or digits: small models on two CPU cores (default: what the table has of them). "
+            "paper: the paper's settings, on a cluster."
+        ),
+    ] = None,
     rows: Annotated[str | None, typer.Option(help="Rows, such as gamma-1.0,gamma-0.9 (default: all).")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2 (default: those of the table).")] = None,
     extractor: Annotated[
@@ -38,6 +43,17 @@ def reproduce(
             help="Prompts that rows of text and images draw at paper scale, such as fid30k.jsonl of data prompts."
         ),
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Train the table's further seeds too if a claim is undecided before."),
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Copy the report into FOLDER/TABLE too, and write FOLDER/README.md over all reports there.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their cost, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,11 +67,12 @@ def reproduce(
     from rich.console import Console
 
     from ..config.errors import GAVE_UP, UserError
-    from ..config.paper_table import SCALES
+    from ..config.paper_table import SCALES, load_table
     from ..launch.reproduction.finetunes import plan_finetunes
     from ..launch.reproduction.reproduce import REPORT_FOLDER
     from ..launch.reproduction.reproduce import reproduce as run
-    from ..launch.reproduction.rows import reproduction_of
+    from ..launch.reproduction.results import publish_report
+    from ..launch.reproduction.rows import more_seeds, reproduction_of
     from ..launch.sweeping.cost import sweep_cost
     from ..report.log import log_to
     from ..report.paper.json import report_json
@@ -63,15 +80,17 @@ def reproduce(
     from ..report.sweeps.live import LiveTable
     from ..report.terminal import as_path, preflight_line
 
+    if scale is None:
+        scale = load_table(table).smallest
     if scale not in SCALES:
-        raise UserError(f"--scale {scale}: allowed are {' and '.join(SCALES)}")
+        raise UserError(f"--scale {scale}: allowed are {', '.join(SCALES)}")
     if seeds is not None and not all(part.isdecimal() for part in seeds.split(",")):
         raise UserError(f"--seeds {seeds!r} are not whole numbers such as 0,1,2")
-    reproduction = reproduction_of(
+    plan = functools.partial(
+        reproduction_of,
         table,
         scale,
         rows=rows.split(",") if rows else (),
-        seeds=[int(part) for part in seeds.split(",")] if seeds else (),
         overrides=overrides or [],
         extractor=extractor,
         references=reference or (),
@@ -85,9 +104,12 @@ def reproduce(
                 *(part for one in reference or () for part in ("--reference", one)),
                 *(part for one in vae or () for part in ("--vae", one)),
                 *(("--prompts", str(prompts)) if prompts else ()),
+                *(("--until-decided",) if until_decided else ()),
             ]
         ),
     )
+    reproduction = plan(seeds=[int(part) for part in seeds.split(",")] if seeds else ())
+    more = more_seeds(reproduction) if until_decided else ()
     console = Console(highlight=False)
     console.print(preflight_line(), soft_wrap=True)
     console.print(
@@ -107,8 +129,14 @@ def reproduce(
     # Each value is a sample set of its own: `generate` would print lines for every one.
     with log_to(console, ["launch.generating"]):
         report = run(reproduction, lambda metric: LiveTable(console, metric))
+        if more and not report.decided:
+            console.print(f"A claim is undecided: seeds {', '.join(map(str, more))} are added.")
+            reproduction = plan(seeds=[*reproduction.plan.seeds, *more])
+            report = run(reproduction, lambda metric: LiveTable(console, metric))
     console.print(render_terminal(report))
     console.print(as_path(reproduction.folder / REPORT_FOLDER), soft_wrap=True, markup=False)
+    if results is not None:
+        console.print(as_path(publish_report(reproduction, results)), soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps(report_json(report), ensure_ascii=False))
     if not report.complete and not (rows or seeds):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+
+from causalfusion.config import PatchOrder
 
 from .errors import UserError
 from .files import experiment_folders
@@ -18,11 +20,13 @@ from .section import Section
 
 TABLE_FILE = "table.yaml"
 
-Scale = Literal["digits", "paper"]
+Scale = Literal["mnist", "digits", "paper"]
+"""Size of data, models and trainings. `mnist` and `digits` are for two CPU cores, `paper` is the paper's."""
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 Metric = Literal[
     "fid",
+    "denoising_loss",
     "inception_score",
     "precision",
     "recall",
@@ -43,9 +47,11 @@ Metric = Literal[
 
 Those that begin with `caption_` and `t2i_` are not the paper's. They are shares of captions and drawings of digits
 with the right words. Those with `t2i_unseen_` are of drawings of property cells that are in no training row.
+`denoising_loss` is the mean squared error on held-out images, the same for every row: noise, times, orders.
 """
 
-HIGHER_IS_BETTER: tuple[Metric, ...] = tuple(metric for metric in get_args(Metric) if metric != "fid")
+LOWER_IS_BETTER: tuple[Metric, ...] = ("fid", "denoising_loss")
+HIGHER_IS_BETTER: tuple[Metric, ...] = tuple(metric for metric in get_args(Metric) if metric not in LOWER_IS_BETTER)
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -60,6 +66,12 @@ class Column(Section):
     metric: Metric = "fid"
     ar_steps: int | None = Field(None, ge=1)
     """S_eval. null: the row's own sampling.num_ar_steps."""
+    ar_step: int | None = Field(None, ge=1)
+    """AR step, from 1 to `ar_steps`, whose denoising loss it is. null: the mean over all tokens."""
+    patch_order: PatchOrder | None = None
+    """Order in which tokens are sampled, with `order_block`. null: the row's own sampling.patch_order."""
+    order_block: int | None = Field(None, ge=1)
+    """Block side or stride of `patch_order`. null: the row's own sampling.order_block."""
     guidance_scale: float | None = Field(None, ge=1)
     """Classifier-free guidance w. null: the row's own sampling.guidance_scale."""
     finetune: Name | None = None
@@ -77,6 +89,11 @@ class Column(Section):
         """Name of its fine-tune in names of runs, such as `classify-scratch`."""
         return self.finetune and (self.finetune if self.pretrained else f"{self.finetune}-scratch")
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it is measured on samples of a row's own model."""
+        return self.finetune is None and self.metric != "denoising_loss"
+
     def has(self, row: Row) -> bool:
         """Return whether a row has a value of it."""
         return not self.rows or row.file in self.rows
@@ -87,6 +104,14 @@ class Column(Section):
             raise ValueError(f"column {self.name} has pretrained: false, but no fine-tune")
         if self.finetune is not None and (self.ar_steps is not None or self.guidance_scale is not None):
             raise ValueError(f"column {self.name} is measured by fine-tune {self.finetune}, which draws no samples")
+        if self.metric == "denoising_loss" and (self.finetune or self.guidance_scale is not None):
+            raise ValueError(f"column {self.name} is a denoising loss, which has neither a fine-tune nor guidance")
+        if not self.is_sampled and (self.patch_order or self.order_block):
+            raise ValueError(f"column {self.name} has a patch order, but no samples")
+        if self.ar_step is not None and (self.metric != "denoising_loss" or self.ar_step > (self.ar_steps or 0)):
+            raise ValueError(
+                f"column {self.name} has ar_step {self.ar_step}: that is a denoising loss's, from 1 to its ar_steps"
+            )
         return self
 
 
@@ -97,12 +122,13 @@ class Row(Section):
     """Experiment `<table>/<scale>/<file>.yaml`."""
     label: str
     """Name of the row in the paper."""
-    digits_label: str | None = None
-    """Name at digits scale where it differs: 256 tokens are 16 there."""
+    small_label: str | None = None
+    """Name at other scales than the paper's where it differs: S = 256 is 64 on MNIST."""
     printed: tuple[float | None, ...]
-    """Values of the paper, one per column. null: not printed."""
+    """Values of the paper, one per column. null: not printed. Those of columns at other scales may be left out at
+    the end."""
     scales: tuple[Scale, ...] = Field(SCALES, min_length=1)
-    """Scales at which it can run. A row without a meaning on a 4×4 grid of tokens has paper scale only."""
+    """Scales at which it can run."""
 
 
 class Claim(Section):
@@ -147,10 +173,20 @@ class ScalePlan(Section):
     """Images generated for each value of the table."""
     seeds: tuple[int, ...] = Field(min_length=1)
     """Seeds. Each row is trained once with each seed."""
+    more_seeds: tuple[int, ...] = ()
+    """Seeds that are added, all at once, when a claim is undecided after `seeds`. A claim is then looked at twice,
+    so that each look has half the error, whether or not the second one is made."""
+    validation_draws: int = Field(8, ge=1)
+    """Draws of order, diffusion time and noise of each held-out image, for columns of the denoising loss."""
     figure: PaperFigure | None = None
     """Figure that is drawn of the runs too."""
     finetunes: dict[str, FinetunePlan] = Field(default_factory=dict)
     """Fine-tune → its plan, where it has one."""
+
+    @property
+    def looks(self) -> int:
+        """How often the claims may be looked at: after `seeds`, and after `more_seeds`."""
+        return 2 if self.more_seeds else 1
 
 
 class PaperTable(Section):
@@ -172,6 +208,19 @@ class PaperTable(Section):
     note: str = ""
     """Note for readers of the result, such as how rows map to the digits, or claims that are not orderings."""
     scales: dict[Scale, ScalePlan]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_printed(cls, tree: Any) -> Any:
+        """Add the values that the paper does not print of columns at other scales."""
+        if not isinstance(tree, dict):
+            return tree
+        columns, rows = tree.get("columns"), tree.get("rows")
+        if not (isinstance(columns, list) and isinstance(rows, list)):
+            return tree
+        printed = [not isinstance(column, dict) or "paper" in column.get("scales", SCALES) for column in columns]
+        least = len(printed) - printed[::-1].index(True) if True in printed else 0
+        return {**tree, "rows": [_filled(row, least, len(columns)) for row in rows]}
 
     @model_validator(mode="after")
     def _check(self) -> PaperTable:
@@ -250,6 +299,35 @@ class PaperTable(Section):
                 claims.append(claim.model_copy(update={"better": better, "worse": worse}))
         return tuple(claims)
 
+    def by_loss(self, claim: Claim) -> Claim | None:
+        """Return a claim about sample quality as one about the denoising loss at the same places, or None."""
+        columns = {column.name: column for column in self.columns}
+        if columns[claim.column].metric != "fid":
+            return None
+        twins = [self._loss_at(columns[name]) for name in (claim.column, claim.over) if name is not None]
+        if None in twins:
+            return None
+        changes = dict(zip(("column", "over"), twins, strict=False))
+        return claim.model_copy(update=changes)
+
+    def _loss_at(self, column: Column) -> str | None:
+        """Return the name of the column that has the denoising loss of the place of a sampled one, or None.
+
+        Rows that are each sampled with an S of their own have different tasks, whose losses do not rank them.
+        """
+        if column.ar_steps is None:
+            return None
+        for other in self.columns:
+            place = (other.ar_steps, other.ar_step, other.guidance_scale, other.rows)
+            if other.metric == "denoising_loss" and place == (column.ar_steps, None, None, column.rows):
+                return other.name
+        return None
+
+    @property
+    def smallest(self) -> Scale:
+        """The scale for two CPU cores, or the paper's if there is no other."""
+        return next(scale for scale in SCALES if scale in self.scales)
+
     def experiment(self, row: Row, scale: Scale) -> str:
         """Return the name of a row's experiment, as `compose_experiment` takes it."""
         return f"{self.name}/{scale}/{row.file}"
@@ -267,6 +345,14 @@ class PaperTable(Section):
     def finetune_plan(self, finetune: str, scale: Scale) -> FinetunePlan:
         """Return the plan of a fine-tune at a scale."""
         return self.plan(scale).finetunes.get(finetune, FinetunePlan())
+
+
+def _filled(row: Any, least: int, columns: int) -> Any:
+    """Return a row with null for columns after the first `least` that it leaves out."""
+    if not isinstance(row, dict) or not isinstance(row.get("printed"), list | tuple):
+        return row
+    given = [*row["printed"]]
+    return row if len(given) < least else {**row, "printed": given + [None] * (columns - len(given))}
 
 
 def table_names() -> list[str]:

@@ -61,9 +61,10 @@ class DataConfig(Section):
     path: ShardsFolder = Path("shards/digits")
     """Folder of latent shards with a _manifest.json, on disk, or s3://BUCKET/PREFIX on object storage. Relative
     paths count from CAUSALFUSION_HOME. AWS's own variables name the store, such as AWS_ENDPOINT_URL."""
-    prepare: bool | Literal["split", "captions"] = False
+    prepare: bool | Literal["split", "captions", "mnist"] = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `split`: write 1,497
-    of them to `path`, and the other 300 to the folder `path`-validation. `captions`: the same with captions."""
+    of them to `path`, and the other 300 to the folder `path`-validation. `captions`: the same with captions.
+    `mnist`: 4,500 digits of MNIST to `path`, and 500 to the folder `path`-validation."""
     subset: SubsetConfig | None = None
     """Write some rows of other shards to `path` first if it does not have a manifest yet. `prepare` then writes the
     digits to `subset.of`."""
@@ -110,11 +111,13 @@ class DataConfig(Section):
 
     @field_validator("prepare", mode="wrap")
     @classmethod
-    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> bool | Literal["split", "captions"]:
+    def _one_message(
+        cls, value: Any, check: ValidatorFunctionWrapHandler
+    ) -> bool | Literal["split", "captions", "mnist"]:
         try:
-            checked: bool | Literal["split", "captions"] = check(value)
+            checked: bool | Literal["split", "captions", "mnist"] = check(value)
         except ValidationError as error:
-            raise ValueError("must be true, false, split or captions") from error
+            raise ValueError("must be true, false, split, captions or mnist") from error
         return checked
 
 

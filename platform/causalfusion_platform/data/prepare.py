@@ -1,4 +1,4 @@
-"""Data that is written before a run starts: the bundled digits, and subsets of shards."""
+"""Data that is written before a run starts: the bundled digits, those of MNIST, and subsets of shards."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from .captioned_digits import ensure_captioned_digits
 from .digits import ensure_digits
 from .layout import manifest_path
 from .manifest import Manifest
+from .mnist import ensure_mnist
 from .split_digits import ensure_split_digits
 from .subset import ensure_subset
 
-_DIGITS: dict[bool | str, Callable[[Path], Manifest]] = {
+_WRITERS: dict[bool | str, Callable[[Path], Manifest]] = {
     True: ensure_digits,
     "split": ensure_split_digits,
     "captions": ensure_captioned_digits,
+    "mnist": ensure_mnist,
 }
-"""Value of data.prepare → what writes the bundled digits."""
+"""Value of data.prepare → what writes the data."""
 
 
 def prepare_data(data: DataConfig) -> None:
@@ -29,7 +31,7 @@ def prepare_data(data: DataConfig) -> None:
     """
     subset = data.subset
     if data.prepare:
-        _DIGITS[data.prepare](data.path if subset is None else subset.of)
+        _WRITERS[data.prepare](data.path if subset is None else subset.of)
     if subset is not None:
         ensure_subset(subset.of, data.path, per_class=subset.per_class, seed=subset.seed)
 

@@ -10,6 +10,7 @@ from ..config.errors import UserError
 from ..storage.object_path import ObjectPath
 from .layout import names_in
 from .manifest import Manifest, Quarantined
+from .mnist import KIND, folder_of_both
 from .scan import look_at_shard
 from .split_digits import digits_command
 
@@ -50,6 +51,8 @@ def restore_advice(folder: Path, manifest: Manifest) -> str:
         return f"copy sound shards there: {command('data', 'upload', 'FOLDER', folder)}"
     if manifest.source.kind == "bundled":
         return f"make them anew: {digits_command(folder, manifest)}"
+    if manifest.source.kind == KIND:
+        return f"make them anew: {command('data', 'mnist', folder_of_both(folder, manifest))}"
     return (
         f"make them anew: the same command as before, "
         f"{command('data', 'encode', manifest.source.location, folder)} …, makes the shards that are missing"

@@ -47,6 +47,25 @@ def loss_figure(losses: Mapping[int, Sequence[float]], *, title: str, path: Path
     save(figure, path)
 
 
+def row_loss_figure(losses: Mapping[str, Sequence[float]], *, title: str, path: Path) -> None:
+    """Draw the loss of each AR step, one line for each named model."""
+    figure, axes = canvas()
+    for (name, loss), shade in zip(losses.items(), shades(len(losses)), strict=True):
+        axes.plot(
+            range(1, len(loss) + 1),
+            loss,
+            "o-",
+            color=shade,
+            markersize=4,
+            markevery=-(-len(loss) // _MARKS),
+            label=name,
+        )
+    axes.set(xlabel="AR step", ylabel="mean squared error")
+    title_of(axes, title)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save(figure, path)
+
+
 def plane_figure(
     values: Sequence[Sequence[float]],
     ar_steps: Sequence[int],

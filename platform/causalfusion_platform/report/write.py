@@ -39,11 +39,12 @@ def write_paper_report(report: PaperReport, folder: Path, *, pictures: Sequence[
     if is_plane(report):
         figures.append(save(planes_figure(report), folder / "plane.png"))
     shown = [Picture(path.stem, path.read_bytes(), _PAPER_FIGURES[path.name]) for path in figures]
+    shown += pictures
     texts = {
-        "report.md": render_markdown(report),
+        "report.md": render_markdown(report, shown),
         "report.tex": render_latex(report),
         "report.json": json.dumps(report_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.html": paper_page(report, [*shown, *pictures]),
+        "report.html": paper_page(report, shown),
     }
     return [*_write(texts, folder), *figures]
 

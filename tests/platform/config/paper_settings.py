@@ -7,6 +7,7 @@ from typing import Any
 from tests.platform.config.trees import shipped
 
 from causalfusion_platform.config.compose import flatten
+from causalfusion_platform.config.paper_table import Scale
 from causalfusion_platform.config.schema import Experiment
 
 IMAGENET = 1_281_167
@@ -25,6 +26,8 @@ TABLE_9: dict[str, Any] = {
     "model.qk_norm": True,
     "model.time_conditioning": "embedding",
     "data.path": "shards/imagenet256-sd",
+    "data.prepare": False,
+    "data.validation": None,
     "data.flip": True,
     "data.posterior": "sample",
     "diffusion.num_train_steps": 1000,
@@ -82,20 +85,49 @@ TABLE_10: dict[str, Any] = TABLE_9 | {
 }
 """Settings of the systems; L."""
 
-DIGITS: dict[str, Any] = TABLE_9 | {
+MNIST_RECIPE: dict[str, Any] = {
+    "optim.base_lr": 4.8e-2,
+    "optim.warmup_images": 6400,
+    "optim.ema_decay": 0.99875,
+    "train.images": 96_000,
+    "train.global_batch_size": 16,
+    "sampling.num_inference_steps": 25,
+}
+"""What a pilot chose for all rows on MNIST."""
+MNIST_SAMPLES = 1000
+"""Samples for each value of a table there, but for those of the systems."""
+
+_SMALL: dict[str, Any] = TABLE_9 | {
     **{f"model.{key}": value for key, value in zip(_MODEL, (96, 3, 4, 4, 1, 8, 2), strict=True)},
     "model.num_classes": 10,
-    "data.path": "shards/digits",
     "data.flip": None,
-    "optim.base_lr": 1.6e-2,
     "optim.eps": 1e-8,
     "optim.warmup_epochs": None,
+    "optim.ema_warmup": True,
+    "train.precision": "auto",
+}
+"""The same for two CPU cores, but for the recipe."""
+
+MNIST: dict[str, Any] = (
+    _SMALL
+    | MNIST_RECIPE
+    | {
+        "model.input_size": 16,
+        "data.path": "shards/mnist",
+        "data.prepare": "mnist",
+        "data.validation": "shards/mnist-validation",
+    }
+)
+"""The same at MNIST scale."""
+
+DIGITS: dict[str, Any] = _SMALL | {
+    "data.path": "shards/digits",
+    "data.prepare": True,
+    "optim.base_lr": 1.6e-2,
     "optim.warmup_images": 3200,
     "optim.ema_decay": 0.99,
-    "optim.ema_warmup": True,
     "train.images": 25_600,
     "train.global_batch_size": 64,
-    "train.precision": "auto",
     "sampling.num_inference_steps": 50,
 }
 """The same at digits scale."""
@@ -114,6 +146,7 @@ TABLE_11: dict[str, Any] = (
         "model.text.vocabulary": 128_256,  # LLaMA-3's
         "model.text.max_tokens": 35,
         "data.path": "shards/imagenet256-sd-captions",
+        "data.validation": "shards/coco-karpathy-test",
         "objective.text.share": 0.1,
         "objective.text.weight": 0.01,
     }
@@ -127,6 +160,8 @@ DIGITS_TEXT: dict[str, Any] = (
         "model.text.vocabulary": 384,
         "model.text.max_tokens": 16,
         "data.path": "shards/digits-captions",
+        "data.prepare": "captions",
+        "data.validation": "shards/digits-captions-validation",
         "objective.text.share": 0.3,
         "objective.text.weight": 0.1,
         "train.images": 64_000,
@@ -139,15 +174,13 @@ _ONE_STEP: dict[str, Any] = {"objective.num_ar_steps": 1, "objective.ar_weight":
 _TIME_TOKEN: dict[str, Any] = {"model.time_conditioning": "token"}
 _NO_QK_NORM: dict[str, Any] = {"model.qk_norm": False}
 _IN_CONTEXT: dict[str, Any] = {"model.class_tokens": 1, **_TIME_TOKEN, **_NO_QK_NORM}
-_NO_WARMUP: dict[str, dict[str, Any]] = {
-    "paper": {"optim.warmup_epochs": None},
-    "digits": {"optim.warmup_images": 0},
-}
-_NATIVE: dict[str, dict[str, Any]] = {
-    "paper": {"optim.eps": 1e-8, "train.global_batch_size": 256, **_NO_WARMUP["paper"]},
-    "digits": _NO_WARMUP["digits"],
-}
-_SMALL_SYSTEM: dict[str, Any] = {
+_NO_WARMUP: dict[str, Any] = {"optim.warmup_epochs": None, "optim.warmup_images": 0}
+_NATIVE: dict[str, Any] = {"optim.betas": [0.9, 0.999], "optim.clip_grad_norm": 0, **_NO_WARMUP, **_ONE_STEP}
+_NATIVE_PAPER: dict[str, Any] = _NATIVE | {"optim.eps": 1e-8, "train.global_batch_size": 256}
+_DIT: dict[str, Any] = {"model.architecture": "dit"}
+_X0: dict[str, Any] = {"diffusion.prediction": "x0"}
+_INTERVAL: dict[str, Any] = {"sampling.guidance_interval": [55, 353]}
+_MNIST_SYSTEM: dict[str, Any] = {
     "model.class_tokens": 16,
     "model.position_embedding": "learnable",
     "sampling.guidance_scale": 2.5,
@@ -168,9 +201,9 @@ def _decay(gamma: float) -> dict[str, Any]:
     return {"objective.ar_decay": gamma, "objective.ar_weight": 1.0}
 
 
-def _times(copies: int, scale: str) -> dict[str, Any]:
+def _times(copies: int, base: dict[str, Any]) -> dict[str, Any]:
     """Cut the batch, the images and the images of warmup; keep steps and learning rate."""
-    base, warmup = (TABLE_9, "optim.warmup_epochs") if scale == "paper" else (DIGITS, "optim.warmup_images")
+    warmup = "optim.warmup_images" if base["optim.warmup_epochs"] is None else "optim.warmup_epochs"
     cut = {key: base[key] // copies for key in ("train.global_batch_size", "train.images", warmup)}
     copied = {"objective.time_sampling": "per_step", "objective.time_copies": copies}
     return cut | copied | {"optim.base_lr": base["optim.base_lr"] * copies}
@@ -180,35 +213,109 @@ def _size(width: int, heads: int, depth: int) -> dict[str, Any]:
     return {"model.hidden_size": width, "model.num_heads": heads, "model.depth": depth}
 
 
-def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Map `table/row` to the settings that a row starts from, and to what it changes of them."""
-    paper = scale == "paper"
-    base, system = (TABLE_9, TABLE_10) if paper else (DIGITS, DIGITS | _SMALL_SYSTEM)
-    no_warmup = _NO_WARMUP[scale]
-    native = {"optim.betas": [0.9, 0.999], "optim.clip_grad_norm": 0, **_NATIVE[scale], **_ONE_STEP}
-    last, many, half = (256, 64, 16) if paper else (16, 16, 8)
-    changes: dict[str, dict[str, Any]] = {
-        "table1/dit": native | {"model.architecture": "dit"},
+Settings = dict[str, tuple[dict[str, Any], dict[str, Any]]]
+"""`table/row` → the settings that it starts from, and what it changes of them."""
+
+
+def settings(scale: Scale) -> Settings:
+    """Return the settings of all rows of a scale."""
+    match scale:
+        case "paper":
+            return _paper()
+        case "mnist":
+            return _mnist()
+        case "digits":
+            return _digits()
+
+
+def _paper() -> Settings:
+    ablations = _ablations(TABLE_9, _NATIVE_PAPER, tokens=256, blocks=(8, 4), stride=4, class_tokens=(16, 64))
+    ablations |= {
+        "table6b/dit": _NATIVE_PAPER | _DIT,
+        "table6b/causalfusion": {"model.class_tokens": 64},
+    }
+    xl, h = _size(1280, 20, 32), _size(1408, 22, 40)
+    systems: dict[str, dict[str, Any]] = {
+        "table4/l": {},
+        "table4/xl": xl,
+        "table4/xl-512": xl | {"model.input_size": 512 // 16, "data.path": "shards/imagenet512-mar"},
+        "table5/h": h,
+        "table5/h-interval": h | _INTERVAL,
+        "table6b/causalfusion-x0": _X0 | {"train.images": EPOCHS_240, "sampling.guidance_scale": 1.0},
+    }
+    texts = _texts() | {"figure5/causalfusion": xl | {"sampling.guidance_scale": 3.0}}
+    return _from(TABLE_9, ablations) | _from(TABLE_10, systems) | _from(TABLE_11, texts)
+
+
+def _mnist() -> Settings:
+    ablations = _ablations(MNIST, _NATIVE, tokens=64, blocks=(4, 2), stride=2, class_tokens=(8, 16))
+    h = _size(128, 4, 7)
+    systems = {"table4/l": {}, "table4/xl": _size(128, 4, 5), "table5/h": h, "table5/h-interval": h | _INTERVAL}
+    return _from(MNIST, ablations) | _from(MNIST | _MNIST_SYSTEM, systems)
+
+
+def _digits() -> Settings:
+    many = {"model.class_tokens": 16}
+    models = {"dit": _NATIVE | _DIT, "causalfusion": many, "causalfusion-x0": many | _X0}
+    # 300 digits are for validation
+    part = {"data.path": "shards/digits-split", "data.prepare": "split", "train.images": 51_200}
+    texts = _texts()
+    share = {"objective.text.share": 0.1, "objective.text.weight": 0.01}
+    texts |= {f"{row}-paper-share": change | share for row, change in texts.items()}
+    texts["figure5/causalfusion"] = {}
+    return _from(DIGITS, {f"table6b/{row}": own | part for row, own in models.items()}) | _from(DIGITS_TEXT, texts)
+
+
+def _from(start: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Settings:
+    return {row: (start, own) for row, own in rows.items()}
+
+
+def _texts() -> dict[str, dict[str, Any]]:
+    """Return the rows of Table 6a."""
+    transfusion = {"model.architecture": "transfusion", "objective.text.max_time": 500}
+    return {"table6a/causalfusion": {}, "table6a/transfusion": _ONE_STEP | transfusion}
+
+
+def _ablations(
+    base: dict[str, Any],
+    native: dict[str, Any],
+    *,
+    tokens: int,
+    blocks: tuple[int, int],
+    stride: int,
+    class_tokens: tuple[int, int],
+) -> dict[str, dict[str, Any]]:
+    """Return the rows of all tables but 4 to 6, and of Figure 4.
+
+    Args:
+        base: settings that they start from.
+        native: DiT's own recipe.
+        tokens: of an image.
+        blocks: sides of Table 3b's blocks, of half the grid and a quarter.
+        stride: of its dilated order.
+        class_tokens: the larger two of Table 8.
+    """
+    half, many = class_tokens
+    rows: dict[str, dict[str, Any]] = {
+        "table1/dit": native | _DIT,
         "table1/in-context": native | _IN_CONTEXT,
-        "table1/new-recipe": _ONE_STEP | _IN_CONTEXT | no_warmup,
-        "table1/t-embedding": _ONE_STEP | _NO_QK_NORM | no_warmup,
-        "table1/qk-norm": _ONE_STEP | _TIME_TOKEN | no_warmup,
+        "table1/new-recipe": _ONE_STEP | _IN_CONTEXT | _NO_WARMUP,
+        "table1/t-embedding": _ONE_STEP | _NO_QK_NORM | _NO_WARMUP,
+        "table1/qk-norm": _ONE_STEP | _TIME_TOKEN | _NO_WARMUP,
         "table1/lr-warmup": _ONE_STEP | _TIME_TOKEN | _NO_QK_NORM,
         "table1/all": _ONE_STEP,
         "table2/random": _decay(1.0),
         **{f"table3a/gamma-{gamma}": _decay(gamma) for gamma in (1.0, 0.95, 0.9, 0.85, 0.8)},
         "table3b/raster": _decay(0.9) | _order("raster"),
-        "table3b/block-8x8": _decay(0.9) | _order("blockwise", 8 if paper else 2),
-        "table3b/block-4x4": _decay(0.9) | _order("blockwise", 4),
-        "table3b/dilated": _decay(0.9) | _order("dilated", 4 if paper else 2),
+        "table3b/block-8x8": _decay(0.9) | _order("blockwise", blocks[0]),
+        "table3b/block-4x4": _decay(0.9) | _order("blockwise", blocks[1]),
+        "table3b/dilated": _decay(0.9) | _order("dilated", stride),
         "table3b/random": _decay(0.9),
         **{f"table3c/lambda-{weight:g}": {"objective.ar_weight": weight} for weight in (1, 1.5, 2, 2.5, 3)},
-        "table6b/dit": native | {"model.architecture": "dit"},
-        "table6b/causalfusion": {"model.class_tokens": many},
         "table7/shared": {},
         "table7/per-step": {"objective.time_sampling": "per_step"},
-        "table7/times-4": _times(4, scale),
-        "table7/times-8": _times(8, scale),
+        "table7/times-4": _times(4, base),
+        "table7/times-8": _times(8, base),
         "table8/tokens-4": {},
         "table8/tokens-16": {"model.class_tokens": half},
         "table8/tokens-64": {"model.class_tokens": many},
@@ -217,47 +324,14 @@ def settings(scale: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "figure4/random": _decay(1.0),
     }
     for steps in (1, 2, 4, 8, 256):
-        changes |= {f"{table}/s-{steps}": _fixed(min(steps, last)) for table in ("table2", "figure4")}
-    systems: dict[str, dict[str, Any]] = {
-        "table4/l": {},
-        "table4/xl": _size(1280, 20, 32) if paper else _size(128, 4, 5),
-        "table5/h": _size(1408, 22, 40) if paper else _size(128, 4, 7),
-    }
-    systems["table5/h-interval"] = systems["table5/h"] | {"sampling.guidance_interval": [55, 353]}
-    last_row = {"diffusion.prediction": "x0"}
-    if paper:
-        systems["table4/xl-512"] = systems["table4/xl"] | {
-            "model.input_size": 512 // 16,
-            "data.path": "shards/imagenet512-mar",
-        }
-        systems["table6b/causalfusion-x0"] = last_row | {
-            "train.images": EPOCHS_240,
-            "sampling.guidance_scale": 1.0,
-        }
-    else:
-        changes["table6b/causalfusion-x0"] = last_row | {"model.class_tokens": many}
-        for row in ("dit", "causalfusion", "causalfusion-x0"):  # 300 digits are for validation
-            changes[f"table6b/{row}"] |= {"data.path": "shards/digits-split", "train.images": 51_200}
-        del changes["table3b/block-4x4"]
-    text = TABLE_11 if paper else DIGITS_TEXT
-    texts: dict[str, dict[str, Any]] = {
-        "table6a/causalfusion": {},
-        "table6a/transfusion": _ONE_STEP | {"model.architecture": "transfusion", "objective.text.max_time": 500},
-    }
-    texts["figure5/causalfusion"] = _size(1280, 20, 32) | {"sampling.guidance_scale": 3.0} if paper else {}
-    if not paper:
-        share = {"objective.text.share": 0.1, "objective.text.weight": 0.01}
-        texts |= {
-            f"{row}-paper-share": change | share for row, change in texts.items() if row.startswith("table6a")
-        }
-    groups = ((base, changes), (system, systems), (text, texts))
-    return {row: (start, own) for start, rows in groups for row, own in rows.items()}
+        rows |= {f"{table}/s-{steps}": _fixed(min(steps, tokens)) for table in ("table2", "figure4")}
+    return rows
 
 
 # The rows as they are shipped
 
 
-def experiment(scale: str, row: str) -> Experiment:
+def experiment(scale: Scale, row: str) -> Experiment:
     """Return a row, given as `table/row`."""
     table, file = row.split("/")
     return shipped(f"{table}/{scale}/{file}")

@@ -69,7 +69,7 @@ def test_the_names_are_those_of_the_files() -> None:
         if path.parts[0] not in ("model", "base") and path.name != "table.yaml"
     }
     assert experiment_names() == sorted(names)
-    assert {"quickstart", "smoke", "sweeps/gamma", "table3a/digits/gamma-0.9", "figure4/paper/s-256"} <= names
+    assert {"quickstart", "smoke", "sweeps/gamma", "table3a/mnist/gamma-0.9", "figure4/paper/s-256"} <= names
 
 
 @pytest.mark.parametrize("group", MODEL_GROUPS)

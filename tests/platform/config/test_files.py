@@ -99,7 +99,7 @@ def test_every_key_is_explained() -> None:
         ("optim.betas", "list of number, ≥ 0, < 1", "[0.9, 0.95]"),
         ("train.zero_stage", "0 or 1 or 2 or 3 or null", "null"),
         ("data.posterior", "sample or mean", '"sample"'),
-        ("data.prepare", "true or false or split or captions", "false"),
+        ("data.prepare", "true or false or split or captions or mnist", "false"),
         ("supervision.min_workers", "whole number, ≥ 1 or null", "null"),
         ("train.staging", "path or null", "null"),
         ("tracking.experiment", "text", '"causalfusion"'),
@@ -146,5 +146,5 @@ def test_where_a_value_comes_from(own_folder: Path) -> None:
     assert origin("train.keep_best", "mine", []) == "the default"
     assert origin("model.num_heads", "mine", []) == "the model's preset"
     assert origin("model.depth", "mine", ["model=small"]) == "experiments/model/small.yaml"
-    assert origin("objective.ar_decay", "table3a/digits/gamma-0.9", []).endswith("table3a/digits/gamma-0.9.yaml")
-    assert origin("optim.ema_decay", "table3a/digits/gamma-0.9", []).endswith("base/digits.yaml")
+    assert origin("objective.ar_decay", "table3a/mnist/gamma-0.9", []).endswith("table3a/mnist/gamma-0.9.yaml")
+    assert origin("optim.ema_decay", "table3a/mnist/gamma-0.9", []).endswith("base/mnist.yaml")

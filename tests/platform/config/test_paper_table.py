@@ -21,7 +21,7 @@ TREE: dict[str, Any] = {
     "columns": [{"name": "S = 1", "ar_steps": 1}, {"name": "recall", "metric": "recall", "guidance_scale": 2}],
     "rows": [
         {"file": "small", "label": "S", "printed": [3.5, 0.1]},
-        {"file": "middle", "label": "M", "digits_label": "m", "printed": [2.5, None], "scales": ["paper"]},
+        {"file": "middle", "label": "M", "small_label": "m", "printed": [2.5, None], "scales": ["paper"]},
         {"file": "large", "label": "L", "printed": [1.5, 0.3]},
     ],
     "claims": [
@@ -176,6 +176,159 @@ def test_a_wrong_fine_tune(own_folder: Path, changes: dict[str, Any], said: str)
     assert said in fault(own_folder, **changes)
 
 
+# Denoising losses
+
+
+LOSS: dict[str, Any] = {"metric": "denoising_loss", "scales": ["mnist"]}
+LOSSES: dict[str, Any] = {
+    "columns": [
+        {"name": "S = 1", "ar_steps": 1},
+        {"name": "S = 8", "ar_steps": 8},
+        {"name": "own S"},
+        {"name": "loss 1", "ar_steps": 1, **LOSS},
+        {"name": "loss 8", "ar_steps": 8, **LOSS},
+        {"name": "first of 8", "ar_steps": 8, "ar_step": 1, **LOSS},
+        {"name": "own loss", **LOSS},
+    ],
+    "rows": [row | {"printed": [3.5, 2.5, None], "scales": ["mnist", "paper"]} for row in TREE["rows"]],
+    "claims": [
+        {"says": "more is better", "column": "S = 8", "better": ["middle", "large"], "worse": ["small"]},
+        {"says": "one step is best", "column": "S = 1", "over": "S = 8", "better": ["small"]},
+        {"says": "of its own", "column": "own S", "better": ["large"], "worse": ["small"]},
+        {"says": "of the loss", "column": "loss 8", "better": ["large"], "worse": ["small"]},
+        {"says": "partly", "column": "S = 1", "over": "own S", "better": ["small"]},
+    ],
+    "scales": {
+        "paper": {"metrics": {"fid": "fid"}, "samples": 10, "seeds": [0]},
+        "mnist": {
+            "metrics": {"fid": "fd_data_cnn", "denoising_loss": "denoising_loss"},
+            "samples": 5,
+            "seeds": [0, 1],
+            "more_seeds": [2],
+            "validation_draws": 3,
+        },
+    },
+}
+"""A table whose samples and losses are both measured on MNIST."""
+
+
+def test_a_claim_about_samples_has_a_twin_about_the_loss(own_folder: Path) -> None:
+    """At the same S, for both columns of a claim. A row's own S is another task for each row."""
+    write(own_folder, **LOSSES)
+    table = load_table("table9z").at("mnist")
+    more, one, *others = table.claims
+    assert table.by_loss(more) == more.model_copy(update={"column": "loss 8"})
+    assert table.by_loss(one) == one.model_copy(update={"column": "loss 1", "over": "loss 8"})
+    assert [claim.says for claim in others] == ["of its own", "of the loss", "partly"]
+    assert [table.by_loss(claim) for claim in others] == [None] * 3
+    paper = load_table("table9z").at("paper")
+    assert [paper.by_loss(claim) for claim in paper.claims_at("paper")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "twin"),
+    [
+        (3, {}, "loss 1"),
+        (3, {"ar_steps": 2}, None),
+        (3, {"ar_step": 1}, None),  # the loss of one step is not that of the whole image
+        (3, {"rows": ["small"]}, None),  # of other rows
+        (0, {"metric": "recall"}, None),
+    ],
+)
+def test_what_makes_a_twin(own_folder: Path, column: int, change: dict[str, Any], twin: str | None) -> None:
+    columns = [one | change if place == column else one for place, one in enumerate(LOSSES["columns"])]
+    metrics = {"fid": "x", "denoising_loss": "x", "recall": "x"}
+    plans = {scale: plan | {"metrics": metrics} for scale, plan in LOSSES["scales"].items()}
+    claim = {"says": "it is better", "column": "S = 1", "better": ["large"], "worse": ["small"]}
+    write(own_folder, **LOSSES | {"columns": columns, "scales": plans, "claims": [claim]})
+    table = load_table("table9z").at("mnist")
+    found = table.by_loss(table.claims[0])
+    assert (None if found is None else found.column) == twin
+
+
+def test_values_that_the_paper_does_not_print_are_left_out_at_the_end(own_folder: Path) -> None:
+    write(own_folder, **LOSSES)
+    table = load_table("table9z")
+    assert [row.printed for row in table.rows] == [(3.5, 2.5, None, None, None, None, None)] * 3
+    assert [row.printed for row in table.at("paper").rows] == [(3.5, 2.5, None)] * 3
+    whole = [row | {"printed": [3.5, 2.5, None, 1.0, 2.0, 3.0, 4.0]} for row in LOSSES["rows"]]
+    write(own_folder, **LOSSES | {"rows": whole})
+    assert [row.printed for row in load_table("table9z").rows] == [(3.5, 2.5, None, 1.0, 2.0, 3.0, 4.0)] * 3
+    for printed in ([3.5], [3.5, 2.5], [1.0] * 8):
+        rows = [row | {"printed": printed} for row in LOSSES["rows"]]
+        said = f"row small prints {len(printed)} values for 7 columns"
+        assert said in fault(own_folder, **LOSSES | {"rows": rows, "claims": []})
+    # A column of the paper behind one of ours: nothing before it may be left out.
+    columns = [*LOSSES["columns"][3:], *LOSSES["columns"][:3]]
+    write(own_folder, **LOSSES | {"columns": columns, "rows": whole})
+    assert load_table("table9z").at("paper").rows[0].printed == (2.0, 3.0, 4.0)
+    assert "prints 3 values for 7 columns" in fault(own_folder, **LOSSES | {"columns": columns})
+
+
+def test_a_scale_has_its_looks_and_draws(own_folder: Path) -> None:
+    write(own_folder, **LOSSES)
+    paper, mnist = (load_table("table9z").plan(scale) for scale in ("paper", "mnist"))
+    assert (paper.more_seeds, paper.looks, paper.validation_draws) == ((), 1, 8)
+    assert (mnist.more_seeds, mnist.looks, mnist.validation_draws) == ((2,), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("scales", "smallest"),
+    [(["paper"], "paper"), (["paper", "mnist"], "mnist"), (["paper", "digits", "mnist"], "mnist"),
+     (["paper", "digits"], "digits")],
+)  # fmt: skip
+def test_the_smallest_scale(own_folder: Path, scales: list[str], smallest: str) -> None:
+    write(own_folder, scales=dict.fromkeys(scales, TREE["scales"]["paper"]))
+    assert load_table("table9z").smallest == smallest
+
+
+def test_columns_that_are_drawn(own_folder: Path) -> None:
+    """Losses and fine-tunes need no samples."""
+    write(own_folder, **LOSSES)
+    assert [column.is_sampled for column in load_table("table9z").columns] == [True] * 3 + [False] * 4
+    write(own_folder, **FINETUNES)
+    assert [column.is_sampled for column in load_table("table9z").columns] == [True, False, False]
+
+
+def lossy(column: int, **changes: Any) -> dict[str, Any]:
+    columns = [one | changes if place == column else one for place, one in enumerate(LOSSES["columns"])]
+    return LOSSES | {"columns": columns, "claims": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (lossy(4, guidance_scale=1.0), "column loss 8 is a denoising loss, which has neither a fine-tune nor guid"),
+        (lossy(6, finetune="classify"), "column own loss is a denoising loss, which has neither a fine-tune nor"),
+        (lossy(4, ar_step=9), "column loss 8 has ar_step 9: that is a denoising loss's, from 1 to its ar_steps"),
+        (lossy(6, ar_step=1), "column own loss has ar_step 1: that is a denoising loss's, from 1 to its ar_steps"),
+        (lossy(1, ar_step=1), "column S = 8 has ar_step 1: that is a denoising loss's, from 1 to its ar_steps"),
+        (lossy(4, ar_step=0), "ar_step"),
+        (lossy(4, patch_order="raster"), "column loss 8 has a patch order, but no samples"),
+        (lossy(4, order_block=2), "column loss 8 has a patch order, but no samples"),
+        (
+            LOSSES | {"claims": [LOSSES["claims"][1] | {"over": "loss 8"}]},
+            "a claim compares columns of different metrics: S = 1, loss 8",
+        ),
+        (
+            LOSSES | {"scales": {"mnist": LOSSES["scales"]["paper"]}},
+            "scale mnist names no number for denoising_loss",
+        ),
+        (
+            LOSSES | {"scales": {"mnist": LOSSES["scales"]["mnist"] | {"validation_draws": 0}}},
+            "validation_draws",
+        ),
+    ],
+)
+def test_a_wrong_loss(own_folder: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in fault(own_folder, **changes)
+
+
+def test_the_last_ar_step_is_one_of_them(own_folder: Path) -> None:
+    write(own_folder, **lossy(5, ar_step=8))
+    assert load_table("table9z").columns[5].ar_step == 8
+
+
 def test_an_unknown_table() -> None:
     with pytest.raises(UserError) as caught:
         load_table("table3d")
@@ -199,10 +352,12 @@ def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
         ({"rows": TREE["rows"] + TREE["rows"][:1]}, "rows have a name twice: small, middle, large, small"),
         ({"columns": TREE["columns"][:1] * 2}, "columns have a name twice: S = 1, S = 1"),
         ({"columns": TREE["columns"][:1]}, "row small prints 2 values for 1 columns"),
+        ({"rows": [TREE["rows"][0] | {"printed": [1.5, 0.3, 2.0]}]}, "row small prints 3 values for 2 columns"),
+        ({"rows": [TREE["rows"][0] | {"printed": [1.5]}]}, "row small prints 1 values for 2 columns"),
         ({"rows": []}, "rows"),
         ({"rows": [TREE["rows"][0] | {"file": "../up"}]}, "file"),
         ({"rows": [TREE["rows"][0] | {"scales": []}]}, "scales"),
-        ({"rows": [TREE["rows"][0] | {"scales": ["laptop"]}]}, "'digits' or 'paper'"),
+        ({"rows": [TREE["rows"][0] | {"scales": ["laptop"]}]}, "'mnist', 'digits' or 'paper'"),
         ({"claims": [TREE["claims"][0] | {"column": "S = 2"}]}, "column 'S = 2'; columns: S = 1, recall"),
         ({"claims": [TREE["claims"][0] | {"worse": ["tiny"]}]}, "rows tiny; rows: small, middle, large"),
         ({"claims": [TREE["claims"][0] | {"worse": []}]}, "worse"),
@@ -210,7 +365,7 @@ def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
             {"scales": {"paper": {"metrics": {"fid": "fid"}, "samples": 10, "seeds": [0]}}},
             "scale paper names no number for recall",
         ),
-        ({"scales": {"laptop": TREE["scales"]["paper"]}}, "'digits' or 'paper'"),
+        ({"scales": {"laptop": TREE["scales"]["paper"]}}, "'mnist', 'digits' or 'paper'"),
         (
             {"scales": {"digits": TREE["scales"]["digits"] | {"figure": {"kind": "bars"}}}},
             "'ar_steps', 'text_image'",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
-from tests.platform.config.paper_numbers import DIGITS_ONLY, PAPER_ONLY, PRINTED
-from tests.platform.config.paper_settings import experiment
+from tests.platform.config.paper_numbers import DIGITS_ONLY, ON_DIGITS, PRINTED, scales_of, small_scale
+from tests.platform.config.paper_settings import MNIST_SAMPLES, experiment
 from tests.platform.config.trees import SHIPPED
 
 from causalfusion.flops import training_flops
@@ -27,17 +28,8 @@ from causalfusion_platform.data.caption_language import CELLS, captions_of, pars
 from causalfusion_platform.tasks import open_task
 
 TABLES = list(PRINTED)
-TEXT = ("table6a", "figure5")
-"""Tables of models of text and images."""
-
-
-def scales_of(table: str, row: str) -> tuple[Scale, ...]:
-    """Return the scales that have a row."""
-    if (table, row) in PAPER_ONLY:
-        return ("paper",)
-    return ("digits",) if (table, row) in DIGITS_ONLY else SCALES
-
-
+SYSTEMS = ("table4", "table5")
+"""Tables of the paper's large models. They measure samples alone, and have one set of seeds."""
 RECIPES = {
     "digits": [
         f"finetune-{name}{ending}" for name in ("classify", "classify-10", "caption") for ending in ("", "-frozen")
@@ -104,18 +96,23 @@ def test_there_are_no_stray_files() -> None:
     assert found == expected
     named = {name for name in experiment_names() if name.startswith(("table", "figure"))}
     assert {f"{name}.yaml" for name in named} == {path for path in expected if not path.endswith(TABLE_FILE)}
-    bases = {"ablation.yaml", "system.yaml", "digits.yaml", "text.yaml", "digits_text.yaml"}
+    bases = {"ablation.yaml", "system.yaml", "mnist.yaml", "digits.yaml", "text.yaml", "digits_text.yaml"}
     assert {path.name for path in (SHIPPED / "base").iterdir()} == bases
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_the_papers_numbers(name: str) -> None:
     table = load_table(name)
-    assert {row.file: row.printed for row in table.rows} == PRINTED[name]
+    assert {row.file: row.printed for row in table.at("paper").rows} == PRINTED[name]
     assert [row.file for row in table.rows] == list(PRINTED[name])  # in the paper's order
+    ours = [place for place, column in enumerate(table.columns) if "paper" not in column.scales]
+    assert {row.printed[place] for row in table.rows for place in ours} <= {None}
     assert table.source.replace(" ", "").lower() == name
     assert table.title and table.varied and table.measured
-    assert {row.file: row.scales for row in table.rows} == {row: scales_of(name, row) for row in PRINTED[name]}
+    assert (set(table.scales), table.smallest) == ({"paper", small_scale(name)}, small_scale(name))
+    for scale in table.scales:
+        there = [row for row in PRINTED[name] if scale in scales_of(name, row)]
+        assert [row.file for row in table.rows_at(scale)] == there
 
 
 @pytest.mark.parametrize(
@@ -123,15 +120,33 @@ def test_a_table_has_the_papers_numbers(name: str) -> None:
     [
         (("table2", "table3a"), [1, 2, 4, 8]),
         (("table3c",), [1, 2, 4]),
-        (("table1", "table3b", "table5", "table7", "table8"), [1]),
-        (("figure4",), [None]),
+        (("table1", "table3b", "table7", "table8"), [1]),
     ],
 )
-def test_columns_are_the_papers(names: tuple[str, ...], ar_steps: list[int | None]) -> None:
+def test_columns_are_the_papers(names: tuple[str, ...], ar_steps: list[int]) -> None:
+    """On MNIST each column has a twin of the denoising loss, which is of the same S and of all tokens."""
     for name in names:
-        columns = load_table(name).columns
+        columns = load_table(name).at("paper").columns
         assert [column.ar_steps for column in columns] == ar_steps
         assert {(column.metric, column.guidance_scale) for column in columns} == {("fid", None)}
+        small = load_table(name).at("mnist").columns
+        assert small[: len(columns)] == columns
+        assert [(column.name, column.metric) for column in small[len(columns) :]] == [
+            (f"loss, {column.name}", "denoising_loss") for column in columns
+        ]
+        assert [(column.ar_steps, column.ar_step) for column in small] == [(steps, None) for steps in ar_steps] * 2
+        assert not any(column.rows for column in small)
+
+
+def test_columns_of_table_5_and_figure_4() -> None:
+    """One column is the paper's. On MNIST Figure 4 has losses: of the row's own S, and of two of 8 AR steps."""
+    for name, ar_steps in (("table5", 1), ("figure4", None)):
+        columns = load_table(name).at("paper").columns
+        assert [(one.metric, one.ar_steps, one.guidance_scale) for one in columns] == [("fid", ar_steps, None)]
+    assert load_table("table5").at("mnist").columns == load_table("table5").columns
+    [_, *losses] = load_table("figure4").at("mnist").columns
+    assert {one.metric for one in losses} == {"denoising_loss"}
+    assert [(one.ar_steps, one.ar_step) for one in losses] == [(None, None), (8, 1), (8, 8)]
 
 
 def test_columns_of_table_4() -> None:
@@ -140,11 +155,13 @@ def test_columns_of_table_4() -> None:
     metrics = ["fid", "inception_score", "precision", "recall"]
     assert [column.metric for column in columns] == metrics * 2
     assert [column.guidance_scale for column in columns] == [1.0] * 4 + [None] * 4
-    own = {(scale, experiment(scale, f"table4/{row}").sampling) for scale in SCALES for row in ("l", "xl")}
+    scales: tuple[Scale, Scale] = ("paper", "mnist")
+    own = {(scale, experiment(scale, f"table4/{row}").sampling) for scale in scales for row in ("l", "xl")}
     assert {(scale, of.num_ar_steps, of.guidance_scale) for scale, of in own} == {
         ("paper", 1, 1.5),
-        ("digits", 1, 2.5),
+        ("mnist", 1, 2.5),
     }
+    assert {column.scales for column in columns} == {SCALES}
 
 
 def test_columns_of_table_6b() -> None:
@@ -183,29 +200,35 @@ def test_columns_of_table_6a() -> None:
     assert {*table.plan("digits").metrics.values()} <= set(task.scores())
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if name not in (*TEXT, "table6b")])
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ON_DIGITS])
 def test_what_a_table_is_measured_by(name: str) -> None:
     table = load_table(name)
-    paper, digits = table.plan("paper"), table.plan("digits")
-    assert paper.samples == (50_000 if name in ("table4", "table5") else 10_000)
-    assert (paper.seeds, digits.seeds) == ((0,), (0, 1, 2))
+    paper, mnist = table.plan("paper"), table.plan("mnist")
+    assert paper.samples == (50_000 if name in SYSTEMS else 10_000)
+    assert mnist.samples == (500 if name in SYSTEMS else MNIST_SAMPLES)
+    assert (paper.seeds, mnist.seeds) == ((0,), (0, 1, 2))
+    assert (paper.more_seeds, mnist.more_seeds) == ((), () if name in SYSTEMS else (3, 4, 5))
+    assert (paper.looks, mnist.looks) == (1, 1 if name in SYSTEMS else 2)
+    assert mnist.validation_draws == 8
     assert paper.metrics == {metric: metric for metric in paper.metrics}
     names = {
-        "fid": "fd_digits_cnn",
-        "inception_score": "classifier_score_digits_cnn",
-        "precision": "precision_digits_cnn",
-        "recall": "recall_digits_cnn",
+        "fid": "fd_data_cnn",
+        "inception_score": "classifier_score_data_cnn",
+        "precision": "precision_data_cnn",
+        "recall": "recall_data_cnn",
     }
-    assert digits.metrics == {metric: names[metric] for metric in paper.metrics}
-    assert set(paper.metrics) == {column.metric for column in table.columns}
-    for plan in (paper, digits):
+    loss = {} if name in SYSTEMS else {"denoising_loss": "denoising_loss"}
+    assert mnist.metrics == {metric: names[metric] for metric in paper.metrics} | loss
+    for scale in table.scales:
+        assert set(table.plan(scale).metrics) == {column.metric for column in table.at(scale).columns}
+    for plan in (paper, mnist):
         assert plan.figure == (ArStepFigure(kind="ar_steps") if name == "figure4" else None)
 
 
 def test_figure_5_fits_its_models() -> None:
     """Prompts have the words of the captions on digits, and are short enough for 35 tokens at paper scale."""
     table = load_table("figure5")
-    for scale in SCALES:
+    for scale in table.scales:
         figure, of = table.plan(scale).figure, experiment(scale, "figure5/causalfusion")
         assert isinstance(figure, TextImageFigure) and figure.beam == 1
         assert of.model.text is not None and of.data.validation is not None  # type: ignore[union-attr]
@@ -220,19 +243,30 @@ def test_figure_5_fits_its_models() -> None:
 # Claims
 
 
+UNPRINTED = {("figure4", f"loss, S_eval = S_train: s-{steps}") for steps in (2, 4, 8, 256)} | {
+    ("figure4", "loss of the last of 8 AR steps: random")
+}
+"""Claims of the text about Figure 4's curves, which have no numbers: table, column and rows that are better."""
+
+
 def test_a_claim_holds_of_the_printed_numbers(subtests: pytest.Subtests) -> None:
     """What the text says of the paper's own table is so. Our own claims are about our own rows."""
-    tried = 0
+    tried, unprinted = 0, set()
     for name in TABLES:
         table = load_table(name)
+        assert len({claim.says for claim in table.claims}) == len(table.claims)
         for claim in table.claims:
             if claim.ours:
                 assert is_ours(table, claim), claim.says
                 continue
+            if claim.column not in {column.name for column in table.at("paper").columns}:
+                unprinted.add((name, f"{claim.column}: {', '.join(claim.better)}"))
+                continue
             with subtests.test(table=name, claim=claim.says):
                 check_claim(table, claim)
             tried += 1
-    assert tried == 34
+    assert tried == 37
+    assert unprinted == UNPRINTED
 
 
 def is_ours(table: PaperTable, claim: Claim) -> bool:
@@ -243,11 +277,53 @@ def is_ours(table: PaperTable, claim: Claim) -> bool:
 
 
 def check_claim(table: PaperTable, claim: Claim) -> None:
-    place = [column.name for column in table.columns].index(claim.column)
-    sign = -1 if table.columns[place].metric in HIGHER_IS_BETTER else 1
-    better, worse = ([PRINTED[table.name][row][place] for row in side] for side in (claim.better, claim.worse))
-    pairs = [(a, b) for a in better for b in worse]
+    columns, printed = table.at("paper").columns, PRINTED[table.name]
+    names = [column.name for column in columns]
+    place, other = names.index(claim.column), names.index(claim.over or claim.column)
+    sign = -1 if columns[place].metric in HIGHER_IS_BETTER else 1
+    sides = [(row, row) for row in claim.better] if claim.over else product(claim.better, claim.worse)
+    pairs = [(printed[better][place], printed[worse][other]) for better, worse in sides]
+    assert pairs
     assert all(a is not None and b is not None and sign * a < sign * b for a, b in pairs), claim.says
+
+
+def test_claims_about_curves_name_all_that_have_fewer_ar_steps() -> None:
+    """Training with more AR steps has a lower loss than with any fewer, and the last AR step than the first."""
+    table = load_table("figure4")
+    fixed = ["s-1", "s-2", "s-4", "s-8", "s-256"]
+    claims = [claim for claim in table.claims if claim.column == "loss, S_eval = S_train"]
+    assert [(claim.better, claim.worse) for claim in claims] == [
+        ((row,), tuple(fixed[:place])) for place, row in enumerate(fixed) if place
+    ]
+    [last] = [claim for claim in table.claims if claim.over]
+    assert (last.column, last.over, last.better) == (
+        "loss of the last of 8 AR steps",
+        "loss of the first of 8 AR steps",
+        ("random",),
+    )
+
+
+def test_claims_about_samples_have_twins_about_the_loss(subtests: pytest.Subtests) -> None:
+    """On MNIST, at the same S and about the same rows. Tables 4 and 5 and Figure 4 have samples alone."""
+    count = 0
+    for name in (name for name in TABLES if name not in ON_DIGITS):
+        table = load_table(name).at("mnist")
+        for claim in table.claims_at("mnist"):
+            twin = table.by_loss(claim)
+            with subtests.test(table=name, claim=claim.says):
+                if name in (*SYSTEMS, "figure4"):
+                    assert twin is None
+                    continue
+                assert twin is not None
+                over = claim.over and f"loss, {claim.over}"
+                changes = {"column": f"loss, {claim.column}", "over": over}
+                assert twin == claim.model_copy(update=changes)
+                count += 1
+    assert count == 26
+    for name in TABLES:
+        for scale in {*load_table(name).scales} - {"mnist"}:
+            table = load_table(name).at(scale)
+            assert {table.by_loss(claim) for claim in table.claims_at(scale)} <= {None}
 
 
 def test_table_7_claims_no_order() -> None:
@@ -258,9 +334,9 @@ def test_table_7_claims_no_order() -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_claims_can_be_tried_on_digits(name: str) -> None:
+def test_claims_can_be_tried_small(name: str) -> None:
     table = load_table(name)
-    assert len(table.claims_at("digits")) == len(table.claims)
+    assert table.claims_at(small_scale(name)) == table.claims
 
 
 # Headers
@@ -276,14 +352,15 @@ def test_a_table_says_the_four_things(name: str) -> None:
     """Its cost at paper scale is the sum over its trainings."""
     said = header(SHIPPED / name / TABLE_FILE)
     assert set(said) == set(KEYS)
-    assert said["command"] == f"causalfusion reproduce {name} --scale digits"
+    scale = small_scale(name)
+    assert said["command"] == f"causalfusion reproduce {name} --scale {scale}"
     trainings = {}
     for row in (row for row in PRINTED[name] if "paper" in scales_of(name, row)):
         of = experiment("paper", f"{name}/{row}")
         trainings[repr((of.model, of.objective, of.diffusion, of.optim, of.train))] = row_flops(f"{name}/{row}")
     flops, hours = cost_of(sum(trainings.values()))
     assert f"paper: {flops}, {hours}" in said["cost"]
-    assert re.search(r"digits: \d+ trainings?\b.*\d minutes\b.* on two cores", said["cost"])
+    assert re.search(rf"{scale}: \d+ trainings?\b.*\d minutes\b.* on two cores", said["cost"])
 
 
 def test_a_row_says_the_four_things(subtests: pytest.Subtests) -> None:
@@ -292,7 +369,7 @@ def test_a_row_says_the_four_things(subtests: pytest.Subtests) -> None:
             check_header(table, scale, row)
 
 
-def check_header(table: str, scale: str, row: str) -> None:
+def check_header(table: str, scale: Scale, row: str) -> None:
     path = SHIPPED / table / scale / f"{row}.yaml"
     assert path.read_text().startswith(
         f"# @package _global_\n# {experiment(scale, f'{table}/{row}').description}.\n"
@@ -310,7 +387,7 @@ def check_header(table: str, scale: str, row: str) -> None:
     reproduce = f"causalfusion reproduce {table} --scale {scale} --rows {row}{measured_by}"
     assert said["command"] == f"{reproduce}\ncausalfusion train {table}/{scale}/{row}"
     assert said["shows"]
-    if scale == "digits":
+    if scale != "paper":
         assert re.fullmatch(r"about [\d.]+ minutes a seed on one core \(two seeds at a time on two\)", said["cost"])
         return
     flops, hours = cost_of(row_flops(f"{table}/{row}"))

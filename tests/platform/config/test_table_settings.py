@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from tests.platform.config.paper_numbers import DIGITS_ONLY, PRINTED
+from tests.platform.config.paper_numbers import PRINTED, scales_of
 from tests.platform.config.paper_settings import (
     DIGITS,
     IMAGENET,
+    MNIST,
+    MNIST_RECIPE,
     TABLE_9,
     TABLE_10,
     experiment,
@@ -17,14 +19,15 @@ from tests.platform.config.paper_settings import (
 )
 
 from causalfusion import count_parameters
-from causalfusion_platform.config.paper_table import SCALES
+from causalfusion_platform.config.paper_table import SCALES, Scale
+from causalfusion_platform.config.schema import Experiment
 from causalfusion_platform.train.rates import learning_rate_at, warmup_images
 
 OF_DIT = ("class_tokens", "class_token_repeat", "position_embedding", "qk_norm", "time_conditioning")
 """Settings of a CausalFusion that a DiT does not have."""
 
 
-def rows(scale: str) -> list[str]:
+def rows(scale: Scale) -> list[str]:
     return list(settings(scale))
 
 
@@ -35,7 +38,7 @@ def test_a_row_has_these_settings_and_no_others(subtests: pytest.Subtests) -> No
                 check_settings(scale, row)
 
 
-def check_settings(scale: str, row: str) -> None:
+def check_settings(scale: Scale, row: str) -> None:
     base, changes = settings(scale)[row]
     expected = base | changes
     assert set(expected) == set(base)  # a change of a key that no test looks at would go unseen
@@ -47,8 +50,9 @@ def check_settings(scale: str, row: str) -> None:
 
 def test_all_rows_are_looked_at() -> None:
     """And all that decides what is trained: model, objective, diffusion and optimizer."""
-    ours = {f"{table}/{row}" for table, row in DIGITS_ONLY}
-    assert set(rows("paper")) | ours == {f"{table}/{row}" for table in PRINTED for row in PRINTED[table]}
+    for scale in SCALES:
+        there = {(table, row) for table in PRINTED for row in PRINTED[table] if scale in scales_of(table, row)}
+        assert set(rows(scale)) == {f"{table}/{row}" for table, row in there}
     found = flat(experiment("paper", "table3c/lambda-2"))
     decisive = {
         key for key in found if key.split(".")[0] in ("model", "objective", "diffusion", "optim", "sampling")
@@ -59,7 +63,7 @@ def test_all_rows_are_looked_at() -> None:
     assert not found["optim.ema_power"] and found["objective.sequence_multiple"] is None
     assert found["model.text"] is None and found["objective.text"] is None
     assert (found["optim.schedule"], found["optim.min_lr"]) == ("constant", 0)
-    assert set(TABLE_9) == set(TABLE_10) == set(DIGITS)
+    assert set(TABLE_9) == set(TABLE_10) == set(DIGITS) == set(MNIST)
 
 
 # Identical rows
@@ -77,19 +81,20 @@ SAME = [
 ]
 """Rows of different tables that are one training, by the paper's numbers and text."""
 SAME_ON_PAPER = [{"table1/dit", "table6b/dit"}, {"table8/tokens-64", "table6b/causalfusion"}]
-"""On digits, Table 6b has a part for validation."""
+"""Table 6b is not on MNIST."""
 SAME_ON_DIGITS = [{"table6a/causalfusion", "figure5/causalfusion"}]
 """Figure 5's model is XL at paper scale."""
+SAME_AT: dict[Scale, list[set[str]]] = {"mnist": SAME, "digits": SAME_ON_DIGITS, "paper": SAME + SAME_ON_PAPER}
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_one_training_resolves_to_one_experiment(scale: str) -> None:
+def test_one_training_resolves_to_one_experiment(scale: Scale) -> None:
     """All keys but name and description are equal within a set, and differ between any two others."""
     found = defaultdict(set)
     for row in rows(scale):
         found[repr(sorted(flat(experiment(scale, row)).items()))].add(row)
     groups = list(found.values())
-    same = SAME + (SAME_ON_DIGITS if scale == "digits" else SAME_ON_PAPER)
+    same = SAME_AT[scale]
     assert sorted(map(sorted, (group for group in groups if len(group) > 1))) == sorted(map(sorted, same))
     assert len(groups) == len(rows(scale)) - sum(len(group) - 1 for group in same)
 
@@ -103,7 +108,7 @@ def test_rows_of_one_training_have_one_printed_number() -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_row_is_named_after_its_file(scale: str) -> None:
+def test_a_row_is_named_after_its_file(scale: Scale) -> None:
     names = {experiment(scale, row).name for row in rows(scale)}
     assert names == {"-".join((row.split("/")[0], scale, row.split("/")[1])) for row in rows(scale)}
     assert all(experiment(scale, row).description for row in rows(scale))
@@ -144,6 +149,11 @@ def test_parameters_in_millions(subtests: pytest.Subtests) -> None:
             assert abs(here / printed - 1) < 0.06
 
 
+NATIVE = ("table1/dit", "table1/in-context", "table6b/dit")
+"""Rows of DiT's own recipe, which has no warmup."""
+NOT_WARMED = ("table1/new-recipe", "table1/t-embedding", "table1/qk-norm")
+
+
 def test_steps_and_learning_rates_of_the_paper(subtests: pytest.Subtests) -> None:
     """150,137 steps of 2,048 images for 240 epochs, 25,000 of warmup, 8e-4: also where t's copies cut the batch."""
     for row in rows("paper"):
@@ -153,26 +163,40 @@ def test_steps_and_learning_rates_of_the_paper(subtests: pytest.Subtests) -> Non
 
 def check_rates_of_the_paper(row: str) -> None:
     of = experiment("paper", row)
-    native, system = row in ("table1/dit", "table1/in-context", "table6b/dit"), row[:6] in ("table4", "table5")
+    native, system = row in NATIVE, row[:6] in ("table4", "table5")
     assert of.train.steps == (1_201_095 if native else 500_456 if system else 150_137)
     assert of.learning_rate == pytest.approx(1e-4 if native else 8e-4, rel=1e-12)
-    warmed = 0 if native or row in ("table1/new-recipe", "table1/t-embedding", "table1/qk-norm") else 25_000
+    warmed = 0 if native or row in NOT_WARMED else 25_000
     assert warmup_images(of, IMAGENET) / of.train.global_batch_size == pytest.approx(warmed, rel=1e-3)
     assert learning_rate_at(of, of.train.images, IMAGENET) == of.learning_rate
 
 
+def test_steps_and_learning_rates_on_mnist(subtests: pytest.Subtests) -> None:
+    """As many steps and the same rates in every row, also where t's copies cut the batch."""
+    images, batch = MNIST_RECIPE["train.images"], MNIST_RECIPE["train.global_batch_size"]
+    assert images % batch == 0
+    warmed = MNIST_RECIPE["optim.warmup_images"] / batch
+    for row in rows("mnist"):
+        with subtests.test(row=row):
+            of = experiment("mnist", row)
+            check_small_rates(of, images // batch, MNIST_RECIPE["optim.base_lr"] * batch / 256)
+            cold = row in (*NATIVE, *NOT_WARMED)
+            assert of.optim.warmup_images / of.train.global_batch_size == (0 if cold else warmed)
+            assert learning_rate_at(of, of.train.images, 4500) == of.learning_rate
+
+
 def test_steps_and_learning_rates_on_digits(subtests: pytest.Subtests) -> None:
+    longer = {"table6a": 1000, "figure5": 1000, "table6b": 800}
     for row in rows("digits"):
         with subtests.test(row=row):
-            check_rates_on_digits(row)
+            of = experiment("digits", row)
+            check_small_rates(of, longer[row.split("/")[0]], 4e-3)
+            assert of.optim.warmup_images / of.train.global_batch_size == (0 if row in NATIVE else 50)
+            assert of.train.checkpoint_every_images >= of.train.images  # one checkpoint, at the end
 
 
-def check_rates_on_digits(row: str) -> None:
-    of = experiment("digits", row)
-    longer = {"table6a": 1000, "figure5": 1000, "table6b": 800}
-    assert of.train.steps == longer.get(row.split("/")[0], 400)
-    assert of.learning_rate == pytest.approx(4e-3, rel=1e-12)
-    assert of.optim.warmup_images / of.train.global_batch_size in (0, 50)
+def check_small_rates(of: Experiment, steps: int, learning_rate: float) -> None:
+    assert of.train.steps == steps
+    assert of.learning_rate == pytest.approx(learning_rate, rel=1e-12)
     assert of.train.num_workers == 1 and of.train.cpus_per_worker == 0.5
     assert of.train.sample_every_images > of.train.images  # no grids on the way
-    assert of.train.checkpoint_every_images >= of.train.images  # one checkpoint, at the end

@@ -76,7 +76,7 @@ def plane() -> PaperTable:
         columns=tuple(Column(name=f"S = {steps}", ar_steps=steps) for steps in (1, 2, 4)),
         rows=(
             Row(file="s1", label="1", printed=(13.78, 356.69, 404.67)),
-            Row(file="s256", label="256", digits_label="16", printed=(313.28, 321.62, 261.26)),
+            Row(file="s256", label="256", small_label="16", printed=(313.28, 321.62, 261.26)),
             Row(file="random", label="random", printed=(21.31, 22.17, 23.54)),
         ),
         claims=(),

@@ -42,6 +42,10 @@ class PlanePoint:
     """T of each AR step"""
     guidance_scale: float | None = None
     """Classifier-free guidance"""
+    patch_order: str | None = None
+    """Order in which tokens are sampled"""
+    order_block: int | None = None
+    """Block side or stride of the order"""
 
     @property
     def settings(self) -> list[str]:
@@ -50,6 +54,8 @@ class PlanePoint:
             ("num_ar_steps", self.ar_steps),
             ("num_inference_steps", self.diffusion_steps),
             ("guidance_scale", self.guidance_scale),
+            ("patch_order", self.patch_order),
+            ("order_block", self.order_block),
         )
         return [f"{key}={value}" for key, value in given if value is not None]
 

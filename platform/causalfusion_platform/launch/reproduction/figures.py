@@ -6,24 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from causalfusion import load_weights
-
-from ...checkpoint.find import find_weights
 from ...config.paper_figure import ArStepFigure, TextImageFigure
-from ...data.read import read_all
-from ...data.validate import open_shards
 from ...report.canvas import save
-from ...report.figures import loss_figure
+from ...report.figures import loss_figure, row_loss_figure
 from ...report.html import Picture
 from ...report.runs.curves import Curve, training_loss_figure
 from ...report.sample_plane import sample_plane
 from ...sampling.pixels import Pixels
 from ...tracking.journal import StepReport
-from ..evaluating.figure_four import LOSS_ROWS, draw_step_sizes, losses_by_step
+from ..evaluating.figure_four import draw_step_sizes
 from ..runs.folder import RunFolder
 from .both_directions import draw_both_directions
+from .held_out import LOSS, open_held_out
 from .rows import Reproduction, trial_name
 
 _GAMMAS = (1.0, 0.95, 0.9, 0.8)
@@ -44,6 +39,8 @@ def draw_more(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [*_samples(reproduction, first, folder), *_losses(reproduction, folder)]
+    if (steps := _most_steps(reproduction)) > 1:
+        pictures += _losses_of_rows(reproduction, steps, folder)
     match reproduction.plan.figure:
         case ArStepFigure():
             pictures += [_step_sizes(reproduction, folder), *_losses_by_step(reproduction, folder)]
@@ -115,26 +112,49 @@ def _step_sizes(reproduction: Reproduction, folder: Path) -> Picture:
 
 
 def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
-    """Draw the loss of each AR step of the model trained with random S, mean over seeds (Figure 4c)."""
+    """Draw the held-out loss of each AR step of the model trained with random S, mean over seeds (Figure 4c)."""
     by_seed: list[dict[int, list[float]]] = []
     for row, seed, run in reproduction.runs():
         experiment = reproduction.experiments.get(trial_name(row, seed))
         if experiment is None or experiment.objective.num_ar_steps is not None:
             continue
-        if not run.finished:
+        if not run.finished or experiment.data.validation is None:
             continue
-        model = load_weights(find_weights(run.root).folder, device="cuda" if torch.cuda.is_available() else "cpu")
-        path = experiment.data.path
-        shards = open_shards(path, known=reproduction.job.checked.get(path))
-        data = read_all(path, shards.usable, at_most=LOSS_ROWS)
+        held_out = open_held_out(experiment, reproduction.plan.validation_draws)
         steps = [steps for steps in _AR_STEPS if steps <= experiment.model.num_tokens]
-        by_seed.append(losses_by_step(model, data, experiment.diffusion, steps, seed + 1))
+        by_seed.append({each: held_out.losses(run, experiment, each) for each in steps})
     if not by_seed:
         return []
     losses = {steps: np.mean([one[steps] for one in by_seed], axis=0).tolist() for steps in by_seed[0]}
     path = folder / "loss_by_step.png"
-    loss_figure(losses, title="Loss of each AR step on training images, random S in training", path=path)
+    loss_figure(losses, title="Loss of each AR step on held-out images, random S in training", path=path)
     return [Picture("loss_by_step", path.read_bytes(), f"Mean of {len(by_seed)} seed(s). {_ends(losses)}")]
+
+
+def _most_steps(reproduction: Reproduction) -> int:
+    """Return the largest S at which a column has the denoising loss, or 0."""
+    columns = reproduction.table.columns
+    return max((column.ar_steps or 0 for column in columns if column.metric == LOSS), default=0)
+
+
+def _losses_of_rows(reproduction: Reproduction, steps: int, folder: Path) -> list[Picture]:
+    """Draw the held-out loss of each of S AR steps, a line for each row, mean over seeds."""
+    by_row: dict[str, list[list[float]]] = {}
+    for row, seed, run in reproduction.runs():
+        experiment = reproduction.experiments.get(trial_name(row, seed))
+        if experiment is None or not run.finished or experiment.model.architecture == "dit":
+            continue
+        held_out = open_held_out(experiment, reproduction.plan.validation_draws)
+        name = f"{reproduction.table.varied} {reproduction.label(row)}"
+        by_row.setdefault(name, []).append(held_out.losses(run, experiment, steps))
+    if not by_row:
+        return []
+    means = {name: np.mean(found, axis=0).tolist() for name, found in by_row.items()}
+    path = folder / "loss_of_rows.png"
+    row_loss_figure(means, title=f"Held-out loss of each of {steps} AR steps", path=path)
+    falls = "; ".join(f"{name}: {loss[-1] / loss[0] - 1:+.0%}" for name, loss in means.items())
+    caption = f"Mean over seeds, on common draws. From the first AR step to the last: {falls}."
+    return [Picture("loss_of_rows", path.read_bytes(), caption)]
 
 
 def _ends(losses: Mapping[int, Sequence[float]]) -> str:

@@ -12,11 +12,13 @@ from ...config.paper_table import Row
 from ...config.schema import Experiment
 from ...data.autoencoder.open import open_autoencoder
 from ...data.manifest import AutoencoderId, Manifest
-from ...evaluation.extractors.classifier_extractor import DIGITS_SPACE, space_of
+from ...data.prepare import is_written_later
+from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE, space_of
 from ...evaluation.open import open_extractor
 from ...evaluation.reference import check_size, size_in
 from ...sampling.prompts_file import read_captions
 from ..evaluating.measuring import is_classifier
+from .held_out import LOSS, open_held_out
 from .rows import Reproduction, trial_name
 
 
@@ -59,6 +61,7 @@ def check_measurable(reproduction: Reproduction) -> None:
                 f"row {one.file} has images of {first}×{first}, {other.file} of {second}×{second}: each is to be "
                 f"measured against real images of its own size\n  add --reference {other.file}=FILE"
             )
+    _check_held_out(reproduction)
     if not sizes:
         return
     if own_classifier:
@@ -77,8 +80,10 @@ def _check_any_text(reproduction: Reproduction) -> None:
         return
     if not any(one.objective.text is not None for one in reproduction.experiments.values()):
         raise UserError(f"{reproduction.table.source} draws classes, not text\n  leave out --prompts")
-    if reproduction.scale == "digits":
-        raise UserError("at digits scale the end of each run draws held-out captions\n  leave out --prompts")
+    if reproduction.scale != "paper":
+        raise UserError(
+            f"at {reproduction.scale} scale the end of each run draws held-out captions\n  leave out --prompts"
+        )
     captions, _ = read_captions(reproduction.prompts)
     if len(captions) < reproduction.plan.samples:
         raise UserError(
@@ -91,9 +96,9 @@ def _check_any_text(reproduction: Reproduction) -> None:
 def _check_prompts(reproduction: Reproduction, row: Row) -> None:
     """Raise `UserError` unless prompts, a reference and an extractor are all given for a row of text, or none.
 
-    At digits scale the end of its run measures it.
+    At smaller scales the end of its run measures it.
     """
-    if reproduction.scale == "digits":
+    if reproduction.scale != "paper":
         return
     reference, extractor = reproduction.references.of(row), not is_classifier(reproduction.extractor)
     given = {
@@ -110,11 +115,28 @@ def _check_prompts(reproduction: Reproduction, row: Row) -> None:
         )
 
 
+def _check_held_out(reproduction: Reproduction) -> None:
+    """Open the held-out images of the rows, if the table measures their loss.
+
+    Raises:
+        UserError: they are missing or do not fit. Shards that are still to be written are not looked at.
+    """
+    if not any(column.metric == LOSS for column in reproduction.table.columns):
+        return
+    seen = set()
+    for row in reproduction.rows:
+        experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
+        data = experiment.data
+        if (data.path, data.validation) not in seen and not is_written_later(data):
+            open_held_out(experiment, reproduction.plan.validation_draws)
+        seen.add((data.path, data.validation))
+
+
 def _check_one_data_set(reproduction: Reproduction) -> None:
     """Raise `UserError` unless one classifier measures all rows, in the space that the table names."""
-    advice = (
-        "  add --extractor inception:PATH --reference FILE, or train all on the digits: data.path=shards/digits"
-    )
+    digits = any(name.endswith(DIGITS_SPACE) for name in reproduction.plan.metrics.values())
+    folder = "shards/digits" if digits else "shards/mnist"
+    advice = f"  add --extractor inception:PATH --reference FILE, or train all on one data set: data.path={folder}"
     paths: dict[Path, Row] = {}
     for row in reproduction.rows:
         experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
@@ -131,10 +153,10 @@ def _check_one_data_set(reproduction: Reproduction) -> None:
     except UserError:  # the shards are not there yet, and `prepare` will write the digits
         return
     wanted = reproduction.plan.metrics.values()
-    if space != DIGITS_SPACE and any(name.endswith(DIGITS_SPACE) for name in wanted):
-        raise UserError(
-            f"the table measures {', '.join(wanted)}, but the data in {path} are not the bundled digits\n{advice}"
-        )
+    foreign = DATA_SPACE if space == DIGITS_SPACE else DIGITS_SPACE
+    if any(name.endswith(foreign) for name in wanted):
+        which = "not the bundled digits" if foreign == DIGITS_SPACE else "the bundled digits"
+        raise UserError(f"the table measures {', '.join(wanted)}, but the data in {path} are {which}\n{advice}")
 
 
 def _made(experiment: Experiment) -> AutoencoderId | None:

@@ -11,17 +11,21 @@ from typing import Final
 from ...config.paper_table import Column, PaperTable, Row
 from ...config.schema import Experiment
 from ...sampling.pixels import Pixels
+from ...sampling.settings import num_ar_steps
 from ..evaluating.evaluate import Evaluated, PlanePoint, evaluate
 from ..evaluating.measuring import Measuring, open_measuring
 from ..generating.actors import Generators, RayGenerators
 from ..generating.request import GenerateRequest
 from ..runs.folder import RunFolder
+from .held_out import DRAWS, LOSS, OTHER_DRAWS, HeldOut, loss_at, open_held_out
 from .rows import Reproduction, trial_name
 
 logger = logging.getLogger(__name__)
 
 DISTANCE: Final = "fid"
 """Kind of the columns whose metric decides the guidance scale of a row that draws from text."""
+OTHER_SAMPLES = 1_000_000
+"""Added to the seed of samples that nothing but the noise of a measure is taken from."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Measured:
     """The first samples there."""
     spaces: dict[str, str] = field(default_factory=dict)
     """Metric → its extractor and reference."""
+    repeats: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Column → pairs of values of one trained model each: as measured, and with other random numbers."""
 
 
 def measure_rows(reproduction: Reproduction) -> Measured:
@@ -49,6 +55,9 @@ def measure_rows(reproduction: Reproduction) -> Measured:
         for number, (row, seed, run) in enumerate(runs, 1):
             if any(one.measured_now for one in measurer.measure(row, seed, run)):
                 logger.info(f"measured {trial_name(row, seed)} ({number} of {len(runs)})")
+        for row, seed, run in runs:
+            if seed == reproduction.plan.seeds[0]:
+                measurer.measure_again(row, seed, run)
     return measurer.found()
 
 
@@ -67,6 +76,7 @@ class RowMeasurer:
         self._opened: dict[tuple[str | None, Path], Measuring] = {}
         self._spaces: dict[str, dict[str, list[str]]] = {}
         """Metric → space → rows."""
+        self._held_out: dict[Path | None, HeldOut] = {}
 
     def measure(self, row: Row, seed: int, run: RunFolder) -> list[Evaluated]:
         """Measure a finished run, and return the measured sets of samples.
@@ -74,10 +84,38 @@ class RowMeasurer:
         A run of text and images has measured captions at its end. Its images are drawn here if there are prompts.
         """
         experiment = self.reproduction.experiments[trial_name(row, seed)]
+        self._put_losses(row, seed, run, experiment)
         if experiment.objective.text is None:
             return self._draw_classes(row, seed, run, experiment)
         self._take_over(row, seed, run)
         return [] if self.reproduction.prompts is None else self._draw_prompts(row, seed, run, experiment)
+
+    def measure_again(self, row: Row, seed: int, run: RunFolder) -> None:
+        """Measure the first sampled column and the first loss of a run with other random numbers.
+
+        The training is the same, so that the difference is the noise of the measure.
+        """
+        experiment = self.reproduction.experiments[trial_name(row, seed)]
+        if self.reproduction.scale == "paper" or experiment.objective.text is not None:
+            return
+        plan = self.reproduction.plan
+        values, repeats = self._found.values, self._found.repeats
+        for column in _of_losses(self.reproduction.table, row, experiment):
+            losses = self._losses(run, experiment, column, seed=OTHER_DRAWS)
+            first = values[row.file, column.name, seed]
+            if first is not None:
+                repeats.setdefault(column.name, []).append((first, losses))
+            break
+        places = _places(experiment, _of_samples(self.reproduction.table))
+        for column in _of_samples(self.reproduction.table):
+            first = values.get((row.file, column.name, seed))
+            if column.name in places and first is not None:
+                request = self._request(row, OTHER_SAMPLES + seed, run, experiment)
+                measuring = self._measuring(row, experiment)
+                [again] = evaluate(request, [places[column.name]], measuring, self.generators, keep_samples=False)
+                name = plan.metrics[column.metric]
+                repeats.setdefault(column.name, []).append((first, again.metrics[name]))
+                break
 
     def found(self) -> Measured:
         """Return all values so far."""
@@ -93,7 +131,7 @@ class RowMeasurer:
         measuring, places = self._measuring(row, experiment), _places(experiment, _of_samples(table))
         request = self._request(row, seed, run, experiment)
         cells = list(dict.fromkeys(places.values()))
-        keep = reproduction.scale == "digits"
+        keep = reproduction.scale != "paper"
         results = evaluate(request, cells, measuring, self.generators, keep_samples=keep)
         by_cell = dict(zip(cells, results, strict=True))
         for column in _of_samples(table):
@@ -102,6 +140,28 @@ class RowMeasurer:
             if column.name in places:
                 self._put(row, column, seed, by_cell[places[column.name]], name)
         return results
+
+    def _put_losses(self, row: Row, seed: int, run: RunFolder, experiment: Experiment) -> None:
+        """Measure the denoising loss of each column that asks for it."""
+        for column in _of_losses(self.reproduction.table, row, experiment):
+            self._found.values[row.file, column.name, seed] = self._losses(run, experiment, column)
+            name = self.reproduction.plan.metrics[column.metric]
+            self._note(name, self._open_held_out(experiment).origin, row)
+
+    def _losses(self, run: RunFolder, experiment: Experiment, column: Column, *, seed: int = DRAWS) -> float:
+        steps = num_ar_steps(experiment.sampling) if column.ar_steps is None else column.ar_steps
+        found = self._open_held_out(experiment).losses(run, experiment, steps, seed=seed)
+        return loss_at(found, column, experiment.model.num_tokens)
+
+    def _open_held_out(self, experiment: Experiment) -> HeldOut:
+        data = experiment.data
+        if data.validation not in self._held_out:
+            self._held_out[data.validation] = open_held_out(
+                experiment,
+                self.reproduction.plan.validation_draws,
+                self.reproduction.job.checked.get(data.path),
+            )
+        return self._held_out[data.validation]
 
     def _draw_prompts(self, row: Row, seed: int, run: RunFolder, experiment: Experiment) -> list[Evaluated]:
         """Measure one sample of each prompt at the run's guidance scales. The one of the lowest distance counts."""
@@ -169,7 +229,17 @@ class RowMeasurer:
 
 def _of_samples(table: PaperTable) -> list[Column]:
     """Return the columns that rows' own runs are measured for, and not their fine-tunes."""
-    return [column for column in table.columns if column.finetune is None]
+    return [column for column in table.columns if column.is_sampled]
+
+
+def _of_losses(table: PaperTable, row: Row, experiment: Experiment) -> list[Column]:
+    """Return the columns of denoising losses that a row has. A DiT does not have AR steps, so that S is 1."""
+    dit = experiment.model.architecture == "dit"
+    return [
+        column
+        for column in table.columns
+        if column.metric == LOSS and column.has(row) and not (dit and column.ar_steps not in (None, 1))
+    ]
 
 
 def _space(measuring: Measuring) -> str:
@@ -191,7 +261,12 @@ def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Plan
     """Return the place of each column: column → place. A DiT does not have AR steps, so that S is 1."""
     dit = experiment.model.architecture == "dit"
     return {
-        column.name: PlanePoint(ar_steps=None if dit else column.ar_steps, guidance_scale=column.guidance_scale)
+        column.name: PlanePoint(
+            ar_steps=None if dit else column.ar_steps,
+            guidance_scale=column.guidance_scale,
+            patch_order=None if dit else column.patch_order,
+            order_block=None if dit else column.order_block,
+        )
         for column in columns
         if not dit or column.ar_steps in (None, 1)
     }

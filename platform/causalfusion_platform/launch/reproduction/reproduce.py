@@ -78,7 +78,7 @@ def reproduce(reproduction: Reproduction, open_display: OpenDisplay) -> PaperRep
         reproduction.scale,
         {**measured.values, **values},
         _facts(reproduction),
-        _around(reproduction, {**measured.spaces, **notes}, stage),
+        _around(reproduction, {**measured.spaces, **notes}, measured.repeats, stage),
     )
     folder = reproduction.folder / REPORT_FOLDER
     pictures = draw_more(reproduction, measured.first, folder)
@@ -132,7 +132,12 @@ def _seconds(run: RunFolder) -> float | None:
     return total or None
 
 
-def _around(reproduction: Reproduction, spaces: Mapping[str, str], stage: FinetuneStage | None) -> Circumstances:
+def _around(
+    reproduction: Reproduction,
+    spaces: Mapping[str, str],
+    repeats: Mapping[str, Sequence[tuple[float, float]]],
+    stage: FinetuneStage | None,
+) -> Circumstances:
     cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = package_versions()
     lineage = {
@@ -154,6 +159,7 @@ def _around(reproduction: Reproduction, spaces: Mapping[str, str], stage: Finetu
         generated_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         wall_seconds=max(times) - min(times) if times else None,
         spaces=spaces,
+        repeats=repeats,
         lineage=lineage,
         finetunes="" if stage is None else _finetunes(stage),
     )

@@ -69,8 +69,8 @@ class Reproduction:
                 yield row, seed, RunFolder(self.run_dir(row, seed))
 
     def label(self, row: Row) -> str:
-        """Return the paper's name of a row, or its description at digits scale."""
-        return (row.digits_label if self.scale == "digits" else None) or row.label
+        """Return the paper's name of a row, or that at a smaller scale."""
+        return (None if self.scale == "paper" else row.small_label) or row.label
 
     def run_dir(self, row: Row, seed: int) -> Path:
         """Folder of the run of a row and seed."""
@@ -127,11 +127,11 @@ def reproduction_of(
 
     Args:
         name: of the table, such as `table3a`.
-        scale: `digits` or `paper`.
+        scale: one of the table.
         rows: files of rows. Empty: all.
         seeds: seeds. Empty: those that the table plans.
         overrides: `key=value` changes of every row, and `FINETUNE:key=value` of a fine-tune's recipe.
-        extractor: name or path. Default: `classifier` at digits scale. At paper scale it must be given.
+        extractor: name or path. Default: `classifier`. At paper scale it must be given.
         references: real images or their statistics, if not those of the data: FILE, or ROW=FILE for one row.
         vaes: the autoencoder that decodes samples, PATH, or ROW=PATH for one row. Empty: latents are pixels.
         prompts: file of prompts that rows of text and images draw.
@@ -191,6 +191,21 @@ def reproduction_of(
         overrides=tuple(overrides),
         command=redact(command),
     )
+
+
+def more_seeds(reproduction: Reproduction) -> tuple[int, ...]:
+    """Return the seeds that the table adds while a claim is undecided.
+
+    Raises:
+        UserError: it adds none at this scale.
+    """
+    plan = reproduction.plan
+    if not plan.more_seeds:
+        raise UserError(
+            f"--until-decided: {reproduction.table.source} plans no further seeds at scale {reproduction.scale}\n"
+            f"  name seeds: --seeds {','.join(map(str, (*plan.seeds, plan.seeds[-1] + 1)))}"
+        )
+    return tuple(seed for seed in plan.more_seeds if seed not in plan.seeds)
 
 
 def _sweep(table: PaperTable, scale: Scale, overrides: Sequence[str]) -> Composed:

@@ -9,6 +9,8 @@ from ..runs.folder import RunFolder
 from .job import SweepJob
 
 _SHOWN = 6
+CPU_RATE = 35e9
+"""FLOP/s of one thread in training: measured with the model of the tables at MNIST scale, bf16, AVX-512 (LOG.md)."""
 
 
 def sweep_cost(job: SweepJob) -> list[str]:
@@ -32,6 +34,9 @@ def sweep_cost(job: SweepJob) -> list[str]:
         precisions = [task.experiment.train.precision for task in tasks]
         work = [(repeated * one, precision) for one, precision in zip(flops, precisions, strict=True)]
         lines.append(f"  at most {repeated * sum(flops):.3g} FLOPs; GPU-hours {gpu_hours(work)}")
+        if not any(task.experiment.train.gpus_per_worker for task in tasks):
+            hours = repeated * sum(flops) / CPU_RATE / 3600
+            lines.append(f"  {hours:,.2g} CPU-hours, assuming {CPU_RATE / 1e9:g} GFLOP/s on each core")
     seconds = [value for one in finished if (value := _seconds(one)) is not None]
     if seconds and left:
         mean = sum(seconds) / len(seconds)

@@ -13,10 +13,9 @@ from ...config.errors import UserError
 from ...config.files import home
 from ...config.finetune import FinetuneConfig
 from ...config.schema import Experiment
-from ...data.digits import NUM_ROWS, SHAPE, SOURCE
+from ...data import digits, mnist, split_digits
 from ...data.manifest import Manifest
 from ...data.prepare import is_written_later
-from ...data.split_digits import TRAIN_ROWS, location
 from ...data.validate import CheckedShards
 from ...report.runs.dry_run import DataPlan, Plan
 from ...tasks import Task, check_data, open_task
@@ -25,6 +24,15 @@ from ...train.engine import choose_precision
 from ...train.memory import Memory, checkpoint_bytes, estimate
 from ...train.rates import warmup_images
 from ..runs.public_config import public_config
+
+_SPLIT = (split_digits.TRAIN_ROWS, digits.SHAPE, split_digits.location("training", 0))
+_WRITTEN: dict[bool | str, tuple[int, tuple[int, ...], str]] = {
+    True: (digits.NUM_ROWS, digits.SHAPE, digits.SOURCE),
+    "split": _SPLIT,
+    "captions": _SPLIT,
+    "mnist": (mnist.TRAIN_ROWS, mnist.SHAPE, mnist.location("training")),
+}
+"""Value of data.prepare → rows, shape and source of what is written."""
 
 
 def make_plan(composed: Composed) -> Plan:
@@ -103,9 +111,7 @@ def _data(task: Task) -> DataPlan:
         if (subset := experiment.data.subset) is not None:
             taken = f"{subset.per_class:,} rows of each class of {subset.of}"
             return DataPlan(None, None, taken, "written when training starts")
-        whole = experiment.data.prepare is True
-        rows, source = (NUM_ROWS, SOURCE) if whole else (TRAIN_ROWS, location("training", 0))
-        return DataPlan(rows, SHAPE, source, "written when training starts")
+        return DataPlan(*_WRITTEN[experiment.data.prepare], "written when training starts")
     try:
         manifest = Manifest.read(folder)
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +34,10 @@ def row_numbers(labels: Sequence[str]) -> list[float] | None:
 
 
 def is_plane(report: PaperReport) -> bool:
-    """Return whether rows and columns are both settings of one metric, as S_train and S_eval, and rows no curve."""
-    columns = report.table.columns
+    """Return whether rows and columns are both settings of each metric, as S_train and S_eval, and rows no curve."""
+    of_metric = Counter(column.metric for column in report.table.columns)
     curve = row_numbers([row.label for row in report.rows])
-    return min(len(columns), len(report.rows)) > 2 and len({column.metric for column in columns}) == 1 and not curve
+    return min(*of_metric.values(), len(report.rows)) > 2 and not curve
 
 
 def values_figure(report: PaperReport) -> Figure:
@@ -51,19 +52,23 @@ def values_figure(report: PaperReport) -> Figure:
 
 
 def planes_figure(report: PaperReport) -> Figure:
-    """Return two planes, rows × columns, the paper's if it prints any, and ours. Colour is the rank in each."""
-    names, labels = [column.name for column in report.table.columns], [row.label for row in report.rows]
-    sides = (False, True) if _Side(report, report.table.columns[0].metric, False).drawn else (True,)
-    width, height = 2.6 + 0.8 * len(names) * len(sides), 1.5 + 0.42 * len(labels)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
-    for panel, ours in zip(panels, sides, strict=True):
-        side = _Side(report, report.table.columns[0].metric, ours)
-        values = [[cell.ours.mean if ours else cell.printed for cell in row.cells] for row in report.rows]
+    """Return planes, rows × columns of each metric, the paper's if it prints any, and ours. Colour is the rank."""
+    labels = [row.label for row in report.rows]
+    metrics = dict.fromkeys(column.metric for column in report.table.columns)
+    sides = [side for metric in metrics for ours in (False, True) if (side := _Side(report, metric, ours)).drawn]
+    widths = [len(side.places) for side in sides]
+    figure = Figure(figsize=(2.6 + 0.8 * sum(widths), 1.5 + 0.42 * len(labels)), layout="constrained")
+    panels = figure.subplots(1, len(sides), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for panel, side in zip(panels, sides, strict=True):
+        values = [
+            [row.cells[place].ours.mean if side.ours else row.cells[place].printed for place in side.places]
+            for row in report.rows
+        ]
+        names = [report.table.columns[place].name.rpartition(", ")[2] for place in side.places]
         heat_map(panel, values, labels, names, higher_is_better=side.mark == "↑")
         bare(panel)
         panel.tick_params(axis="x", labelsize=8)
-        title_of(panel, f"{'ours, means' if ours else 'paper'}\n{side.unit}")
+        title_of(panel, f"{'ours, means' if side.ours else 'paper'}\n{side.unit}")
     panels[0].set_ylabel(report.table.varied)
     _headline(figure, report)
     return figure

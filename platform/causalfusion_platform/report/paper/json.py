@@ -65,6 +65,7 @@ def _claim(claim: ClaimResult) -> dict[str, Any]:
         "says": claim.says,
         "column": claim.column,
         "over": claim.over,
+        "by_loss": claim.by_loss,
         "ours": claim.ours,
         "verdict": claim.verdict,
         "as_printed": claim.as_printed,

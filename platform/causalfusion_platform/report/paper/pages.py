@@ -30,14 +30,15 @@ def paper_page(report: PaperReport, pictures: Sequence[Picture]) -> str:
     )
 
 
-def render_markdown(report: PaperReport) -> str:
-    """Return the whole report."""
+def render_markdown(report: PaperReport, pictures: Sequence[Picture] = ()) -> str:
+    """Return the whole report. Its pictures are files beside it."""
     few = len(report.table.columns) <= _SIDE_BY_SIDE
     return render(
         "paper.md",
         report=report,
         words=words,
         content=content,
+        pictures=pictures,
         values=_side_by_side(report) if few else content.stacked(report),
         runs=_runs(report),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...config.paper_table import HIGHER_IS_BETTER, Column, PaperTable, Row, Scale, ScalePlan
-from .statistics import Estimate, Gain, Pair, Values, Verdict, compare, decide, estimate, kendall_tau
+from ...config.paper_table import HIGHER_IS_BETTER, Claim, Column, PaperTable, Row, Scale, ScalePlan
+from .statistics import CONFIDENCE, Estimate, Gain, Pair, Values, Verdict, compare, decide, estimate, kendall_tau
 
 Measured = Mapping[tuple[str, str, int], float | None]
 """(file of the row, name of the column, seed) → value. A value that was not measured is None or absent."""
@@ -46,6 +46,8 @@ class Circumstances:
     """From the start of the first run to the last value."""
     spaces: Mapping[str, str] = field(default_factory=dict)
     """Name of a number, such as `fd_digits_cnn` → what it is: space, weights, reference."""
+    repeats: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """Name of a column → values of one trained model each: as measured, and with other random numbers."""
     finetunes: str = ""
     """Fine-tunes that measure columns: how many, and their time. Empty: the table has none."""
     lineage: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +93,8 @@ class ClaimResult:
     """The paper does not state it."""
     over: str | None = None
     """Column in which each row is compared with itself. None: rows are compared in one column."""
+    by_loss: bool = False
+    """The paper states it of its own metric, and here the denoising loss of the same places decides it."""
 
     @property
     def as_printed(self) -> int:
@@ -124,6 +128,15 @@ class PaperReport:
     def complete(self) -> bool:
         """Every row has a value of every column and seed, even if some are not numbers: there is nothing to run."""
         return all(value is not None for row in self.rows for cell in row.cells for value in cell.by_seed.values())
+
+    @property
+    def decided(self) -> bool:
+        """Every claim of the paper holds or fails, by its metric or by the denoising loss at the same places."""
+        by_metric = [claim for claim in self.claims if not (claim.ours or claim.by_loss)]
+        by_loss = {claim.says: claim for claim in self.claims if claim.by_loss}
+        return all(
+            {"holds", "fails"} & {claim.verdict, by_loss.get(claim.says, claim).verdict} for claim in by_metric
+        )
 
     def label(self, file: str) -> str:
         """Return a row's label."""
@@ -167,18 +180,38 @@ def build_report(
     cells = {
         column.name: {row.file: row.cells[place] for row in rows} for place, column in enumerate(table.columns)
     }
-    by_name = {column.name: column for column in table.columns}
-    claims = []
-    for claim in table.claims_at(scale):
-        there, column = cells[claim.column], by_name[claim.column]
-        if claim.over is None:
-            gains = _gains(column, there, there, list(itertools.product(claim.better, claim.worse)))
-        else:
-            gains = _gains(column, there, cells[claim.over], [(file, file) for file in claim.better])
-        pairs, verdict = decide(gains)
-        claims.append(ClaimResult(claim.says, claim.column, pairs, verdict, ours=claim.ours, over=claim.over))
-    orders = [_order(column, cells[column.name]) for column in table.columns]
+    confidence = confidence_of(table.plan(scale))
+    claims = [
+        _decided(table, one, cells, confidence, by_loss=one is not claim)
+        for claim in table.claims_at(scale)
+        for one in (claim, table.by_loss(claim))
+        if one is not None
+    ]
+    orders = [_order(column, cells[column.name], confidence) for column in table.columns]
     return PaperReport(table, scale, rows, tuple(claims), tuple(order for order in orders if order.pairs), around)
+
+
+def confidence_of(plan: ScalePlan) -> float:
+    """Return the confidence of the intervals that decide claims: each look has its part of the error."""
+    return 1 - (1 - CONFIDENCE) / plan.looks
+
+
+def _decided(
+    table: PaperTable,
+    claim: Claim,
+    cells: Mapping[str, Mapping[str, TableCell]],
+    confidence: float,
+    *,
+    by_loss: bool,
+) -> ClaimResult:
+    there = cells[claim.column]
+    column = next(column for column in table.columns if column.name == claim.column)
+    if claim.over is None:
+        gains = _gains(column, there, there, list(itertools.product(claim.better, claim.worse)), confidence)
+    else:
+        gains = _gains(column, there, cells[claim.over], [(file, file) for file in claim.better], confidence)
+    pairs, verdict = decide(gains, confidence)
+    return ClaimResult(claim.says, claim.column, pairs, verdict, ours=claim.ours, over=claim.over, by_loss=by_loss)
 
 
 def _check(table: PaperTable, scale: Scale, measured: Measured, runs: Runs) -> None:
@@ -194,9 +227,9 @@ def _check(table: PaperTable, scale: Scale, measured: Measured, runs: Runs) -> N
 
 def _label(row: Row, scale: Scale) -> str:
     """Return `S = 256 / 16` where the paper's row is S = 256, and ours S = 16."""
-    if scale != "digits" or row.digits_label in (None, row.label):
+    if scale == "paper" or row.small_label in (None, row.label):
         return row.label
-    theirs, ours = row.label.split(), row.digits_label.split()
+    theirs, ours = row.label.split(), row.small_label.split()
     shared = len(list(itertools.takewhile(lambda words: words[0] == words[1], zip(theirs, ours, strict=False))))
     while "".join(ours[:shared]).count("(") > "".join(ours[:shared]).count(")"):
         shared -= 1  # what stands in brackets stays whole
@@ -212,20 +245,22 @@ def _gains(
     cells: Mapping[str, TableCell],
     others: Mapping[str, TableCell],
     sides: list[tuple[str, str]],
+    confidence: float,
 ) -> list[tuple[str, str, Gain]]:
     higher = column.metric in HIGHER_IS_BETTER
-    return [
-        (better, worse, compare(cells[better].by_seed, others[worse].by_seed, higher_is_better=higher))
-        for better, worse in sides
-    ]
+    return [(better, worse, _compare(cells[better], others[worse], higher, confidence)) for better, worse in sides]
 
 
-def _order(column: Column, cells: Mapping[str, TableCell]) -> ClaimResult:
+def _compare(better: TableCell, worse: TableCell, higher: bool, confidence: float) -> Gain:
+    return compare(better.by_seed, worse.by_seed, higher_is_better=higher, confidence=confidence)
+
+
+def _order(column: Column, cells: Mapping[str, TableCell], confidence: float) -> ClaimResult:
     """Decide all pairs of rows whose printed values differ."""
     sign = -1 if column.metric in HIGHER_IS_BETTER else 1
     printed = {file: sign * cell.printed for file, cell in cells.items() if cell.printed is not None}
     sides = [pair for pair in itertools.permutations(printed, 2) if printed[pair[0]] < printed[pair[1]]]
-    pairs, verdict = decide(_gains(column, cells, cells, sides))
+    pairs, verdict = decide(_gains(column, cells, cells, sides, confidence), confidence)
     both = [
         (cell.printed, cell.ours.mean)
         for cell in cells.values()

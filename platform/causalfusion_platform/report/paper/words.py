@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
-from ..numbers import count, duration
-from .report import ClaimResult, PaperReport
-from .statistics import VERDICTS
+from ..numbers import count, duration, significant
+from .report import ClaimResult, PaperReport, confidence_of
+from .statistics import VERDICTS, spread
 
 # Fréchet distances of fewer samples than the paper's 10,000 are visibly too large.
 _ENOUGH_SAMPLES = 10_000
@@ -16,15 +16,9 @@ _ENOUGH_SAMPLES = 10_000
 FEWER = "†"
 """Marks a mean over fewer seeds than planned."""
 
-METHOD = (
-    "Intervals: 95%, Student's t over seeds; they cover another seed, not an error that all rows share. Rows "
-    "with the same seeds are compared seed by seed (paired t), others by Welch's t. An ordering holds if the "
-    "interval of each of its pairs lies above 0. It fails if some pair is reversed with p ≤ 0.05, corrected over "
-    "its pairs (Holm). Otherwise it is undecided. Nothing is corrected over orderings."
-)
-
 METRIC_NAMES: dict[Metric, str] = {
     "fid": "FID",
+    "denoising_loss": "denoising loss",
     "inception_score": "inception score",
     "precision": "precision",
     "recall": "recall",
@@ -70,6 +64,46 @@ def notes(report: PaperReport) -> list[str]:
     return [" ".join(report.table.note.split())] if report.table.note else []
 
 
+def method(report: PaperReport) -> str:
+    """Return how orderings are decided."""
+    error = 1 - confidence_of(report.plan)
+    looks = (
+        f" Orderings may be looked at twice, before and after seeds are added, so that each look has "
+        f"half the error: intervals of gains are of {1 - error:.1%}."
+        if report.plan.looks > 1
+        else ""
+    )
+    by_loss = (
+        " Orderings by the loss are the paper's too, but decided by the denoising loss on held-out images."
+        if any(claim.by_loss for claim in report.claims)
+        else ""
+    )
+    return (
+        "Intervals of values: 95%, Student's t over seeds; they cover another seed, not an error that all rows "
+        "share. Rows with the same seeds are compared seed by seed (paired t), others by Welch's t. An ordering "
+        f"holds if the interval of each of its pairs lies above 0. It fails if some pair is reversed with "
+        f"p ≤ {error:g}, corrected over its pairs (Holm). Otherwise it is undecided.{looks}{by_loss} Nothing is corrected over "
+        f"orderings."
+    )
+
+
+def noise(report: PaperReport) -> list[str]:
+    """Return how much each measure moves when nothing but its random numbers changes, beside another seed."""
+    lines = []
+    for place, column in enumerate(report.table.columns):
+        again = spread(report.around.repeats.get(column.name, ()))
+        if again is None:
+            continue
+        seeds = spread(row.cells[place].by_seed.values() for row in report.rows)
+        beside = "" if seeds is None else f"; with another training seed {significant(seeds)}"
+        models = count(len(report.around.repeats[column.name]), "model")
+        lines.append(
+            f"{report.number(column)}, {column.name}: measured again on the same {models}, its standard deviation "
+            f"is {significant(again)}{beside}."
+        )
+    return lines
+
+
 def budget(report: PaperReport) -> dict[str, str]:
     """Return the cost of the numbers: name → text."""
     plan, around = report.plan, report.around
@@ -83,7 +117,7 @@ def budget(report: PaperReport) -> dict[str, str]:
         times.append(f"{duration(around.wall_seconds)} from the first start of this table's own to the last end")
     facts = {
         "scale": report.scale,
-        "runs": f"{len(runs)} of {len(report.rows) * len(plan.seeds)}: {seeds} ({', '.join(map(str, plan.seeds))})",
+        "runs": f"{len(runs)} of {len(report.rows) * len(plan.seeds)}: {seeds} ({_numbers(plan.seeds)})",
         "training": f"{count_span(images)} images" if images else "",
         "model": f"{count_span(parameters)} parameters" if parameters else "",
         "samples": f"{plan.samples:,} for each value{' of a row without a fine-tune' if around.finetunes else ''}",
@@ -166,7 +200,7 @@ def arrow(column: Column) -> str:
 
 
 def _two_labels(report: PaperReport) -> bool:
-    return report.scale == "digits" and any(row.digits_label not in (None, row.label) for row in report.table.rows)
+    return report.scale != "paper" and any(row.small_label not in (None, row.label) for row in report.table.rows)
 
 
 def _not_finite(report: PaperReport) -> list[str]:
@@ -182,6 +216,10 @@ def _not_finite(report: PaperReport) -> list[str]:
 def count_span(counts: Sequence[int]) -> str:
     """Return the least and the largest of ascending counts, or the only one."""
     return f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+
+
+def _numbers(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _listed(names: Sequence[str]) -> str:

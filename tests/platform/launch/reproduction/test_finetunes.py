@@ -88,7 +88,7 @@ def test_the_fine_tunes_of_table_6b(own_folder: Path) -> None:
 
 
 def test_a_table_without_fine_tunes_has_one_stage(own_folder: Path) -> None:
-    assert plan_finetunes(reproduction_of("table3a", "digits")) is None
+    assert plan_finetunes(reproduction_of("table3a", "mnist")) is None
 
 
 def test_rows_and_seeds_that_are_asked_for(own_folder: Path) -> None:

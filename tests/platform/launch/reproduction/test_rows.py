@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,17 @@ from tests.platform.data.tiny_vaes import new_kl
 from tests.platform.evaluation.tiny_extractor import TinyExtractor, random_images
 
 from causalfusion_platform.config.errors import UserError
+from causalfusion_platform.config.paper_table import Scale
 from causalfusion_platform.config.schema import Experiment
-from causalfusion_platform.data.manifest import Manifest
+from causalfusion_platform.data.split_digits import validation_folder, write_split_digits
 from causalfusion_platform.evaluation.reference import reference_from_images, write_reference
 from causalfusion_platform.launch.reproduction.measurable import check_measurable
-from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of, trial_name
+from causalfusion_platform.launch.reproduction.rows import (
+    Reproduction,
+    more_seeds,
+    reproduction_of,
+    trial_name,
+)
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.state import RunState
 from causalfusion_platform.launch.sweeping.job import finished_trials
@@ -40,7 +45,7 @@ def trained(found: Reproduction) -> list[str]:
 
 def test_two_rows_of_one_training(own_folder: Path) -> None:
     """Table 5's rows differ in how they are sampled."""
-    found = reproduction_of("table5", "digits", seeds=[0, 1])
+    found = reproduction_of("table5", "mnist", seeds=[0, 1])
     assert trained(found) == ["h.seed-0", "h.seed-1"]
     assert found.run_dir(found.rows[1], 1) == found.folder / "h.seed-1"
 
@@ -49,39 +54,39 @@ def test_two_rows_of_one_training(own_folder: Path) -> None:
 def test_a_finished_row_stands_for_another_whichever_is_asked_for(
     own_folder: Path, there: str, asked: list[str]
 ) -> None:
-    before = reproduction_of("table5", "digits", rows=[there], seeds=[0])
+    before = reproduction_of("table5", "mnist", rows=[there], seeds=[0])
     assert trained(before) == [f"{there}.seed-0"]
     folder = before.folder / f"{there}.seed-0"
     finish(folder, before.experiments[folder.name])
-    found = reproduction_of("table5", "digits", rows=asked, seeds=[0])
+    found = reproduction_of("table5", "mnist", rows=asked, seeds=[0])
     assert trained(found) == []
     assert {found.run_dir(row, 0) for row in found.rows} == {folder}
 
 
 def test_a_finished_run_is_taken_before_one_that_was_begun(own_folder: Path) -> None:
-    first = reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])
-    other = reproduction_of("table3b", "digits", rows=["random"], seeds=[0])
+    first = reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0])
+    other = reproduction_of("table3b", "mnist", rows=["random"], seeds=[0])
     begun, whole = other.folder / "random.seed-0", first.folder / "gamma-0.9.seed-0"
     finish(begun, other.experiments[begun.name], finished=False)
-    assert trained(reproduction_of("table3b", "digits", rows=["random"], seeds=[0])) == ["random.seed-0"]
+    assert trained(reproduction_of("table3b", "mnist", rows=["random"], seeds=[0])) == ["random.seed-0"]
     finish(whole, first.experiments[whole.name])
-    found = reproduction_of("table3b", "digits", rows=["random"], seeds=[0])
+    found = reproduction_of("table3b", "mnist", rows=["random"], seeds=[0])
     assert (trained(found), found.run_dir(found.rows[0], 0)) == ([], whole)
 
 
 def test_rows_and_seeds_that_are_named_twice(own_folder: Path) -> None:
-    found = reproduction_of("table3a", "digits", rows=["gamma-0.9", "gamma-0.9"], seeds=[0, 0])
+    found = reproduction_of("table3a", "mnist", rows=["gamma-0.9", "gamma-0.9"], seeds=[0, 0])
     assert trained(found) == ["gamma-0.9.seed-0"]
 
 
 def test_a_run_with_other_settings_is_not_taken_for_its_row(own_folder: Path) -> None:
     """Somebody edited the row, or a release did: its finished run is of the settings before."""
-    found = reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])
+    found = reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0])
     [(name, experiment)] = found.experiments.items()
     old = experiment.model_copy(update={"objective": dataclasses.replace(experiment.objective, ar_decay=0.8)})
     finish(found.folder / name, old)
     with pytest.raises(UserError) as caught:
-        trained(reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0]))
+        trained(reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0]))
     message = str(caught.value)
     assert "objective.ar_decay: was 0.8, now 0.9" in message
     assert "or runs=FOLDER to start another run" in message
@@ -89,16 +94,16 @@ def test_a_run_with_other_settings_is_not_taken_for_its_row(own_folder: Path) ->
 
 
 def test_samples_may_be_made_in_another_way(own_folder: Path) -> None:
-    found = reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])
+    found = reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0])
     [(name, experiment)] = found.experiments.items()
     sampling = dataclasses.replace(experiment.sampling, guidance_scale=2.0)
     finish(found.folder / name, experiment.model_copy(update={"sampling": sampling}))
-    assert trained(reproduction_of("table3a", "digits", rows=["gamma-0.9"], seeds=[0])) == []
+    assert trained(reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0])) == []
 
 
 def test_a_table_keeps_its_name(own_folder: Path) -> None:
     with pytest.raises(UserError, match=r"name=mine: the runs of a table have its name\n  .*runs=FOLDER"):
-        reproduction_of("table3a", "digits", overrides=["name=mine"])
+        reproduction_of("table3a", "mnist", overrides=["name=mine"])
 
 
 # What rows are measured with
@@ -194,23 +199,104 @@ def test_figure_5_is_drawn_of_a_run_of_table_6a(own_folder: Path) -> None:
 
 
 def test_pixels_need_nothing(own_folder: Path) -> None:
-    check_measurable(reproduction_of("table3a", "digits"))
+    check_measurable(reproduction_of("table3a", "mnist"))
 
 
-def test_one_classifier_measures_all_rows(own_folder: Path, digits_folder: Path) -> None:
-    """The table's numbers are named by the space of the digits, and of those alone."""
-    table = reproduction_of("table3a", "digits", overrides=[f"data.path={digits_folder}"])
+@pytest.fixture
+def parts(own_folder: Path) -> dict[str, list[str]]:
+    """Digits in two parts, as bundled and as data of one's own: overrides of a table."""
+    found = {}
+    for name in ("bundled", "own"):
+        folder = own_folder / name
+        written = write_split_digits(folder)
+        found[name] = [f"data.path={folder}", f"data.validation={validation_folder(folder)}"]
+        for part, manifest in ((folder, written.train), (validation_folder(folder), written.validation)):
+            kind = "bundled" if name == "bundled" else "folders"
+            source = manifest.source.model_copy(update={"kind": kind})
+            manifest.model_copy(update={"source": source}).write(part)
+    return found
+
+
+def test_one_classifier_measures_all_rows(parts: dict[str, list[str]]) -> None:
+    """A table's numbers are named by the space of the digits, or by that of other data."""
+    table = reproduction_of("table3a", "mnist", overrides=parts["own"])
     check_measurable(table)
-    other = Path(shutil.copytree(digits_folder, own_folder / "other"))
-    manifest = Manifest.read(other)
-    source = manifest.source.model_copy(update={"kind": "folders"})
-    manifest.model_copy(update={"source": source}).write(other)
-    with pytest.raises(UserError, match=r"fd_digits_cnn, but the data in .*other are not the bundled digits"):
-        check_measurable(reproduction_of("table3a", "digits", overrides=[f"data.path={other}"]))
-    data = table.job.experiment.data.model_copy(update={"path": other})
+    bundled = reproduction_of("table3a", "mnist", overrides=parts["bundled"])
+    with pytest.raises(
+        UserError, match=r"fd_data_cnn, denoising_loss, but the data in .*bundled are the bundled dig"
+    ):
+        check_measurable(bundled)
+    check_measurable(reproduction_of("table6b", "digits", overrides=parts["bundled"]))
+    with pytest.raises(
+        UserError, match=r"fd_digits_cnn, .*, but the data in .*own are not the bundled digits\n  add"
+    ):
+        check_measurable(reproduction_of("table6b", "digits", overrides=parts["own"]))
     mixed = {
-        name: one.model_copy(update={"data": data}) if name.startswith("gamma-0.8.") else one
+        name: bundled.experiments[name] if name.startswith("gamma-0.8.") else one
         for name, one in table.experiments.items()
     }
-    with pytest.raises(UserError, match=r"gamma-0\.8 on .*other: each has a classifier of its own.*\n  add --ext"):
+    with pytest.raises(
+        UserError, match=r"gamma-0\.8 on .*bundled: each has a classifier of its own.*\n  add --ext"
+    ):
         check_measurable(dataclasses.replace(table, experiments=mixed))
+
+
+def test_the_way_out_names_the_data_of_the_table(parts: dict[str, list[str]]) -> None:
+    for table, scale, part, folder in (
+        ("table3a", "mnist", "bundled", "shards/mnist"),
+        ("table6b", "digits", "own", "shards/digits"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_measurable(reproduction_of(table, scale, overrides=parts[part]))
+        assert str(caught.value).endswith(f"or train all on one data set: data.path={folder}")
+
+
+def test_a_loss_needs_images_that_no_training_sees(parts: dict[str, list[str]]) -> None:
+    """Also before the digits are written. Table 4 measures samples alone."""
+    without = [parts["own"][0], "data.validation=null"]
+    for overrides in (without, without[1:]):
+        with pytest.raises(UserError, match=r"measures the denoising loss on images .*data\.validation is null"):
+            check_measurable(reproduction_of("table3a", "mnist", overrides=overrides))
+    check_measurable(reproduction_of("table4", "mnist", overrides=without))
+    train = parts["own"][0].removeprefix("data.path=")
+    with pytest.raises(UserError, match=r"data\.validation: the shards in .*own are marked train"):
+        check_measurable(reproduction_of("table3a", "mnist", overrides=[*parts["own"], f"data.validation={train}"]))
+
+
+# More seeds
+
+
+def test_seeds_that_are_added_while_a_claim_is_undecided(own_folder: Path) -> None:
+    assert more_seeds(reproduction_of("table3a", "mnist")) == (3, 4, 5)
+    assert more_seeds(reproduction_of("table3a", "mnist", seeds=[0, 4])) == (3, 5)
+    assert more_seeds(reproduction_of("table3a", "mnist", seeds=[3, 4, 5])) == ()
+
+
+@pytest.mark.parametrize(
+    ("table", "scale", "source", "given"),
+    [
+        ("table4", "mnist", "Table 4", "0,1,2,3"),
+        ("table6b", "digits", "Table 6b", "0,1,2,3"),
+        ("figure5", "digits", "Figure 5", "0,1"),
+    ],
+)
+def test_a_table_that_plans_no_further_seeds(
+    own_folder: Path, table: str, scale: Scale, source: str, given: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        more_seeds(reproduction_of(table, scale))
+    assert str(caught.value) == (
+        f"--until-decided: {source} plans no further seeds at scale {scale}\n  name seeds: --seeds {given}"
+    )
+
+
+def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
+    for table, scale, known in (("table3a", "digits", "paper, mnist"), ("table6b", "mnist", "paper, digits")):
+        with pytest.raises(UserError, match=f"has no rows at scale {scale}; scales: {known}"):
+            reproduction_of(table, scale)
+
+
+def test_labels_at_a_smaller_scale(own_folder: Path) -> None:
+    for scale, label in (("mnist", "64"), ("paper", "256")):
+        found = reproduction_of("table2", scale, rows=["s-256", "random"], extractor="inception:x")
+        assert [found.label(row) for row in found.rows] == [label, "random"]

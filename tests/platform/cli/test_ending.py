@@ -73,6 +73,7 @@ VERBS = {
     "config list": "config.files.experiment_files",
     "config explain seed": "config.explain.explain",
     "data digits shards": "data.digits.write_digits",
+    "data mnist shards": "data.mnist.write_mnist",
     "data encode images shards --vae identity": "data.sources.open_source",
     "data faults": "rich.table.Table.add_row",
     "data prompts captions.json out.jsonl": "evaluation.zero_shot_fid.write_prompts",

@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, systems
 from tests.platform.report.pages import colours
 
-from causalfusion_platform.config.paper_table import Column, PaperTable, Row, Scale, ScalePlan
+from causalfusion_platform.config.paper_table import Column, Metric, PaperTable, Row, Scale, ScalePlan
+from causalfusion_platform.report import figures
 from causalfusion_platform.report.canvas import canvas, fit_axis, is_wide, save
-from causalfusion_platform.report.figures import heat_map, loss_figure, plane_figure, step_size_figure
+from causalfusion_platform.report.figures import (
+    heat_map,
+    loss_figure,
+    plane_figure,
+    row_loss_figure,
+    step_size_figure,
+)
 from causalfusion_platform.report.paper.figures import is_plane, planes_figure, row_numbers, values_figure
 from causalfusion_platform.report.paper.report import build_report
 from causalfusion_platform.report.runs.curves import smoothed, training_loss_figure
@@ -93,6 +101,28 @@ def test_losses_of_many_ar_steps_keep_their_line(tmp_path: Path) -> None:
     path = tmp_path / "loss.png"
     loss_figure({1: [0.5], 2: [0.6, 0.3], 256: list(np.linspace(0.7, 0.1, 256))}, title="t", path=path)
     assert colours(path) > 30
+
+
+def test_losses_of_rows_have_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many marks as can be told apart."""
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, path: Path) -> Path:
+        drawn.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(figures, "save", keep)
+    path = tmp_path / "rows.png"
+    losses = {"a": [0.6, 0.4, 0.3], "b": list(np.linspace(0.7, 0.1, 256)), "c": [0.5]}
+    row_loss_figure(losses, title="t", path=path)
+    assert colours(path) > 30
+    [axes] = drawn[0].axes
+    assert (legend_of(axes), axes.get_title(loc="left")) == (["a", "b", "c"], "t")
+    for line, loss in zip(axes.lines, losses.values(), strict=True):
+        assert np.asarray(line.get_ydata()).tolist() == loss
+        assert np.asarray(line.get_xdata()).tolist() == list(range(1, len(loss) + 1))
+    assert axes.lines[0].get_markevery() == 1
+    assert len(losses["b"]) / axes.lines[1].get_markevery() <= 32  # type: ignore[operator]
 
 
 def test_the_law_of_step_sizes(tmp_path: Path) -> None:
@@ -197,6 +227,21 @@ def test_metrics_without_printed_values_have_our_panel_alone() -> None:
     curves = nothing_printed(gammas(columns=columns, claims=(), scales=plans), (1,))
     figure = values_figure(report_of(curves, lambda *_: 0.5))
     assert [axes.get_ylabel() for axes in figure.axes] == ["FID ↓", "fd ↓", "recall ↑"]
+    places = {"digits": ScalePlan(metrics={"fid": "fd", "denoising_loss": "loss"}, samples=5, seeds=(0,))}
+    names = ("S = 1", "S = 2", "S = 4", "loss, S = 1", "loss, S = 2", "loss, S = 4")
+    metrics: list[Metric] = ["fid"] * 3 + ["denoising_loss"] * 3
+    both = plane().model_copy(
+        update={
+            "columns": tuple(Column(name=name, metric=metric) for name, metric in zip(names, metrics, strict=True)),
+            "rows": tuple(row.model_copy(update={"printed": (*row.printed, *[None] * 3)}) for row in plane().rows),
+            "scales": places,
+        }
+    )
+    planes = planes_figure(report_of(both, lambda *_: 0.5)).axes
+    assert [axes.get_title(loc="left") for axes in planes] == [
+        "paper\nFID ↓", "ours, means\nfd ↓", "ours, means\nloss ↓",
+    ]  # fmt: skip
+    assert [tick_names(axes, "x") for axes in planes] == [["S = 1", "S = 2", "S = 4"]] * 3
     [alone] = planes_figure(report_of(nothing_printed(plane(), (0, 1, 2)), lambda *_: 0.5)).axes
     assert alone.get_title(loc="left") == "ours, means\nfd_digits_cnn ↓"
 

@@ -7,11 +7,12 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tests.platform.report.made_tables import AROUND, gammas, plane, report_of
+from tests.platform.report.made_tables import AROUND, gammas, losses, plane, report_of
 from tests.platform.report.pages import check_alone
 
 from causalfusion_platform.config.paper_table import Row
 from causalfusion_platform.report.html import Picture
+from causalfusion_platform.report.paper import words
 from causalfusion_platform.report.paper.pages import paper_page
 from causalfusion_platform.report.sweeps.html import SweepReport, outcome, sweep_page
 from causalfusion_platform.report.sweeps.records import TrialRecord
@@ -129,8 +130,10 @@ def test_a_sweep_without_trials_has_a_page() -> None:
 def test_a_papers_page_has_table_verdicts_and_runs() -> None:
     report = report_of(gammas(note="A note."), without=[("g09", 1)])
     page = check_alone(paper_page(report, [PICTURE]))
-    head, names, *rows = page.tables[0]
-    assert head == ["", "S = 1 ↓", "S = 2 ↓"]
+    [(_, names, *rows)] = [found for found in page.tables if found[0] == ["", "S = 1 ↓", "S = 2 ↓"]]
+    assert page.texts["h2"] == [
+        "Orderings of the paper", "Figures", "Table", "Budget", "Limits", "Runs", "Made from",
+    ]  # fmt: skip
     assert names == ["γ", "paper", "ours", "paper", "ours"]
     assert rows[0][:3] == ["1.0", "21.31", "10.666 ± 0.026"]
     assert rows[1][2].endswith("†")
@@ -146,6 +149,14 @@ def test_a_papers_page_has_table_verdicts_and_runs() -> None:
     for part in ("A note.", "Missing: γ 0.9: seed 1.", command, "2031-02-03 04:05 UTC"):
         assert part in shown
     assert "2 cores" in page.texts["dd"]
+
+
+def test_a_papers_page_says_how_orderings_are_decided_and_how_noisy_numbers_are() -> None:
+    around = dataclasses.replace(AROUND, repeats={"S = 1": [(10.0, 10.5)]})
+    report = report_of(losses(), around=around)
+    shown = check_alone(paper_page(report, [])).texts["p"]
+    [noise] = words.noise(report)
+    assert words.method(report) in shown and noise in shown
 
 
 @pytest.mark.parametrize("without", [[], [(file, seed) for file in ("s1", "s256", "random") for seed in (0, 1, 2)]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 from tests.platform.report.made_tables import gammas, plane, report_of
@@ -21,13 +22,20 @@ def pictures(page: Path) -> int:
 
 def test_a_papers_report_is_written_in_every_form(tmp_path: Path) -> None:
     folder = tmp_path / "new/report"
-    paths = write_paper_report(report_of(plane()), folder, pictures=[Picture("more", b"png")])
+    paths = write_paper_report(report_of(plane()), folder, pictures=[Picture("more", b"png", "what more is")])
     texts = {f"report.{suffix}" for suffix in ("md", "tex", "json", "html")}
     assert {path.name for path in paths} == texts | {"values.png", "plane.png"}
     assert sorted(paths) == sorted(folder.iterdir())
     assert pictures(folder / "report.html") == 3
     assert json.loads((folder / "report.json").read_text())["table"] == "plane"
-    assert (folder / "report.md").read_text().startswith("# Table 9")
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# Table 9")
+    assert re.findall(r"^!\[(\w+)\]\((\S+)\)$", text, re.MULTILINE) == [
+        ("values", "values.png"),
+        ("plane", "plane.png"),
+        ("more", "more.png"),
+    ]
+    assert "what more is" in text
 
 
 def test_a_report_replaces_the_one_before(tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def test_tables_in_order_and_those_without_claims(tmp_path: Path) -> None:
 def test_a_claim_that_was_not_measured(tmp_path: Path) -> None:
     nothing = [(row, seed) for row in ("g10", "g09", "g08") for seed in (0, 1, 2)]
     write(tmp_path, "gammas", report_json(report_of(gammas(), without=nothing)))
-    assert "Decided: 0 of 1 ordering that the paper states (not measured 1)." in " ".join(render_overview(read_reports(tmp_path)).split())
+    assert "Decided: 0 of 1 ordering that the paper states (not measured 1)." in " ".join(
+        render_overview(read_reports(tmp_path)).split()
+    )
 
 
 def test_without_printed_values_there_is_a_dash(tmp_path: Path) -> None:
@@ -107,4 +109,6 @@ def test_a_report_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     for claim in tree["claims"]:
         del claim["by_loss"]
     write(tmp_path, "gammas", tree)
-    assert "Decided: 1 of 1 ordering that the paper states (holds 1)." in " ".join(render_overview(read_reports(tmp_path)).split())
+    assert "Decided: 1 of 1 ordering that the paper states (holds 1)." in " ".join(
+        render_overview(read_reports(tmp_path)).split()
+    )

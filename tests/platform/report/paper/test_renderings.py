@@ -11,9 +11,11 @@ import re
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, systems
+from tests.platform.report.made_tables import AROUND, gammas, losses, plane, report_of, systems
 
 from causalfusion_platform.config.paper_table import Column, PaperTable, Row
+from causalfusion_platform.report.html import Picture
+from causalfusion_platform.report.paper import words
 from causalfusion_platform.report.paper.json import report_json
 from causalfusion_platform.report.paper.latex import latex_text, render_latex
 from causalfusion_platform.report.paper.pages import render_markdown
@@ -70,8 +72,33 @@ def test_markdown_reads_without_a_viewer() -> None:
         for block in text.split("\n\n"):
             lengths = {cell_len(line) for line in block.splitlines() if line.startswith("|")}
             assert len(lengths) <= 1, "the bars of a table stand above each other"
-        for part in ("## Orderings", "## Budget", "## Limits", "## Runs", "2031-02-03 04:05 UTC", "0123abc"):
+        for part in ("## Limits", "2031-02-03 04:05 UTC", "0123abc"):
             assert part in text
+
+
+def test_markdown_begins_with_what_came_of_the_claims() -> None:
+    """Then pictures and numbers, how they were decided, and what they cost."""
+    around = dataclasses.replace(AROUND, repeats={"S = 1": [(10.0, 10.5)]})
+    report = report_of(losses(), around=around)
+    text = render_markdown(report, [Picture("values", b"png", "the values")])
+    headings = ["Numbers", "Orders of whole columns", "How orderings are decided", "Budget"]
+    headings += ["Limits", "Pairs of the claims", "Runs", "Made from"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == headings
+    start, rest = text.split("## Numbers")
+    assert start.startswith("# Table 9: AR-step decay γ\n\n- **holds**: S = 1: γ < 1 is better; ")
+    assert re.findall(r"^- \*\*([\w ]+)\*\*: ", start, re.MULTILINE) == [one.verdict for one in report.claims]
+    assert start.endswith("![values](values.png)\n\nthe values\n\n")
+    decided = " ".join(rest.split("## How orderings are decided")[1].split("## Budget")[0].split())
+    [noise] = words.noise(report)
+    assert decided == f"{words.method(report)} - {noise}"
+    assert rest.endswith("made by\n\n    causalfusion reproduce gammas --scale digits\n")
+
+
+def test_markdown_without_claims_or_orders_has_neither() -> None:
+    table = gammas(claims=(), rows=(Row(file="a", label="a", printed=(None, None)),))
+    text = render_markdown(report_of(table, lambda *_: 1.0))
+    assert "Orders of whole columns" not in text and "Pairs of the claims" not in text
+    assert "**" not in text
 
 
 def test_markdown_cells_keep_odd_texts() -> None:
@@ -203,6 +230,14 @@ def test_the_json_holds_all_values() -> None:
     assert any("0.9, S = 1, seed 1 (nan)" in text for text in tree["limits"])
     assert tree["rows"][0]["runs"]["2"]["folder"] == "/runs/g10.seed-2"
     assert {pair["better"] for pair in tree["claims"][0]["pairs"]} == {"g09", "g08"}
+    assert [claim["by_loss"] for claim in tree["claims"]] == [False]
+    with_losses = report_json(report_of(losses()))["claims"]
+    assert [(claim["column"], claim["over"], claim["by_loss"]) for claim in with_losses] == [
+        ("S = 1", None, False),
+        ("loss, S = 1", None, True),
+        ("S = 2", "S = 1", False),
+        ("loss, S = 2", "loss, S = 1", True),
+    ]
     assert tree["circumstances"]["lineage"] == {"commit": "0123abc"}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
-from tests.platform.report.made_tables import AROUND, gammas, report_of, systems
+from scipy import stats
+from tests.platform.report.made_tables import AROUND, gammas, like_the_paper, losses, report_of, systems
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.paper_table import (
@@ -18,15 +22,19 @@ from causalfusion_platform.config.paper_table import (
     table_names,
 )
 from causalfusion_platform.report.paper.content import pairs, runs, side_by_side, stacked
-from causalfusion_platform.report.paper.report import build_report
+from causalfusion_platform.report.paper.report import build_report, confidence_of
 from causalfusion_platform.report.paper.words import (
     budget,
     caveats,
     claim_text,
     key,
+    method,
     missing,
+    noise,
     orderings,
 )
+
+Value = Callable[[str, Column, float | None, int], float | None]
 
 
 def test_values_stand_where_they_were_measured() -> None:
@@ -118,6 +126,150 @@ def test_a_row_that_is_another_on_digits_names_both(label: str, small_label: str
     assert "the paper has a" not in key(paper)
 
 
+# The denoising loss, and two looks
+
+
+def noisy(file: str, column: Column, printed: float | None, seed: int) -> float:
+    """Return values with a large spread over seeds, other ones for each row and column."""
+    generator = np.random.default_rng([ord(sign) for sign in f"{file}{column.name}{seed}"])
+    return float(20 + 3 * generator.standard_normal())
+
+
+def by_the_loss(distance: float, loss: float) -> Value:
+    """Return values of three seeds whose second and third row gain so much over the first, the noise below 0.3."""
+
+    def value(file: str, column: Column, printed: float | None, seed: int) -> float:
+        gain = loss if column.metric == "denoising_loss" else distance
+        return 20 + (noisy(file, column, printed, seed) - 20) / 100 - (0 if file == "g10" else gain)
+
+    return value
+
+
+def test_a_claim_about_samples_is_decided_by_the_loss_too() -> None:
+    report = report_of(losses(), by_the_loss(-5, 5))
+    found = {(one.says, one.by_loss): one for one in report.claims}
+    assert [(one.column, one.over, one.by_loss) for one in report.claims] == [
+        ("S = 1", None, False),
+        ("loss, S = 1", None, True),
+        ("S = 2", "S = 1", False),
+        ("loss, S = 2", "loss, S = 1", True),
+    ]
+    own, twin = found["γ < 1 is better", False], found["γ < 1 is better", True]
+    assert (own.verdict, twin.verdict) == ("fails", "holds")
+    assert [(pair.better, pair.worse) for pair in twin.pairs] == [("g09", "g10"), ("g08", "g10")]
+    losses_of = {row.file: row.cells[2].by_seed for row in report.rows}
+    for pair in twin.pairs:
+        gains = [losses_of[pair.worse][seed] - losses_of[pair.better][seed] for seed in (0, 1, 2)]  # type: ignore[operator]
+        assert pair.gain.mean == pytest.approx(np.mean(gains))
+    over = found["γ = 0.9 gains from S = 2", True].pairs[0].gain
+    of_both = zip(report.rows[1].cells[2].by_seed.values(), report.rows[1].cells[3].by_seed.values(), strict=True)
+    assert over.mean == pytest.approx(np.mean([first - second for first, second in of_both]))  # type: ignore[operator]
+    assert [order.column for order in report.orders] == ["S = 1", "S = 2"]  # no losses are printed
+
+
+@pytest.mark.parametrize(("more_seeds", "tail"), [((), 0.025), ((3, 4, 5), 0.0125)])
+def test_each_of_two_looks_has_half_the_error(more_seeds: tuple[int, ...], tail: float) -> None:
+    """Against SciPy's quantile of t with two degrees of freedom. Intervals of rows stay those of 95%."""
+    report = report_of(losses(more_seeds), noisy)
+    assert confidence_of(report.plan) == pytest.approx(1 - 2 * tail)
+    count = 0
+    for claim in orderings(report):
+        place = [column.name for column in report.table.columns].index(claim.column)
+        other = [column.name for column in report.table.columns].index(claim.over or claim.column)
+        cells = {row.file: row.cells for row in report.rows}
+        for pair in claim.pairs:
+            better, worse = cells[pair.better][place].by_seed, cells[pair.worse][other].by_seed
+            gains = [(worse[seed] or 0) - (better[seed] or 0) for seed in (0, 1, 2)]
+            half = stats.t.ppf(1 - tail, df=2) * np.std(gains, ddof=1) / math.sqrt(3)
+            assert pair.gain.half_width == pytest.approx(half)
+            count += 1
+    assert count == 2 + 2 + 1 + 1 + 3 + 3
+    for row in report.rows:
+        for cell in row.cells:
+            values = [value or 0 for value in cell.by_seed.values()]
+            half = stats.t.ppf(0.975, df=2) * np.std(values, ddof=1) / math.sqrt(3)
+            assert cell.ours.half_width == pytest.approx(half)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "holds"), (-1, "fails")])
+def test_a_gain_that_one_look_decides_and_two_do_not(sign: int, verdict: str) -> None:
+    """t = ±5 with two degrees of freedom: p = 0.038 lies between 2.5% and 5%."""
+
+    def value(file: str, column: Column, printed: float | None, seed: int) -> float:
+        return 20 - (0 if file == "g10" else sign * (5 + (seed - 1) * math.sqrt(3)))
+
+    claims = (Claim(says="a", column="S = 1", better=("g09",), worse=("g10",)),)
+    [once] = report_of(losses((), claims=claims, columns=gammas().columns, rows=gammas().rows), value).claims
+    [twice] = report_of(losses(claims=claims, columns=gammas().columns, rows=gammas().rows), value).claims
+    assert once.pairs[0].gain.p_value == pytest.approx(2 * stats.t.sf(5, 2))
+    assert (once.verdict, twice.verdict) == (verdict, "undecided")
+
+
+@pytest.mark.parametrize(
+    ("distance", "loss", "decided"),
+    [(5.0, 5.0, True), (-5.0, 0.0, True), (5.0, 0.0, True), (0.0, 5.0, True), (0.0, -5.0, True), (0.0, 0.0, False)],
+)
+def test_a_claim_is_decided_by_its_metric_or_by_the_loss(distance: float, loss: float, decided: bool) -> None:
+    table = losses(claims=gammas().claims)
+    report = report_of(table, by_the_loss(distance, loss))
+    assert report.decided == decided
+    verdicts = ["undecided" if not gain else "holds" if gain > 0 else "fails" for gain in (distance, loss)]
+    assert [claim.verdict for claim in report.claims] == verdicts
+
+
+def test_a_table_is_decided_once_all_claims_of_the_paper_are() -> None:
+    certain, open_ = by_the_loss(5, 5), by_the_loss(0, 0)
+    claims = (
+        Claim(says="a", column="S = 1", better=("g09",), worse=("g10",)),
+        Claim(says="b", column="S = 2", better=("g09",), worse=("g10",)),
+    )
+
+    def one_open(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+        return (open_ if column.ar_steps == 2 else certain)(file, column, printed, seed)
+
+    assert not report_of(losses(claims=claims), one_open).decided
+    ours = (claims[0], claims[1].model_copy(update={"ours": True}))
+    assert report_of(losses(claims=ours), one_open).decided
+    assert report_of(losses(claims=()), one_open).decided
+    assert not build_report(losses(claims=claims), "digits", {}, {}, AROUND).decided  # nothing is measured
+    assert not report_of(gammas(claims=claims), one_open).decided
+
+
+def test_how_orderings_are_decided_is_said() -> None:
+    twice, once = method(report_of(losses())), method(report_of(gammas()))
+    assert "It fails if some pair is reversed with p ≤ 0.025, corrected over its pairs (Holm)." in twice
+    assert "each look has half the error: intervals of gains are of 97.5%." in twice
+    assert "Orderings by the loss are the paper's too, but decided by the denoising loss on held-out" in twice
+    assert "with p ≤ 0.05, corrected over its pairs (Holm)." in once
+    assert "look" not in once and "loss" not in once
+    assert "loss" not in method(report_of(losses(claims=())))
+
+
+def test_the_noise_of_a_measure_stands_beside_that_of_a_seed() -> None:
+    """Pooled standard deviations: of pairs √(Σd² / 2n), of three rows with three seeds the root mean variance."""
+    pairs_of = {"S = 1": [(10.0, 10.5), (12.0, 11.0)], "loss, S = 2": [(0.5, 0.51)]}
+    report = report_of(losses(), noisy, around=dataclasses.replace(AROUND, repeats=pairs_of))
+    spreads = [
+        math.sqrt(np.mean([np.var([value or 0 for value in row.cells[place].by_seed.values()], ddof=1)
+                           for row in report.rows]))
+        for place in (0, 3)
+    ]  # fmt: skip
+    again = [math.sqrt((0.5**2 + 1.0**2) / 4), math.sqrt(0.01**2 / 2)]
+    assert noise(report) == [
+        f"fd_digits_cnn, S = 1: measured again on the same 2 models, its standard deviation is {again[0]:.4g}; "
+        f"with another training seed {spreads[0]:.4g}.",
+        f"denoising_loss, loss, S = 2: measured again on the same 1 model, its standard deviation is "
+        f"{again[1]:.4g}; with another training seed {spreads[1]:.4g}.",
+    ]
+    one_seed = gammas(seeds=[4])
+    alone = report_of(one_seed, around=dataclasses.replace(AROUND, repeats={"S = 2": [(10.0, 10.5)]}))
+    assert noise(alone) == [
+        "fd_digits_cnn, S = 2: measured again on the same 1 model, its standard deviation is "
+        f"{0.5 / math.sqrt(2):.4g}."
+    ]
+    assert noise(report_of(losses(), noisy)) == []
+
+
 # What is missing
 
 
@@ -201,11 +353,40 @@ def test_a_claim_of_ours_is_not_the_papers() -> None:
 @pytest.mark.parametrize("name", table_names())
 def test_every_shipped_table_has_a_report(name: str) -> None:
     table = load_table(name)
-    report = report_of(table)
+    table = table.at(table.smallest)
+
+    def value(file: str, column: Column, printed: float | None, seed: int) -> float | None:
+        """Return half of what is printed, and of a loss a hundredth of that at the same S."""
+        if column.metric == "denoising_loss":
+            printed = LIKE_FIGURE_4.get((column.name, file)) or printed_at(table, file, column.ar_steps)
+        return like_the_paper(file, column, printed, seed)
+
+    report = report_of(table, value)
     papers = {claim.verdict for claim in orderings(report) if not claim.ours}
     printed = any(one is not None for row in table.rows for one in row.printed)
     assert papers == ({"holds"} if printed else set()), "its claims agree with what is printed"
-    assert len(side_by_side(report).rows) == len(stacked(report).rows) / 2 == len(table.rows_at("digits"))
+    if printed and any(not claim.ours for claim in report.claims):
+        assert report.decided
+    assert len(side_by_side(report).rows) == len(stacked(report).rows) / 2 == len(table.rows_at(report.scale))
+
+
+LIKE_FIGURE_4: dict[tuple[str, str], float] = {
+    **{("loss, S_eval = S_train", f"s-{steps}"): 1 / steps for steps in (1, 2, 4, 8, 256)},
+    ("loss of the first of 8 AR steps", "random"): 2.0,
+    ("loss of the last of 8 AR steps", "random"): 1.0,
+}
+"""Losses as the curves of Figure 4 are drawn: column and row → value."""
+
+
+def printed_at(table: PaperTable, file: str, ar_steps: int | None) -> float | None:
+    """Return a hundredth of the printed FID of a row at an S."""
+    [row] = [row for row in table.rows if row.file == file]
+    found = [
+        printed
+        for column, printed in zip(table.columns, row.printed, strict=True)
+        if (column.metric, column.ar_steps) == ("fid", ar_steps)
+    ]
+    return found[0] / 100 if found and found[0] is not None else None
 
 
 def fine_tuned() -> PaperTable:

@@ -7,9 +7,11 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from causalfusion_platform.report.paper.statistics import (
     Gain,
@@ -20,6 +22,7 @@ from causalfusion_platform.report.paper.statistics import (
     finite,
     holm,
     kendall_tau,
+    spread,
 )
 
 # Two-sided 5% points of Student's t, from a printed table.
@@ -124,6 +127,50 @@ def test_rows_without_any_spread(shift: int) -> None:
     assert (apart.mean, apart.half_width, apart.p_value) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.975])
+@pytest.mark.parametrize("shift", [0, 50])
+def test_the_confidence_of_a_gain(confidence: float, shift: int) -> None:
+    """Against SciPy's quantiles: of paired differences, and with Welch's degrees of freedom. p stays the same."""
+    generator = np.random.default_rng(3)
+    first, second = generator.normal(5, 1, 4), generator.normal(3, 2, 4)
+    worse = {seed + shift: float(value) for seed, value in enumerate(second)}
+    found = compare(dict(enumerate(first.tolist())), worse, higher_is_better=True, confidence=confidence)
+    parts = first.var(ddof=1) / 4, second.var(ddof=1) / 4
+    df, error = (
+        (sum(parts) ** 2 / sum(part**2 / 3 for part in parts), math.sqrt(sum(parts)))
+        if shift
+        else (3, (first - second).std(ddof=1) / 2)
+    )
+    assert found.half_width == pytest.approx(stats.t.ppf((1 + confidence) / 2, df) * error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf((first - second).mean() / error, df))
+    usual = compare(dict(enumerate(first.tolist())), worse, higher_is_better=True)
+    assert (found == usual) == (confidence == 0.95)
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.floats(-100, 100), st.just(math.nan)), max_size=5), max_size=5),
+)
+def test_spread_within_groups(groups: list[list[float | None]]) -> None:
+    """The mean variance of groups, each counting by its degrees of freedom. One value alone counts for nothing."""
+    kept = [[value for value in group if value is not None and math.isfinite(value)] for group in groups]
+    kept = [group for group in kept if len(group) > 1]
+    found = spread(groups)
+    if not kept:
+        assert found is None
+        return
+    deviations = np.concatenate([np.asarray(group) - np.mean(group) for group in kept])
+    expected = math.sqrt(float(deviations @ deviations) / sum(len(group) - 1 for group in kept))
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_spread_of_pairs_and_of_equal_groups() -> None:
+    pairs = [(1.0, 2.0), (5.0, 2.0)]
+    assert spread(pairs) == pytest.approx(math.sqrt((1 + 9) / 4))  # √(Σd² / 2n)
+    groups = np.random.default_rng(0).normal(size=(6, 4)) + 100 * np.arange(6)[:, None]
+    assert spread(groups.tolist()) == pytest.approx(math.sqrt(groups.var(axis=1, ddof=1).mean()))
+    assert (spread([]), spread([[1.0], [2.0]]), spread([[1.0, None], [math.nan, 3.0]])) == (None, None, None)
+
+
 # Several pairs
 
 
@@ -195,6 +242,37 @@ def test_three_equal_rows_rarely_get_a_verdict() -> None:
         rows = [{seed: rng.gauss(0, 1) for seed in range(3)} for _ in range(3)]
         pairs = [("a", "b", compare(rows[0], other, higher_is_better=True)) for other in rows[1:]]
         verdicts.append(decide(pairs)[1])
+    # Three standard deviations above the rates.
+    assert verdicts.count("holds") <= 800 * 0.025 + 3 * math.sqrt(800 * 0.025)
+    assert verdicts.count("fails") <= 800 * 0.05 + 3 * math.sqrt(800 * 0.05)
+    assert verdicts.count("fails") > 0
+
+
+@pytest.mark.parametrize(
+    ("p_value", "once", "twice"), [(0.051, False, False), (0.04, True, False), (0.02, True, True)]
+)
+def test_the_error_of_a_look_decides_what_fails(p_value: float, once: bool, twice: bool) -> None:
+    """Also of a corrected p-value: a third pair multiplies it by three."""
+    for confidence, fails in ((0.95, once), (0.975, twice)):
+        assert decide([("a", "b", gain(-2, 1, p_value))], confidence)[1] == ("fails" if fails else "undecided")
+        several = [("a", "b", gain(-2, 1, p_value / 3)), *[("a", "c", UNSURE)] * 2]
+        assert decide(several, confidence)[1] == ("fails" if fails else "undecided")
+
+
+def test_two_looks_at_equal_rows_rarely_give_a_verdict() -> None:
+    """After three seeds, and after six if the first look is undecided. The errors of both stay those of one."""
+    rng, verdicts = random.Random(1), []
+    for _ in range(800):
+        rows = [{seed: rng.gauss(0, 1) for seed in range(6)} for _ in range(3)]
+        for seeds in (3, 6):
+            seen = [{seed: row[seed] for seed in range(seeds)} for row in rows]
+            pairs = [
+                ("a", "b", compare(seen[0], other, higher_is_better=True, confidence=0.975)) for other in seen[1:]
+            ]
+            verdict = decide(pairs, 0.975)[1]
+            if verdict != "undecided":
+                break
+        verdicts.append(verdict)
     # Three standard deviations above the rates.
     assert verdicts.count("holds") <= 800 * 0.025 + 3 * math.sqrt(800 * 0.025)
     assert verdicts.count("fails") <= 800 * 0.05 + 3 * math.sqrt(800 * 0.05)

@@ -22,8 +22,9 @@ from causalfusion_platform.tracking.journal import Journal, Launched
 
 SMALL = [
     "model=tiny",
-    "data.prepare=true",
+    "model.input_size=16",
     "train.images=256",
+    "train.global_batch_size=64",
     "train.log_every_images=64",
     "sampling.num_inference_steps=4",
     "evaluation.num_samples=20",
@@ -31,7 +32,7 @@ SMALL = [
 
 
 def small(table: str, *rows: str) -> Reproduction:
-    return reproduction_of(table, "digits", rows=rows, seeds=[0], overrides=SMALL, command="the command")
+    return reproduction_of(table, "mnist", rows=rows, seeds=[0], overrides=SMALL, command="the command")
 
 
 @pytest.mark.ray
@@ -44,10 +45,15 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     report = reproduce(first, display)
     values = {row.file: row.cells[0].ours.mean for row in report.rows}
     assert (values["random"] or 0) > 0
-    assert [row for row, value in values.items() if value is None] == ["raster", "block-8x8", "dilated"]
+    others = ["raster", "block-8x8", "block-4x4", "dilated"]
+    assert [row for row, value in values.items() if value is None] == others
     assert not report.complete
+    losses = {row.file: row.cells[1].ours.mean for row in report.rows}
+    assert 0 < (losses["random"] or 0) < 1.1  # a model that predicts nothing has 1
+    assert [row for row, loss in losses.items() if loss is None] == others
+    assert {name: len(pairs) for name, pairs in report.around.repeats.items()} == {"S = 1": 1, "loss, S = 1": 1}
 
-    folder = home / "runs" / "table3b-digits"
+    folder = home / "runs" / "table3b-mnist"
     names = {path.name for path in (folder / "report").iterdir()}
     assert {
         "report.md",
@@ -60,6 +66,9 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     } <= names
     written = json.loads((folder / "report" / "report.json").read_text())
     assert written["rows"][-1]["values"]["S = 1"]["by_seed"] == {"0": values["random"]}
+    assert written["rows"][-1]["values"]["loss, S = 1"]["by_seed"] == {"0": losses["random"]}
+    text = (folder / "report" / "report.md").read_text()
+    assert "measured again on the same 1 model" in text and "![samples](samples.png)" in text
     page = (folder / "report" / "report.html").read_text()
     assert "14.46" in page  # what the paper prints
     assert "http" not in page.replace("http-equiv", "")  # it opens offline
@@ -71,22 +80,24 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     link, _, note = parent.data.tags["mlflow.note.content"].partition("\n\n")
     assert link.startswith("[Charts of the trials, the best first](#/experiments/")
     assert note.startswith("# Table 3b")
-    [best] = client.search_model_versions("name = 'table3b-digits'")
+    [best] = client.search_model_versions("name = 'table3b-mnist'")
     assert best.tags["trial"] == "random.seed-0"
     [child] = client.search_runs([parent.info.experiment_id], "tags.row = 'random' and tags.seed = '0'")
     assert child.data.tags["mlflow.parentRunId"] == state.mlflow_run_id
     assert child.data.tags["table"] == "table3b"
-    assert client.get_experiment(parent.info.experiment_id).name == "table3b-digits"
+    assert client.get_experiment(parent.info.experiment_id).name == "table3b-mnist"
 
     # MLflow has the report, for those who are elsewhere.
-    fetched = fetch_artifacts(state.tracking_uri, "table3b-digits", home / "fetched")
+    fetched = fetch_artifacts(state.tracking_uri, "table3b-mnist", home / "fetched")
     there = {path.relative_to(home / "fetched").as_posix() for path in fetched}
     assert {f"report/{path.name}" for path in (folder / "report").iterdir()} <= there
     assert (home / "fetched/report/report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
 
     # The same command trains and measures nothing again.
     again = reproduce(small("table3b", "random"), display)
-    assert [row.cells[0].ours for row in again.rows] == [row.cells[0].ours for row in report.rows]
+    for place in (0, 1):
+        assert [row.cells[place].ours for row in again.rows] == [row.cells[place].ours for row in report.rows]
+    assert again.around.repeats == report.around.repeats
     launches = [event for event in Journal(folder / "random.seed-0").events() if isinstance(event, Launched)]
     assert len(launches) == 1
 
@@ -96,9 +107,11 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     report = reproduce(other, display)
     cells = next(row.cells for row in report.rows if row.file == "gamma-0.9")
     assert cells[0].ours.mean == values["random"]  # S = 1, the same samples
-    assert len({cell.ours.mean for cell in cells}) == 4  # S = 1, 2, 4, 8
-    assert not (home / "runs" / "table3a-digits" / "gamma-0.9.seed-0").exists()
-    assert any("are trained as runs of table3b-digits" in line for line in log_lines)
+    assert cells[4].ours.mean == losses["random"]  # and the same draws
+    assert len({cell.ours.mean for cell in cells}) == 8  # S = 1, 2, 4, 8, of samples and of the loss
+    assert (home / "runs" / "table3a-mnist" / "report" / "loss_of_rows.png").is_file()
+    assert not (home / "runs" / "table3a-mnist" / "gamma-0.9.seed-0").exists()
+    assert any("are trained as runs of table3b-mnist" in line for line in log_lines)
 
     # More places of one of its runs: a table and a picture in its folder and on its page.
     run_dir = folder / "random.seed-0"
@@ -107,12 +120,12 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     assert done.exit_code == 0, done.output
     places = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert [(place["S"], place["T"]) for place in places] == [(1, "4"), (1, "6"), (2, "4"), (2, "6")]
-    assert "fd_digits_cnn" in (run_dir / "evaluation" / "table.md").read_text()
+    assert "fd_data_cnn" in (run_dir / "evaluation" / "table.md").read_text()
     width, height = Image.open(run_dir / "evaluation" / "plane-cfg1.0.png").size
     assert width > 2 * 5 * 40  # two blocks of five tiles side by side
     assert height > 2 * 2 * 40
     page = client.search_runs([parent.info.experiment_id], "tags.row = 'random' and tags.seed = '0'")[0]
-    assert page.data.metrics["eval/fd_digits_cnn/S2-T6-cfg1.0"] == places[-1]["fd_digits_cnn"]
+    assert page.data.metrics["eval/fd_data_cnn/S2-T6-cfg1.0"] == places[-1]["fd_data_cnn"]
     assert [
         picture for picture in client.list_artifacts(page.info.run_id, "images") if "plane-cfg1.0" in picture.path
     ]

@@ -10,14 +10,16 @@ import typer
 
 
 def encode(
-    source: Annotated[str, typer.Argument(help="Folder, tars or Parquet files of images, as a path or a URL.")],
+    source: Annotated[
+        str, typer.Argument(help="Folder, tars, Parquet or IDX files of images, as a path or a URL.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder of latent shards, on storage that all nodes share.")],
     vae: Annotated[
         str, typer.Option(help="Autoencoder: a diffusers folder, kl16.ckpt, SD's VAE file, or identity for pixels.")
     ],
     size: Annotated[int, typer.Option(help="Side of ADM's centre crop, in pixels.")] = 256,
     kind: Annotated[
-        str, typer.Option(help="folders, flat, webdataset or parquet. auto: detected from the files.")
+        str, typer.Option(help="folders, flat, webdataset, parquet or idx. auto: detected from the files.")
     ] = "auto",
     labels: Annotated[str | None, typer.Option(help="CSV, JSON or text file of labels, for a flat folder.")] = None,
     image_column: Annotated[

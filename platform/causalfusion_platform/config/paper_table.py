@@ -325,7 +325,7 @@ class PaperTable(Section):
 
     @property
     def smallest(self) -> Scale:
-        """The scale for two CPU cores, or the paper's if there is no other."""
+        """The scale for two CPU cores, or else the paper's."""
         return next(scale for scale in SCALES if scale in self.scales)
 
     def experiment(self, row: Row, scale: Scale) -> str:

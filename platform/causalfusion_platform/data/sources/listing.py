@@ -17,7 +17,7 @@ from ..faults import FaultStop, Finding, Policies
 from .labels import NO_CLASS
 from .selection import Selection
 
-Kind = Literal["folders", "flat", "webdataset", "parquet"]
+Kind = Literal["folders", "flat", "webdataset", "parquet", "idx"]
 
 _COLUMNS = {
     "key": pa.string(),
@@ -75,10 +75,10 @@ class Listing:
     table: pa.Table
     """One row per image, sorted by key, bytewise.
 
-    * key: name inside the source: a path, `shard.tar/member.jpg`, or `file.parquet#000000012`.
+    * key: name inside the source: a path, `shard.tar/member.jpg`, or `file.parquet#000000012` (IDX files too).
     * label: index of its class.
     * file: path of the file that holds it, in the filesystem of the source.
-    * offset: first byte inside a tar, row inside a Parquet file, or 0.
+    * offset: first byte inside a tar or an IDX file, row inside a Parquet file, or 0.
     * size: bytes, or −1 if unknown.
     * row_group: row group of the Parquet file, or −1.
     * captions: list of strings, only if requested.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -13,6 +14,7 @@ from .files import SourceFiles, list_files
 from .filesystem import locate
 from .flat import FlatFolder, UnlabelledFolder
 from .folders import ClassFolders
+from .idx import IDX_ENDS, PACKED, IdxFiles, without_packed_twins
 from .label_file import LabelColumns
 from .listing import Kind, Source
 from .parquet import ParquetFiles
@@ -28,7 +30,7 @@ _COMPRESSED_TAR = tuple(
 _IMAGES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 _KINDS = (
     "allowed: a folder of class folders (folders), a folder with --labels FILE (flat), tars (webdataset), "
-    "Parquet files (parquet)"
+    "Parquet files (parquet), MNIST's IDX files (idx)"
 )
 
 
@@ -49,7 +51,7 @@ def open_source(
 
     Args:
         location: a folder, a file, or a pattern of files, as a local path or a URL of PyArrow or fsspec.
-        kind: `folders`, `flat`, `webdataset` or `parquet`. `auto`: detected from the files' names.
+        kind: `folders`, `flat`, `webdataset`, `parquet` or `idx`. `auto`: detected from the files' names.
         labels: path or URL of a file of labels (.csv, .json or .txt), for `flat`.
         image_column: column of the file's name (CSV file of labels), column of the image (Parquet), or extension of
             the image (tars).
@@ -57,7 +59,7 @@ def open_source(
         caption_column: column of the caption. For tars `txt` or a key of .json.
         captions: path or URL of a file of captions, for images in folders.
         split: split to take where names or captions tell several apart, such as `train`. Otherwise the split that
-            all images are. `all`: every tar, Parquet file or split of the captions.
+            all images are. `all`: every tar, Parquet or IDX file, or split of the captions.
         policies: actions for images without labels or captions, and labels without images.
         rules: version of the rules of listing, of which a folder that was begun keeps its own.
 
@@ -83,8 +85,10 @@ def open_source(
                 f"  name it: --labels FILE.csv (or .json, .txt), or captions without labels: --captions FILE"
             )
         return FlatFolder(choose_split(files, kind, split), labels, columns, policies)
+    if kind == "idx":
+        return _open_idx(files, columns, split)
     if kind == "webdataset":
-        _refuse_compressed(files)
+        _refuse_compressed_tars(files)
         files = choose_split(_only(files, _TAR), kind, split)
         return Tars(files, policies, image_column, label_column, caption_column)
     files = choose_split(_only(files, _PARQUET), kind, split)
@@ -118,6 +122,25 @@ def _open_classes(files: SourceFiles, columns: LabelColumns, policies: Policies)
     return ClassFolders(files, policies)
 
 
+def _open_idx(files: SourceFiles, columns: LabelColumns, split: str | None) -> IdxFiles:
+    if columns != LabelColumns():
+        raise UserError("IDX files have no columns\n  leave out the options that name columns")
+    named = files.ending_in(*IDX_ENDS)
+    others = sorted({*files.names} - {*named})
+    if others and (files.given != "folder" or not named):
+        raise UserError(
+            f"{files.location}: {others[0]} is not named as an IDX file\n"
+            f"  allowed: names that end in images-idx3-ubyte or images.idx3-ubyte, labels-idx1-ubyte or "
+            f"labels.idx1-ubyte"
+        )
+    files = without_packed_twins(_only(files, IDX_ENDS))
+    if split is None:
+        _refuse_compressed_idx(files)  # one message for all of them, before the choice of a split
+    files = choose_split(files, "idx", split)
+    _refuse_compressed_idx(files)
+    return IdxFiles(files)
+
+
 def _open_captioned(
     files: SourceFiles,
     kind: Literal["auto"] | Kind,
@@ -132,6 +155,8 @@ def _open_captioned(
     if kind == "auto":
         kind = "flat" if labels is not None else _tell_captioned(_apart_from(files, captions.location), captions)
     _check_labels(files, kind, labels)
+    if kind == "idx":
+        raise UserError("IDX files are not named in a file of captions\n  leave out --captions")
     if kind not in ("folders", "flat"):
         raise UserError(f"{kind} sources have their captions inside\n  name them: --caption-column, not --captions")
     if split is not None and not captions.splits:  # Karpathy's file has splits of its own
@@ -148,7 +173,7 @@ def _open_captioned(
 
 def _tell_captioned(files: SourceFiles, captions: CaptionFile) -> Kind:
     """Return the kind of a source with a file of captions. COCO's images have no classes."""
-    if files.ending_in(*_TAR, *_PARQUET) or files.given != "folder":
+    if files.ending_in(*_TAR, *_PARQUET, *IDX_ENDS) or files.given != "folder":
         return _tell(files)
     has_classes = any(not folder.startswith(".") for folder in files.folders)
     beside = any("/" not in name for name in files.ending_in(*_IMAGES))
@@ -170,7 +195,8 @@ def _tell(files: SourceFiles) -> Kind:
     tars, parquet, images = (files.ending_in(*suffixes) for suffixes in (_TAR, _PARQUET, _IMAGES))
     if files.selection.rules != EARLIER_RULES:  # img2dataset writes a table of each tar beside it
         parquet = [name for name in parquet if f"{name.rpartition('.')[0]}.tar" not in tars]
-    found = {"tars": tars, "Parquet files": parquet, "images": images}
+    idx = files.ending_in(*IDX_ENDS) if files.selection.rules != EARLIER_RULES else []
+    found = {"tars": tars, "Parquet files": parquet, "images": images, "IDX files": idx}
     if sum(map(bool, found.values())) > 1:
         held = ", ".join(f"{len(names):,} {kind} ({names[0]})" for kind, names in found.items() if names)
         raise UserError(f"{files.location} is not clear: it holds {held}\n  name one: --kind; {_KINDS}")
@@ -178,7 +204,9 @@ def _tell(files: SourceFiles) -> Kind:
         return "webdataset"
     if parquet:
         return "parquet"
-    _refuse_compressed(files)
+    if idx:
+        return "idx"
+    _refuse_compressed_tars(files)
     if files.given != "folder":
         raise UserError(f"{files.location}: {files.names[0]} is not a source of images\n  {_KINDS}")
     beside = [name for name in files.ending_in(".csv", ".json") if "/" not in name]
@@ -205,10 +233,19 @@ def _only(files: SourceFiles, suffixes: tuple[str, ...]) -> SourceFiles:
     return replace(files, names=names, sizes=[sizes[name] for name in names], selection=selection)
 
 
-def _refuse_compressed(files: SourceFiles) -> None:
+def _refuse_compressed_tars(files: SourceFiles) -> None:
     compressed = files.ending_in(*_COMPRESSED_TAR)
     if compressed:
         raise UserError(
             f"{compressed[0]} is compressed, so images cannot be read out of its middle\n"
             f"  unpack it to a plain tar: gunzip, unzstd, unxz or bunzip2 {compressed[0]}"
+        )
+
+
+def _refuse_compressed_idx(files: SourceFiles) -> None:
+    compressed = files.ending_in(PACKED)
+    if compressed:
+        command = shlex.join(["gunzip", *map(files.path, compressed)])
+        raise UserError(
+            f"{compressed[0]} is compressed, so images cannot be read out of its middle\n  unpack it: {command}"
         )

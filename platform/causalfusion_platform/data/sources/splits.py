@@ -15,7 +15,7 @@ from .pattern import has_wildcard, inside_location, split_pattern
 from .selection import EARLIER_RULES, Selection
 
 ALL = "all"
-"""Choice of every split of tars or Parquet files together."""
+"""Choice of every split of tars, Parquet or IDX files together."""
 
 # The words of Hugging Face's `datasets`, and trainval.
 _WORDS = {
@@ -27,6 +27,8 @@ _WORDS = {
 _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
 # Splits of names → those of shards. `restval` is Karpathy's: images of val2014 that are trained on.
 _OF_SHARDS: dict[str | None, Split] = {"validation": "val", "test": "test"}
+# MNIST's word for test, in names of IDX files alone.
+_T10K = re.compile(r"(?<![a-z0-9])t10k(?![a-z0-9])(?=[^/]*(?:images|labels)[-.]idx)")
 # Words beside a split in the name of its folder: training_set, val2017, train_64x64.
 _FILLERS = frozenset(("set", "data", "split", "image", "images", "img", "imgs", "x"))
 
@@ -68,7 +70,7 @@ def split_of_shards(location: str, selection: Selection) -> Split:
         names = selection.split.split("+")
     else:
         names = list(selection.splits) or [_own_name(location)]
-    found = {_OF_SHARDS.get(_folder_split(name) or _file_split(name), "train") for name in names}
+    found = {_OF_SHARDS.get(_folder_split(name) or file_split(name), "train") for name in names}
     return "train" if "train" in found else min(found, key=("val", "test").index)
 
 
@@ -76,7 +78,7 @@ def _own_name(location: str) -> str:
     """Return the last part of a location if it is named as a split, or an empty text."""
     name = split_pattern(location)[1] if has_wildcard(location) else _last_part(location)
     is_file = has_wildcard(location) or name.lower().endswith((".tar", ".parquet", ".pq"))
-    return name if (_file_split(name) if is_file else _folder_split(name)) else ""
+    return name if (file_split(name) if is_file else _folder_split(name)) else ""
 
 
 def _last_part(location: str) -> str:
@@ -93,7 +95,7 @@ def _named_by_user(files: SourceFiles, wanted: str) -> SourceFiles:
     if named is None:
         raise _no_split(files, wanted, {})
     own = _own_name(files.location)
-    if own and (_folder_split(own) or _file_split(own)) != named:
+    if own and (_folder_split(own) or file_split(own)) != named:
         raise UserError(
             f"{files.location} is named as another split than --split {wanted}\n  leave out --split, or rename it"
         )
@@ -132,7 +134,7 @@ def _split_level(files: SourceFiles) -> int | None:
 
 
 def _choose_files(files: SourceFiles, wanted: str | None) -> SourceFiles:
-    splits = [_file_split(name) for name in files.names]
+    splits = [file_split(name) for name in files.names]
     found = Counter(split for split in splits if split)
     counts = {split: found[split] for split in _WORDS if split in found}
     selection = replace(files.selection, splits=counts, split=wanted)
@@ -195,14 +197,14 @@ def _part(name: str, level: int) -> str:
 
 
 def _words(name: str) -> list[str]:
-    return [word for word in re.split("[^a-z]+", name.lower()) if word]
+    return [word for word in re.split("[^a-z]+", _T10K.sub("test", name.lower())) if word]
 
 
 def _splits_in(name: str) -> list[str]:
     return [_SPLITS[word] for word in _words(name) if word in _SPLITS]
 
 
-def _file_split(name: str) -> str | None:
+def file_split(name: str) -> str | None:
     """Return the split that a path names last: train/a.tar, data/test-00000-of-00001.parquet."""
     found = _splits_in(name)
     return found[-1] if found else None

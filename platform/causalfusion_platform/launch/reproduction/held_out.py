@@ -33,7 +33,7 @@ LOSS = "denoising_loss"
 MOST_ROWS = 2048
 """Held-out images whose loss is measured: a part of a large set is enough."""
 DRAWS, OTHER_DRAWS = 1_000_000, 1_000_001
-"""Seeds of the draws, which are no seeds of trainings. The other one is for the noise of the measure."""
+"""Seeds of the draws, beyond those of trainings. The other one is for the noise of the measure."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class HeldOut:
 
     @property
     def origin(self) -> str:
-        """What the numbers are of, for the report."""
+        """Images and draws that the numbers are of, for the report."""
         rows = min(self.checked.usable.rows, MOST_ROWS)
         return (
             f"mean squared error of {rows} held-out images of data {self.checked.usable.digest[:12]}, {self.draws} "

@@ -98,24 +98,26 @@ class RowMeasurer:
         experiment = self.reproduction.experiments[trial_name(row, seed)]
         if self.reproduction.scale == "paper" or experiment.objective.text is not None:
             return
-        plan = self.reproduction.plan
-        values, repeats = self._found.values, self._found.repeats
-        for column in _of_losses(self.reproduction.table, row, experiment):
-            losses = self._losses(run, experiment, column, seed=OTHER_DRAWS)
-            first = values[row.file, column.name, seed]
-            if first is not None:
-                repeats.setdefault(column.name, []).append((first, losses))
-            break
-        places = _places(experiment, _of_samples(self.reproduction.table))
-        for column in _of_samples(self.reproduction.table):
+        table, values = self.reproduction.table, self._found.values
+        places = _places(experiment, _of_samples(table))
+        drawn = [column for column in _of_samples(table) if column.name in places]
+        for column in (*_of_losses(table, row, experiment)[:1], *drawn[:1]):
             first = values.get((row.file, column.name, seed))
-            if column.name in places and first is not None:
-                request = self._request(row, OTHER_SAMPLES + seed, run, experiment)
-                measuring = self._measuring(row, experiment)
-                [again] = evaluate(request, [places[column.name]], measuring, self.generators, keep_samples=False)
-                name = plan.metrics[column.metric]
-                repeats.setdefault(column.name, []).append((first, again.metrics[name]))
-                break
+            if first is None:
+                continue
+            if column.is_sampled:
+                again = self._draw_again(row, seed, run, experiment, column, places[column.name])
+            else:
+                again = self._losses(run, experiment, column, seed=OTHER_DRAWS)
+            self._found.repeats.setdefault(column.name, []).append((first, again))
+
+    def _draw_again(
+        self, row: Row, seed: int, run: RunFolder, experiment: Experiment, column: Column, place: PlanePoint
+    ) -> float:
+        request = self._request(row, OTHER_SAMPLES + seed, run, experiment)
+        measuring = self._measuring(row, experiment)
+        [again] = evaluate(request, [place], measuring, self.generators, keep_samples=False)
+        return again.metrics[self.reproduction.plan.metrics[column.metric]]
 
     def found(self) -> Measured:
         """Return all values so far."""

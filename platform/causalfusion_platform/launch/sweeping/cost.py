@@ -10,7 +10,7 @@ from .job import SweepJob
 
 _SHOWN = 6
 CPU_RATE = 35e9
-"""FLOP/s of one thread in training: measured with the model of the tables at MNIST scale, bf16, AVX-512 (LOG.md)."""
+"""FLOP/s of one thread in training, measured with the model of the tables at MNIST scale in bf16 on AVX-512."""
 
 
 def sweep_cost(job: SweepJob) -> list[str]:

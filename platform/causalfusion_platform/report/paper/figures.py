@@ -34,7 +34,7 @@ def row_numbers(labels: Sequence[str]) -> list[float] | None:
 
 
 def is_plane(report: PaperReport) -> bool:
-    """Return whether rows and columns are both settings of each metric, as S_train and S_eval, and rows no curve."""
+    """Return whether rows and columns are settings of each metric, as S_train and S_eval, and rows no curve."""
     of_metric = Counter(column.metric for column in report.table.columns)
     curve = row_numbers([row.label for row in report.rows])
     return min(*of_metric.values(), len(report.rows)) > 2 and not curve

@@ -82,8 +82,8 @@ def method(report: PaperReport) -> str:
         "Intervals of values: 95%, Student's t over seeds; they cover another seed, not an error that all rows "
         "share. Rows with the same seeds are compared seed by seed (paired t), others by Welch's t. An ordering "
         f"holds if the interval of each of its pairs lies above 0. It fails if some pair is reversed with "
-        f"p ≤ {error:g}, corrected over its pairs (Holm). Otherwise it is undecided.{looks}{by_loss} Nothing is corrected over "
-        f"orderings."
+        f"p ≤ {error:g}, corrected over its pairs (Holm). Otherwise it is undecided.{looks}{by_loss} Nothing is "
+        f"corrected over orderings."
     )
 
 

@@ -21,6 +21,7 @@ from causalfusion_platform.launch.reproduction.figures import draw_more
 from causalfusion_platform.launch.reproduction.rows import Reproduction, reproduction_of, trial_name
 from causalfusion_platform.launch.runs.folder import RunFolder
 from causalfusion_platform.launch.runs.state import RunState
+from causalfusion_platform.report import figures as report_figures
 from causalfusion_platform.tracking.journal import Journal, StepReport
 
 IMAGES = 6400
@@ -84,7 +85,7 @@ def test_figure_4(figure4: Reproduction, tmp_path: Path, monkeypatch: pytest.Mon
         assert title == "Held-out loss of each of 8 AR steps"
         draw(losses, title=title, path=path)
 
-    draw = figures.row_loss_figure
+    draw = report_figures.row_loss_figure
     monkeypatch.setattr(figures, "row_loss_figure", row_loss_figure)
     images = np.full((10, 8, 8, 1), 60, np.uint8)
     first = {("s-1", "S_eval = S_train", 1): images, ("random", "S_eval = S_train", 1): images}

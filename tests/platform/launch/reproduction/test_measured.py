@@ -213,7 +213,7 @@ def test_classes_are_drawn_at_the_place_of_each_column(
     found, row, run = of_a_tiny_model("table3a", "gamma-0.9", random_model, "model=tiny")
     measurer = RowMeasurer(found, LocalGenerator())
     assert len(measurer.measure(row, 0, run)) == first_pixel.count == 4
-    expected = {}
+    expected: dict[tuple[str, str, int], object] = {}
     for steps in (1, 2, 4, 8):
         expected["gamma-0.9", f"S = {steps}", 0] = first_pixel_at(found, run, num_ar_steps=steps)
         mean = float(np.mean(held_out_loss(found, run, steps)))  # of AR steps of equal size
@@ -245,6 +245,25 @@ def test_figure_4_has_the_loss_of_the_rows_own_steps_and_of_two_of_eight(
         ("s-4", "loss of the first of 8 AR steps", 0): pytest.approx(first, rel=1e-6),
         ("s-4", "loss of the last of 8 AR steps", 0): pytest.approx(last, rel=1e-6),
     }
+
+
+def test_a_column_may_name_the_order_of_sampling(
+    own_folder: Path, random_model: CausalFusion, first_pixel: FirstPixel
+) -> None:
+    """Question 3 samples a model in four orders, whichever its own is."""
+    found, row, run = of_a_tiny_model("question3", "raster", random_model, "model=tiny")
+    measurer = RowMeasurer(found, LocalGenerator())
+    assert len(measurer.measure(row, 0, run)) == first_pixel.count == 4
+    orders: dict[str, dict[str, Any]] = {
+        "raster": {"patch_order": "raster"},
+        "blocks of 4×4": {"patch_order": "blockwise", "order_block": 4},
+        "dilated": {"patch_order": "dilated", "order_block": 2},
+        "random": {"patch_order": "random"},
+    }
+    expected = {
+        ("raster", name, 0): first_pixel_at(found, run, num_ar_steps=8, **order) for name, order in orders.items()
+    }
+    assert measurer.found().values == expected
 
 
 def test_a_dit_has_the_loss_of_one_ar_step(own_folder: Path, first_pixel: FirstPixel) -> None:

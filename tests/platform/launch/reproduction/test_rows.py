@@ -63,6 +63,18 @@ def test_a_finished_row_stands_for_another_whichever_is_asked_for(
     assert {found.run_dir(row, 0) for row in found.rows} == {folder}
 
 
+def test_a_question_about_sampling_trains_nothing_after_its_table(own_folder: Path) -> None:
+    """Its rows are one training, which Table 3c's λ = 2 stands for."""
+    assert trained(reproduction_of("question1", "mnist", seeds=[0, 1])) == ["s1-t32.seed-0", "s1-t32.seed-1"]
+    before = reproduction_of("table3c", "mnist", rows=["lambda-2"], seeds=[0])
+    folder = before.folder / "lambda-2.seed-0"
+    finish(folder, before.experiments[folder.name])
+    for question in ("question1", "question2"):
+        found = reproduction_of(question, "mnist", seeds=[0])
+        assert trained(found) == []
+        assert {found.run_dir(row, 0) for row in found.rows} == {folder}
+
+
 def test_a_finished_run_is_taken_before_one_that_was_begun(own_folder: Path) -> None:
     first = reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0])
     other = reproduction_of("table3b", "mnist", rows=["random"], seeds=[0])
@@ -241,14 +253,16 @@ def test_one_classifier_measures_all_rows(parts: dict[str, list[str]]) -> None:
         check_measurable(dataclasses.replace(table, experiments=mixed))
 
 
-def test_the_way_out_names_the_data_of_the_table(parts: dict[str, list[str]]) -> None:
-    for table, scale, part, folder in (
-        ("table3a", "mnist", "bundled", "shards/mnist"),
-        ("table6b", "digits", "own", "shards/digits"),
-    ):
-        with pytest.raises(UserError) as caught:
-            check_measurable(reproduction_of(table, scale, overrides=parts[part]))
-        assert str(caught.value).endswith(f"or train all on one data set: data.path={folder}")
+@pytest.mark.parametrize(
+    ("table", "scale", "part", "folder"),
+    [("table3a", "mnist", "bundled", "shards/mnist"), ("table6b", "digits", "own", "shards/digits")],
+)
+def test_the_way_out_names_the_data_of_the_table(
+    parts: dict[str, list[str]], table: str, scale: Scale, part: str, folder: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check_measurable(reproduction_of(table, scale, overrides=parts[part]))
+    assert str(caught.value).endswith(f"or train all on one data set: data.path={folder}")
 
 
 def test_a_loss_needs_images_that_no_training_sees(parts: dict[str, list[str]]) -> None:
@@ -290,13 +304,15 @@ def test_a_table_that_plans_no_further_seeds(
     )
 
 
-def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
-    for table, scale, known in (("table3a", "digits", "paper, mnist"), ("table6b", "mnist", "paper, digits")):
-        with pytest.raises(UserError, match=f"has no rows at scale {scale}; scales: {known}"):
-            reproduction_of(table, scale)
+@pytest.mark.parametrize(
+    ("table", "scale", "known"), [("table3a", "digits", "paper, mnist"), ("table6b", "mnist", "paper, digits")]
+)
+def test_a_scale_that_a_table_lacks(own_folder: Path, table: str, scale: Scale, known: str) -> None:
+    with pytest.raises(UserError, match=f"has no rows at scale {scale}; scales: {known}"):
+        reproduction_of(table, scale)
 
 
-def test_labels_at_a_smaller_scale(own_folder: Path) -> None:
-    for scale, label in (("mnist", "64"), ("paper", "256")):
-        found = reproduction_of("table2", scale, rows=["s-256", "random"], extractor="inception:x")
-        assert [found.label(row) for row in found.rows] == [label, "random"]
+@pytest.mark.parametrize(("scale", "label"), [("mnist", "64"), ("paper", "256")])
+def test_labels_at_a_smaller_scale(own_folder: Path, scale: Scale, label: str) -> None:
+    found = reproduction_of("table2", scale, rows=["s-256", "random"], extractor="inception:x")
+    assert [found.label(row) for row in found.rows] == [label, "random"]

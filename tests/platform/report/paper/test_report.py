@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats
-from tests.platform.report.made_tables import AROUND, gammas, like_the_paper, losses, report_of, systems
+from tests.platform.report.made_tables import (
+    AROUND,
+    by_the_loss,
+    gammas,
+    like_the_paper,
+    losses,
+    noisy,
+    report_of,
+    systems,
+)
 
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.paper_table import (
@@ -33,8 +41,6 @@ from causalfusion_platform.report.paper.words import (
     noise,
     orderings,
 )
-
-Value = Callable[[str, Column, float | None, int], float | None]
 
 
 def test_values_stand_where_they_were_measured() -> None:
@@ -127,22 +133,6 @@ def test_a_row_that_is_another_on_digits_names_both(label: str, small_label: str
 
 
 # The denoising loss, and two looks
-
-
-def noisy(file: str, column: Column, printed: float | None, seed: int) -> float:
-    """Return values with a large spread over seeds, other ones for each row and column."""
-    generator = np.random.default_rng([ord(sign) for sign in f"{file}{column.name}{seed}"])
-    return float(20 + 3 * generator.standard_normal())
-
-
-def by_the_loss(distance: float, loss: float) -> Value:
-    """Return values of three seeds whose second and third row gain so much over the first, the noise below 0.3."""
-
-    def value(file: str, column: Column, printed: float | None, seed: int) -> float:
-        gain = loss if column.metric == "denoising_loss" else distance
-        return 20 + (noisy(file, column, printed, seed) - 20) / 100 - (0 if file == "g10" else gain)
-
-    return value
 
 
 def test_a_claim_about_samples_is_decided_by_the_loss_too() -> None:

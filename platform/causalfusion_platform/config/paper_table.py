@@ -315,11 +315,11 @@ class PaperTable(Section):
 
         Rows that are each sampled with an S of their own have different tasks, whose losses do not rank them.
         """
-        if column.ar_steps is None:
+        if column.ar_steps is None or column.guidance_scale is not None or column.patch_order is not None:
             return None
         for other in self.columns:
-            place = (other.ar_steps, other.ar_step, other.guidance_scale, other.rows)
-            if other.metric == "denoising_loss" and place == (column.ar_steps, None, None, column.rows):
+            place = (other.ar_steps, other.ar_step, other.rows)
+            if other.metric == "denoising_loss" and place == (column.ar_steps, None, column.rows):
                 return other.name
         return None
 

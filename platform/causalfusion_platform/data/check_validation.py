@@ -9,6 +9,8 @@ from ..config.commands import command
 from ..config.errors import UserError
 from ..config.schema import Experiment
 from .manifest import Manifest
+from .mnist import KIND as MNIST
+from .mnist import folder_of_both
 from .overlap import Overlap, ShardsOf, shared_latents, shared_rows
 from .split_digits import digits_command, source_of
 from .validate import CheckedShards, open_shards
@@ -77,6 +79,8 @@ def _check_split(found: CheckedShards) -> None:
     marked = "of version 2, which records no split and counts as train" if manifest.version == 2 else "marked train"
     if source_of(manifest) is not None:
         remedy = f"write both parts anew: {digits_command(found.folder, manifest)}"
+    elif manifest.source.kind == MNIST:
+        remedy = f"write both parts anew: {command('data', 'mnist', folder_of_both(found.folder, manifest))}"
     else:
         remedy = "mark them by the command that encoded them, with --split val: finished shards are kept"
     raise UserError(f"the shards in {found.folder} are {marked}\n  name shards of val or test, or {remedy}")

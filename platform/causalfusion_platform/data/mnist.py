@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config.errors import UserError
 from .layout import manifest_path
 from .manifest import AutoencoderId, Description, Manifest, SourceId, Split
 from .shards import Rows, check_replaceable, write_shards
@@ -88,13 +89,19 @@ def write_mnist(folder: Path) -> MnistParts:
 
 
 def ensure_mnist(folder: Path) -> Manifest:
-    """Return the manifest of `folder`. Write both parts first if one of them is missing.
+    """Return the manifest of `folder`. Write both parts first if one of them is missing or of an older version.
+
+    Shards of other data may be any.
 
     Raises:
-        UserError: the folder holds shards of another version of the platform, or other files.
+        UserError: the folder holds anything else.
     """
+    check_replaceable(folder)
     if manifest_path(folder).is_file():
-        manifest = Manifest.read(folder)
+        try:
+            manifest = Manifest.read(folder)
+        except UserError:
+            return write_mnist(folder).train
         if manifest.source.kind != KIND or manifest_path(validation_folder(folder)).is_file():
             return manifest
     return write_mnist(folder).train

@@ -89,7 +89,7 @@ MNIST_RECIPE: dict[str, Any] = {
     "optim.base_lr": 4.8e-2,
     "optim.warmup_images": 6400,
     "optim.ema_decay": 0.99875,
-    "train.images": 96_000,
+    "train.images": 80_000,
     "train.global_batch_size": 16,
     "sampling.num_inference_steps": 25,
 }

@@ -14,13 +14,16 @@ import torch
 from causalfusion import Model, load_weights
 from causalfusion.analysis import validation_loss
 from causalfusion.factorization.steps import equal_step_sizes
+from causalfusion.weights.folder import WEIGHTS_FILE
 
 from ...checkpoint.find import find_weights
 from ...config.errors import UserError
 from ...config.paper_table import Column
 from ...config.schema import Experiment
 from ...data.check_validation import check_held_out
+from ...data.prepare import is_written_later
 from ...data.read import read_all
+from ...data.split_digits import validation_folder
 from ...data.validate import CheckedShards, open_shards
 from ...storage.atomic import write_atomically
 from ...storage.json_file import read_object
@@ -62,7 +65,7 @@ class HeldOut:
         """
         weights = find_weights(run.root).folder
         facts = {
-            "weights": weights.name,
+            "weights": _sha256(weights / WEIGHTS_FILE),
             "data": self.checked.usable.digest,
             "draws": self.draws,
             "seed": seed,
@@ -99,14 +102,30 @@ def open_held_out(experiment: Experiment, draws: int, checked: CheckedShards | N
     Raises:
         UserError: the row names none, or they do not fit its training data, or training has seen them.
     """
-    folder = experiment.data.validation
-    if folder is None:
+    folder = named_held_out(experiment)
+    shards = open_shards(experiment.data.path, known=checked)
+    return HeldOut(folder, check_held_out(experiment, shards, folder, "data.validation"), draws)
+
+
+def named_held_out(experiment: Experiment) -> Path:
+    """Return the folder of the held-out images of a row, which may still have to be written.
+
+    Raises:
+        UserError: the row names none, or one that the data of training will not be written with.
+    """
+    data = experiment.data
+    if data.validation is None:
         raise UserError(
             "the table measures the denoising loss on images that no training sees, but data.validation is null\n"
             "  name their shards, with those of training: data.path=FOLDER data.validation=FOLDER"
         )
-    shards = open_shards(experiment.data.path, known=checked)
-    return HeldOut(folder, check_held_out(experiment, shards, folder, "data.validation"), draws)
+    beside = validation_folder(data.path)
+    if is_written_later(data) and data.validation != beside:
+        raise UserError(
+            f"data.prepare={data.prepare} writes the images that no training sees to {beside}, but data.validation "
+            f"is {data.validation}\n  name both: data.path={data.path} data.validation={beside}"
+        )
+    return data.validation
 
 
 def loss_at(losses: Iterable[float], column: Column, num_tokens: int) -> float:
@@ -122,6 +141,11 @@ def loss_at(losses: Iterable[float], column: Column, num_tokens: int) -> float:
         return steps[column.ar_step - 1]
     sizes = equal_step_sizes(num_tokens, len(steps))
     return sum(loss * size for loss, size in zip(steps, sizes, strict=True)) / num_tokens
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, facts: dict[str, object]) -> list[float] | None:

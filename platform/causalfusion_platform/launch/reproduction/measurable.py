@@ -18,7 +18,7 @@ from ...evaluation.open import open_extractor
 from ...evaluation.reference import check_size, size_in
 from ...sampling.prompts_file import read_captions
 from ..evaluating.measuring import is_classifier
-from .held_out import LOSS, open_held_out
+from .held_out import LOSS, named_held_out, open_held_out
 from .rows import Reproduction, trial_name
 
 
@@ -127,7 +127,9 @@ def _check_held_out(reproduction: Reproduction) -> None:
     for row in reproduction.rows:
         experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
         data = experiment.data
-        if (data.path, data.validation) not in seen and not is_written_later(data):
+        if is_written_later(data):
+            named_held_out(experiment)
+        elif (data.path, data.validation) not in seen:
             open_held_out(experiment, reproduction.plan.validation_draws)
         seen.add((data.path, data.validation))
 

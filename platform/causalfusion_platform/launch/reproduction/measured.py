@@ -76,7 +76,7 @@ class RowMeasurer:
         self._opened: dict[tuple[str | None, Path], Measuring] = {}
         self._spaces: dict[str, dict[str, list[str]]] = {}
         """Metric → space → rows."""
-        self._held_out: dict[Path | None, HeldOut] = {}
+        self._held_out: dict[tuple[Path, Path | None], HeldOut] = {}
 
     def measure(self, row: Row, seed: int, run: RunFolder) -> list[Evaluated]:
         """Measure a finished run, and return the measured sets of samples.
@@ -157,13 +157,11 @@ class RowMeasurer:
 
     def _open_held_out(self, experiment: Experiment) -> HeldOut:
         data = experiment.data
-        if data.validation not in self._held_out:
-            self._held_out[data.validation] = open_held_out(
-                experiment,
-                self.reproduction.plan.validation_draws,
-                self.reproduction.job.checked.get(data.path),
-            )
-        return self._held_out[data.validation]
+        folders = data.path, data.validation
+        if folders not in self._held_out:
+            checked = self.reproduction.job.checked.get(data.path)
+            self._held_out[folders] = open_held_out(experiment, self.reproduction.plan.validation_draws, checked)
+        return self._held_out[folders]
 
     def _draw_prompts(self, row: Row, seed: int, run: RunFolder, experiment: Experiment) -> list[Evaluated]:
         """Measure one sample of each prompt at the run's guidance scales. The one of the lowest distance counts."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...config.paper_table import HIGHER_IS_BETTER, Column, Metric
 from ..numbers import count, duration, significant
-from .report import ClaimResult, PaperReport, confidence_of
+from .report import PRINTED_ORDER, ClaimResult, PaperReport, confidence_of
 from .statistics import VERDICTS, spread
 
 # Fréchet distances of fewer samples than the paper's 10,000 are visibly too large.
@@ -182,7 +182,8 @@ def claim_text(claim: ClaimResult) -> str:
     """Return an ordering and how its pairs came out. Renderings put its verdict before it."""
     counts = [f"{verdict} {claim.count(verdict)}" for verdict in VERDICTS if claim.count(verdict)]
     tau = "" if claim.tau is None else f"; Kendall's τ-b {claim.tau:.2f} over {claim.rows} rows"
-    whose, origin = (" (our claim, not the paper's)", "claimed") if claim.ours else ("", "printed")
+    whose = " (our claim, not the paper's)" if claim.ours else ""
+    origin = "printed" if claim.says == PRINTED_ORDER else "claimed"
     return (
         f"{claim.column}: {claim.says}{whose}; {claim.as_printed} of {count(len(claim.pairs), 'pair')} as {origin} "
         f"({', '.join(counts)}){tau}"

@@ -269,7 +269,7 @@ def test_a_terminal_of_80_columns_shows_every_value(table: PaperTable) -> None:
 
 def test_a_terminal_shows_verdicts_and_what_is_missing() -> None:
     text = " ".join(shown(report_of(gammas(), without=[("g08", 2)])).split())
-    assert "holds S = 1: γ < 1 is better; 2 of 2 pairs as printed (holds 2)" in text
+    assert "holds S = 1: γ < 1 is better; 2 of 2 pairs as claimed (holds 2)" in text
     assert "Missing: γ 0.8: seed 2." in text
     assert "To run what is missing: causalfusion reproduce gammas --scale digits" in text
     assert "hardware 2 cores" in text

@@ -326,7 +326,7 @@ def test_the_limits() -> None:
     assert any(text.startswith("One seed") for text in caveats(one))
     assert {claim.verdict for claim in orderings(one)} == {"undecided"}
     assert "one seed" in key(one)
-    assert "2 of 2 pairs as printed (undecided 2)" in claim_text(one.claims[0])
+    assert "2 of 2 pairs as claimed (undecided 2)" in claim_text(one.claims[0])
     paper = build_report(gammas(seeds=range(5)), "paper", {}, {}, AROUND)
     assert caveats(paper) == []
     assert key(paper).startswith("Paper: FID-10k. Ours: fid; mean")

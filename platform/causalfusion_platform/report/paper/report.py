@@ -41,7 +41,7 @@ class Circumstances:
     """Facts about a report that a reader needs beside its numbers."""
 
     command: str
-    """The command that runs all that is missing, such as `causalfusion reproduce table3a --scale digits`."""
+    """The command that runs all that is missing, such as `causalfusion reproduce table3a --scale mnist`."""
     hardware: str
     """Machines of the runs."""
     generated_at: str

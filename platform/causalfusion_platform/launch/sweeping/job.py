@@ -19,6 +19,9 @@ from .population import member_of, newest_of
 from .search import check_metrics, check_secrets, measuring, optuna_trial, studied_points
 from .trials import Trial, sweep_of, trials_of
 
+MEASURED_ANEW = ("sampling", "evaluation")
+"""Settings of finished runs that may have changed: a reproduction measures anew, with the present ones."""
+
 
 @dataclass
 class SweepJob:
@@ -54,6 +57,14 @@ class SweepJob:
     def experiment(self) -> Experiment:
         """The sweep's experiment."""
         return self.composed.experiment
+
+    def check_folder(self, folder: RunFolder) -> None:
+        """Check that the sweep is continued with the settings that it was started with.
+
+        Raises:
+            UserError: others have changed than those that are measured anew.
+        """
+        folder.check_config(self.experiment, MEASURED_ANEW if self.measured_anew else (), anew=self.anew)
 
     @property
     def chosen_on_the_way(self) -> bool:
@@ -97,8 +108,7 @@ def finished_trials(job: SweepJob) -> Iterator[tuple[Trial, dict[str, Any]]]:
         if not run.finished:
             continue
         if not job.chosen_on_the_way and job.sweep.population is None and trial.name not in job.elsewhere:
-            # The settings of sampling may have changed: a reproduction measures anew, with the present ones.
-            run.check_config(trial.experiment, ("sampling", "evaluation"), anew=job.anew)
+            run.check_config(trial.experiment, MEASURED_ANEW, anew=job.anew)
         summary = run.read_summary()
         _check_numbers(run, summary, job.sweep.targets)
         yield trial, summary

@@ -50,7 +50,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     check_owner(folder)
     turn = Turn(folder.refuse_if_under_way, lock_seconds(experiment))
     turn.wait()
-    folder.check_config(experiment, anew=job.anew)
+    job.check_folder(folder)
     shards = check_inputs(experiment)
     scores = open_task(experiment).scores_on(shards.manifest)
     absent = [target for target in job.sweep.targets if target not in {*scores, *SPEEDS}]
@@ -71,7 +71,7 @@ def run_sweep(job: SweepJob, display: SweepDisplay) -> SweepResult:
     # Ray is started after the checks, and signals are handled after that: Ray has a handler of its own.
     with folder.lock(turn=turn), ExitStack() as started:
         check_owner(folder)
-        folder.check_config(experiment, anew=job.anew)  # another launch may have come before the lock
+        job.check_folder(folder)  # another launch may have come before the lock
         done = [TrialEnd.finished(trial.name, trial.values, summary) for trial, summary in finished_trials(job)]
         job.checked = {experiment.data.path: shards} | _check_others(job, [end.name for end in done])
         done = check_comparable(job, done)

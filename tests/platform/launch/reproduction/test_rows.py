@@ -316,3 +316,22 @@ def test_a_scale_that_a_table_lacks(own_folder: Path, table: str, scale: Scale, 
 def test_labels_at_a_smaller_scale(own_folder: Path, scale: Scale, label: str) -> None:
     found = reproduction_of("table2", scale, rows=["s-256", "random"], extractor="inception:x")
     assert [found.label(row) for row in found.rows] == [label, "random"]
+
+
+def test_a_table_goes_on_with_other_sampling(own_folder: Path) -> None:
+    """Its samples are drawn anew. Other settings than those of sampling begin another table."""
+    first = reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0])
+    finish(first.folder, first.job.experiment)
+    folder = RunFolder(first.folder)
+    guided = reproduction_of(
+        "table3a", "mnist", rows=["gamma-0.9"], seeds=[0], overrides=["sampling.guidance_scale=4.0"]
+    )
+    guided.job.check_folder(folder)
+    longer = reproduction_of("table3a", "mnist", rows=["gamma-0.9"], seeds=[0], overrides=["train.images=160000"])
+    with pytest.raises(UserError, match=r"train\.images: was 80000, now 160000") as caught:
+        longer.job.check_folder(folder)
+    assert "runs=FOLDER" in str(caught.value)
+    with pytest.raises(
+        UserError, match=r"sampling\.guidance_scale: was 2\.5, now 4\.0"
+    ):  # a plain sweep keeps its scores
+        dataclasses.replace(guided.job, measured_anew=False).check_folder(folder)

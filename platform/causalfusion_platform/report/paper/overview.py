@@ -46,7 +46,7 @@ def read_reports(folder: Path) -> list[Report]:
 def render_overview(reports: Sequence[Report]) -> str:
     """Return the page as Markdown. Reports are linked as folders beside it."""
     tables = [(report, _claims_of(report)) for report in reports]
-    paper = [pair for _, pairs in tables for pair in pairs if not pair[0]["ours"]]
+    paper = [pair for _, pairs in tables for pair in pairs if not pair[0].get("ours")]
     return render(
         "overview.md",
         tables=[(report, _grid(report, pairs)) for report, pairs in tables if pairs],
@@ -81,7 +81,7 @@ def _grid(report: Report, claims: Sequence[tuple[Report, Report | None]]) -> Gri
         ["claim", "paper", "ours", "verdict", "by held-out loss"],
         [
             [
-                f"{claim['column']}: {claim['says']}" + (" (ours)" if claim["ours"] else ""),
+                f"{claim['column']}: {claim['says']}" + (" (ours)" if claim.get("ours") else ""),
                 _printed(report, claim),
                 _measured(claim),
                 _bold(claim["verdict"]),
@@ -119,5 +119,5 @@ def _printed_gains(report: Report, claim: Report) -> Iterator[float | None]:
     values = {row["file"]: row["values"] for row in report["rows"]}
     for pair in claim["pairs"]:
         better = values[pair["better"]][claim["column"]]["printed"]
-        worse = values[pair["worse"]][claim["over"] or claim["column"]]["printed"]
+        worse = values[pair["worse"]][claim.get("over") or claim["column"]]["printed"]
         yield None if better is None or worse is None else sign * (better - worse)

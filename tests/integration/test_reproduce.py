@@ -121,11 +121,11 @@ def test_a_table_is_trained_measured_and_reported(home: Path, ray_cluster: None,
     places = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert [(place["S"], place["T"]) for place in places] == [(1, "4"), (1, "6"), (2, "4"), (2, "6")]
     assert "fd_data_cnn" in (run_dir / "evaluation" / "table.md").read_text()
-    width, height = Image.open(run_dir / "evaluation" / "plane-cfg1.0.png").size
+    width, height = Image.open(run_dir / "evaluation" / "plane-cfg2.5.png").size
     assert width > 2 * 5 * 40  # two blocks of five tiles side by side
     assert height > 2 * 2 * 40
     page = client.search_runs([parent.info.experiment_id], "tags.row = 'random' and tags.seed = '0'")[0]
-    assert page.data.metrics["eval/fd_data_cnn/S2-T6-cfg1.0"] == places[-1]["fd_data_cnn"]
+    assert page.data.metrics["eval/fd_data_cnn/S2-T6-cfg2.5"] == places[-1]["fd_data_cnn"]
     assert [
-        picture for picture in client.list_artifacts(page.info.run_id, "images") if "plane-cfg1.0" in picture.path
+        picture for picture in client.list_artifacts(page.info.run_id, "images") if "plane-cfg2.5" in picture.path
     ]

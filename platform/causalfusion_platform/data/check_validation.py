@@ -10,7 +10,7 @@ from ..config.errors import UserError
 from ..config.schema import Experiment
 from .manifest import Manifest
 from .mnist import KIND as MNIST
-from .mnist import folder_of_both
+from .mnist import mnist_command
 from .overlap import Overlap, ShardsOf, shared_latents, shared_rows
 from .split_digits import digits_command, source_of
 from .validate import CheckedShards, open_shards
@@ -80,7 +80,7 @@ def _check_split(found: CheckedShards) -> None:
     if source_of(manifest) is not None:
         remedy = f"write both parts anew: {digits_command(found.folder, manifest)}"
     elif manifest.source.kind == MNIST:
-        remedy = f"write both parts anew: {command('data', 'mnist', folder_of_both(found.folder, manifest))}"
+        remedy = f"write both parts anew: {mnist_command(found.folder, manifest)}"
     else:
         remedy = "mark them by the command that encoded them, with --split val: finished shards are kept"
     raise UserError(f"the shards in {found.folder} are {marked}\n  name shards of val or test, or {remedy}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config.commands import command
 from ..config.errors import UserError
 from .layout import manifest_path
 from .manifest import AutoencoderId, Description, Manifest, SourceId, Split
@@ -107,9 +108,9 @@ def ensure_mnist(folder: Path) -> Manifest:
     return write_mnist(folder).train
 
 
-def folder_of_both(folder: Path, manifest: Manifest) -> Path:
-    """Return the folder that `write_mnist` takes to write a part anew."""
-    return training_folder(folder) if manifest.split == "val" else folder
+def mnist_command(folder: Path, manifest: Manifest) -> str:
+    """Return the command that writes both parts anew, of which `folder` holds one."""
+    return command("data", "mnist", training_folder(folder) if manifest.split == "val" else folder)
 
 
 def location(part: Part) -> str:

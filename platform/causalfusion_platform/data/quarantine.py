@@ -10,7 +10,7 @@ from ..config.errors import UserError
 from ..storage.object_path import ObjectPath
 from .layout import names_in
 from .manifest import Manifest, Quarantined
-from .mnist import KIND, folder_of_both
+from .mnist import KIND, mnist_command
 from .scan import look_at_shard
 from .split_digits import digits_command
 
@@ -52,7 +52,7 @@ def restore_advice(folder: Path, manifest: Manifest) -> str:
     if manifest.source.kind == "bundled":
         return f"make them anew: {digits_command(folder, manifest)}"
     if manifest.source.kind == KIND:
-        return f"make them anew: {command('data', 'mnist', folder_of_both(folder, manifest))}"
+        return f"make them anew: {mnist_command(folder, manifest)}"
     return (
         f"make them anew: the same command as before, "
         f"{command('data', 'encode', manifest.source.location, folder)} …, makes the shards that are missing"

@@ -21,7 +21,7 @@ from causalfusion_platform.data import mnist as module
 from causalfusion_platform.data.check_validation import check_held_out
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
-from causalfusion_platform.data.mnist import MnistParts, ensure_mnist, folder_of_both, mnist, resized, write_mnist
+from causalfusion_platform.data.mnist import MnistParts, ensure_mnist, mnist, mnist_command, resized, write_mnist
 from causalfusion_platform.data.prepare import is_written_later, prepare_data
 from causalfusion_platform.data.quarantine import restore_advice
 from causalfusion_platform.data.split_digits import validation_folder
@@ -250,7 +250,7 @@ def test_they_are_prepared_once(own_folder: Path) -> None:
 def test_the_command_that_makes_them_anew(written: tuple[Path, MnistParts]) -> None:
     parts = written[1]
     for folder, manifest in (("mine", parts.train), ("mine-validation", parts.validation)):
-        assert folder_of_both(Path(folder), manifest) == Path("mine")
+        assert mnist_command(Path(folder), manifest) == "causalfusion data mnist mine"
         assert restore_advice(Path(folder), manifest) == "make them anew: causalfusion data mnist mine"
 
 

@@ -12,7 +12,7 @@ from ...data.read import Batch
 from ...report.figures import step_size_figure
 
 LOSS_ROWS = 2048
-"""Training rows whose loss is drawn: a part of a large data set is enough."""
+"""Rows whose loss is measured: a part of a large data set is enough."""
 _SPLITS_DRAWN = 2000
 # Orders, times and noises drawn for each image: one draw leaves the loss of few tokens noisy.
 _LOSS_DRAWS = 8
@@ -28,10 +28,15 @@ def draw_step_sizes(tokens: int, gammas: Iterable[float], seed: int, path: Path)
 
 
 def losses_by_step(
-    model: Model, data: Batch, diffusion: DiffusionConfig, ar_steps: Sequence[int], seed: int
+    model: Model,
+    data: Batch,
+    diffusion: DiffusionConfig,
+    ar_steps: Sequence[int],
+    seed: int,
+    draws: int = _LOSS_DRAWS,
 ) -> dict[int, list[float]]:
     """Return the mean squared error of each AR step by S, (S,) each (Figure 4c)."""
-    latents, labels = data.latents.repeat(_LOSS_DRAWS, 1, 1, 1), data.labels.repeat(_LOSS_DRAWS)
+    latents, labels = data.latents.repeat(draws, 1, 1, 1), data.labels.repeat(draws)
     return {
         steps: validation_loss(model, latents, labels, diffusion, num_ar_steps=steps, seed=seed).tolist()
         for steps in ar_steps

@@ -18,7 +18,7 @@ from ...tracking.journal import StepReport
 from ..evaluating.figure_four import draw_step_sizes
 from ..runs.folder import RunFolder
 from .both_directions import draw_both_directions
-from .held_out import LOSS, open_held_out
+from .held_out import LOSS, HeldOutSets
 from .rows import Reproduction, trial_name
 
 _GAMMAS = (1.0, 0.95, 0.9, 0.8)
@@ -39,11 +39,12 @@ def draw_more(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [*_samples(reproduction, first, folder), *_losses(reproduction, folder)]
+    held_out = HeldOutSets(reproduction)
     if (steps := _most_steps(reproduction)) > 1:
-        pictures += _losses_of_rows(reproduction, steps, folder)
+        pictures += _losses_of_rows(reproduction, held_out, steps, folder)
     match reproduction.plan.figure:
         case ArStepFigure():
-            pictures += [_step_sizes(reproduction, folder), *_losses_by_step(reproduction, folder)]
+            pictures += [_step_sizes(reproduction, folder), *_losses_by_step(reproduction, held_out, folder)]
         case TextImageFigure() as figure:
             pictures += draw_both_directions(reproduction, figure, folder)
     return pictures
@@ -111,7 +112,7 @@ def _step_sizes(reproduction: Reproduction, folder: Path) -> Picture:
     return Picture("ar_step_sizes", path.read_bytes(), caption)
 
 
-def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
+def _losses_by_step(reproduction: Reproduction, held_out: HeldOutSets, folder: Path) -> list[Picture]:
     """Draw the held-out loss of each AR step of the model trained with random S, mean over seeds (Figure 4c)."""
     by_seed: list[dict[int, list[float]]] = []
     for row, seed, run in reproduction.runs():
@@ -120,9 +121,9 @@ def _losses_by_step(reproduction: Reproduction, folder: Path) -> list[Picture]:
             continue
         if not run.finished or experiment.data.validation is None:
             continue
-        held_out = open_held_out(experiment, reproduction.plan.validation_draws)
+        opened = held_out.of(experiment)
         steps = [steps for steps in _AR_STEPS if steps <= experiment.model.num_tokens]
-        by_seed.append({each: held_out.losses(run, experiment, each) for each in steps})
+        by_seed.append({each: opened.losses(run, experiment, each) for each in steps})
     if not by_seed:
         return []
     losses = {steps: np.mean([one[steps] for one in by_seed], axis=0).tolist() for steps in by_seed[0]}
@@ -137,16 +138,15 @@ def _most_steps(reproduction: Reproduction) -> int:
     return max((column.ar_steps or 0 for column in columns if column.metric == LOSS), default=0)
 
 
-def _losses_of_rows(reproduction: Reproduction, steps: int, folder: Path) -> list[Picture]:
+def _losses_of_rows(reproduction: Reproduction, held_out: HeldOutSets, steps: int, folder: Path) -> list[Picture]:
     """Draw the held-out loss of each of S AR steps, a line for each row, mean over seeds."""
     by_row: dict[str, list[list[float]]] = {}
     for row, seed, run in reproduction.runs():
         experiment = reproduction.experiments.get(trial_name(row, seed))
         if experiment is None or not run.finished or experiment.model.architecture == "dit":
             continue
-        held_out = open_held_out(experiment, reproduction.plan.validation_draws)
         name = f"{reproduction.table.varied} {reproduction.label(row)}"
-        by_row.setdefault(name, []).append(held_out.losses(run, experiment, steps))
+        by_row.setdefault(name, []).append(held_out.of(experiment).losses(run, experiment, steps))
     if not by_row:
         return []
     means = {name: np.mean(found, axis=0).tolist() for name, found in by_row.items()}

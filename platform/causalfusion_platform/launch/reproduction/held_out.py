@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import torch
 
 from causalfusion import Model, load_weights
-from causalfusion.analysis import validation_loss
 from causalfusion.factorization.steps import equal_step_sizes
 from causalfusion.weights.folder import WEIGHTS_FILE
 
@@ -21,6 +19,7 @@ from ...config.errors import UserError
 from ...config.paper_table import Column
 from ...config.schema import Experiment
 from ...data.check_validation import check_held_out
+from ...data.manifest import sha256_of
 from ...data.prepare import is_written_later
 from ...data.read import read_all
 from ...data.split_digits import validation_folder
@@ -28,13 +27,11 @@ from ...data.validate import CheckedShards, open_shards
 from ...storage.atomic import write_atomically
 from ...storage.json_file import read_object
 from ...storage.run_layout import EVALUATION_FOLDER
+from ..evaluating.figure_four import LOSS_ROWS, losses_by_step
 from ..runs.folder import RunFolder
-
-logger = logging.getLogger(__name__)
+from .rows import Reproduction
 
 LOSS = "denoising_loss"
-MOST_ROWS = 2048
-"""Held-out images whose loss is measured: a part of a large set is enough."""
 DRAWS, OTHER_DRAWS = 1_000_000, 1_000_001
 """Seeds of the draws, beyond those of trainings. The other one is for the noise of the measure."""
 
@@ -50,7 +47,7 @@ class HeldOut:
     @property
     def origin(self) -> str:
         """Images and draws that the numbers are of, for the report."""
-        rows = min(self.checked.usable.rows, MOST_ROWS)
+        rows = min(self.checked.usable.rows, LOSS_ROWS)
         return (
             f"mean squared error of {rows} held-out images of data {self.checked.usable.digest[:12]}, {self.draws} "
             f"draws of each, the same for all rows and seeds"
@@ -65,7 +62,7 @@ class HeldOut:
         """
         weights = find_weights(run.root).folder
         facts = {
-            "weights": _sha256(weights / WEIGHTS_FILE),
+            "weights": sha256_of(weights / WEIGHTS_FILE),
             "data": self.checked.usable.digest,
             "draws": self.draws,
             "seed": seed,
@@ -83,12 +80,24 @@ class HeldOut:
         return found
 
     def _measure(self, model: Model, experiment: Experiment, num_ar_steps: int, seed: int) -> list[float]:
-        rows = read_all(self.folder, self.checked.usable, at_most=MOST_ROWS)
-        latents, labels = rows.latents.repeat(self.draws, 1, 1, 1), rows.labels.repeat(self.draws)
-        losses: list[float] = validation_loss(
-            model, latents, labels, experiment.diffusion, num_ar_steps=num_ar_steps, seed=seed
-        ).tolist()
-        return losses
+        rows = read_all(self.folder, self.checked.usable, at_most=LOSS_ROWS)
+        return losses_by_step(model, rows, experiment.diffusion, [num_ar_steps], seed, self.draws)[num_ar_steps]
+
+
+class HeldOutSets:
+    """Held-out images of the rows of a table. Rows of the same data share them, and they are checked once."""
+
+    def __init__(self, reproduction: Reproduction) -> None:
+        self._draws, self._checked = reproduction.plan.validation_draws, reproduction.job.checked
+        self._opened: dict[tuple[Path, Path | None], HeldOut] = {}
+
+    def of(self, experiment: Experiment) -> HeldOut:
+        """Open the held-out images of a row: see `open_held_out`."""
+        data = experiment.data
+        folders = data.path, data.validation
+        if folders not in self._opened:
+            self._opened[folders] = open_held_out(experiment, self._draws, self._checked.get(data.path))
+        return self._opened[folders]
 
 
 def open_held_out(experiment: Experiment, draws: int, checked: CheckedShards | None = None) -> HeldOut:
@@ -141,11 +150,6 @@ def loss_at(losses: Iterable[float], column: Column, num_tokens: int) -> float:
         return steps[column.ar_step - 1]
     sizes = equal_step_sizes(num_tokens, len(steps))
     return sum(loss * size for loss, size in zip(steps, sizes, strict=True)) / num_tokens
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, facts: dict[str, object]) -> list[float] | None:

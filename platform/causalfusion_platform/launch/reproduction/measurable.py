@@ -18,7 +18,7 @@ from ...evaluation.open import open_extractor
 from ...evaluation.reference import check_size, size_in
 from ...sampling.prompts_file import read_captions
 from ..evaluating.measuring import is_classifier
-from .held_out import LOSS, named_held_out, open_held_out
+from .held_out import LOSS, HeldOutSets, named_held_out
 from .rows import Reproduction, trial_name
 
 
@@ -123,15 +123,13 @@ def _check_held_out(reproduction: Reproduction) -> None:
     """
     if not any(column.metric == LOSS for column in reproduction.table.columns):
         return
-    seen = set()
+    sets = HeldOutSets(reproduction)
     for row in reproduction.rows:
         experiment = reproduction.experiments[trial_name(row, reproduction.plan.seeds[0])]
-        data = experiment.data
-        if is_written_later(data):
+        if is_written_later(experiment.data):
             named_held_out(experiment)
-        elif (data.path, data.validation) not in seen:
-            open_held_out(experiment, reproduction.plan.validation_draws)
-        seen.add((data.path, data.validation))
+        else:
+            sets.of(experiment)
 
 
 def _check_one_data_set(reproduction: Reproduction) -> None:

@@ -17,7 +17,7 @@ from ..evaluating.measuring import Measuring, open_measuring
 from ..generating.actors import Generators, RayGenerators
 from ..generating.request import GenerateRequest
 from ..runs.folder import RunFolder
-from .held_out import DRAWS, LOSS, OTHER_DRAWS, HeldOut, loss_at, open_held_out
+from .held_out import DRAWS, LOSS, OTHER_DRAWS, HeldOutSets, loss_at
 from .rows import Reproduction, trial_name
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class RowMeasurer:
         self._opened: dict[tuple[str | None, Path], Measuring] = {}
         self._spaces: dict[str, dict[str, list[str]]] = {}
         """Metric → space → rows."""
-        self._held_out: dict[tuple[Path, Path | None], HeldOut] = {}
+        self._held_out = HeldOutSets(reproduction)
 
     def measure(self, row: Row, seed: int, run: RunFolder) -> list[Evaluated]:
         """Measure a finished run, and return the measured sets of samples.
@@ -148,20 +148,12 @@ class RowMeasurer:
         for column in _of_losses(self.reproduction.table, row, experiment):
             self._found.values[row.file, column.name, seed] = self._losses(run, experiment, column)
             name = self.reproduction.plan.metrics[column.metric]
-            self._note(name, self._open_held_out(experiment).origin, row)
+            self._note(name, self._held_out.of(experiment).origin, row)
 
     def _losses(self, run: RunFolder, experiment: Experiment, column: Column, *, seed: int = DRAWS) -> float:
         steps = num_ar_steps(experiment.sampling) if column.ar_steps is None else column.ar_steps
-        found = self._open_held_out(experiment).losses(run, experiment, steps, seed=seed)
+        found = self._held_out.of(experiment).losses(run, experiment, steps, seed=seed)
         return loss_at(found, column, experiment.model.num_tokens)
-
-    def _open_held_out(self, experiment: Experiment) -> HeldOut:
-        data = experiment.data
-        folders = data.path, data.validation
-        if folders not in self._held_out:
-            checked = self.reproduction.job.checked.get(data.path)
-            self._held_out[folders] = open_held_out(experiment, self.reproduction.plan.validation_draws, checked)
-        return self._held_out[folders]
 
     def _draw_prompts(self, row: Row, seed: int, run: RunFolder, experiment: Experiment) -> list[Evaluated]:
         """Measure one sample of each prompt at the run's guidance scales. The one of the lowest distance counts."""

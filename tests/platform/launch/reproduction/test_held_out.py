@@ -136,7 +136,7 @@ def test_steps_of_unequal_size(tokens: int, steps: int) -> None:
 def test_the_first_images_of_a_large_folder(
     experiment: Experiment, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_out, "MOST_ROWS", 40)
+    monkeypatch.setattr(held_out, "LOSS_ROWS", 40)
     opened = open_held_out(experiment, DRAWS)
     latents, labels = (part[:40].repeat(DRAWS, *[1] * (part.ndim - 1)) for part in validation_digits())
     model = load_weights(run.root / "checkpoints/images-000000006400/weights", device="cpu")

@@ -47,8 +47,7 @@ def digits(
     """Write the bundled handwritten digits as latent shards (pixels as latents)."""
     from ..config.commands import command
     from ..config.errors import UserError
-    from ..data.caption_language import CELLS
-    from ..data.captioned_digits import cells_in, write_captioned_digits
+    from ..data.captioned_digits import write_captioned_digits
     from ..data.digits import write_digits
     from ..data.shards import check_replaceable, refuse_object_storage
     from ..data.split_digits import validation_folder, write_split_digits
@@ -66,13 +65,8 @@ def digits(
     train, validation = (write_captioned_digits if captions else write_split_digits)(out, seed=seed or 0)
     _print_written(out, train)
     _print_written(validation_folder(out), validation)
-    if not captions:
-        return
-    unseen = len(CELLS) - len(cells_in(out, train))
-    print(
-        f"five captions a row; {unseen} of {len(CELLS)} combinations of class, ink, slant and width are in no "
-        f"training row"
-    )
+    if captions:
+        _print_unseen(out, train)
 
 
 @data_app.command("mnist")
@@ -80,17 +74,32 @@ def mnist(
     out: Annotated[
         Path, typer.Argument(help="Folder of the 4,500 training rows. The other 500 go to OUT-validation.")
     ],
+    captions: Annotated[bool, typer.Option("--captions", help="Five captions a digit.")] = False,
 ) -> None:
     """Write 5,000 handwritten digits of MNIST as latent shards, 16×16 pixels as latents. Nothing is downloaded."""
+    from ..data.captioned_digits import write_captioned_mnist
     from ..data.mnist import write_mnist
     from ..data.shards import check_replaceable, refuse_object_storage
     from ..data.split_digits import validation_folder
 
     refuse_object_storage(out)
     check_replaceable(out)
-    train, validation = write_mnist(out)
+    train, validation = write_captioned_mnist(out) if captions else write_mnist(out)
     _print_written(out, train)
     _print_written(validation_folder(out), validation)
+    if captions:
+        _print_unseen(out, train)
+
+
+def _print_unseen(folder: Path, manifest: Manifest) -> None:
+    from ..data.caption_language import CELLS
+    from ..data.captioned_digits import cells_in
+
+    unseen = len(CELLS) - len(cells_in(folder, manifest))
+    print(
+        f"five captions a row; {unseen} of {len(CELLS)} combinations of class, ink, slant and width are in no "
+        f"training row"
+    )
 
 
 def _print_written(folder: Path, manifest: Manifest) -> None:

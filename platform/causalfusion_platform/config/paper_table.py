@@ -20,8 +20,8 @@ from .section import Section
 
 TABLE_FILE = "table.yaml"
 
-Scale = Literal["mnist", "digits", "paper"]
-"""Size of data, models and trainings. `mnist` and `digits` are for two CPU cores, `paper` is the paper's."""
+Scale = Literal["digits", "mnist", "paper"]
+"""Size of data, models and trainings. `digits` and `mnist` are for two CPU cores, `paper` is the paper's."""
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 Metric = Literal[

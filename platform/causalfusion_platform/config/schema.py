@@ -55,16 +55,21 @@ class SubsetConfig(Section):
     """Seed that decides which rows. Fewer rows of a class are a part of more."""
 
 
+Prepare = bool | Literal["split", "captions", "mnist", "mnist-captions"]
+"""Kind of data that is written before a run."""
+
+
 class DataConfig(Section):
     """Place of latent shards and settings of their streaming."""
 
     path: ShardsFolder = Path("shards/digits")
     """Folder of latent shards with a _manifest.json, on disk, or s3://BUCKET/PREFIX on object storage. Relative
     paths count from CAUSALFUSION_HOME. AWS's own variables name the store, such as AWS_ENDPOINT_URL."""
-    prepare: bool | Literal["split", "captions", "mnist"] = False
+    prepare: Prepare = False
     """Write the bundled handwritten digits to `path` first if it does not have a manifest yet. `split`: write 1,497
     of them to `path`, and the other 300 to the folder `path`-validation. `captions`: the same with captions.
-    `mnist`: 4,500 digits of MNIST to `path`, and 500 to the folder `path`-validation."""
+    `mnist`: 4,500 digits of MNIST to `path`, and 500 to the folder `path`-validation. `mnist-captions`: the same
+    with captions."""
     subset: SubsetConfig | None = None
     """Write some rows of other shards to `path` first if it does not have a manifest yet. `prepare` then writes the
     digits to `subset.of`."""
@@ -111,13 +116,11 @@ class DataConfig(Section):
 
     @field_validator("prepare", mode="wrap")
     @classmethod
-    def _one_message(
-        cls, value: Any, check: ValidatorFunctionWrapHandler
-    ) -> bool | Literal["split", "captions", "mnist"]:
+    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Prepare:
         try:
-            checked: bool | Literal["split", "captions", "mnist"] = check(value)
+            checked: Prepare = check(value)
         except ValidationError as error:
-            raise ValueError("must be true, false, split, captions or mnist") from error
+            raise ValueError("must be true, false, split, captions, mnist or mnist-captions") from error
         return checked
 
 

@@ -1,7 +1,9 @@
-"""Captions of the bundled digits, made of measured properties: 32 words, five templates, and a parser.
+"""Captions of handwritten digits, made of measured properties: 32 words, five templates, and a parser.
 
-Ink, slant and width are exact on any image, real or generated. Each is cut at the terciles of the 1,797 digits into
-three words. With the class they are the four properties that a caption names.
+Ink, slant and width are exact on any image, real or generated. Each is cut into three words at the terciles of a
+data set. Images of 8×8 pixels are those of the 1,797 bundled digits, and of 16×16 those of the 5,000 of MNIST. So a
+word is relative to its data set: digits of MNIST lean right, and those that `left` names stand or lean left. With
+the class they are the four properties that a caption names.
 """
 
 from __future__ import annotations
@@ -18,11 +20,6 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 """Word of each class."""
 INK, SLANT, WIDTH = ("light", "medium", "bold"), ("left", "upright", "right"), ("narrow", "regular", "wide")
 """Words of each measured property, in the order of its values."""
-INK_CUTS, SLANT_CUTS, WIDTH_CUTS = (0.2886, 0.3208), (-0.09267, 0.01165), (1.1973, 1.3242)
-"""Terciles of the 1,797 digits, each strictly between two of their values.
-
-Of ink, where many digits are equal, each is the value that parts them most nearly in thirds.
-"""
 TEMPLATES = (
     "a {ink} {width} {digit} {posture} {slant}",
     "the {width} {digit} is {ink} and {posture} {slant}",
@@ -34,7 +31,6 @@ TEMPLATES = (
 
 _POSTURE = {"left": "leaning", "upright": "standing", "right": "leaning"}
 _WORD = re.compile(r"[a-z]+")
-_SIDE = 8
 # Vertical variance in pixels² below which an image counts as one row, which has no slant.
 _ONE_ROW = 1e-9
 
@@ -48,6 +44,25 @@ class Properties(NamedTuple):
     """−μ11 / μ02: pixels to the right for each pixel upward. 0: ink in one row alone, or none."""
     width: Tensor
     """σx, the horizontal standard deviation of the ink in pixels. 0: ink in one column alone, or none."""
+
+
+class Cuts(NamedTuple):
+    """Where the values of each property part into three words."""
+
+    ink: tuple[float, float]
+    slant: tuple[float, float]
+    width: tuple[float, float]
+
+
+CUTS = {
+    8: Cuts(ink=(0.2886, 0.3208), slant=(-0.09267, 0.01165), width=(1.1973, 1.3242)),
+    16: Cuts(ink=(0.148913, 0.1991198), slant=(0.008577, 0.255639), width=(2.316524, 2.912861)),
+}
+"""Side of images in pixels → terciles of the bundled digits, or of MNIST's.
+
+Each is strictly between two values of the data set. Of ink, where many of the bundled digits are equal, each is the
+value that parts them most nearly in thirds.
+"""
 
 
 class PropertyWords(NamedTuple):
@@ -67,13 +82,14 @@ def properties(images: Tensor) -> Properties:
     """Measure ink, slant and width of images by their central second moments.
 
     Args:
-        images: (B, 1, 8, 8), floating in [−1, 1], or uint8. Numbers outside are clamped, and NaN counts as −1.
+        images: (B, 1, 8, 8) or (B, 1, 16, 16), floating in [−1, 1], or uint8. Numbers outside are clamped, and NaN
+            counts as −1.
 
     Raises:
         ValueError: images are of another type or shape.
     """
     ink = _ink(images)
-    places = torch.arange(_SIDE, dtype=torch.float64, device=ink.device)
+    places = torch.arange(ink.shape[-1], dtype=torch.float64, device=ink.device)
     total = ink.sum(dim=(1, 2))
     share = torch.where(total > 0, 1 / total, 0)[:, None, None] * ink
     rows, columns = share.sum(dim=2), share.sum(dim=1)
@@ -85,7 +101,7 @@ def properties(images: Tensor) -> Properties:
 
 
 def describe(images: Tensor, labels: Tensor) -> list[PropertyWords]:
-    """Return the words of images (B, 1, 8, 8), as `properties` takes them, of the classes `labels` (B,).
+    """Return the words of images, as `properties` takes them, of the classes `labels` (B,).
 
     Raises:
         ValueError: images are of another type or shape, or labels of another number or range.
@@ -94,12 +110,12 @@ def describe(images: Tensor, labels: Tensor) -> list[PropertyWords]:
         raise ValueError(f"one label for each of {len(images)} images is needed, got {tuple(labels.shape)}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(DIGITS):
         raise ValueError(f"labels must be 0…9, got {int(labels.min())}…{int(labels.max())}")
-    measured = properties(images)
+    measured, cuts = properties(images), CUTS[images.shape[-1]]
     columns = (
         [DIGITS[label] for label in labels.tolist()],
-        _words(measured.ink, INK, INK_CUTS),
-        _words(measured.slant, SLANT, SLANT_CUTS),
-        _words(measured.width, WIDTH, WIDTH_CUTS),
+        _words(measured.ink, INK, cuts.ink),
+        _words(measured.slant, SLANT, cuts.slant),
+        _words(measured.width, WIDTH, cuts.width),
     )
     return [PropertyWords(*words) for words in zip(*columns, strict=True)]
 
@@ -126,9 +142,10 @@ _CELLS = frozenset(CELLS)
 
 
 def _ink(images: Tensor) -> Tensor:
-    """Return the ink of images, (B, 8, 8) float64: 0 is white, 1 is black."""
-    if images.ndim != 4 or images.shape[1:] != (1, _SIDE, _SIDE):
-        raise ValueError(f"images (B, 1, {_SIDE}, {_SIDE}) are needed, got {tuple(images.shape)}")
+    """Return the ink of images, (B, side, side) float64: 0 is white, 1 is black."""
+    if images.ndim != 4 or images.shape[1:] not in [(1, side, side) for side in CUTS]:
+        sides = " or ".join(f"(B, 1, {side}, {side})" for side in CUTS)
+        raise ValueError(f"images {sides} are needed, got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
         return images[:, 0].double() / 255
     if not images.is_floating_point():

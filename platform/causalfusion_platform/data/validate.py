@@ -20,11 +20,14 @@ from ..storage.object_path import ObjectPath
 from ..storage.objects import NotThere
 from .fingerprints import Fingerprints, clashes
 from .manifest import Manifest, Shard, sha256_of
+from .mnist import KIND as MNIST
 from .read import LATENT
 from .shard_file import open_parquet, threads_for
 from .shards import manifest_schema
 
 _ARROW_SCHEMA = b"ARROW:schema"
+_DIGITS = {"bundled": "digits", MNIST: "mnist"}
+"""Kind of a source → command of `data` that writes it, with captions too."""
 
 
 class Stamp(NamedTuple):
@@ -196,8 +199,9 @@ def check_fields(manifest: Manifest, fields: Sequence[str], folder: Path, task: 
     missing = [name for name in fields if name not in known]
     if not missing:
         return
-    if missing == ["captions"] and manifest.source.kind == "bundled":
-        remedy = f"write the digits with captions: {command('data', 'digits', f'{folder}-captions', '--captions')}"
+    if missing == ["captions"] and manifest.source.kind in _DIGITS:
+        verb = _DIGITS[manifest.source.kind]
+        remedy = f"write the digits with captions: {command('data', verb, f'{folder}-captions', '--captions')}"
     elif missing == ["captions"]:
         remedy = "encode the images again with captions: causalfusion data encode --help"
     else:

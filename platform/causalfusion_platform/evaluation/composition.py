@@ -1,7 +1,7 @@
 """Composition: drawings of property cells that are in no training row, such as a bold narrow seven leaning left.
 
-The bundled digits have 270 cells. Their 1,497 training rows leave about 70 without any. Few validation images lie
-in these cells, so that they get prompts of their own.
+Digits have 270 cells. The 1,497 training rows of the bundled digits leave about 70 without any, and the 4,500 of
+MNIST 31. Few validation images lie in these cells, so that they get prompts of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def unseen_prompts(seen: Collection[PropertyWords]) -> list[str]:
 
 
 def unseen_scores(latents: Tensor, prompts: Sequence[str], classifier: Extractor) -> dict[str, float]:
-    """Score drawings (B, 1, 8, 8) in [−1, 1], one of each of `unseen_prompts`.
+    """Score drawings (B, 1, side, side) in [−1, 1], one of each of `unseen_prompts`.
 
     Returns:
         The scores of `drawing_scores`: `t2i_unseen_class`, `t2i_unseen_ink`, `t2i_unseen_slant` and

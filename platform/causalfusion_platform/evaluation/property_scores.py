@@ -64,7 +64,7 @@ def drawing_scores(
     """Score images that were generated from text by the words of their prompts.
 
     Args:
-        images: (B, 1, 8, 8), floating in [−1, 1], or uint8.
+        images: (B, 1, 8, 8) or (B, 1, 16, 16), floating in [−1, 1], or uint8.
         classes: (B,) classes that the data set's classifier assigns, as `classes_of` gives them.
         asked: the words of each prompt, as `parse` gives them. A property that is None is not scored.
         prefix: beginning of the scores' names.

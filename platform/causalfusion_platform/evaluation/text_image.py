@@ -16,7 +16,7 @@ from ..data.manifest import Manifest
 from ..data.pixels import to_pixels
 from .composition import UNSEEN, unseen_prompts, unseen_scores
 from .evaluate import SampleScorer
-from .extractors.classifier_extractor import DIGITS_SPACE
+from .extractors.classifier_extractor import SPACES
 from .metrics.caption_tokenizers import WordTokenizer
 from .metrics.cider import FEWEST_IMAGES, cider_d
 from .property_scores import NAMES, caption_scores, classes_of, drawing_scores
@@ -34,7 +34,7 @@ class ScoreNames(NamedTuple):
 class TextImageScores:
     """Scores of both directions on validation rows.
 
-    Any captions have CIDEr-D. The bundled digits also have exact scores: their captions name measured properties.
+    Any captions have CIDEr-D. Handwritten digits also have exact scores: their captions name measured properties.
     """
 
     def __init__(self, manifest: Manifest, folder: Path, validation: CaptionedRows, source: Manifest) -> None:
@@ -42,11 +42,11 @@ class TextImageScores:
         self.manifest, self.folder, self.validation, self.source = manifest, folder, validation, source
 
     @classmethod
-    def names(cls) -> ScoreNames:
-        """Return the names of the scores that runs can be ranked by."""
+    def names(cls, spaces: Sequence[str] = SPACES) -> ScoreNames:
+        """Return the names of the scores that runs can be ranked by, with distances in these feature spaces."""
         captions = [WordTokenizer().metric, *(f"caption_{name}" for name in (*_PROPERTIES, "all"))]
         samples = [f"{prefix}_{name}" for prefix in ("t2i", UNSEEN) for name in _PROPERTIES]
-        return ScoreNames(captions, [*samples, f"t2i_fd_{DIGITS_SPACE}"])
+        return ScoreNames(captions, [*samples, *(f"t2i_fd_{space}" for space in spaces)])
 
     def captions(self, texts: Sequence[str]) -> dict[str, float]:
         """Score captions of the first validation images."""

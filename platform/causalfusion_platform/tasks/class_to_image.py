@@ -22,7 +22,7 @@ from ..data.read import LATENT, Batch, to_batch
 from ..data.validate import CheckedShards, check_model_fits
 from ..evaluation.classifier.folder import open_classifier
 from ..evaluation.evaluate import SampleScorer, score_names
-from ..evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE, space_of
+from ..evaluation.extractors.classifier_extractor import SPACES, space_of
 from ..evaluation.identity import CLASSIFIER_KEY
 from ..report.numbers import significant
 from ..sampling.generate import Request, generate_together, labels_in_turn
@@ -157,7 +157,7 @@ class ClassToImage(GenerationTask):
         """Return the scores of the final samples on any data, with those of each S of `evaluation.ar_steps`."""
         if not self.experiment.evaluation.score:
             return []
-        return list(dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in self._scores_in(space)))
+        return list(dict.fromkeys(name for space in SPACES for name in self._scores_in(space)))
 
     def scores_on(self, manifest: Manifest) -> list[str]:
         """Return the scores where latents are pixels. Images of others need the autoencoder's decoder."""
@@ -171,7 +171,7 @@ class ClassToImage(GenerationTask):
         if summary.get("judge_accuracy") is not None:
             seen = f"{significant(summary['judge_accuracy'], 3)} on real images it has not seen"
             accuracy += f"; the classifier itself has {seen}"
-        name = next(name for space in (DIGITS_SPACE, DATA_SPACE) if (name := f"fd_{space}") in summary)
+        name = next(name for space in SPACES if (name := f"fd_{space}") in summary)
         real = summary.get(f"{name}_real")
         beside = "too few real images to compare with" if real is None else f"as many real images: {real:.2f}"
         return [("class accuracy", accuracy), (name, f"{summary[name]:.2f} ({beside})")]
@@ -189,7 +189,7 @@ class ClassToImage(GenerationTask):
 
     def scores_while_training(self) -> list[str]:
         """Return the scores of the grids' samples on any data."""
-        return list(dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in score_names(space)))
+        return list(dict.fromkeys(name for space in SPACES for name in score_names(space)))
 
     def _scores_in(self, space: str) -> list[str]:
         several = [f"{name}_s{s}" for s in self.experiment.evaluation.ar_steps for name in _for_ar_steps(space)]

@@ -84,21 +84,23 @@ PRINTED: dict[str, dict[str, tuple[float | None, ...]]] = {
 """Values of the columns that the paper has. It prints nothing in the other columns of a table, which are ours."""
 
 ON_DIGITS = ("table6a", "table6b", "figure5")
-"""Tables with captions and fine-tunes, whose small models are of scikit-learn's digits. Others are of MNIST."""
+"""Tables with captions and fine-tunes, whose smallest models are of scikit-learn's digits. All have larger ones."""
 
 PAPER_ONLY = {("table4", "xl-512")}
 """Rows without a twin at a smaller scale."""
 
-DIGITS_ONLY = {("table6a", "transfusion-paper-share"), ("table6a", "causalfusion-paper-share")}
+SMALL_ONLY = {("table6a", "transfusion-paper-share"), ("table6a", "causalfusion-paper-share")}
 """Rows that are ours: at paper scale every row has the paper's share."""
 
 
-def small_scale(table: str) -> Scale:
-    """Return the scale of a table for two CPU cores."""
-    return "digits" if table in ON_DIGITS else "mnist"
+def small_scales(table: str) -> tuple[Scale, ...]:
+    """Return the scales of a table for two CPU cores, the smallest first."""
+    return ("digits", "mnist") if table in ON_DIGITS else ("mnist",)
 
 
 def scales_of(table: str, row: str) -> tuple[Scale, ...]:
     """Return the scales that have a row."""
-    has = {"paper": (table, row) not in DIGITS_ONLY, small_scale(table): (table, row) not in PAPER_ONLY}
-    return tuple(scale for scale in SCALES if has.get(scale))
+    small = () if (table, row) in PAPER_ONLY else small_scales(table)
+    return tuple(
+        scale for scale in SCALES if scale in small or (scale == "paper" and (table, row) not in SMALL_ONLY)
+    )

@@ -171,6 +171,21 @@ DIGITS_TEXT: dict[str, Any] = (
 )
 """The same at digits scale."""
 
+MNIST_TEXT: dict[str, Any] = (
+    MNIST
+    | _TEXT
+    | {
+        "model.text.vocabulary": 384,
+        "model.text.max_tokens": 16,
+        "data.path": "shards/mnist-captions",
+        "data.prepare": "mnist-captions",
+        "data.validation": "shards/mnist-captions-validation",
+        "objective.text.share": 0.3,
+        "objective.text.weight": 0.1,
+    }
+)
+"""The same at MNIST scale."""
+
 _ONE_STEP: dict[str, Any] = {"objective.num_ar_steps": 1, "objective.ar_weight": 1.0}
 _TIME_TOKEN: dict[str, Any] = {"model.time_conditioning": "token"}
 _NO_QK_NORM: dict[str, Any] = {"model.qk_norm": False}
@@ -181,6 +196,13 @@ _NATIVE_PAPER: dict[str, Any] = _NATIVE | {"optim.eps": 1e-8, "train.global_batc
 _DIT: dict[str, Any] = {"model.architecture": "dit"}
 _X0: dict[str, Any] = {"diffusion.prediction": "x0"}
 _INTERVAL: dict[str, Any] = {"sampling.guidance_interval": [55, 353]}
+_MANY: dict[str, Any] = {"model.class_tokens": 16}
+_MODELS_6B: dict[str, dict[str, Any]] = {
+    "dit": _NATIVE | _DIT,
+    "causalfusion": _MANY,
+    "causalfusion-x0": _MANY | _X0,
+}
+"""Rows of Table 6b on two CPU cores."""
 _MNIST_SYSTEM: dict[str, Any] = {
     "model.class_tokens": 16,
     "model.position_embedding": "learnable",
@@ -252,23 +274,28 @@ def _mnist() -> Settings:
     ablations = _ablations(MNIST, _NATIVE, tokens=64, blocks=(4, 2), stride=2, class_tokens=(8, 16))
     h = _size(128, 4, 7)
     systems = {"table4/l": {}, "table4/xl": _size(128, 4, 5), "table5/h": h, "table5/h-interval": h | _INTERVAL}
-    return _from(MNIST, ablations) | _from(MNIST | _MNIST_SYSTEM, systems)
+    ablations |= {f"table6b/{row}": own for row, own in _MODELS_6B.items()}
+    texts = _from(MNIST_TEXT, _small_texts())
+    return _from(MNIST, ablations) | _from(MNIST | _MNIST_SYSTEM, systems) | texts
 
 
 def _digits() -> Settings:
-    many = {"model.class_tokens": 16}
-    models = {"dit": _NATIVE | _DIT, "causalfusion": many, "causalfusion-x0": many | _X0}
     # 300 digits are for validation
     part = {"data.path": "shards/digits-split", "data.prepare": "split", "train.images": 51_200}
-    texts = _texts()
-    share = {"objective.text.share": 0.1, "objective.text.weight": 0.01}
-    texts |= {f"{row}-paper-share": change | share for row, change in texts.items()}
-    texts["figure5/causalfusion"] = {}
-    return _from(DIGITS, {f"table6b/{row}": own | part for row, own in models.items()}) | _from(DIGITS_TEXT, texts)
+    models = {f"table6b/{row}": own | part for row, own in _MODELS_6B.items()}
+    return _from(DIGITS, models) | _from(DIGITS_TEXT, _small_texts())
 
 
 def _from(start: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Settings:
     return {row: (start, own) for row, own in rows.items()}
+
+
+def _small_texts() -> dict[str, dict[str, Any]]:
+    """Return the rows of Table 6a and of Figure 5 on two CPU cores."""
+    texts = _texts()
+    share = {"objective.text.share": 0.1, "objective.text.weight": 0.01}
+    texts |= {f"{row}-paper-share": change | share for row, change in texts.items()}
+    return texts | {"figure5/causalfusion": {}}
 
 
 def _texts() -> dict[str, dict[str, Any]]:

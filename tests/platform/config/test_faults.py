@@ -92,7 +92,10 @@ def test_every_fault_is_listed() -> None:
     [
         ("train.images=abc", ["train.images", "integer", "'abc'"]),
         ("train.images=1.5", ["train.images", "integer", "1.5"]),
-        ("data.prepare=maybe", ["data.prepare", "true, false, split, captions or mnist", "'maybe'"]),
+        (
+            "data.prepare=maybe",
+            ["data.prepare", "true, false, split, captions, mnist or mnist-captions", "'maybe'"],
+        ),
         ("train=3", ["train", "3"]),
         ("seed=null", ["seed", "integer", "None"]),
         ("objective.patch_order=spiral", ["objective.patch_order", "'blockwise'", "'raster'", "'spiral'"]),

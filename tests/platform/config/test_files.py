@@ -99,7 +99,7 @@ def test_every_key_is_explained() -> None:
         ("optim.betas", "list of number, ≥ 0, < 1", "[0.9, 0.95]"),
         ("train.zero_stage", "0 or 1 or 2 or 3 or null", "null"),
         ("data.posterior", "sample or mean", '"sample"'),
-        ("data.prepare", "true or false or split or captions or mnist", "false"),
+        ("data.prepare", "true or false or split or captions or mnist or mnist-captions", "false"),
         ("supervision.min_workers", "whole number, ≥ 1 or null", "null"),
         ("train.staging", "path or null", "null"),
         ("tracking.experiment", "text", '"causalfusion"'),

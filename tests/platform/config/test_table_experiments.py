@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tests.platform.config.paper_numbers import DIGITS_ONLY, ON_DIGITS, PRINTED, scales_of, small_scale
+from tests.platform.config.paper_numbers import ON_DIGITS, PRINTED, SMALL_ONLY, scales_of, small_scales
 from tests.platform.config.paper_settings import MNIST_SAMPLES, experiment
 from tests.platform.config.trees import SHIPPED
 
@@ -30,10 +30,12 @@ from causalfusion_platform.tasks import open_task
 TABLES = list(PRINTED)
 SYSTEMS = ("table4", "table5")
 """Tables of the paper's large models. They measure samples alone, and have one set of seeds."""
+_SMALL = [
+    f"finetune-{name}{ending}" for name in ("classify", "classify-10", "caption") for ending in ("", "-frozen")
+]
 RECIPES = {
-    "digits": [
-        f"finetune-{name}{ending}" for name in ("classify", "classify-10", "caption") for ending in ("", "-frozen")
-    ],
+    "digits": _SMALL,
+    "mnist": _SMALL,
     "paper": ["finetune-classify", "finetune-caption", "finetune-caption-mar"],
 }
 """Fine-tunes of Table 6b."""
@@ -97,8 +99,8 @@ def test_there_are_no_stray_files() -> None:
     assert found == expected
     named = {name for name in experiment_names() if name.startswith(("table", "figure"))}
     assert {f"{name}.yaml" for name in named} == {path for path in expected if not path.endswith(TABLE_FILE)}
-    bases = {"ablation.yaml", "system.yaml", "mnist.yaml", "digits.yaml", "text.yaml", "digits_text.yaml"}
-    assert {path.name for path in (SHIPPED / "base").iterdir()} == bases
+    bases = {"ablation", "system", "mnist", "digits", "text", "digits_text", "mnist_text"}
+    assert {path.name for path in (SHIPPED / "base").iterdir()} == {f"{base}.yaml" for base in bases}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -110,7 +112,7 @@ def test_a_table_has_the_papers_numbers(name: str) -> None:
     assert {row.printed[place] for row in table.rows for place in ours} <= {None}
     assert table.source.replace(" ", "").lower() == name
     assert table.title and table.varied and table.measured
-    assert (set(table.scales), table.smallest) == ({"paper", small_scale(name)}, small_scale(name))
+    assert (set(table.scales), table.smallest) == ({"paper", *small_scales(name)}, small_scales(name)[0])
     for scale in table.scales:
         there = [row for row in PRINTED[name] if scale in scales_of(name, row)]
         assert [row.file for row in table.rows_at(scale)] == there
@@ -178,27 +180,29 @@ def test_columns_of_table_6b() -> None:
     assert table.finetune_plan("caption", "paper").layers == (14, 21, 24)
     assert table.recipe("caption", table.rows[1], "paper") == "table6b/paper/finetune-caption"
     assert table.recipe("caption", table.rows[2], "paper") == "table6b/paper/finetune-caption-mar"
-    assert table.plan("digits").seeds == (0, 1, 2) and not table.plan("digits").finetunes
-    trained = {one.trained_as: one.rows for one in table.at("digits").columns if one.finetune}
     both = ("dit", "causalfusion")
     kinds = ("classify", "classify-10", "caption")
-    assert trained == {
-        **dict.fromkeys(kinds, ()),
-        **{f"{kind}-{ending}": both for kind in kinds for ending in ("frozen", "scratch")},
-    }
+    for scale in small_scales("table6b"):
+        assert table.plan(scale).seeds == (0, 1, 2) and not table.plan(scale).finetunes
+        trained = {one.trained_as: one.rows for one in table.at(scale).columns if one.finetune}
+        assert trained == {
+            **dict.fromkeys(kinds, ()),
+            **{f"{kind}-{ending}": both for kind in kinds for ending in ("frozen", "scratch")},
+        }
 
 
 def test_columns_of_table_6a() -> None:
-    """Two columns are the paper's. Words of captions and drawings are exact on digits alone."""
+    """Two columns are the paper's. Words of captions and drawings are exact on handwritten digits alone."""
     table = load_table("table6a")
     assert [column.metric for column in table.at("paper").columns] == ["fid", "cider"]
     assert [row.printed for row in table.at("paper").rows_at("paper")] == [(8.1, 34.5), (7.1, 47.9)]
-    assert len(table.at("digits").columns) == 12
     assert table.plan("paper").metrics == {"fid": "fid", "cider": "cider_d_words"}
     assert (table.plan("paper").samples, table.plan("paper").seeds) == (30_000, (0,))
-    assert table.plan("digits").seeds == (0, 1, 2)
-    task = open_task(experiment("digits", "table6a/causalfusion"))
-    assert {*table.plan("digits").metrics.values()} <= set(task.scores())
+    for scale in small_scales("table6a"):
+        assert len(table.at(scale).columns) == 12
+        assert table.plan(scale).seeds == (0, 1, 2)
+        task = open_task(experiment(scale, "table6a/causalfusion"))
+        assert {*table.plan(scale).metrics.values()} <= set(task.scores())
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name not in ON_DIGITS])
@@ -227,7 +231,7 @@ def test_what_a_table_is_measured_by(name: str) -> None:
 
 
 def test_figure_5_fits_its_models() -> None:
-    """Prompts have the words of the captions on digits, and are short enough for 35 tokens at paper scale."""
+    """Prompts have the words of the captions of digits, and are short enough for 35 tokens at paper scale."""
     table = load_table("figure5")
     for scale in table.scales:
         figure, of = table.plan(scale).figure, experiment(scale, "figure5/causalfusion")
@@ -235,7 +239,7 @@ def test_figure_5_fits_its_models() -> None:
         assert of.model.text is not None and of.data.validation is not None  # type: ignore[union-attr]
         assert {*table.plan(scale).metrics.values()} <= set(open_task(of).scores())
         assert len(set(figure.prompts)) == len(figure.prompts)
-        if scale == "digits":
+        if scale in small_scales("figure5"):
             assert all(parse(prompt) in CELLS and prompt in captions_of(parse(prompt)) for prompt in figure.prompts)
         else:
             assert all(len(prompt.split()) < 20 for prompt in figure.prompts)
@@ -272,7 +276,7 @@ def test_a_claim_holds_of_the_printed_numbers(subtests: pytest.Subtests) -> None
 
 def is_ours(table: PaperTable, claim: Claim) -> bool:
     """Return whether a claim is about rows or columns that the paper does not have."""
-    rows = any((table.name, row) in DIGITS_ONLY for row in (*claim.better, *claim.worse))
+    rows = any((table.name, row) in SMALL_ONLY for row in (*claim.better, *claim.worse))
     printed = {column.name for column in table.at("paper").columns}
     return rows or not {claim.column, claim.over or claim.column} <= printed
 
@@ -337,7 +341,7 @@ def test_table_7_claims_no_order() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_claims_can_be_tried_small(name: str) -> None:
     table = load_table(name)
-    assert table.claims_at(small_scale(name)) == table.claims
+    assert all(table.claims_at(scale) == table.claims for scale in small_scales(name))
 
 
 # Headers
@@ -353,15 +357,16 @@ def test_a_table_says_the_four_things(name: str) -> None:
     """Its cost at paper scale is the sum over its trainings."""
     said = header(SHIPPED / name / TABLE_FILE)
     assert set(said) == set(KEYS)
-    scale = small_scale(name)
-    assert said["command"] == f"causalfusion reproduce {name} --scale {scale}"
+    smallest, *_ = scales = small_scales(name)
+    assert said["command"] == f"causalfusion reproduce {name} --scale {smallest}"
     trainings = {}
     for row in (row for row in PRINTED[name] if "paper" in scales_of(name, row)):
         of = experiment("paper", f"{name}/{row}")
         trainings[repr((of.model, of.objective, of.diffusion, of.optim, of.train))] = row_flops(f"{name}/{row}")
     flops, hours = cost_of(sum(trainings.values()))
     assert f"paper: {flops}, {hours}" in said["cost"]
-    assert re.search(rf"{scale}: \d+ trainings?\b.*\d minutes\b.* on two cores", said["cost"])
+    for scale in scales:
+        assert re.search(rf"{scale}: \d+ trainings?\b.*\d minutes\b.* on two cores", said["cost"])
 
 
 def test_a_row_says_the_four_things(subtests: pytest.Subtests) -> None:

@@ -13,13 +13,11 @@ from torch import Tensor
 from causalfusion.text.tokenizer import train_bpe
 from causalfusion_platform.data.caption_language import (
     CELLS,
+    CUTS,
     DIGITS,
     INK,
-    INK_CUTS,
     SLANT,
-    SLANT_CUTS,
     WIDTH,
-    WIDTH_CUTS,
     PropertyWords,
     captions_of,
     describe,
@@ -27,6 +25,7 @@ from causalfusion_platform.data.caption_language import (
     properties,
 )
 from causalfusion_platform.data.digits import digits
+from causalfusion_platform.data.mnist import mnist
 from causalfusion_platform.data.pixels import to_pixels
 
 
@@ -45,7 +44,7 @@ def by_loop(ink: list[list[float]]) -> tuple[float, float, float]:
     def moment(p: int, q: int) -> float:
         return math.fsum((x - mean_x) ** p * (y - mean_y) ** q * value for y, x, value in pixels) / total
 
-    return total / 64, -moment(1, 1) / moment(0, 2), math.sqrt(moment(2, 0))
+    return total / len(pixels), -moment(1, 1) / moment(0, 2), math.sqrt(moment(2, 0))
 
 
 def drawn(*lines: str) -> Tensor:
@@ -57,10 +56,16 @@ def drawn(*lines: str) -> Tensor:
     return 2 * ink - 1
 
 
-def test_properties_equal_a_loop_over_pixels() -> None:
+@pytest.mark.parametrize("side", [8, 16])
+def test_properties_equal_a_loop_over_pixels(side: int) -> None:
     images, _ = load_digits(return_X_y=True)
-    noise = torch.rand(40, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ink = torch.cat([torch.from_numpy(images[::9].reshape(-1, 8, 8) / 16), noise])
+    real = (
+        torch.from_numpy(images[::9].reshape(-1, 8, 8) / 16)
+        if side == 8
+        else (torch.from_numpy(mnist().mean[::50, 0]).double() + 1) / 2
+    )
+    noise = torch.rand(40, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ink = torch.cat([real, noise])
     found = torch.stack(properties(2 * ink[:, None] - 1), dim=1)
     expected = torch.tensor([by_loop(image) for image in ink.tolist()], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -98,7 +103,13 @@ def test_images_outside_the_range_are_clamped() -> None:
 
 @pytest.mark.parametrize(
     "images",
-    [torch.zeros(2, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 9), torch.zeros(2, 1, 8, 8).int()],
+    [
+        torch.zeros(2, 8, 8),
+        torch.zeros(2, 3, 8, 8),
+        torch.zeros(2, 1, 8, 9),
+        torch.zeros(2, 1, 12, 12),
+        torch.zeros(2, 1, 8, 8).int(),
+    ],
 )
 def test_other_images_are_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match="images"):
@@ -111,17 +122,29 @@ def test_other_labels_are_refused(labels: Tensor) -> None:
         describe(torch.zeros(2, 1, 8, 8), labels)
 
 
-@pytest.mark.parametrize(
-    ("index", "cuts"), [(0, INK_CUTS), (1, SLANT_CUTS), (2, WIDTH_CUTS)], ids=["ink", "slant", "width"]
-)
-def test_cuts_are_the_terciles_of_the_set(index: int, cuts: tuple[float, float]) -> None:
+@pytest.mark.parametrize("name", ["ink", "slant", "width"])
+@pytest.mark.parametrize(("side", "count", "margin"), [(8, 1797, 1e-5), (16, 5000, 1e-6)])
+def test_cuts_are_the_terciles_of_the_set(side: int, count: int, margin: float, name: str) -> None:
     """No other cut, between other values, parts the digits more nearly in thirds."""
-    values = sorted(properties(all_digits()[0])[index].tolist())
-    for third, cut in zip((599, 1198), cuts, strict=True):
+    images = all_digits()[0] if side == 8 else torch.from_numpy(mnist().mean)
+    assert images.shape == (count, 1, side, side)
+    values = sorted(getattr(properties(images), name).tolist())
+    for third, cut in zip((count / 3, 2 * count / 3), getattr(CUTS[side], name), strict=True):
         below = sum(value < cut for value in values)
-        between = [count for count in range(1, 1797) if values[count - 1] < values[count]]
-        assert below == min(between, key=lambda count: abs(count - third))
-        assert min(abs(value - cut) for value in values) > 1e-5
+        between = [place for place in range(1, count) if values[place - 1] < values[place]]
+        assert below == min(between, key=lambda place: abs(place - third))
+        assert min(abs(value - cut) for value in values) > margin
+
+
+def test_words_are_relative_to_the_data_set() -> None:
+    """An upright post has the middle slant among the bundled digits, and the left one on MNIST."""
+    small = drawn("   ##", "   ##", "   ##", "   ##", "   ##", "   ##", "   ##", "   ##")
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert properties(large).slant == properties(small).slant == 0
+    assert properties(large).ink == properties(small).ink
+    one = torch.tensor([1])
+    assert describe(small, one) == [PropertyWords("one", "light", "upright", "narrow")]
+    assert describe(large, one) == [PropertyWords("one", "bold", "left", "narrow")]
 
 
 def test_counts_of_the_words() -> None:

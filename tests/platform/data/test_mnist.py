@@ -18,6 +18,13 @@ from tests.platform.config.trees import shipped
 from causalfusion_platform.config.errors import UserError
 from causalfusion_platform.config.schema import DataConfig
 from causalfusion_platform.data import mnist as module
+from causalfusion_platform.data.caption_language import CELLS, captions_of, parse
+from causalfusion_platform.data.captioned_digits import (
+    cells_in,
+    is_captioned_digits,
+    words_in,
+    write_captioned_mnist,
+)
 from causalfusion_platform.data.check_validation import check_held_out
 from causalfusion_platform.data.digits import write_digits
 from causalfusion_platform.data.manifest import Manifest
@@ -25,7 +32,7 @@ from causalfusion_platform.data.mnist import MnistParts, ensure_mnist, mnist, mn
 from causalfusion_platform.data.prepare import is_written_later, prepare_data
 from causalfusion_platform.data.quarantine import restore_advice
 from causalfusion_platform.data.split_digits import validation_folder
-from causalfusion_platform.data.validate import open_shards
+from causalfusion_platform.data.validate import check_fields, open_shards
 
 Digits = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -262,3 +269,58 @@ def test_training_rows_are_no_validation(written: tuple[Path, MnistParts], own_f
         check_held_out(experiment, open_shards(folder), folder, "data.validation")
     assert f"data.validation: the shards in {folder} are marked train" in str(caught.value)
     assert f"causalfusion data mnist {folder}" in str(caught.value)
+
+
+# Captions
+
+
+def test_captioned_parts_are_the_same_digits(written: tuple[Path, MnistParts], own_folder: Path) -> None:
+    """Every row has the five captions of what is measured on it, and nothing else differs."""
+    there, plain = written
+    folder = own_folder / "captioned"
+    parts = write_captioned_mnist(folder)
+    names = [manifest.class_names for manifest in parts]
+    assert names == [manifest.class_names for manifest in plain] == [[*"0123456789"]] * 2
+    for place, other, manifest in (
+        (folder, there, parts.train),
+        (validation_folder(folder), validation_folder(there), parts.validation),
+    ):
+        assert manifest.captions and is_captioned_digits(manifest) and not is_captioned_digits(Manifest.read(other))
+        table = pq.read_table(place)
+        assert table.drop_columns(["captions"]).equals(pq.read_table(other))
+        captions = table.column("captions").to_pylist()
+        assert words_in(place, manifest) == [parse(row[0]) for row in captions]
+        assert all(row == captions_of(parse(row[0])) for row in captions)
+    assert len({*CELLS} - cells_in(folder, parts.train)) == 31
+    check_fields(parts.train, ("label", "latent", "captions"), folder, "a task")
+    assert (
+        mnist_command(validation_folder(folder), parts.validation) == f"causalfusion data mnist {folder} --captions"
+    )
+
+
+@pytest.mark.parametrize("captioned", [True, False])
+def test_digits_of_the_other_kind_are_not_taken(folder: Path, captioned: bool, own_folder: Path) -> None:
+    """The way out is the command that writes those that are asked for."""
+    held, option = ("without", " --captions") if captioned else ("with", "")
+    if not captioned:
+        write_captioned_mnist(folder)
+    before = files_of(own_folder)
+    with pytest.raises(UserError) as caught:
+        prepare_data(DataConfig(path=folder, prepare="mnist-captions" if captioned else "mnist"))
+    assert f"{folder} holds the digits of MNIST {held} captions\n" in str(caught.value)
+    assert str(caught.value).endswith(f"write them anew: causalfusion data mnist {folder}{option}")
+    assert files_of(own_folder) == before
+
+
+def test_a_missing_captioned_part_is_written_again(own_folder: Path) -> None:
+    data = DataConfig(path=own_folder / "mnist", prepare="mnist-captions")
+    prepare_data(data)
+    before = files_of(own_folder)
+    shutil.rmtree(validation_folder(data.path))
+    prepare_data(data)
+    assert files_of(own_folder) == before
+
+
+def test_what_reads_captions_says_how_to_write_them(written: tuple[Path, MnistParts]) -> None:
+    with pytest.raises(UserError, match=r"causalfusion data mnist mine-captions --captions$"):
+        check_fields(written[1].train, ("label", "captions"), Path("mine"), "text_image")

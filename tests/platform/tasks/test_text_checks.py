@@ -249,7 +249,11 @@ def test_scores_that_a_sweep_can_rank_by(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"which their summaries will not have.*\n.*cider_d_words"):
         check_metrics(sweep("class_accuracy"))
     task = open_task(composed(shards).experiment)
-    assert task.scores_on(Manifest.read(shards)) == task.scores()
+    digits = Manifest.read(shards)
+    mnist = digits.model_copy(update={"source": digits.source.model_copy(update={"kind": "mnist"})})
+    here, there = task.scores_on(digits), task.scores_on(mnist)
+    assert there == [name.replace("fd_digits_cnn", "fd_data_cnn") for name in here] != here
+    assert set(task.scores()) == {*here, *there}
     other = write_captioned(tmp_path / "other", [["one"]] * 10)
     assert task.scores_on(other) == ["cider_d_words", "cider_d_words_beam3"]
     assert task.classifier_of(CheckedShards(tmp_path / "other", other, {}, hashes=False)) is None

@@ -12,6 +12,7 @@ from .small_cnn import SmallCnn
 
 DIGITS_SPACE = "digits_cnn"
 DATA_SPACE = "data_cnn"
+SPACES = (DIGITS_SPACE, DATA_SPACE)
 
 
 def space_of(manifest: Manifest) -> str:

@@ -13,9 +13,9 @@ from ...checkpoint.find import find_weights
 from ...config.paper_figure import TextImageFigure
 from ...config.paper_table import Row
 from ...config.schema import DataConfig, Experiment
-from ...data.captioned_digits import ensure_captioned_digits
 from ...data.captioned_rows import CaptionedRows, read_captioned_rows
 from ...data.manifest import Manifest
+from ...data.prepare import prepare_data
 from ...report.html import Picture
 from ...sampling.describe import describe
 from ...sampling.interactive import InteractiveSampler
@@ -87,9 +87,8 @@ def _open(experiment: Experiment, run: RunFolder, vae: str | None) -> Interactiv
 
 
 def _validation(data: DataConfig, count: int) -> CaptionedRows:
-    """Return the first validation rows. The bundled digits are written if their folder is gone."""
-    if data.prepare == "captions":
-        ensure_captioned_digits(data.path)
+    """Return the first validation rows. Digits that a run writes are written if their folder is gone."""
+    prepare_data(data)
     folder = data.validation or data.path
     return read_captioned_rows(folder, Manifest.read(folder), count)
 

@@ -11,7 +11,7 @@ from ...config.commands import command
 from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...evaluation.evaluate import score_names
-from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
+from ...evaluation.extractors.classifier_extractor import SPACES
 from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.terminal import as_path
 from ...tracking.registry import BEST, Version, model_name, register_weights, set_alias
@@ -93,7 +93,7 @@ def version_tags(run: RunFolder, entry: Entry) -> dict[str, str]:
     """Return the tags of the version of a run's weights: the run, its images, and its final scores."""
     images = int(entry.weights.parent.name.removeprefix("images-"))
     summary = run.read_summary() if run.summary_file.is_file() else {}
-    names = dict.fromkeys(name for space in (DIGITS_SPACE, DATA_SPACE) for name in score_names(space))
+    names = dict.fromkeys(name for space in SPACES for name in score_names(space))
     if run.experiment is not None and run.experiment.finetune is not None:
         names = dict.fromkeys(_FINETUNED)
     measured = {name: f"{value:.6g}" for name in names if (value := summary.get(name)) is not None}

@@ -14,7 +14,7 @@ from ...config.errors import UserError
 from ...config.schema import Experiment
 from ...config.secrets import redacted
 from ...config.sweep import SweepConfig
-from ...evaluation.extractors.classifier_extractor import DATA_SPACE, DIGITS_SPACE
+from ...evaluation.extractors.classifier_extractor import SPACES
 from ...evaluation.identity import CLASSIFIER_KEY
 from ...report.sweeps.html import SweepReport
 from ...report.sweeps.records import TrialRecord
@@ -119,7 +119,7 @@ def tabulate(sweep: SweepConfig, ended: Sequence[TrialEnd], run_id: str) -> Swee
 def _columns(ended: Sequence[TrialEnd]) -> list[str]:
     """Return the measurements that the table shows beside the targets."""
     there = {name for end in ended for name in end.summary or {}}
-    distances = [f"fd_{space}" for space in (DIGITS_SPACE, DATA_SPACE)]
+    distances = [f"fd_{space}" for space in SPACES]
     if found := [name for name in _TEXT_SCORES if name in there]:
         return [*found, *SPEEDS]
     return ["class_accuracy", *([name for name in distances if name in there] or distances[:1]), *SPEEDS]

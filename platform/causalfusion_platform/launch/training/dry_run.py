@@ -25,12 +25,14 @@ from ...train.memory import Memory, checkpoint_bytes, estimate
 from ...train.rates import warmup_images
 from ..runs.public_config import public_config
 
+_MNIST = (mnist.TRAIN_ROWS, mnist.SHAPE, mnist.location("training"))
 _SPLIT = (split_digits.TRAIN_ROWS, digits.SHAPE, split_digits.location("training", 0))
 _WRITTEN: dict[bool | str, tuple[int, tuple[int, ...], str]] = {
     True: (digits.NUM_ROWS, digits.SHAPE, digits.SOURCE),
     "split": _SPLIT,
     "captions": _SPLIT,
-    "mnist": (mnist.TRAIN_ROWS, mnist.SHAPE, mnist.location("training")),
+    "mnist": _MNIST,
+    "mnist-captions": _MNIST,
 }
 """Value of data.prepare → rows, shape and source of what is written."""
 

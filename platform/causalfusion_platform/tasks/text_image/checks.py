@@ -69,7 +69,8 @@ def check_captioned_validation(experiment: Experiment, folder: Path) -> None:
         UserError: they cannot be opened, do not fit the model, or have no captions.
     """
     data = experiment.data
-    if data.prepare == "captions" and not folder.exists() and folder == validation_folder(data.path):
+    is_written = data.prepare in ("captions", "mnist-captions") and folder == validation_folder(data.path)
+    if is_written and not folder.exists():
         return
     try:
         validation = open_shards(folder, hashes=False).usable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ...config.schema import EvaluationConfig
 from ...data.captioned_rows import CaptionedRows
 from ...evaluation.evaluate import SampleScorer
+from ...evaluation.extractors.classifier_extractor import SPACES
 from ...evaluation.text_image import TextImageScores
 from ..final import unpacked
 
@@ -23,9 +24,9 @@ class SampleScores(NamedTuple):
     """Ending of that scale, such as `_w2.5`. It is empty for the run's own. The smallest scale wins a tie."""
 
 
-def score_names(evaluation: EvaluationConfig) -> list[str]:
-    """Return the names of `score` on any data."""
-    names = TextImageScores.names()
+def score_names(evaluation: EvaluationConfig, spaces: Sequence[str] = SPACES) -> list[str]:
+    """Return the names of all scores, with distances in these feature spaces."""
+    names = TextImageScores.names(spaces)
     beams = [f"{name}_beam{evaluation.beam}" for name in names.captions] if evaluation.beam > 1 else []
     scales = [f"{name}_w{scale:g}" for scale in evaluation.guidance_scales for name in names.samples]
     best = [f"{name}_best" for name in names.samples]

@@ -29,6 +29,7 @@ from ...data.validate import CheckedShards, check_model_fits
 from ...evaluation.classifier.folder import open_classifier
 from ...evaluation.composition import unseen_prompts
 from ...evaluation.evaluate import SampleScorer
+from ...evaluation.extractors.classifier_extractor import space_of
 from ...evaluation.identity import CLASSIFIER_KEY
 from ...evaluation.text_image import TextImageScores
 from ...sampling.text_grid import caption_grid, prompt_grid, stacked
@@ -162,7 +163,7 @@ class TextImage(CaptionTask, GenerationTask):
     def end(self, loop: TrainLoop, context: TaskContext) -> dict[str, Tensor]:
         """Draw images from validation captions, and describe validation images, with the EMA weights.
 
-        On the bundled digits prompts of property cells that no training row has are drawn too.
+        On handwritten digits prompts of property cells that no training row has are drawn too.
         """
         self.trained_sampler(loop, context)
         manifest = context.manifest
@@ -175,7 +176,7 @@ class TextImage(CaptionTask, GenerationTask):
         Returns:
             The scores, `num_samples`, `num_captions`, `validation_digest` and `grid_path`. Names of scores at other
             guidance scales, or of a beam search, end with them. Those that end with `_best` are of the scale with
-            the best class accuracy, `t2i_guidance_best`. Only samples of the bundled digits have scores. Those of
+            the best class accuracy, `t2i_guidance_best`. Only samples of handwritten digits have scores. Those of
             property cells that are in no training row begin with `t2i_unseen_`.
         """
         experiment, evaluation = self.experiment, self.experiment.evaluation
@@ -211,9 +212,9 @@ class TextImage(CaptionTask, GenerationTask):
         return score_names(self.experiment.evaluation) if self.experiment.evaluation.score else []
 
     def scores_on(self, manifest: Manifest) -> list[str]:
-        """Return the scores of a run on these shards: those of properties only for the bundled digits."""
+        """Return the scores of a run on these shards: those of properties only for handwritten digits."""
         if self.is_scored(manifest):
-            return self.scores()
+            return score_names(self.experiment.evaluation, [space_of(manifest)])
         return [name for name in self.scores() if name.startswith("cider_d_")]
 
     def show_scores(self, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -221,7 +222,7 @@ class TextImage(CaptionTask, GenerationTask):
         return TextImageScores.show(summary)
 
     def is_scored(self, manifest: Manifest) -> bool:
-        """Return whether samples are scored: the properties of the bundled digits can be measured."""
+        """Return whether samples are scored: the properties of handwritten digits can be measured."""
         return self.experiment.evaluation.score and is_captioned_digits(manifest)
 
     def _both_directions(self, context: TaskContext) -> BothDirections:

@@ -156,12 +156,12 @@ def test_rows_that_are_numbers(labels: list[str], numbers: list[float] | None) -
 
 def test_numbers_become_curves_over_a_shared_axis() -> None:
     report = report_of(gammas())
-    above, below = values_figure(report).axes
-    assert above.get_shared_x_axes().joined(above, below)
-    assert (above.get_ylabel(), below.get_ylabel(), below.get_xlabel()) == ("FID ↓", "fd_digits_cnn ↓", "γ")
-    assert tick_names(below, "x") == ["0.8", "0.9", "1"]
-    assert legend_of(above) == ["S = 1", "S = 2"]
-    printed, ours = bars(above), bars(below)
+    left, right = values_figure(report).axes
+    assert left.get_shared_x_axes().joined(left, right)
+    assert (left.get_ylabel(), right.get_ylabel(), right.get_xlabel()) == ("FID ↓", "fd_digits_cnn ↓", "γ")
+    assert tick_names(right, "x") == ["0.8", "0.9", "1"]
+    assert legend_of(right) == ["S = 1", "S = 2"]
+    printed, ours = bars(left), bars(right)
     assert printed[0] == ([0.8, 0.9, 1.0], [13.0, 12.89, 21.31], [])
     for place, (x, y, lengths) in enumerate(ours):
         rows = [report.rows[index].cells[place].ours for index in (2, 1, 0)]
@@ -179,13 +179,13 @@ def test_values_of_the_papers_own_metric_share_its_scale() -> None:
         return values_figure(build_report(table, scale, dict.fromkeys(places, value), {}, AROUND)).axes
 
     table = gammas()
-    above, below = panels("paper", 100.0)
-    assert above.get_ylim() == below.get_ylim()
-    above, below = panels("digits", 100.0)
-    assert above.get_ylim() != below.get_ylim()
+    left, right = panels("paper", 100.0)
+    assert left.get_ylim() == right.get_ylim()
+    left, right = panels("digits", 100.0)
+    assert left.get_ylim() != right.get_ylim()
     # A share of 1 is not drawn on the axis of percentages, where all of them would be one point.
-    above, below = panels("paper", 0.5)
-    assert above.get_ylim() != below.get_ylim()
+    left, right = panels("paper", 0.5)
+    assert left.get_ylim() != right.get_ylim()
 
 
 def test_other_rows_are_listed_with_a_panel_for_each_metric() -> None:
@@ -215,7 +215,7 @@ def nothing_printed(table: PaperTable, places: Container[int]) -> PaperTable:
 
 
 def test_metrics_without_printed_values_have_our_panel_alone() -> None:
-    """In a list two of them share a line."""
+    """Two of them share a line, and one stands beside the values of the only metric that is printed."""
     table = nothing_printed(systems(), (1, 2, 3, 5, 6, 7))
     figure = values_figure(report_of(table, lambda *_: 0.5))
     assert [axes.get_xlabel() for axes in figure.axes] == [
@@ -227,6 +227,7 @@ def test_metrics_without_printed_values_have_our_panel_alone() -> None:
     curves = nothing_printed(gammas(columns=columns, claims=(), scales=plans), (1,))
     figure = values_figure(report_of(curves, lambda *_: 0.5))
     assert [axes.get_ylabel() for axes in figure.axes] == ["FID ↓", "fd ↓", "recall ↑"]
+    assert {axes.get_subplotspec().rowspan.start for axes in figure.axes} == {0}  # type: ignore[union-attr]
     places = {"digits": ScalePlan(metrics={"fid": "fd", "denoising_loss": "loss"}, samples=5, seeds=(0,))}
     names = ("S = 1", "S = 2", "S = 4", "loss, S = 1", "loss, S = 2", "loss, S = 4")
     metrics: list[Metric] = [*["fid"] * 3, *["denoising_loss"] * 3]  # type: ignore[list-item]

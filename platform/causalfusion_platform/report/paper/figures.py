@@ -24,6 +24,8 @@ _LARGEST_RATIO = 20.0
 # Marks of one row stand apart by this share of the distance between rows, so that their bars do not overlap.
 _APART_IN_LISTS, _APART_IN_CURVES = 0.16, 0.03
 _MARKS = "osD^vPX*"
+# Letters of a label of which two stand side by side below a panel.
+_SHORT_LABEL = 14
 
 
 def row_numbers(labels: Sequence[str]) -> list[float] | None:
@@ -43,8 +45,8 @@ def is_plane(report: PaperReport) -> bool:
 def values_figure(report: PaperReport) -> Figure:
     """Return printed values and ours in panels of their own, as their units may differ. Bars are 95% intervals.
 
-    Rows that are numbers become curves over them, the paper's above ours. Other rows are listed downwards, the
-    paper's at the left. A metric without printed values has our panel alone.
+    The paper's panel is at the left of ours. A metric without printed values has our panel alone. Rows that are
+    numbers become curves over them. Other rows are listed downwards.
     """
     numbers = row_numbers([row.label for row in report.rows])
     metrics = list(dict.fromkeys(column.metric for column in report.table.columns))
@@ -116,7 +118,7 @@ class _Side:
         seeds = len(self.report.plan.seeds)
         if not self.ours:
             return "paper"
-        return f"ours: mean ± 95% interval over {seeds} seeds" if seeds > 1 else "ours: one seed"
+        return f"ours: {seeds} seeds, 95% intervals" if seeds > 1 else "ours: one seed"
 
     @property
     def unit(self) -> str:
@@ -155,26 +157,26 @@ class _Side:
 
 
 def _curves(report: PaperReport, metrics: list[Metric], numbers: list[float]) -> Figure:
-    figure = Figure(figsize=(2.4 + 4.0 * len(metrics), 5.4), layout="constrained")
-    panels = figure.subplots(2, len(metrics), sharex=True, squeeze=False)
+    lines = _lines(report, metrics)
+    across = max(len(line) for line in lines)
+    figure = Figure(figsize=(0.6 + 3.6 * across, 0.6 + 3.2 * len(lines)), layout="constrained")
+    panels = figure.subplots(len(lines), across, sharex=True, squeeze=False)
     rows = sorted(range(len(numbers)), key=numbers.__getitem__)
     at = [numbers[row] for row in rows]
     apart = 0.0 if is_wide(at) else _APART_IN_CURVES * min(b - a for a, b in itertools.pairwise(at))
-    for column, metric in enumerate(metrics):
-        drawn = [side for side in (_Side(report, metric, False), _Side(report, metric, True)) if side.drawn]
-        for side, axes in zip(drawn, panels[-len(drawn) :, column], strict=True):
-            if side.ours and side.same_unit and len(drawn) > 1:
-                axes.sharey(panels[0, column])
+    for line, sides in zip(panels, lines, strict=True):
+        for side, axes in zip(sides, line, strict=False):
+            if axes is line[1] and _compares(sides):
+                axes.sharey(line[0])
             side.draw(axes, at, rows, apart, "x")
+            axes.set_xlabel(report.table.varied)
             axes.set_ylabel(side.unit)
             axes.grid(axis="y", color="0.92")
-        if len(drawn) == 1:
-            panels[0, column].remove()
-        _legend(panels[-len(drawn), column])
-        panels[1, column].set_xlabel(report.table.varied)
-        if is_wide(at):
-            panels[1, column].set_xscale("log")
-        name_ticks(panels[1, column], "x", at, [f"{spot:g}" for spot in at])
+            if is_wide(at):
+                axes.set_xscale("log")
+            name_ticks(axes, "x", at, [f"{spot:g}" for spot in at])
+            axes.tick_params(axis="x", labelbottom=True)
+        _finish(line, sides)
     _headline(figure, report)
     return figure
 
@@ -184,18 +186,17 @@ def _lists(report: PaperReport, metrics: list[Metric]) -> Figure:
     lines = _lines(report, metrics)
     most = max(len(side.places) for line in lines for side in line)
     height = 0.8 + len(lines) * (0.9 + len(rows) * max(0.3, 0.13 * most))
-    figure = Figure(figsize=(8.2, height), layout="constrained")
-    panels = figure.subplots(len(lines), 2, sharey=True, squeeze=False)
+    across = max(len(line) for line in lines)
+    figure = Figure(figsize=(1.8 + 3.2 * across, height), layout="constrained")
+    panels = figure.subplots(len(lines), across, sharey=True, squeeze=False)
     for line, sides in zip(panels, lines, strict=True):
         for side, axes in zip(sides, line, strict=False):
-            if axes is line[1] and side.ours and side.metric == sides[0].metric and side.same_unit:
+            if axes is line[1] and _compares(sides):
                 axes.sharex(line[0])
             side.draw(axes, list(rows), list(rows), _APART_IN_LISTS, "y")
             axes.set_xlabel(side.unit)
             axes.grid(axis="y", color="0.92")
-        for axes in line[len(sides) :]:
-            axes.remove()
-        _legend(line[len(sides) - 1])
+        _finish(line, sides)
         line[0].set_ylabel(report.table.varied)
         name_ticks(line[0], "y", list(rows), [row.label for row in report.rows])
     panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)
@@ -204,11 +205,29 @@ def _lists(report: PaperReport, metrics: list[Metric]) -> Figure:
 
 
 def _lines(report: PaperReport, metrics: Sequence[Metric]) -> list[list[_Side]]:
-    """Return the panels of each line: the paper's beside ours, then two of metrics that it does not print."""
+    """Return the panels of each line: the paper's beside ours, then two of metrics that it does not print.
+
+    One of each kind make up one line.
+    """
     printed = [metric for metric in metrics if _Side(report, metric, False).drawn]
     lines = [[_Side(report, metric, False), _Side(report, metric, True)] for metric in printed]
     ours = [_Side(report, metric, True) for metric in metrics if metric not in printed]
+    if len(printed) == len(ours) == 1:
+        return [lines[0] + ours]
     return lines + [ours[first : first + 2] for first in range(0, len(ours), 2)]
+
+
+def _compares(sides: Sequence[_Side]) -> bool:
+    """Return whether the second panel has the first one's metric, in its unit."""
+    return sides[0].metric == sides[1].metric and sides[1].same_unit
+
+
+def _finish(line: Sequence[Axes], sides: Sequence[_Side]) -> None:
+    """Remove the panels that nothing is drawn in, and name the columns of each metric below its last one."""
+    for axes in line[len(sides) :]:
+        axes.remove()
+    for last in {side.metric: place for place, side in enumerate(sides)}.values():
+        _legend(line[last])
 
 
 def _headline(figure: Figure, report: PaperReport) -> None:
@@ -216,10 +235,19 @@ def _headline(figure: Figure, report: PaperReport) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Name the columns beside the panel, if there are several."""
+    """Name the columns below the panel, if there are several."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        axes.legend(handles, labels, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        columns = 1 if max(map(len, labels)) > _SHORT_LABEL else 2
+        axes.legend(
+            handles,
+            labels,
+            frameon=False,
+            ncols=columns,
+            fontsize=8,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+        )
 
 
 def _or_nan(value: float | None) -> float:

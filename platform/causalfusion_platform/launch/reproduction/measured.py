@@ -225,12 +225,11 @@ def _of_samples(table: PaperTable) -> list[Column]:
 
 
 def _of_losses(table: PaperTable, row: Row, experiment: Experiment) -> list[Column]:
-    """Return the columns of denoising losses that a row has. A DiT does not have AR steps, so that S is 1."""
-    dit = experiment.model.architecture == "dit"
+    """Return the columns of denoising losses that a row has."""
     return [
         column
         for column in table.columns
-        if column.metric == LOSS and column.has(row) and not (dit and column.ar_steps not in (None, 1))
+        if column.metric == LOSS and column.has(row) and _has_steps(experiment, column)
     ]
 
 
@@ -250,7 +249,7 @@ def _drawn(best: Evaluated, scales: Iterable[float]) -> str:
 
 
 def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, PlanePoint]:
-    """Return the place of each column: column → place. A DiT does not have AR steps, so that S is 1."""
+    """Return the place of each column that the model has: column → place."""
     dit = experiment.model.architecture == "dit"
     return {
         column.name: PlanePoint(
@@ -260,5 +259,10 @@ def _places(experiment: Experiment, columns: Sequence[Column]) -> dict[str, Plan
             order_block=None if dit else column.order_block,
         )
         for column in columns
-        if not dit or column.ar_steps in (None, 1)
+        if _has_steps(experiment, column)
     }
+
+
+def _has_steps(experiment: Experiment, column: Column) -> bool:
+    """Return whether a model can take the AR steps of a column. A DiT does not have any, so that S is 1."""
+    return experiment.model.architecture != "dit" or column.ar_steps in (None, 1)

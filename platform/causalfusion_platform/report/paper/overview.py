@@ -15,11 +15,10 @@ from ..numbers import count, significant
 from .content import Grid
 from .json import FORMAT
 from .numbers import gain_with_interval
-from .statistics import VERDICTS, Gain
+from .statistics import DECIDED, VERDICTS, Gain
 
 REPORT_FILE = "report.json"
 OVERVIEW_FILE = "README.md"
-_DECIDED = ("holds", "fails")
 
 Report = Mapping[str, Any]
 """The content of a report.json."""
@@ -52,7 +51,7 @@ def render_overview(reports: Sequence[Report]) -> str:
         tables=[(report, _grid(report, pairs)) for report, pairs in tables if pairs],
         without=[report for report, pairs in tables if not pairs],
         counts=_counts(paper),
-        decided=sum(_either(claim, by_loss) in _DECIDED for claim, by_loss in paper),
+        decided=sum(_either(claim, by_loss) in DECIDED for claim, by_loss in paper),
         total=len(paper),
         count=count,
     )
@@ -66,7 +65,7 @@ def _claims_of(report: Report) -> list[tuple[Report, Report | None]]:
 
 def _either(claim: Report, by_loss: Report | None) -> str:
     """Return the verdict of the paper's metric, or that of the loss if the metric leaves the claim undecided."""
-    if claim["verdict"] in _DECIDED or by_loss is None:
+    if claim["verdict"] in DECIDED or by_loss is None:
         return str(claim["verdict"])
     return str(by_loss["verdict"])
 
@@ -93,7 +92,7 @@ def _grid(report: Report, claims: Sequence[tuple[Report, Report | None]]) -> Gri
 
 
 def _bold(verdict: str) -> str:
-    return f"**{verdict}**" if verdict in _DECIDED else verdict
+    return f"**{verdict}**" if verdict in DECIDED else verdict
 
 
 def _measured(claim: Report) -> str:

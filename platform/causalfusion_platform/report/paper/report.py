@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...config.paper_table import HIGHER_IS_BETTER, Claim, Column, PaperTable, Row, Scale, ScalePlan
-from .statistics import CONFIDENCE, Estimate, Gain, Pair, Values, Verdict, compare, decide, estimate, kendall_tau
+from .statistics import (
+    CONFIDENCE,
+    DECIDED,
+    Estimate,
+    Gain,
+    Pair,
+    Values,
+    Verdict,
+    compare,
+    decide,
+    estimate,
+    kendall_tau,
+)
 
 Measured = Mapping[tuple[str, str, int], float | None]
 """(file of the row, name of the column, seed) → value. A value that was not measured is None or absent."""
@@ -142,9 +154,7 @@ class PaperReport:
         by_metric = [claim for claim in self.claims if not claim.by_loss]
         by_metric = [claim for claim in by_metric if not claim.ours] or by_metric
         by_loss = {claim.says: claim for claim in self.claims if claim.by_loss}
-        return all(
-            {"holds", "fails"} & {claim.verdict, by_loss.get(claim.says, claim).verdict} for claim in by_metric
-        )
+        return all({*DECIDED} & {claim.verdict, by_loss.get(claim.says, claim).verdict} for claim in by_metric)
 
     def label(self, file: str) -> str:
         """Return a row's label."""

@@ -31,6 +31,7 @@ CONFIDENCE = 0.95
 
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+DECIDED: tuple[Verdict, ...] = ("holds", "fails")
 Method = Literal["paired t", "Welch's t", "none"]
 Values = Mapping[int, float | None]
 """Seed → value. None, NaN and infinity stand for a missing value."""

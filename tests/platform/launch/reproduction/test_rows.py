@@ -305,7 +305,7 @@ def test_a_table_that_plans_no_further_seeds(
 
 
 @pytest.mark.parametrize(
-    ("table", "scale", "known"), [("table3a", "digits", "paper, mnist"), ("table6b", "mnist", "paper, digits")]
+    ("table", "scale", "known"), [("table3a", "digits", "paper, mnist"), ("question1", "paper", "mnist")]
 )
 def test_a_scale_that_a_table_lacks(own_folder: Path, table: str, scale: Scale, known: str) -> None:
     with pytest.raises(UserError, match=f"has no rows at scale {scale}; scales: {known}"):

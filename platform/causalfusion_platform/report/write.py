@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..storage.atomic import write_atomically
 from .canvas import save
 from .html import Picture
+from .paper.claims_figure import claims_figure, has_claims
 from .paper.figures import is_plane, planes_figure, values_figure
 from .paper.json import report_json
 from .paper.latex import render_latex
@@ -22,6 +23,8 @@ from .sweeps.parallel_coordinates import parallel_coordinates_figure
 from .sweeps.records import has_result, metric_of, swept_keys
 
 _PAPER_FIGURES = {
+    "claims.png": "Gain of each pair of a claim, with the interval that decides it. Above 0 it is as claimed. "
+    "Green holds, red fails, and a pair without colour is undecided. Bars at an edge go on.",
     "values.png": "Printed values and ours. Bars are 95% intervals over seeds.",
     "plane.png": "The same as planes. Colour is the rank within a panel, as their units differ.",
 }
@@ -35,7 +38,8 @@ def write_paper_report(report: PaperReport, folder: Path, *, pictures: Sequence[
         pictures: more figures for the page, such as Figure 4's curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = [save(values_figure(report), folder / "values.png")]
+    figures = [save(claims_figure(report), folder / "claims.png")] if has_claims(report) else []
+    figures.append(save(values_figure(report), folder / "values.png"))
     if is_plane(report):
         figures.append(save(planes_figure(report), folder / "plane.png"))
     shown = [Picture(path.stem, path.read_bytes(), _PAPER_FIGURES[path.name]) for path in figures]

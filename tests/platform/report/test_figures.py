@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from tests.platform.report.made_tables import AROUND, gammas, plane, report_of, systems
+from tests.platform.report.made_tables import AROUND, gammas, losses, noisy, plane, report_of, systems
 from tests.platform.report.pages import colours
 
 from causalfusion_platform.config.paper_table import Column, Metric, PaperTable, Row, Scale, ScalePlan
@@ -24,6 +24,7 @@ from causalfusion_platform.report.figures import (
     row_loss_figure,
     step_size_figure,
 )
+from causalfusion_platform.report.paper.claims_figure import claims_figure, has_claims
 from causalfusion_platform.report.paper.figures import is_plane, planes_figure, row_numbers, values_figure
 from causalfusion_platform.report.paper.report import build_report
 from causalfusion_platform.report.runs.curves import smoothed, training_loss_figure
@@ -245,6 +246,43 @@ def test_metrics_without_printed_values_have_our_panel_alone() -> None:
     assert [tick_names(axes, "x") for axes in planes] == [["S = 1", "S = 2", "S = 4"]] * 3
     [alone] = planes_figure(report_of(nothing_printed(plane(), (0, 1, 2)), lambda *_: 0.5)).axes
     assert alone.get_title(loc="left") == "ours, means\nfd_digits_cnn ↓"
+
+
+def test_claims_are_gains_with_the_interval_that_decides_them() -> None:
+    """A panel for each metric, a line for each claim, a mark for each pair, coloured where it is decided."""
+    report = report_of(losses(), lambda file, column, printed, seed: (printed or float(file[1:]) / 100) + seed / 50)
+    by_fid, by_loss = claims_figure(report).axes
+    assert (by_fid.get_xlabel(), by_loss.get_xlabel()) == ("gain in fd_digits_cnn", "gain in denoising_loss")
+    assert by_fid.get_title(loc="left") == "by samples" and by_loss.get_title(loc="left") == "by held-out loss"
+    assert tick_names(by_fid, "y") == ["S = 1: γ < 1 is better", "S = 2: γ = 0.9 gains from S = 2"]
+    first, last = by_fid.get_yticks()
+    assert by_fid.get_ylim()[1] < first < last < by_fid.get_ylim()[0], "the first claim is the uppermost"
+    for axes, loss in ((by_fid, False), (by_loss, True)):
+        pairs = [pair for claim in report.claims if claim.by_loss == loss for pair in claim.pairs]
+        drawn = bars(axes)
+        assert [x for [x], _, _ in drawn] == pytest.approx([pair.gain.mean for pair in pairs])
+        assert [pair.verdict for pair in pairs][:2] == ["holds", "holds"]
+        left, right = axes.get_xlim()
+        assert left < min(0, *(x for [x], _, _ in drawn)) and max(0, *(x for [x], _, _ in drawn)) < right
+        above, below = (y for _, [y], _ in drawn[:2])
+        assert above < first < below, "the pairs of a claim stand around its name"
+    assert [text.get_text() for text in by_loss.texts] == ["0.9 over 1.0", "0.8 over 1.0"]
+
+
+def test_undecided_pairs_have_no_colour() -> None:
+    report = report_of(losses(), noisy)
+    verdicts = [pair.verdict for claim in report.claims if not claim.by_loss for pair in claim.pairs]
+    assert set(verdicts) == {"undecided"}
+    marks = [line for line in claims_figure(report).axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() for line in marks] == ["white"] * 3
+    _, _, [half] = bars(claims_figure(report).axes[0])[0]
+    assert half == pytest.approx(report.claims[0].pairs[0].gain.half_width)
+
+
+def test_claims_without_values_are_not_drawn() -> None:
+    assert has_claims(report_of(gammas()))
+    assert not has_claims(report_of(gammas(), lambda *_: None))
+    assert not has_claims(report_of(plane()))
 
 
 def test_one_column_needs_no_legend() -> None:

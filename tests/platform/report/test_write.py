@@ -38,6 +38,13 @@ def test_a_papers_report_is_written_in_every_form(tmp_path: Path) -> None:
     assert "what more is" in text
 
 
+def test_a_report_with_claims_begins_with_their_picture(tmp_path: Path) -> None:
+    paths = write_paper_report(report_of(gammas()), tmp_path)
+    assert {path.name for path in paths if path.suffix == ".png"} == {"claims.png", "values.png"}
+    found = re.findall(r"^!\[(\w+)\]", (tmp_path / "report.md").read_text(), re.MULTILINE)
+    assert found == ["claims", "values"]
+
+
 def test_a_report_replaces_the_one_before(tmp_path: Path) -> None:
     write_paper_report(report_of(gammas(), without=[("g10", 0)]), tmp_path)
     before = (tmp_path / "report.md").read_text()

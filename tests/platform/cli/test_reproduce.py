@@ -29,7 +29,7 @@ def test_the_scale_is_that_for_two_cores_unless_named(run: Run, own_folder: Path
 
 def test_scales_that_are_not_there(run: Run, own_folder: Path) -> None:
     check_refusal(
-        run("reproduce", "table3a", "--scale", "laptop"), "--scale laptop: allowed are mnist, digits, paper"
+        run("reproduce", "table3a", "--scale", "laptop"), "--scale laptop: allowed are digits, mnist, paper"
     )
     said = "Table 3a has no rows at scale digits; scales: paper, mnist"
     check_refusal(run("reproduce", "table3a", "--scale", "digits"), said)

@@ -274,7 +274,7 @@ def test_a_scale_has_its_looks_and_draws(own_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scales", "smallest"),
-    [(["paper"], "paper"), (["paper", "mnist"], "mnist"), (["paper", "digits", "mnist"], "mnist"),
+    [(["paper"], "paper"), (["paper", "mnist"], "mnist"), (["paper", "mnist", "digits"], "digits"),
      (["paper", "digits"], "digits")],
 )  # fmt: skip
 def test_the_smallest_scale(own_folder: Path, scales: list[str], smallest: str) -> None:
@@ -357,7 +357,7 @@ def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
         ({"rows": []}, "rows"),
         ({"rows": [TREE["rows"][0] | {"file": "../up"}]}, "file"),
         ({"rows": [TREE["rows"][0] | {"scales": []}]}, "scales"),
-        ({"rows": [TREE["rows"][0] | {"scales": ["laptop"]}]}, "'mnist', 'digits' or 'paper'"),
+        ({"rows": [TREE["rows"][0] | {"scales": ["laptop"]}]}, "'digits', 'mnist' or 'paper'"),
         ({"claims": [TREE["claims"][0] | {"column": "S = 2"}]}, "column 'S = 2'; columns: S = 1, recall"),
         ({"claims": [TREE["claims"][0] | {"worse": ["tiny"]}]}, "rows tiny; rows: small, middle, large"),
         ({"claims": [TREE["claims"][0] | {"worse": []}]}, "worse"),
@@ -365,7 +365,7 @@ def test_a_scale_that_a_table_lacks(own_folder: Path) -> None:
             {"scales": {"paper": {"metrics": {"fid": "fid"}, "samples": 10, "seeds": [0]}}},
             "scale paper names no number for recall",
         ),
-        ({"scales": {"laptop": TREE["scales"]["paper"]}}, "'mnist', 'digits' or 'paper'"),
+        ({"scales": {"laptop": TREE["scales"]["paper"]}}, "'digits', 'mnist' or 'paper'"),
         (
             {"scales": {"digits": TREE["scales"]["digits"] | {"figure": {"kind": "bars"}}}},
             "'ar_steps', 'text_image'",

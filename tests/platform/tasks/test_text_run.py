@@ -108,6 +108,12 @@ class Runs:
         return max((self.home / "runs" / name / "checkpoints").glob("images-*")) / "weights"
 
 
+def recorded(home: Path) -> list[str]:
+    """Return the names of the scores that a run on the digits has."""
+    experiment = composed(home, "whole").experiment
+    return open_task(experiment).scores_on(Manifest.read(experiment.data.path))
+
+
 def interrupted_at(number: int) -> Any:
     step = TextImageTraining.step
 
@@ -145,7 +151,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(runs: Runs) -> None:
     ours, theirs = (load_file(runs.weights(name) / "model.safetensors") for name in ("broken", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    names = open_task(composed(runs.home, "whole").experiment).scores()
+    names = recorded(runs.home)
     assert [runs.resumed.summary[name] for name in names] == [runs.whole.summary[name] for name in names]
     assert (runs.resumed.summary["launches"], runs.whole.summary["launches"]) == (2, 1)
 
@@ -163,7 +169,7 @@ def test_the_summary_has_both_directions_in_every_way(runs: Runs) -> None:
     drawn = [*DRAWN, *(name.replace("t2i_", "t2i_unseen_") for name in DRAWN), "t2i_fd_digits_cnn"]
     ways = {*SCORES, *drawn} | {f"{name}_beam2" for name in SCORES}
     ways |= {f"{name}{end}" for name in drawn for end in ("_w2.5", "_best")}
-    assert set(task.scores()) == ways
+    assert {*recorded(runs.home)} == ways < set(task.scores())
     assert all(isinstance(summary[name], float) for name in ways)
     assert (summary["num_samples"], summary["num_captions"]) == (12, 9)
     assert summary["validation_digest"] == Manifest.read(runs.home / "shards" / "moved").digest
@@ -237,7 +243,7 @@ def test_its_metrics_are_recorded(runs: Runs) -> None:
     api = client(experiment.tracking_uri)
     run = api.get_run(runs.whole.summary["mlflow_run_id"])
     named = {"train/text_loss", "train/captions_cut", "train/mse", "train/ar_steps", "train/loss"}
-    assert named | {f"eval/{name}" for name in open_task(experiment).scores()} <= run.data.metrics.keys()
+    assert named | {f"eval/{name}" for name in recorded(runs.home)} <= run.data.metrics.keys()
     assert run.data.metrics["eval/t2i_class_w2.5"] == runs.whole.summary["t2i_class_w2.5"]
     [_, *_, last] = api.get_metric_history(run.info.run_id, "train/text_loss")
     assert 0 < last.value < 10
@@ -254,7 +260,7 @@ def test_it_is_listed_and_shown(runs: Runs) -> None:
     console = Console(width=80, record=True, file=StringIO())
     console.print(run_panel(view))
     shown = console.export_text()
-    for name in open_task(composed(runs.home, "whole").experiment).scores():
+    for name in recorded(runs.home):
         assert f"{name} " in shown
     assert "_stderr" not in shown
     assert "score: cider_d_words" in runs_table([("whole", view)]).plain

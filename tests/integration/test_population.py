@@ -19,7 +19,7 @@ from causalfusion_platform.launch.sweeping.sweep import run_sweep
 from causalfusion_platform.report.sweeps.live import LiveTable
 from causalfusion_platform.tracking.journal import Adopted, Journal, Launched, TrainingStarted
 
-EVERY, IMAGES = 1280, 7680
+EVERY, IMAGES = 1280, 5120
 
 
 @pytest.mark.ray

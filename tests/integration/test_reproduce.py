@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -32,7 +33,11 @@ SMALL = [
 
 
 def small(table: str, *rows: str) -> Reproduction:
-    return reproduction_of(table, "mnist", rows=rows, seeds=[0], overrides=SMALL, command="the command")
+    """A table with a few samples for each value, and one draw of each held-out image."""
+    found = reproduction_of(table, "mnist", rows=rows, seeds=[0], overrides=SMALL, command="the command")
+    plan = found.plan.model_copy(update={"samples": 60, "validation_draws": 1})
+    scales = {**found.table.scales, "mnist": plan}
+    return dataclasses.replace(found, table=found.table.model_copy(update={"scales": scales}))
 
 
 @pytest.mark.ray

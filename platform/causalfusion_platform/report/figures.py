@@ -33,34 +33,44 @@ def step_size_figure(
     save(figure, path)
 
 
-def loss_figure(losses: Mapping[int, Sequence[float]], *, title: str, path: Path) -> None:
-    """Draw the loss of each AR step, one line for each S (Figure 4c)."""
-    figure, axes = canvas()
-    for (steps, loss), shade in zip(losses.items(), shades(len(losses)), strict=True):
-        middles = (np.arange(steps) + 0.5) / steps
-        axes.plot(
-            middles, loss, "o-", color=shade, markersize=4, markevery=-(-steps // _MARKS), label=f"S = {steps}"
-        )
-    axes.set(xlabel="place along the AR axis, s / S", ylabel="mean squared error", xlim=(0, 1))
-    title_of(axes, title)
-    axes.legend(frameon=False)
-    save(figure, path)
+def loss_figure(
+    losses: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    path: Path,
+    bars: Mapping[str, Sequence[float | None]] | None = None,
+    shared_axis: bool = False,
+) -> None:
+    """Draw the loss of each AR step (Figure 4c).
 
-
-def row_loss_figure(losses: Mapping[str, Sequence[float]], *, title: str, path: Path) -> None:
-    """Draw the loss of each AR step, one line for each named model."""
+    Args:
+        losses: name of a line → the loss of each of its AR steps.
+        title: above the axes.
+        path: PNG to write.
+        bars: name of a line → the half width of each interval. None in it: there is none.
+        shared_axis: lines of different S reach from 0 to 1, so that one AR step of S takes 1 / S of the axis.
+    """
     figure, axes = canvas()
     for (name, loss), shade in zip(losses.items(), shades(len(losses)), strict=True):
-        axes.plot(
-            range(1, len(loss) + 1),
+        steps = np.arange(len(loss))
+        half = [float("nan") if bar is None else bar for bar in (bars or {}).get(name, ())]
+        every = -(-len(loss) // _MARKS)
+        axes.errorbar(
+            (steps + 0.5) / len(loss) if shared_axis else steps + 1,
             loss,
-            "o-",
+            yerr=half if np.isfinite(half).any() else None,
+            fmt="o-",
             color=shade,
             markersize=4,
-            markevery=-(-len(loss) // _MARKS),
+            markevery=every,
+            errorevery=every,
+            elinewidth=1.0,
+            capsize=2,
             label=name,
         )
-    axes.set(xlabel="AR step", ylabel="mean squared error")
+    axes.set(xlabel="place along the AR axis, s / S" if shared_axis else "AR step", ylabel="mean squared error")
+    if shared_axis:
+        axes.set_xlim(0, 1)
     title_of(axes, title)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from causalfusion_platform.report.figures import (
     heat_map,
     loss_figure,
     plane_figure,
-    row_loss_figure,
     step_size_figure,
 )
 from causalfusion_platform.report.paper.claims_figure import claims_figure, has_claims
@@ -98,14 +98,8 @@ def test_a_heat_map_rounds_no_accuracy_up_to_one() -> None:
     assert [text.get_text() for text in axes.texts] == ["0.995", "0.9995"]
 
 
-def test_losses_of_many_ar_steps_keep_their_line(tmp_path: Path) -> None:
-    path = tmp_path / "loss.png"
-    loss_figure({1: [0.5], 2: [0.6, 0.3], 256: list(np.linspace(0.7, 0.1, 256))}, title="t", path=path)
-    assert colours(path) > 30
-
-
-def test_losses_of_rows_have_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many marks as can be told apart."""
+def losses_drawn(monkeypatch: pytest.MonkeyPatch, path: Path, losses: dict[str, list[float]], **kind: Any) -> Axes:
+    """Return the axes that losses are drawn on."""
     drawn: list[Figure] = []
 
     def keep(figure: Figure, path: Path) -> Path:
@@ -113,17 +107,34 @@ def test_losses_of_rows_have_a_line_each(tmp_path: Path, monkeypatch: pytest.Mon
         return save(figure, path)
 
     monkeypatch.setattr(figures, "save", keep)
-    path = tmp_path / "rows.png"
-    losses = {"a": [0.6, 0.4, 0.3], "b": list(np.linspace(0.7, 0.1, 256)), "c": [0.5]}
-    row_loss_figure(losses, title="t", path=path)
+    loss_figure(losses, title="t", path=path, **kind)
     assert colours(path) > 30
     [axes] = drawn[0].axes
-    assert (legend_of(axes), axes.get_title(loc="left")) == (["a", "b", "c"], "t")
-    for line, loss in zip(axes.lines, losses.values(), strict=True):
-        assert np.asarray(line.get_ydata()).tolist() == loss
-        assert np.asarray(line.get_xdata()).tolist() == list(range(1, len(loss) + 1))
-    assert axes.lines[0].get_markevery() == 1
-    assert len(losses["b"]) / axes.lines[1].get_markevery() <= 32  # type: ignore[operator]
+    assert (legend_of(axes), axes.get_title(loc="left")) == ([*losses], "t")
+    return axes
+
+
+def test_losses_have_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many marks as can be told apart."""
+    losses = {"a": [0.6, 0.4, 0.3], "b": list(np.linspace(0.7, 0.1, 256)), "c": [0.5]}
+    axes = losses_drawn(monkeypatch, tmp_path / "rows.png", losses)
+    lines = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    for (x, y, _), loss in zip(bars(axes), losses.values(), strict=True):
+        assert (x, y) == (list(range(1, len(loss) + 1)), loss)
+    assert len(losses["b"]) / lines[1].get_markevery() <= 32  # type: ignore[operator]
+
+
+def test_losses_of_several_s_share_an_axis_and_have_their_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, half = (
+        {"S = 1": [0.5], "S = 4": [0.6, 0.4, 0.3, 0.2]},
+        {"S = 1": [None], "S = 4": [0.1, 0.2, 0.1, 0.05]},
+    )
+    axes = losses_drawn(monkeypatch, tmp_path / "loss.png", losses, bars=half, shared_axis=True)
+    (one, _, none), (places, _, lengths) = bars(axes)
+    assert (one, places) == ([0.5], [0.125, 0.375, 0.625, 0.875])
+    assert lengths == pytest.approx(half["S = 4"]) and not none
 
 
 def test_the_law_of_step_sizes(tmp_path: Path) -> None:

@@ -178,5 +178,10 @@ def _losses(
     for steps in ar_steps:
         losses |= losses_by_step(model, data, experiment.diffusion, [steps], experiment.seed + 1)
         measured()
-    loss_figure(losses, title="Loss of each AR step on the training images", path=out / "loss_by_step.png")
+    loss_figure(
+        {f"S = {steps}": loss for steps, loss in losses.items()},
+        title="Loss of each AR step on the training images",
+        path=out / "loss_by_step.png",
+        shared_axis=True,
+    )
     return {str(steps): loss for steps, loss in losses.items()}

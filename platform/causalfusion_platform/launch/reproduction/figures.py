@@ -9,8 +9,9 @@ import numpy as np
 
 from ...config.paper_figure import ArStepFigure, TextImageFigure
 from ...report.canvas import save
-from ...report.figures import loss_figure, row_loss_figure
+from ...report.figures import loss_figure
 from ...report.html import Picture
+from ...report.paper.statistics import estimate
 from ...report.runs.curves import Curve, training_loss_figure
 from ...report.sample_plane import sample_plane
 from ...sampling.pixels import Pixels
@@ -126,9 +127,10 @@ def _losses_by_step(reproduction: Reproduction, held_out: HeldOutSets, folder: P
         by_seed.append({each: opened.losses(run, experiment, each) for each in steps})
     if not by_seed:
         return []
-    losses = {steps: np.mean([one[steps] for one in by_seed], axis=0).tolist() for steps in by_seed[0]}
+    seeds = {f"S = {steps}": [one[steps] for one in by_seed] for steps in by_seed[0]}
     path = folder / "loss_by_step.png"
-    loss_figure(losses, title="Loss of each AR step on held-out images, random S in training", path=path)
+    title = "Loss of each AR step on held-out images, random S in training"
+    losses = _draw_losses(seeds, title, path, shared_axis=True)
     return [Picture("loss_by_step", path.read_bytes(), f"Mean of {len(by_seed)} seed(s). {_ends(losses)}")]
 
 
@@ -149,14 +151,26 @@ def _losses_of_rows(reproduction: Reproduction, held_out: HeldOutSets, steps: in
         by_row.setdefault(name, []).append(held_out.of(experiment).losses(run, experiment, steps))
     if not by_row:
         return []
-    means = {name: np.mean(found, axis=0).tolist() for name, found in by_row.items()}
     path = folder / "loss_of_rows.png"
-    row_loss_figure(means, title=f"Held-out loss of each of {steps} AR steps", path=path)
+    means = _draw_losses(by_row, f"Held-out loss of each of {steps} AR steps", path)
     falls = "; ".join(f"{name}: {loss[-1] / loss[0] - 1:+.0%}" for name, loss in means.items())
-    caption = f"Mean over seeds, on common draws. From the first AR step to the last: {falls}."
+    caption = (
+        f"Mean over seeds with its 95% interval, on common draws. From the first AR step to the last: {falls}."
+    )
     return [Picture("loss_of_rows", path.read_bytes(), caption)]
 
 
-def _ends(losses: Mapping[int, Sequence[float]]) -> str:
-    ends = "; ".join(f"S = {steps}: {loss[0]:.4f}, {loss[-1]:.4f}" for steps, loss in losses.items())
+def _draw_losses(
+    by_seed: Mapping[str, Sequence[Sequence[float]]], title: str, path: Path, *, shared_axis: bool = False
+) -> dict[str, list[float]]:
+    """Draw the loss of each AR step with its 95% interval over seeds, and return the means: name → AR steps."""
+    found = {name: [estimate(step) for step in zip(*seeds, strict=True)] for name, seeds in by_seed.items()}
+    means = {name: np.mean(seeds, axis=0).tolist() for name, seeds in by_seed.items()}
+    bars = {name: [one.half_width for one in steps] for name, steps in found.items()}
+    loss_figure(means, bars=bars, title=title, path=path, shared_axis=shared_axis)
+    return means
+
+
+def _ends(losses: Mapping[str, Sequence[float]]) -> str:
+    ends = "; ".join(f"{name}: {loss[0]:.4f}, {loss[-1]:.4f}" for name, loss in losses.items())
     return f"The first AR step and the last: {ends}."

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import t as student
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tests.platform.checkpoint.made import put_weights
@@ -79,14 +81,16 @@ def held_out_losses(run: RunFolder, ar_steps: int) -> list[float]:
 
 def test_figure_4(figure4: Reproduction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn_rows: dict[str, list[float]] = {}
+    bars_of_rows: dict[str, list[float | None]] = {}
 
-    def row_loss_figure(losses: dict[str, list[float]], *, title: str, path: Path) -> None:
-        drawn_rows.update(losses)
-        assert title == "Held-out loss of each of 8 AR steps"
-        draw(losses, title=title, path=path)
+    def loss_figure(losses: dict[str, list[float]], *, title: str, **more: Any) -> None:
+        if title == "Held-out loss of each of 8 AR steps":
+            drawn_rows.update(losses)
+            bars_of_rows.update(more["bars"])
+        draw(losses, title=title, **more)
 
-    draw = report_figures.row_loss_figure
-    monkeypatch.setattr(figures, "row_loss_figure", row_loss_figure)
+    draw = report_figures.loss_figure
+    monkeypatch.setattr(figures, "loss_figure", loss_figure)
     images = np.full((10, 8, 8, 1), 60, np.uint8)
     first = {("s-1", "S_eval = S_train", 1): images, ("random", "S_eval = S_train", 1): images}
     pictures = {picture.title: picture for picture in draw_more(figure4, first, tmp_path / "report")}
@@ -109,10 +113,13 @@ def test_figure_4(figure4: Reproduction, tmp_path: Path, monkeypatch: pytest.Mon
     assert list(drawn_rows) == ["S_train 1", "S_train random (S_eval = 1)"]
     assert drawn_rows["S_train 1"] == pytest.approx(both.tolist(), rel=1e-6)
     assert drawn_rows["S_train random (S_eval = 1)"] == pytest.approx(of["random", 0], rel=1e-6)
+    half = student.ppf(0.975, 1) * abs(np.subtract(of["s-1", 0], of["s-1", 1])) / 2
+    assert bars_of_rows["S_train 1"] == pytest.approx(half.tolist(), rel=1e-6)
+    assert bars_of_rows["S_train random (S_eval = 1)"] == [None] * 8
     falls = [f"{loss[-1] / loss[0] - 1:+.0%}" for loss in drawn_rows.values()]
     assert pictures["loss_of_rows"].caption == (
-        f"Mean over seeds, on common draws. From the first AR step to the last: S_train 1: {falls[0]}; "
-        f"S_train random (S_eval = 1): {falls[1]}."
+        "Mean over seeds with its 95% interval, on common draws. From the first AR step to the last: "
+        f"S_train 1: {falls[0]}; S_train random (S_eval = 1): {falls[1]}."
     )
 
     # Of 16 tokens under uniform S: Σ S(S−1)/15 of Σ S steps have one token.

@@ -240,6 +240,9 @@ def test_metrics_without_printed_values_have_our_panel_alone() -> None:
     figure = values_figure(report_of(curves, lambda *_: 0.5))
     assert [axes.get_ylabel() for axes in figure.axes] == ["FID ↓", "fd ↓", "recall ↑"]
     assert {axes.get_subplotspec().rowspan.start for axes in figure.axes} == {0}  # type: ignore[union-attr]
+    for table in (nothing_printed(plane(), (0, 1, 2)), nothing_printed(gammas(), (0, 1))):
+        [axes] = values_figure(report_of(table, lambda *_: 0.5)).axes
+        assert axes.get_title(loc="left").startswith("ours:")
     places = {"digits": ScalePlan(metrics={"fid": "fd", "denoising_loss": "loss"}, samples=5, seeds=(0,))}
     names = ("S = 1", "S = 2", "S = 4", "loss, S = 1", "loss, S = 2", "loss, S = 4")
     metrics: list[Metric] = [*["fid"] * 3, *["denoising_loss"] * 3]  # type: ignore[list-item]

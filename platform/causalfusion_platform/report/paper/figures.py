@@ -165,8 +165,8 @@ def _curves(report: PaperReport, metrics: list[Metric], numbers: list[float]) ->
     at = [numbers[row] for row in rows]
     apart = 0.0 if is_wide(at) else _APART_IN_CURVES * min(b - a for a, b in itertools.pairwise(at))
     for line, sides in zip(panels, lines, strict=True):
-        for side, axes in zip(sides, line, strict=False):
-            if axes is line[1] and _compares(sides):
+        for place, (side, axes) in enumerate(zip(sides, line, strict=False)):
+            if place == 1 and _compares(sides):
                 axes.sharey(line[0])
             side.draw(axes, at, rows, apart, "x")
             axes.set_xlabel(report.table.varied)
@@ -190,8 +190,8 @@ def _lists(report: PaperReport, metrics: list[Metric]) -> Figure:
     figure = Figure(figsize=(1.8 + 3.2 * across, height), layout="constrained")
     panels = figure.subplots(len(lines), across, sharey=True, squeeze=False)
     for line, sides in zip(panels, lines, strict=True):
-        for side, axes in zip(sides, line, strict=False):
-            if axes is line[1] and _compares(sides):
+        for place, (side, axes) in enumerate(zip(sides, line, strict=False)):
+            if place == 1 and _compares(sides):
                 axes.sharex(line[0])
             side.draw(axes, list(rows), list(rows), _APART_IN_LISTS, "y")
             axes.set_xlabel(side.unit)
